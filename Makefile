@@ -1,0 +1,48 @@
+# make demo    see rewards for a dozen rollouts; needs Python 3.11 and nothing else
+# make test    the whole suite
+# make serve   the server: make serve MODEL=Qwen/Qwen3-1.7B-Base PORT=5000
+# make lint    ruff, mypy
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PORT ?= 5000
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test serve lint format clean
+
+demo: .venv/installed
+	$(BIN)/python -m reward_server.demo
+
+serve: .venv/installed
+	$(BIN)/python -m reward_server --port $(PORT) $(if $(MODEL),--model $(MODEL))
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/installed: .venv/created pyproject.toml constraints.txt
+	$(PIP) install -q -c constraints.txt -e .
+	touch $@
+
+# The tests run OpenRLHF's own client; its dependencies (vllm, deepspeed, ...) are not needed for it.
+.venv/installed-dev: .venv/installed
+	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	$(PIP) install -q -c constraints.txt --no-deps openrlhf
+	touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,1 @@
+"""OpenRLHF's remote reward endpoint: correctness plus Self-Aligned Reward, over HTTP."""

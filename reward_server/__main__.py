@@ -1,0 +1,116 @@
+"""python -m reward_server --model PATH_OR_ID --port 5000
+
+Listens at once, loads the model, and answers what came in meanwhile. SIGTERM or Ctrl-C finishes the
+requests in flight, then exits.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from typing import Any
+
+from reward_server.config import ServerConfig, parse_args
+
+_DRAIN_S = 60.0
+
+_log = logging.getLogger("reward_server")
+
+
+def main(argv: list[str] | None = None) -> int:
+    config = parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a queue is normal here
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if config.model is None:
+        _log.warning("no --model: serving the bundled demo model, of no use for real training")
+
+    from reward_server.app import create_app
+    from reward_server.service import RewardService
+    from sar.grading.pool import GraderPool
+
+    graders = GraderPool(config.grader_workers, config.grader_timeout)
+    service = RewardService(graders, sar_weight=config.sar_weight)
+    app = create_app(service, model_name=config.model_path, sar_weight=config.sar_weight)
+    try:
+        server = _listen(app, config)
+        try:
+            engine = _load(config)
+        except (ValueError, OSError) as error:
+            reason = str(error).partition("\n")[0]
+            _log.error("cannot serve --model %s: %s", config.model_path, reason)
+            return 1
+        service.start(engine)
+        _log.info("ready: rewards are correctness + %s x SAR", config.sar_weight)
+        stop.wait()
+        _log.info("stopping: finishing the requests in flight")
+        if not service.drain(_DRAIN_S):
+            _log.error("some requests were not finished after %.0f s", _DRAIN_S)
+        server.close()
+        return 0
+    except OSError as error:
+        _log.error("cannot listen on %s:%d: %s", config.host, config.port, error)
+        return 1
+    finally:
+        graders.close()
+
+
+def _listen(app: Any, config: ServerConfig) -> Any:
+    """Starts the HTTP server in a thread of its own.
+
+    Threads outnumber the requests in flight, or batches stay small: a request holds its thread
+    until its reward is there.
+    """
+    from waitress import create_server
+
+    server = create_server(
+        app,
+        host=config.host,
+        port=config.port,
+        threads=config.threads,
+        connection_limit=max(4096, 2 * config.threads),
+        backlog=4096,
+        asyncore_use_poll=True,  # select() ends at 1,024 file descriptors
+        ident=None,
+    )
+    threading.Thread(target=server.run, name="http", daemon=True).start()
+    for host, port in getattr(server, "effective_listen", [(config.host, server.effective_port)]):
+        _log.info("listening on http://%s:%s/get_reward", host, port)
+    return server
+
+
+def _load(config: ServerConfig) -> Any:
+    """Loads model and tokenizer; heavy imports happen here, so that `--help` is instant."""
+    from transformers import AutoTokenizer
+
+    from reward_server.batcher import Batcher
+    from reward_server.service import Engine
+    from sar.scoring.transformers_scorer import TransformersScorer
+    from sar.tokenization import RolloutTokenizer
+
+    scorer = TransformersScorer.from_pretrained(
+        config.model_path,
+        device=config.device,
+        dtype=config.dtype,
+        max_batch_tokens=config.max_batch_tokens,
+        trust_remote_code=config.trust_remote_code,
+    )
+    limits = [n for n in (scorer.max_context_tokens, config.max_context_tokens) if n]
+    tokenizer = RolloutTokenizer(
+        AutoTokenizer.from_pretrained(
+            config.model_path, trust_remote_code=config.trust_remote_code
+        ),
+        system_prompt=config.system_prompt,
+        standalone_prompt=config.standalone_prompt,
+        max_context_tokens=min(limits, default=None),
+    )
+    _log.info("model: %s", scorer.description)
+    return Engine(tokenizer, Batcher(scorer, config.max_batch_tokens))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""The server's settings: each default stated once; every flag is also an environment variable.
+
+`--max-batch-tokens 8192` and `REWARD_SERVER_MAX_BATCH_TOKENS=8192` are the same; the flag wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from sar.prompts import DEFAULT_SYSTEM_PROMPT
+from sar.reward import DEFAULT_SAR_WEIGHT
+
+ENV_PREFIX = "REWARD_SERVER_"
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """All settings of one server."""
+
+    model: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 5000
+    sar_weight: float = DEFAULT_SAR_WEIGHT
+    system_prompt: str = DEFAULT_SYSTEM_PROMPT
+    standalone_prompt: str = "chat"
+    device: str = "auto"
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+    max_batch_tokens: int = 16384
+    max_context_tokens: int | None = None
+    grader_timeout: float = 5.0
+    grader_workers: int = os.cpu_count() or 1
+    threads: int = 1024
+
+    @property
+    def model_path(self) -> str:
+        """Where the model comes from: the given path or id, else the bundled demo model."""
+        from sar.models import BUNDLED_MODEL
+
+        return self.model or str(BUNDLED_MODEL)
+
+
+_HELP: dict[str, str] = {
+    "model": "local path or Hugging Face id of the policy's model (default: the bundled demo model)",
+    "host": "address to listen on",
+    "port": "port to listen on; 0 takes a free one",
+    "sar_weight": "weight of SAR beside correctness; 0 for correctness only",
+    "system_prompt": "the system prompt your training prompts carry; '' for none",
+    "standalone_prompt": (
+        "context of ppl_a: 'chat' (chat template, empty question), 'bos', or any other text as is"
+    ),
+    "device": "auto, cpu, cuda, cuda:1, ...",
+    "dtype": "auto (float32 on a CPU, else the checkpoint's), float32, bfloat16 or float16",
+    "trust_remote_code": "run Python code that comes with the model",
+    "max_batch_tokens": "tokens in one forward pass, padding included; bounds memory",
+    "max_context_tokens": "cut longer rollouts to this (default: the model's own context)",
+    "grader_timeout": "seconds of work a grader may spend on one response",
+    "grader_workers": "grader processes",
+    "threads": "requests in flight at once; below your rollouts in flight, batches stay small",
+}
+
+
+def parse_args(
+    argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ
+) -> ServerConfig:
+    """The configuration from a command line and the environment; exits with 2 if it is wrong."""
+    defaults = ServerConfig()
+    parser = argparse.ArgumentParser(
+        prog="python -m reward_server",
+        description="Serves correctness + SAR rewards to OpenRLHF (--reward.remote_url).",
+        epilog=f"Every flag is also an environment variable: {ENV_PREFIX}PORT=5000.",
+    )
+    for field in fields(ServerConfig):
+        flag = "--" + field.name.replace("_", "-")
+        default = getattr(defaults, field.name)
+        text = _HELP[field.name]
+        if "default:" not in text:
+            text += f" (default: {default})"
+        text = text.replace("%", "%%")
+        if field.type == "bool":
+            parser.add_argument(flag, action="store_true", default=None, help=text)
+        else:
+            parser.add_argument(
+                flag, type=_TYPES.get(field.name, str), choices=_CHOICES.get(field.name), help=text
+            )
+    given = vars(parser.parse_args(argv))
+    values: dict[str, Any] = {}
+    for field in fields(ServerConfig):
+        if given[field.name] is not None:
+            values[field.name] = given[field.name]
+        elif (variable := ENV_PREFIX + field.name.upper()) in environ:
+            try:
+                values[field.name] = _from_environment(field.name, environ[variable])
+            except (ValueError, argparse.ArgumentTypeError) as error:
+                parser.error(f"{variable}={environ[variable]!r}: {error}")
+    config = ServerConfig(**values)
+    if config.model is not None and _looks_local(config.model) and not Path(config.model).is_dir():
+        parser.error(f"--model {config.model!r}: no such folder")
+    return config
+
+
+def _from_environment(name: str, text: str) -> Any:
+    if isinstance(getattr(ServerConfig(), name), bool):
+        if text.lower() not in ("0", "1", "true", "false"):
+            raise ValueError("must be 1, 0, true or false")
+        return text.lower() in ("1", "true")
+    value = _TYPES.get(name, str)(text)
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise ValueError(f"must be one of {', '.join(_CHOICES[name])}")
+    return value
+
+
+def _looks_local(model: str) -> bool:
+    """A hub id is `name` or `owner/name`; what starts as a path is one."""
+    return model.startswith((".", "/", "~")) or model.count("/") > 1
+
+
+def _number(
+    kind: Callable[[str], Any], low: float, high: float, wanted: str
+) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        # `not (low <= value <= high)` also refuses NaN.
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+
+    return parse
+
+
+_COUNT = _number(int, 1, 2**31 - 1, "a positive whole number")
+_TYPES: dict[str, Callable[[str], Any]] = {
+    "port": _number(int, 0, 65535, "a port (0-65535)"),
+    "sar_weight": _number(float, -100, 100, "a number from -100 to 100"),
+    "max_batch_tokens": _COUNT,
+    "max_context_tokens": _COUNT,
+    "grader_timeout": _number(float, 0.1, 3600, "a number of seconds from 0.1 to 3600"),
+    "grader_workers": _number(int, 1, 256, "a whole number from 1 to 256"),
+    "threads": _number(int, 1, 16384, "a whole number from 1 to 16384"),
+}
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "dtype": ("auto", "float32", "bfloat16", "float16"),
+}

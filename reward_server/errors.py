@@ -1,0 +1,36 @@
+"""What can go wrong with a request, and the HTTP status each error has."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+
+class RequestError(Exception):
+    """An error a client is told about: its type's name, a message, and the field at fault."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    type = "internal"
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class InvalidRequest(RequestError):
+    """The request is not one that can be answered; sending it again will not help."""
+
+    status = HTTPStatus.BAD_REQUEST
+    type = "invalid_request"
+
+
+class NotReady(RequestError):
+    """The model is not loaded yet, or the server is stopping."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "not_ready"
+
+
+class ScoringFailed(RequestError):
+    """The scorer or a grader failed: our fault, and no reward."""
+
+    type = "scoring_failed"

@@ -1,0 +1,173 @@
+"""From samples to rewards: grading in its processes and scoring in the batcher, at the same time."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reward_server.batcher import Batcher
+from reward_server.errors import InvalidRequest, NotReady, ScoringFailed
+from reward_server.protocol import Sample, ScoredSample
+from sar.grading.pool import GraderPool, PendingVerdict
+from sar.perplexity import mean_nll
+from sar.reward import EMPTY_RESPONSE, Likelihood, combine
+from sar.tokenization import EncodedRollout, RolloutTokenizer
+
+# OpenRLHF's client gives up on a try after 180 s; it is answered before that.
+_MAX_WAIT_FOR_MODEL_S = 170.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What a loaded model brings."""
+
+    tokenizer: RolloutTokenizer
+    batcher: Batcher
+
+
+class RewardService:
+    """Computes rewards. Requests that come before the model is loaded wait for it: a trainer's
+    client gives up after five refusals, and then the run is lost."""
+
+    def __init__(self, graders: GraderPool, *, sar_weight: float) -> None:
+        self._graders = graders
+        self._sar_weight = sar_weight
+        self._engine: Engine | None = None
+        self._loaded = threading.Event()
+        self._in_flight = 0
+        self._num_rollouts = 0
+        self._num_unreadable_labels = 0
+        self._warned_of_mismatch = False
+        self._changed = threading.Condition()
+
+    def start(self, engine: Engine) -> None:
+        """Takes the loaded model into service."""
+        self._engine = engine
+        self._loaded.set()
+
+    @property
+    def is_ready(self) -> bool:
+        return self._loaded.is_set()
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """Counters since the start, for a person's eyes."""
+        batcher = self._engine.batcher if self._engine else None
+        return {
+            "rollouts": self._num_rollouts,
+            "batches": batcher.num_batches if batcher else 0,
+            "sequences": batcher.num_sequences if batcher else 0,
+            "in_flight": self._in_flight,
+            "unreadable_labels": self._num_unreadable_labels,
+        }
+
+    def rewards(self, samples: Sequence[Sample]) -> list[ScoredSample]:
+        """The rewards of one request, in order.
+
+        Raises:
+            InvalidRequest: a query does not continue its prompt.
+            NotReady: the model did not load in time, or the server is stopping.
+            ScoringFailed: the scorer or a grader failed.
+        """
+        if not samples:
+            return []
+        with self._changed:
+            self._in_flight += len(samples)
+        try:
+            return self._rewards(samples, self._wait_for_engine())
+        finally:
+            with self._changed:
+                self._in_flight -= len(samples)
+                self._changed.notify_all()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Waits until no request is in flight; False if some still are."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._in_flight == 0, timeout_s)
+
+    def _rewards(self, samples: Sequence[Sample], engine: Engine) -> list[ScoredSample]:
+        splits = [self._split(engine, i, sample) for i, sample in enumerate(samples)]
+        pending = [
+            self._start_grading(engine, sample, *split)
+            for sample, split in zip(samples, splits, strict=True)
+        ]
+        encoded = [engine.tokenizer.encode(*split) for split in splits]
+        future = engine.batcher.submit([s for e in encoded for s in e.sequences])
+        logprobs = iter(future.result())
+        likelihoods = [_likelihood(e, logprobs) for e in encoded]
+        scored = [
+            ScoredSample(
+                combine(
+                    _verdict(verdict),
+                    likelihood,
+                    sar_weight=self._sar_weight,
+                    mode=sample.label.mode,
+                ),
+                template_mismatch=engine.tokenizer.has_other_frame(prompt),
+            )
+            for sample, (prompt, _), verdict, likelihood in zip(
+                samples, splits, pending, likelihoods, strict=True
+            )
+        ]
+        self._count(scored)
+        return scored
+
+    def _split(self, engine: Engine, index: int, sample: Sample) -> tuple[str, str]:
+        try:
+            return engine.tokenizer.split(sample.query, sample.prompt)
+        except ValueError as error:
+            raise InvalidRequest(f"query[{index}]: {error}", f"query[{index}]") from error
+
+    def _start_grading(
+        self, engine: Engine, sample: Sample, prompt: str, response: str
+    ) -> PendingVerdict:
+        text = engine.tokenizer.without_special_tokens(response)
+        if prompt.rstrip().endswith("<think>"):
+            text = "<think>" + text  # the template opened the thinking block
+        return self._graders.submit(text, sample.label)
+
+    def _wait_for_engine(self) -> Engine:
+        if not self._loaded.wait(_MAX_WAIT_FOR_MODEL_S) or self._engine is None:
+            raise NotReady("the model is still loading")
+        return self._engine
+
+    def _count(self, scored: Sequence[ScoredSample]) -> None:
+        unreadable = sum(s.reward.verdict.label_unreadable for s in scored)
+        mismatched = any(s.template_mismatch for s in scored)
+        with self._changed:
+            self._num_rollouts += len(scored)
+            self._num_unreadable_labels += unreadable
+            warn = mismatched and not self._warned_of_mismatch
+            self._warned_of_mismatch |= mismatched
+        if warn:
+            _log.warning(
+                "a prompt does not start as the empty-question prompt does: SAR compares it with "
+                "another system prompt or template; check --system-prompt (said once; counted as "
+                "template_mismatch in extra_logs)"
+            )
+
+
+def _likelihood(encoded: EncodedRollout, logprobs: Any) -> Likelihood:
+    if not encoded.sequences:
+        return EMPTY_RESPONSE
+    try:
+        return Likelihood(
+            nll_qa=mean_nll(next(logprobs)),
+            nll_a=mean_nll(next(logprobs)),
+            num_response_tokens=encoded.num_response_tokens,
+            truncated=encoded.truncated,
+        )
+    except FloatingPointError as error:
+        raise ScoringFailed(str(error)) from error
+
+
+def _verdict(pending: PendingVerdict) -> Any:
+    try:
+        return pending.verdict()
+    except Exception as error:
+        raise ScoringFailed(f"a grader failed: {type(error).__name__}: {error}") from error

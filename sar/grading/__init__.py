@@ -1,0 +1,1 @@
+"""Rule-based correctness: a response's final answer against the label's."""

@@ -1,0 +1,171 @@
+"""The choice grader: which option a response commits to, by its letter or by its text.
+
+A response that lists the options, or hedges between two, has not chosen.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+
+from sar.grading.answers import Statement, statements
+from sar.grading.label import Label, num_choices
+from sar.grading.normalize import normalize_unicode, normalize_words
+from sar.grading.verdict import NO_ANSWER, Verdict, judged
+
+_MAX_STATEMENT_CHARS = 1000
+# Without "the answer is", a conclusion stands in the last of the text.
+_TAIL_CHARS = 4000
+_WRAPPED = re.compile(r"\\(?:text\w*|math\w*|boxed|fbox)\s*\{([^{}]*)\}")
+_CHANGED_MIND = re.compile(r"(?i)\b(?:wait|actually|scratch that|correction|i mean|no,)\W")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z(\"'*])|\n+")
+_LISTED = re.compile(r"(?m)^[ \t>*_-]{0,9}\(?([A-Z])[).:][*_]{0,3}[ \t]")
+# A lone letter: not part of a word; `A` before a lower-case word is an article.
+_ARTICLE = (
+    r"(?!(?<=A)\s+(?!(?:or|and|is|was|as|because|since|seems|looks|follows|must|holds)\b)[a-z])"
+)
+_LETTER = r"(?<![A-Za-z0-9'’])([{letters}])(?![A-Za-z0-9'’]){article}"
+_NAMED = r"(?:options?|choices?|letter|statement|conclusion|answers?)\s*[:#]?\s*[(\[\"'*]*([{letters}])\b"
+_RULED_OUT = re.compile(
+    r"(?i:\b(?:not|n't|neither|nor|never|rather than|instead of|rule[sd]? out|ruling out|eliminat\w+"
+    r"|exclud\w+|reject\w*|unlike|than|discard\w*|over|wrong|incorrect))\s+"
+    r"(?i:(?:either|options?|choices?)\s+)?[(*]{0,3}[A-Z]\b[)*]{0,3}(?:\s*(?:,|and|or|nor|&)\s*[(*]{0,3}[A-Z]\b[)*]{0,3})*"
+    r"|[(*]{0,3}\b[A-Z]\b[)*]{0,3}(?:\s*(?:,|and|or|nor|&)\s*[(*]{0,3}[A-Z]\b[)*]{0,3})*\s*(?:,|:|-)?\s*"
+    r"(?i:(?:is|are|was|were|can|could|must|does|do|cannot|seems?|looks?)\b\s*"
+    r"(?:not|n't|\w+n't|wrong|incorrect|false|invalid|out|never|be (?:wrong|false|ruled)|eliminated|excluded"
+    r"|(?:clearly|also|both|all|simply|just|then|therefore|ruled) (?:wrong|incorrect|false|invalid|out|not)))\b"
+    r"|[(*]{0,3}\b[A-Z]\b[)*]{0,3}\s*(?i:(?:isn't|aren't|doesn't|don't|can't|cannot|contradicts?|fails?))\b"
+)
+_COMMITS = (
+    r"(?i:\b(?:choose|chose|pick|select|go(?:ing)? (?:with|for)|settle on|opt for|it(?:'s| is| must be)"
+    r"|must be|should be|leaves?(?: us with)?|so|thus|hence|therefore|conclude|is|are))"
+    r"\s*[,:]?\s*(?i:(?:option|choice|only|just|the)\s+){{0,3}}[(\[\"'*]*([{letters}])\b"
+    r"(?![A-Za-z'’]){article}"
+)
+_IS_RIGHT = (
+    r"(?<![A-Za-z'’])([{letters}])[)\]\"'*]*\s*(?i:(?:is|looks|seems|must be|follows|remains|holds|works"
+    r"|fits)\b(?!\s*(?:not|wrong|incorrect|false)))"
+)
+
+
+def grade_choice(response: str, label: Label) -> Verdict:
+    """Grades a response's visible text (thinking removed) against a letter."""
+    chosen = _Chooser(label.choices).chosen(normalize_unicode(response))
+    return judged(chosen == label.answer, chosen) if chosen else NO_ANSWER
+
+
+class _Chooser:
+    def __init__(self, choices: Sequence[str]) -> None:
+        self._options = [normalize_words(choice) for choice in choices]
+        self._letters = string.ascii_uppercase[: num_choices(choices)]
+        self._letter = re.compile(_LETTER.format(letters=self._letters, article=_ARTICLE))
+        self._named = re.compile("(?i:" + _NAMED.format(letters=self._letters) + ")")
+        self._commits = re.compile(_COMMITS.format(letters=self._letters, article=_ARTICLE))
+        self._is_right = re.compile(_IS_RIGHT.format(letters=self._letters))
+
+    def chosen(self, text: str) -> str | None:
+        """The letter a text commits to, or None."""
+        for statement in reversed(statements(text)):
+            letters = self._in_statement(statement)
+            if letters:
+                return letters.pop() if len(letters) == 1 else None
+        return self._in_conclusion(text[-_TAIL_CHARS:])
+
+    def _in_statement(self, statement: Statement) -> set[str]:
+        """Letters that "the answer is ..." names: one is a choice, more are a hedge."""
+        said = _WRAPPED.sub(r" \1 ", statement.text[:_MAX_STATEMENT_CHARS]).strip()
+        first = _CHANGED_MIND.split(_SENTENCE.split(said)[0])[-1]
+        alone = re.fullmatch(rf"[\W_]*([{self._letters}{self._letters.lower()}])[\W_]*", first)
+        if alone:
+            return {alone[1].upper()}
+        leading = re.match(
+            rf"[\s*_(\[\"'$]*([{self._letters}{self._letters.lower()}])(?:[)\].:]|\s*[-–,]\s|\s*\(|[*_]+)",
+            first,
+        )
+        kept = _RULED_OUT.sub(" ", first)
+        if leading and not re.match(r"\s*(?:,|or\b|and\b|/)", kept[leading.end() :]):
+            others = set(self._letter.findall(kept[leading.end() :])) - {leading[1].upper()}
+            if not re.search(r"\b(?:or|and|either)\b", kept) or not others:
+                return {leading[1].upper()}
+        by_text = self._by_text(first)
+        letters = set(self._letter.findall(kept)) | {m.upper() for m in self._named.findall(kept)}
+        if by_text and (not letters or len(by_text) == 1):
+            return by_text
+        return letters
+
+    def _in_conclusion(self, text: str) -> str | None:
+        """Without "the answer is": the last sentence that commits to one option."""
+        text = _without_lists(text)
+        lone_lines = re.findall(
+            rf"(?m)^[^a-zA-Z0-9\n]{{0,12}}([{self._letters}])[^a-zA-Z0-9\n]{{0,12}}$", text
+        )
+        if lone_lines and len(set(lone_lines)) == 1:
+            return str(lone_lines[0])
+        sentences = [s.strip() for s in _SENTENCE.split(text) if s.strip()]
+        for sentence in reversed(sentences):
+            kept = _RULED_OUT.sub(" ", _CHANGED_MIND.split(sentence)[-1])
+            letters = self._committed(kept) or set(self._letter.findall(kept))
+            lone = re.fullmatch(r"[\W_]*([a-zA-Z])[\W_]*", sentence)
+            if lone and lone[1].upper() in self._letters:
+                letters = {lone[1].upper()}
+            if len(letters) > 1:
+                return None
+            if letters:
+                return letters.pop()
+            by_text = self._by_text(sentence)
+            if len(by_text) == 1 and not re.search(
+                r"(?i)\b(?:not|isn't|wrong|incorrect)\b",
+                (sentence if len(sentence) < 20 else sentence[-20:]),
+            ):
+                return by_text.pop()
+            if len(by_text) > 1:
+                return None
+        return None
+
+    def _committed(self, sentence: str) -> set[str]:
+        found = [
+            match
+            for pattern in (self._commits, self._is_right, self._named)
+            for match in pattern.finditer(sentence)
+        ]
+        if not found or re.search(r"\b(?:or|either|both|maybe)\b", sentence):
+            return set()
+        return {max(found, key=lambda match: match.start())[1].upper()}
+
+    def _by_text(self, sentence: str) -> set[str]:
+        """Letters of the options whose text a sentence says; of nested texts the longest."""
+        words = normalize_words(sentence)
+        said = [i for i, option in enumerate(self._options) if option and _contains(words, option)]
+        longest = [
+            i
+            for i in said
+            if not any(
+                i != j
+                and _contains(self._options[j], self._options[i])
+                and self._options[i] != self._options[j]
+                for j in said
+            )
+        ]
+        return {self._letters[i] for i in longest}
+
+
+def _without_lists(text: str) -> str:
+    """The text less every run of lines that lists options in order; a list chooses nothing."""
+    lines = text.split("\n")
+    marks = [m[1] if (m := _LISTED.match(f"{line} ")) else None for line in lines]
+    kept: list[str] = []
+    start = 0
+    while start < len(lines):
+        end = start + 1
+        mark = marks[start]
+        while mark and end < len(lines) and marks[end] == chr(ord(mark) + end - start):
+            end += 1
+        if end - start < 2:
+            kept.append(lines[start])
+        start = end
+    return "\n".join(kept)
+
+
+def _contains(text: str, part: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text) is not None

@@ -1,0 +1,168 @@
+"""Graders in processes of their own, killed when late and replaced.
+
+Text that makes a grader run forever, eat memory or die is ordinary in training, and math-verify's
+own timeouts do nothing outside a main thread. Here the clock runs in the parent, from the moment a
+process takes the work up, and what the text did is told apart from what its label or the machine
+did: a process that dies gets its work done again by another one before the text is blamed.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import Any, TypeVar
+
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
+
+from sar.grading.label import Label
+from sar.grading.verdict import Reason, Verdict
+
+_WORKER = "sar.grading.worker"
+# A process is replaced after so many verdicts: sympy's caches grow.
+_VERDICTS_PER_PROCESS = 2000
+_MAX_REBUILDS_PER_TASK = 5
+_MAX_HOSTILE_LABELS = 1000
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+
+class GraderPool:
+    """Grades responses in killable processes. Safe to use from many threads."""
+
+    def __init__(self, num_workers: int, timeout_s: float) -> None:
+        """
+        Args:
+            num_workers: grader processes.
+            timeout_s: seconds of work one response may take, its time in the queue not counted.
+        """
+        self._num_workers = num_workers
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._hostile_labels: set[Label] = set()
+        self._context: Any = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([_WORKER])
+        self._pool = self._new_pool()
+
+    def submit(self, response: str, label: Label) -> PendingVerdict:
+        """Queues a response (see `sar.grading.grade.grade`); ask the result for its verdict."""
+        read_label = label not in self._hostile_labels
+        return PendingVerdict(
+            self, response, label, self._start_grading(response, label, read_label)
+        )
+
+    def grade(self, response: str, label: Label) -> Verdict:
+        """Queues a response and waits for its verdict."""
+        return self.submit(response, label).verdict()
+
+    def close(self) -> None:
+        """Ends the processes, whatever they are doing."""
+        self._pool.stop()
+        self._pool.join()
+
+    def _verdict(self, response: str, label: Label, future: ProcessFuture[Verdict]) -> Verdict:
+        reason = Reason.CRASHED
+        for attempt in range(2):
+            try:
+                return self._result(future, lambda: self._start_grading(response, label, True))
+            except TimeoutError:
+                reason = Reason.TIMEOUT
+                break
+            except ProcessExpired as error:
+                _log.warning("a grader process died (%s), attempt %d", error, attempt + 1)
+                if attempt == 0:
+                    future = self._start_grading(response, label, True)
+        if label not in self._hostile_labels and not self._label_is_hostile(label):
+            return Verdict(reason)
+        return self._result(
+            self._start_grading(response, label, False),
+            lambda: self._start_grading(response, label, False),
+        )
+
+    def _label_is_hostile(self, label: Label) -> bool:
+        """Whether reading the label alone takes a grader down: then no response is to blame."""
+        if label.grader != "math":
+            return False
+        try:
+            self._result(self._start_check(label), lambda: self._start_check(label))
+        except (TimeoutError, ProcessExpired):
+            _log.warning("a label cannot be read and is compared as text: %.80r", label.answer)
+            if len(self._hostile_labels) < _MAX_HOSTILE_LABELS:
+                self._hostile_labels.add(label)
+            return True
+        return False
+
+    def _result(self, future: ProcessFuture[_T], restart: Callable[[], ProcessFuture[_T]]) -> _T:
+        """A future's result; work lost with a broken pool is started again."""
+        for _ in range(_MAX_REBUILDS_PER_TASK):
+            try:
+                return future.result()
+            except (CancelledError, RuntimeError) as error:
+                if self._pool.active and not isinstance(error, CancelledError):
+                    raise  # a grader's own error, and not the pool's
+                _log.warning("the grader pool broke (%s); starting the work again", error)
+                future = restart()
+        raise RuntimeError(f"the grader pool broke {_MAX_REBUILDS_PER_TASK} times")
+
+    def _start_grading(
+        self, response: str, label: Label, read_label: bool
+    ) -> ProcessFuture[Verdict]:
+        return self._schedule("run", response, label, read_label=read_label)
+
+    def _start_check(self, label: Label) -> ProcessFuture[bool]:
+        return self._schedule("check_label", label)
+
+    def _schedule(self, function: str, *args: Any, **kwargs: Any) -> ProcessFuture[Any]:
+        with self._lock:
+            if not self._pool.active:
+                # pebble gives a pool up for good when an idle process of it dies.
+                self._pool.stop()
+                self._pool = self._new_pool()
+            return self._pool.schedule(
+                _call, args=(function, args, kwargs), timeout=self._timeout_s
+            )
+
+    def _new_pool(self) -> ProcessPool:
+        return ProcessPool(
+            max_workers=self._num_workers,
+            max_tasks=_VERDICTS_PER_PROCESS,
+            initializer=_initialize,
+            context=self._context,
+        )
+
+
+class PendingVerdict:
+    """A verdict that is being worked on."""
+
+    def __init__(
+        self, pool: GraderPool, response: str, label: Label, future: ProcessFuture[Verdict]
+    ) -> None:
+        self._pool = pool
+        self._response = response
+        self._label = label
+        self._future = future
+
+    def verdict(self) -> Verdict:
+        """Waits for the verdict.
+
+        Raises:
+            Exception: the grader itself is at fault; never a verdict of wrong.
+        """
+        return self._pool._verdict(self._response, self._label, self._future)
+
+
+def _initialize() -> None:
+    _worker().initialize()
+
+
+def _call(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return getattr(_worker(), function)(*args, **kwargs)
+
+
+def _worker() -> Any:
+    import sar.grading.worker
+
+    return sar.grading.worker

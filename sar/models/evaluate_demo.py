@@ -1,0 +1,162 @@
+"""Measures the bundled demo model on problems it never saw; fails if it misses a bound.
+
+    python -m sar.models.evaluate_demo [--model DIR] [--num-problems 200]
+
+Three figures have a bound: concise beats padded, the right method with a wrong result beats
+unrelated steps (both by SAR), and greedy accuracy. Median SARs, and filler written by hand in
+styles that `problems` does not have, are reported without one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import sys
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sar.models import BUNDLED_MODEL
+from sar.models.problems import Problem, generate
+from sar.perplexity import mean_nll, self_aligned_reward
+from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION, empty_question_prompt, render_prompt
+
+MIN_CONCISE_WINS = 0.95
+MIN_METHOD_WINS = 0.95
+MIN_ACCURACY = 0.90
+
+EVALUATION_SEED = 1000
+MAX_NEW_TOKENS = 200
+GENERATION_ROWS = 50
+KINDS = "concise", "padded", "wrong_end", "unrelated"
+
+# `{steps}` and `{answer}` come from the concise response; the words around them do not occur in
+# the training filler.
+HAND_WRITTEN = {
+    "every step three times": "{steps} {steps} {steps} Answer: {answer}",
+    "thinks again": (
+        "{steps} Let me think about this again. {steps} Let me think about this again. "
+        "{steps} Answer: {answer}"
+    ),
+    "chatty": (
+        "Great question! Arithmetic can be tricky, but do not worry. {steps} "
+        "I hope this explanation was useful! Answer: {answer}"
+    ),
+    "backtracks": (
+        "Suppose we try. {steps} But hold on, maybe I misread something? Looking back at my "
+        "work, nothing changes: {steps} OK, I will stick with it. Answer: {answer}"
+    ),
+}
+
+
+def response_nll(model: Any, tokenizer: Any, prompt: str, response: str) -> float:
+    """Mean NLL of the response and its end-of-turn token after the prompt, nats."""
+    prompt_ids = tokenizer.encode(prompt)
+    response_ids = tokenizer.encode(response + tokenizer.eos_token)
+    ids_BT = torch.tensor([prompt_ids + response_ids])
+    with torch.inference_mode():
+        # The token at t is predicted at t - 1.
+        logits_TV = model(ids_BT).logits[0, len(prompt_ids) - 1 : -1].float()
+    logprobs_TV = logits_TV.log_softmax(dim=-1)
+    logprobs_T = logprobs_TV.gather(1, torch.tensor(response_ids)[:, None])[:, 0]
+    return mean_nll(np.asarray(logprobs_T.numpy(), dtype=np.float32))
+
+
+def sar(model: Any, tokenizer: Any, question: str, response: str) -> float:
+    """Self-Aligned Reward of one response, by two plain forward passes."""
+    prompt = render_prompt(tokenizer, question, DEFAULT_SYSTEM_PROMPT)
+    standalone = empty_question_prompt(tokenizer, DEFAULT_SYSTEM_PROMPT)
+    return self_aligned_reward(
+        response_nll(model, tokenizer, prompt, response),
+        response_nll(model, tokenizer, standalone, response),
+    )
+
+
+def hand_written_responses(problem: Problem) -> dict[str, str]:
+    """The concise response in each of the unseen filler styles."""
+    steps = problem.concise.rpartition(" Answer: ")[0]
+    return {
+        style: template.format(steps=steps, answer=problem.answer)
+        for style, template in HAND_WRITTEN.items()
+    }
+
+
+def final_answer(response: str) -> int | None:
+    """The integer after the last `Answer:`, if there is one."""
+    found = re.findall(r"Answer: *(-?\d+)", response)
+    return int(found[-1]) if found else None
+
+
+def greedy_responses(model: Any, tokenizer: Any, questions: Sequence[str]) -> list[str]:
+    """What the model writes without sampling, in batches padded on the left."""
+    tokenizer.padding_side = "left"
+    prompts = [render_prompt(tokenizer, question, DEFAULT_SYSTEM_PROMPT) for question in questions]
+    responses: list[str] = []
+    for start in range(0, len(prompts), GENERATION_ROWS):
+        inputs = tokenizer(
+            prompts[start : start + GENERATION_ROWS], return_tensors="pt", padding=True
+        )
+        with torch.inference_mode():
+            ids_BT = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
+        new_BT = ids_BT[:, inputs["input_ids"].shape[1] :]
+        responses += tokenizer.batch_decode(new_BT, skip_special_tokens=True)
+    return responses
+
+
+def share(wins: Sequence[bool]) -> float:
+    """The fraction that is true."""
+    return sum(wins) / len(wins)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measures the demo model on unseen problems.")
+    parser.add_argument("--model", type=Path, default=BUNDLED_MODEL)
+    parser.add_argument("--num-problems", type=int, default=200)
+    arguments = parser.parse_args()
+
+    torch.set_num_threads(2)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
+    problems = list(islice(generate(EVALUATION_SEED, held_out=True), arguments.num_problems))
+    # As in training, every other question carries the instruction.
+    questions = [p.question + (f" {INSTRUCTION}" if i % 2 else "") for i, p in enumerate(problems)]
+
+    sars: dict[str, list[float]] = {kind: [] for kind in (*KINDS, *HAND_WRITTEN)}
+    for question, problem in zip(questions, problems, strict=True):
+        responses = {kind: getattr(problem, kind) for kind in KINDS}
+        responses |= hand_written_responses(problem)
+        for kind, response in responses.items():
+            sars[kind].append(sar(model, tokenizer, question, response))
+
+    def wins(better: str, worse: str) -> float:
+        return share([a > b for a, b in zip(sars[better], sars[worse], strict=True)])
+
+    greedy = greedy_responses(model, tokenizer, questions)
+    accuracy = share([final_answer(r) == p.answer for r, p in zip(greedy, problems, strict=True)])
+    figures = (
+        ("SAR: concise > padded", wins("concise", "padded"), MIN_CONCISE_WINS),
+        ("SAR: wrong end > unrelated", wins("wrong_end", "unrelated"), MIN_METHOD_WINS),
+        ("greedy accuracy", accuracy, MIN_ACCURACY),
+    )
+
+    print(f"{len(problems)} unseen problems, {arguments.model}\n")
+    for name, measured, bound in figures:
+        verdict = "ok" if measured >= bound else "MISSED"
+        print(f"{name:<28} {measured:6.1%}   bound {bound:.0%}   {verdict}")
+    print("\nresponse                     median SAR   10% to 90%       below concise")
+    for kind, values in sars.items():
+        low, high = np.quantile(values, (0.1, 0.9))
+        below = "" if kind == "concise" else f"{wins('concise', kind):.1%}"
+        median = statistics.median(values)
+        print(f"{kind:<28} {median:10.3f}   {low:+.3f} to {high:+.3f}   {below:>8}")
+    return 0 if all(measured >= bound for _, measured, bound in figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Seeded generator of toy word problems, each with four responses to it.
+
+`generate(seed, held_out=True)` yields problems that the bundled model never saw in training.
+Everything is written here: no data set is read. Standard library only.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sar.models.phrases import (
+    CLOSINGS,
+    GROUPS,
+    HEDGES,
+    HOLDERS,
+    ITEMS,
+    MOVES,
+    NAMES,
+    OPENINGS,
+    REPEATS,
+    RESTATEMENTS,
+    STARTS,
+)
+
+MAX_VALUE = 60  # no number in a question or a step is larger
+HELD_OUT_SHARE = 10  # one question in this many is kept for evaluation
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question, its answer, and four responses a policy might write.
+
+    Attributes:
+        concise: the steps and the answer, nothing else.
+        padded: the same steps and answer among restating, hedging and repeating.
+        wrong_end: the right steps, but the last result and the answer are wrong.
+        unrelated: the concise response to another problem.
+    """
+
+    question: str
+    answer: int
+    concise: str
+    padded: str
+    wrong_end: str
+    unrelated: str
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a problem is made of, before the responses are written."""
+
+    name: str
+    items: str
+    facts: tuple[str, ...]
+    asked: str
+    steps: tuple[str, ...]
+    wrong_step: str
+    answer: int
+    wrong_answer: int
+
+    @property
+    def question(self) -> str:
+        return " ".join((*self.facts, self.asked))
+
+
+def apply(symbol: str, value: int, n: int) -> int | None:
+    """`value symbol n`, or None if a child would not be asked this."""
+    if symbol == "/":
+        return value // n if value % n == 0 and value > n else None
+    result = {"+": value + n, "-": value - n, "*": value * n}[symbol]
+    return result if 0 < result <= MAX_VALUE else None
+
+
+def draw_story(rng: random.Random) -> Story:
+    """One to three steps about one owner and one kind of item; redrawn until the numbers fit."""
+    num_steps = rng.choice((1, 1, 2, 2, 3))
+    while True:
+        story = _try_story(rng, num_steps)
+        if story is not None:
+            return story
+
+
+def _try_story(rng: random.Random, num_steps: int) -> Story | None:
+    name, friend = rng.sample(list(NAMES), 2)
+    subject, he, him, his = NAMES[name]
+    holder, holders = rng.choice(HOLDERS)
+    words = {
+        "name": name, "friend": friend, "items": rng.choice(ITEMS),
+        "He": subject, "he": he, "him": him, "his": his, "His": his.capitalize(),
+        "holder": holder, "holders": holders,
+    }  # fmt: skip
+    moves = [rng.choice(MOVES) for _ in range(num_steps)]
+    if any(move.symbol == "/" for move in moves[:-1]):
+        return None  # after sharing, it is no longer the owner's count
+    if moves[0].symbol == "*":
+        moves[0] = GROUPS
+    value = rng.randint(2, 10 if moves[0] is GROUPS else 20)
+    facts = [] if moves[0] is GROUPS else [rng.choice(STARTS).format(n=value, **words)]
+    steps: list[str] = []
+    wrong_step, wrong_answer = "", 0
+    for move in moves:
+        n = rng.randint(2, 5 if move.symbol in "*/" else 12)
+        result = apply(move.symbol, value, n)
+        if result is None:
+            return None
+        facts.append(rng.choice(move.events).format(n=n, value=value, **words))
+        step = rng.choice(move.steps)
+        wrong_answer = result + rng.choice([d for d in (-3, -2, -1, 1, 2, 3) if result + d > 0])
+        expression = f"{value} {move.symbol} {n} = "
+        steps.append(step.format(sum=f"{expression}{result}", **words))
+        wrong_step = step.format(sum=f"{expression}{wrong_answer}", **words)
+        value = result
+    asked = rng.choice(moves[-1].questions).format(**words)
+    return Story(
+        name, words["items"], tuple(facts), asked, tuple(steps), wrong_step, value, wrong_answer
+    )
+
+
+def write_concise(steps: tuple[str, ...], answer: int) -> str:
+    """Step sentences, then the line that a grader reads."""
+    return " ".join((*steps, f"Answer: {answer}"))
+
+
+def write_padded(rng: random.Random, story: Story) -> str:
+    """The same steps and answer with filler before, between and after them."""
+    parts = [rng.choice(OPENINGS).format(items=story.items)]
+    if rng.random() < 0.5:
+        parts.append(rng.choice(RESTATEMENTS).format(fact=rng.choice(story.facts)))
+    for step in story.steps:
+        parts.append(step)
+        if rng.random() < 0.6:
+            parts.append(rng.choice(HEDGES))
+        if rng.random() < 0.5:
+            parts.append(rng.choice(REPEATS).format(step=step))
+    parts.append(rng.choice(CLOSINGS).format(answer=story.answer))
+    return write_concise(tuple(parts), story.answer)
+
+
+def draw_problem(rng: random.Random) -> Problem:
+    """A story, its responses, and the concise response to a story about something else."""
+    story = draw_story(rng)
+    other = draw_story(rng)
+    while other.name == story.name or other.items == story.items:
+        other = draw_story(rng)
+    return Problem(
+        question=story.question,
+        answer=story.answer,
+        concise=write_concise(story.steps, story.answer),
+        padded=write_padded(rng, story),
+        wrong_end=write_concise((*story.steps[:-1], story.wrong_step), story.wrong_answer),
+        unrelated=write_concise(other.steps, other.answer),
+    )
+
+
+def is_held_out(question: str) -> bool:
+    """Whether a question belongs to evaluation: decided by its text, so no seed can mix them up."""
+    return hashlib.sha256(question.encode()).digest()[0] % HELD_OUT_SHARE == 0
+
+
+def generate(seed: int, held_out: bool) -> Iterator[Problem]:
+    """Endless problems of one side of the split, the same for the same seed."""
+    rng = random.Random(seed)
+    while True:
+        problem = draw_problem(rng)
+        if is_held_out(problem.question) == held_out:
+            yield problem

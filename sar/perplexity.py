@@ -1,0 +1,53 @@
+"""Log-probabilities to perplexity and Self-Aligned Reward, in log space throughout.
+
+Shapes: T response tokens. Log-probabilities are natural logs (nats).
+
+Perplexities of long surprising responses overflow a float; the reward needs only the difference of
+two mean negative log-likelihoods (NLLs), so it is computed from that:
+`(ppl_a - ppl_qa) / ppl_a = 1 - exp(nll_qa - nll_a)`.
+Source: Han et al., arXiv:2509.05489, definitions of ppl(a|q), ppl(a) and R_SA.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+# exp of this is 1e30: finite in the float32 tensors that trainers make of what we report.
+MAX_REPORTED_NLL = 30 * math.log(10)
+
+
+def mean_nll(logprobs_T: npt.NDArray[np.float32]) -> float:
+    """Mean negative log-likelihood per token of one response, in nats.
+
+    Args:
+        logprobs_T: (T,) log p(token_t | context, tokens_<t), T >= 1.
+    Raises:
+        ValueError: no token.
+        FloatingPointError: a log-probability is not finite; the model is broken, and a reward
+            computed from it would be made up.
+    """
+    if logprobs_T.size == 0:
+        raise ValueError("a response without tokens has no NLL")
+    nll = -float(np.mean(logprobs_T, dtype=np.float64))
+    if not math.isfinite(nll):
+        raise FloatingPointError(f"the model gave a log-probability that is not finite ({-nll})")
+    return nll
+
+
+def perplexity(nll: float) -> float:
+    """exp of a mean NLL; capped at 1e30, for reporting only."""
+    return math.exp(min(nll, MAX_REPORTED_NLL))
+
+
+def self_aligned_reward(nll_qa: float, nll_a: float) -> float:
+    """SAR: `1 - ppl_qa / ppl_a`, clipped to [-1, 1].
+
+    Args:
+        nll_qa: mean NLL of the response after its prompt, nats.
+        nll_a: mean NLL of the response after the empty-question prompt, nats.
+    """
+    # Past ln 2 the lower clip holds; stopping there also keeps expm1 from overflowing.
+    return max(-1.0, -math.expm1(min(nll_qa - nll_a, 1.0)))

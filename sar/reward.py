@@ -1,0 +1,61 @@
+"""Correctness and Self-Aligned Reward, combined: `correctness + sar_weight * SAR`.
+
+Wrong answers get their SAR too, as partial credit.
+Source: Han et al., arXiv:2509.05489, the combined reward with alpha = 0.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sar.grading.label import Mode
+from sar.grading.verdict import Verdict
+from sar.perplexity import perplexity, self_aligned_reward
+
+DEFAULT_SAR_WEIGHT = 0.2
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How probable the scorer finds a response: mean NLLs in nats, over what fitted its context."""
+
+    nll_qa: float
+    nll_a: float
+    num_response_tokens: int
+    """All tokens of the response, also those that did not fit."""
+    truncated: bool
+
+    @property
+    def ppl_qa(self) -> float:
+        return perplexity(self.nll_qa)
+
+    @property
+    def ppl_a(self) -> float:
+        return perplexity(self.nll_a)
+
+    @property
+    def sar(self) -> float:
+        return self_aligned_reward(self.nll_qa, self.nll_a)
+
+
+# Nothing was said, so nothing was surprising: both perplexities 1, SAR 0.
+EMPTY_RESPONSE = Likelihood(nll_qa=0.0, nll_a=0.0, num_response_tokens=0, truncated=False)
+
+
+@dataclass(frozen=True)
+class Reward:
+    """One rollout's reward with what it is made of."""
+
+    value: float
+    verdict: Verdict
+    likelihood: Likelihood
+
+    @property
+    def correctness(self) -> float:
+        return self.verdict.correctness
+
+
+def combine(verdict: Verdict, likelihood: Likelihood, *, sar_weight: float, mode: Mode) -> Reward:
+    """The reward of one rollout; of one that evaluates, its correctness alone."""
+    sar = likelihood.sar if mode == "train" else 0.0
+    return Reward(verdict.correctness + sar_weight * sar, verdict, likelihood)
