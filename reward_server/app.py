@@ -17,7 +17,9 @@ _log = logging.getLogger(__name__)
 
 _PAGE = """<!doctype html>
 <title>SAR reward server</title>
-<style>body {{ font: 16px/1.5 sans-serif; max-width: 44em; margin: 3em auto; padding: 0 1em }}</style>
+<style>
+body {{ font: 16px/1.5 sans-serif; max-width: 44em; margin: 3em auto; padding: 0 1em }}
+</style>
 <h1>SAR reward server</h1>
 <p>Rewards rollouts of reasoning models with <b>correctness + {sar_weight} &times; SAR</b>, the
 Self-Aligned Reward of <a href="https://arxiv.org/abs/2509.05489">arXiv:2509.05489</a>.</p>

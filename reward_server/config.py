@@ -46,7 +46,7 @@ class ServerConfig:
 
 
 _HELP: dict[str, str] = {
-    "model": "local path or Hugging Face id of the policy's model (default: the bundled demo model)",
+    "model": "local path or Hugging Face id of the policy's model (default: the bundled demo)",
     "host": "address to listen on",
     "port": "port to listen on; 0 takes a free one",
     "sar_weight": "weight of SAR beside correctness; 0 for correctness only",

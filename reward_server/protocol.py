@@ -1,7 +1,7 @@
 """OpenRLHF's wire format: what a request must look like, and what is answered.
 
 Request:  `{"query": [q, ...], "prompts": [p, ...], "labels": [l, ...]}`, lists of one length.
-Response: `{"rewards": [...], "scores": [...], "extra_logs": {name: [...], ...}}`, each of that length.
+Response: `{"rewards": [...], "scores": [...], "extra_logs": {name: [...], ...}}`, likewise.
 Source: OpenRLHF 0.11.2, openrlhf/utils/agent.py, SingleTurnAgentExecutor.
 """
 

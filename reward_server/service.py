@@ -1,4 +1,4 @@
-"""From samples to rewards: grading in its processes and scoring in the batcher, at the same time."""
+"""From samples to rewards: grading in its processes and scoring in the batcher, at once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from reward_server.batcher import Batcher
 from reward_server.errors import InvalidRequest, NotReady, ScoringFailed
 from reward_server.protocol import Sample, ScoredSample
 from sar.grading.pool import GraderPool, PendingVerdict
+from sar.grading.verdict import Verdict
 from sar.perplexity import mean_nll
 from sar.reward import EMPTY_RESPONSE, Likelihood, combine
 from sar.tokenization import EncodedRollout, RolloutTokenizer
@@ -166,7 +167,7 @@ def _likelihood(encoded: EncodedRollout, logprobs: Any) -> Likelihood:
         raise ScoringFailed(str(error)) from error
 
 
-def _verdict(pending: PendingVerdict) -> Any:
+def _verdict(pending: PendingVerdict) -> Verdict:
     try:
         return pending.verdict()
     except Exception as error:

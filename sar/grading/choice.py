@@ -17,35 +17,49 @@ from sar.grading.verdict import NO_ANSWER, Verdict, judged
 _MAX_STATEMENT_CHARS = 1000
 # Without "the answer is", a conclusion stands in the last of the text.
 _TAIL_CHARS = 4000
+
 _WRAPPED = re.compile(r"\\(?:text\w*|math\w*|boxed|fbox)\s*\{([^{}]*)\}")
 _CHANGED_MIND = re.compile(r"(?i)\b(?:wait|actually|scratch that|correction|i mean|no,)\W")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z(\"'*])|\n+")
-_LISTED = re.compile(r"(?m)^[ \t>*_-]{0,9}\(?([A-Z])[).:][*_]{0,3}[ \t]")
-# A lone letter: not part of a word; `A` before a lower-case word is an article.
-_ARTICLE = (
+_DENIED = re.compile(r"\b(?:not|isn't|wrong|incorrect)\b", re.IGNORECASE)
+_LISTED = re.compile(r"^[ \t>*_-]{0,9}\(?([A-Z])[).:][*_]{0,3}[ \t]")
+
+# `A` before a lower-case word is an article, unless that word says something of option A.
+_NO_ARTICLE = (
     r"(?!(?<=A)\s+(?!(?:or|and|is|was|as|because|since|seems|looks|follows|must|holds)\b)[a-z])"
 )
-_LETTER = r"(?<![A-Za-z0-9'’])([{letters}])(?![A-Za-z0-9'’]){article}"
-_NAMED = r"(?:options?|choices?|letter|statement|conclusion|answers?)\s*[:#]?\s*[(\[\"'*]*([{letters}])\b"
-_RULED_OUT = re.compile(
-    r"(?i:\b(?:not|n't|neither|nor|never|rather than|instead of|rule[sd]? out|ruling out|eliminat\w+"
-    r"|exclud\w+|reject\w*|unlike|than|discard\w*|over|wrong|incorrect))\s+"
-    r"(?i:(?:either|options?|choices?)\s+)?[(*]{0,3}[A-Z]\b[)*]{0,3}(?:\s*(?:,|and|or|nor|&)\s*[(*]{0,3}[A-Z]\b[)*]{0,3})*"
-    r"|[(*]{0,3}\b[A-Z]\b[)*]{0,3}(?:\s*(?:,|and|or|nor|&)\s*[(*]{0,3}[A-Z]\b[)*]{0,3})*\s*(?:,|:|-)?\s*"
-    r"(?i:(?:is|are|was|were|can|could|must|does|do|cannot|seems?|looks?)\b\s*"
-    r"(?:not|n't|\w+n't|wrong|incorrect|false|invalid|out|never|be (?:wrong|false|ruled)|eliminated|excluded"
-    r"|(?:clearly|also|both|all|simply|just|then|therefore|ruled) (?:wrong|incorrect|false|invalid|out|not)))\b"
-    r"|[(*]{0,3}\b[A-Z]\b[)*]{0,3}\s*(?i:(?:isn't|aren't|doesn't|don't|can't|cannot|contradicts?|fails?))\b"
+_LETTER = rf"(?<![A-Za-z0-9'’])([{{letters}}])(?![A-Za-z0-9'’]){_NO_ARTICLE}"
+_NAMED = (
+    r"(?i:(?:options?|choices?|letter|statement|conclusion|answers?)\s*[:#]?\s*[(\[\"'*]{{0,3}})"
+    r"([{letters}])\b"
 )
 _COMMITS = (
-    r"(?i:\b(?:choose|chose|pick|select|go(?:ing)? (?:with|for)|settle on|opt for|it(?:'s| is| must be)"
-    r"|must be|should be|leaves?(?: us with)?|so|thus|hence|therefore|conclude|is|are))"
-    r"\s*[,:]?\s*(?i:(?:option|choice|only|just|the)\s+){{0,3}}[(\[\"'*]*([{letters}])\b"
-    r"(?![A-Za-z'’]){article}"
+    r"(?i:\b(?:choose|chose|pick|select|go(?:ing)? (?:with|for)|settle on|opt for"
+    r"|it(?:'s| is| must be)|must be|should be|leaves?(?: us with)?|so|thus|hence|therefore"
+    r"|conclude|is|are)\s*[,:]?\s*(?:(?:option|choice|only|just|the)\s+){{0,3}})"
+    rf"[(\[\"'*]{{{{0,3}}}}([{{letters}}])\b(?![A-Za-z'’]){_NO_ARTICLE}"
 )
 _IS_RIGHT = (
-    r"(?<![A-Za-z'’])([{letters}])[)\]\"'*]*\s*(?i:(?:is|looks|seems|must be|follows|remains|holds|works"
-    r"|fits)\b(?!\s*(?:not|wrong|incorrect|false)))"
+    r"(?<![A-Za-z'’])([{letters}])[)\]\"'*]{{0,3}}\s*(?i:(?:is|looks|seems|must be|follows|remains"
+    r"|holds|works|fits)\b(?!\s*(?:not|wrong|incorrect|false)))"
+)
+
+_ONE = r"[(*]{0,3}\b[A-Z]\b[)*]{0,3}"
+_SOME = rf"{_ONE}(?:\s*(?:,|and|or|nor|&)\s*{_ONE}){{0,9}}"
+_REJECTING = (
+    r"not|n't|neither|nor|never|rather than|instead of|rule[sd]? out|ruling out|eliminat\w+"
+    r"|exclud\w+|reject\w*|unlike|than|discard\w*|over|wrong|incorrect"
+)
+_WRONG = r"wrong|incorrect|false|invalid|out|not"
+_REJECTED = (
+    r"(?:is|are|was|were|can|could|must|does|do|cannot|seems?|looks?)\b\s*"
+    rf"(?:n't|\w+n't|never|be (?:wrong|false|ruled)|eliminated|excluded|{_WRONG}"
+    rf"|(?:clearly|also|both|all|simply|just|then|therefore|ruled) (?:{_WRONG}))"
+    r"|isn't|aren't|doesn't|don't|can't|cannot|contradicts?|fails?"
+)
+_RULED_OUT = re.compile(
+    rf"(?i:\b(?:{_REJECTING})\s+(?:(?:either|options?|choices?)\s+)?){_SOME}"
+    rf"|{_SOME}\s*[,:-]?\s*(?i:(?:{_REJECTED})\b)"
 )
 
 
@@ -59,10 +73,18 @@ class _Chooser:
     def __init__(self, choices: Sequence[str]) -> None:
         self._options = [normalize_words(choice) for choice in choices]
         self._letters = string.ascii_uppercase[: num_choices(choices)]
-        self._letter = re.compile(_LETTER.format(letters=self._letters, article=_ARTICLE))
-        self._named = re.compile("(?i:" + _NAMED.format(letters=self._letters) + ")")
-        self._commits = re.compile(_COMMITS.format(letters=self._letters, article=_ARTICLE))
+        either_case = self._letters + self._letters.lower()
+        self._letter = re.compile(_LETTER.format(letters=self._letters))
+        self._named = re.compile(_NAMED.format(letters=either_case))
+        self._commits = re.compile(_COMMITS.format(letters=self._letters))
         self._is_right = re.compile(_IS_RIGHT.format(letters=self._letters))
+        self._alone = re.compile(rf"[\W_]*([{either_case}])[\W_]*")
+        self._leading = re.compile(
+            rf"[\s*_(\[\"'$]*([{either_case}])(?:[)\].:]|\s*[-–]\s|\s*\(|[*_]+)"
+        )
+        self._alone_in_line = re.compile(
+            rf"(?m)^[^a-zA-Z0-9\n]{{0,12}}([{self._letters}])[^a-zA-Z0-9\n]{{0,12}}$"
+        )
 
     def chosen(self, text: str) -> str | None:
         """The letter a text commits to, or None."""
@@ -76,13 +98,9 @@ class _Chooser:
         """Letters that "the answer is ..." names: one is a choice, more are a hedge."""
         said = _WRAPPED.sub(r" \1 ", statement.text[:_MAX_STATEMENT_CHARS]).strip()
         first = _CHANGED_MIND.split(_SENTENCE.split(said)[0])[-1]
-        alone = re.fullmatch(rf"[\W_]*([{self._letters}{self._letters.lower()}])[\W_]*", first)
-        if alone:
+        if alone := self._alone.fullmatch(first):
             return {alone[1].upper()}
-        leading = re.match(
-            rf"[\s*_(\[\"'$]*([{self._letters}{self._letters.lower()}])(?:[)\].:]|\s*[-–,]\s|\s*\(|[*_]+)",
-            first,
-        )
+        leading = self._leading.match(first)
         kept = _RULED_OUT.sub(" ", first)
         if leading and not re.match(r"\s*(?:,|or\b|and\b|/)", kept[leading.end() :]):
             others = set(self._letter.findall(kept[leading.end() :])) - {leading[1].upper()}
@@ -97,31 +115,24 @@ class _Chooser:
     def _in_conclusion(self, text: str) -> str | None:
         """Without "the answer is": the last sentence that commits to one option."""
         text = _without_lists(text)
-        lone_lines = re.findall(
-            rf"(?m)^[^a-zA-Z0-9\n]{{0,12}}([{self._letters}])[^a-zA-Z0-9\n]{{0,12}}$", text
-        )
-        if lone_lines and len(set(lone_lines)) == 1:
-            return str(lone_lines[0])
-        sentences = [s.strip() for s in _SENTENCE.split(text) if s.strip()]
-        for sentence in reversed(sentences):
-            kept = _RULED_OUT.sub(" ", _CHANGED_MIND.split(sentence)[-1])
-            letters = self._committed(kept) or set(self._letter.findall(kept))
-            lone = re.fullmatch(r"[\W_]*([a-zA-Z])[\W_]*", sentence)
-            if lone and lone[1].upper() in self._letters:
-                letters = {lone[1].upper()}
-            if len(letters) > 1:
-                return None
+        alone = set(self._alone_in_line.findall(text))
+        if len(alone) == 1:
+            return str(alone.pop())
+        for sentence in reversed(_SENTENCE.split(text)):
+            letters = self._in_sentence(sentence.strip())
             if letters:
-                return letters.pop()
-            by_text = self._by_text(sentence)
-            if len(by_text) == 1 and not re.search(
-                r"(?i)\b(?:not|isn't|wrong|incorrect)\b",
-                (sentence if len(sentence) < 20 else sentence[-20:]),
-            ):
-                return by_text.pop()
-            if len(by_text) > 1:
-                return None
+                return letters.pop() if len(letters) == 1 else None
         return None
+
+    def _in_sentence(self, sentence: str) -> set[str]:
+        """Letters that a sentence of prose leaves as chosen."""
+        if alone := self._alone.fullmatch(sentence):
+            return {alone[1].upper()}
+        kept = _RULED_OUT.sub(" ", _CHANGED_MIND.split(sentence)[-1])
+        letters = self._committed(kept) or set(self._letter.findall(kept))
+        if letters or _DENIED.search(sentence[-20:]):
+            return letters
+        return self._by_text(sentence)
 
     def _committed(self, sentence: str) -> set[str]:
         found = [
@@ -137,17 +148,12 @@ class _Chooser:
         """Letters of the options whose text a sentence says; of nested texts the longest."""
         words = normalize_words(sentence)
         said = [i for i, option in enumerate(self._options) if option and _contains(words, option)]
-        longest = [
-            i
-            for i in said
-            if not any(
-                i != j
-                and _contains(self._options[j], self._options[i])
-                and self._options[i] != self._options[j]
-                for j in said
-            )
-        ]
-        return {self._letters[i] for i in longest}
+        return {self._letters[i] for i in said if not self._is_part_of_another(i, said)}
+
+    def _is_part_of_another(self, index: int, said: list[int]) -> bool:
+        option = self._options[index]
+        others = (self._options[i] for i in said if self._options[i] != option)
+        return any(_contains(other, option) for other in others)
 
 
 def _without_lists(text: str) -> str:

@@ -19,7 +19,7 @@ _ARTICLE = re.compile(r"(?:on\s+)?(?:the|a|an)\s+")
 
 
 def grade_exact(response: str, label: Label) -> Verdict:
-    """Grades a response's visible text (thinking removed): its stated answer, else its last line."""
+    """Grades a response's visible text (thinking removed): its stated answer or last line."""
     stated = statements(response)
     source = stated[-1].text if stated else response.rstrip().rpartition("\n")[2]
     said = said_words(source, label.answer)

@@ -8,9 +8,10 @@ Runs only in a grader process.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from sar.grading.answers import Statement, statements
-from sar.grading.equivalence import equivalent, has_words, is_readable, is_textual
+from sar.grading.equivalence import equivalent, is_readable
 from sar.grading.exact import said_words
 from sar.grading.normalize import (
     normalize_answer,
@@ -20,6 +21,7 @@ from sar.grading.normalize import (
 )
 from sar.grading.quantities import INTEGER, read_quantity
 from sar.grading.verdict import NO_ANSWER, Verdict, judged
+from sar.grading.words import has_words, is_textual, squeezed
 
 _MAX_ANSWER_CHARS = 2000
 # The last number of a text without markers is looked for here.
@@ -92,8 +94,8 @@ def label_answers(label: str) -> list[str]:
         label = stated[-1].text if stated else label
     if accepted := _ACCEPTED.search(label):
         alternatives = re.split(r"\bor\b|\band\b|,", label[: accepted.start()])
-        return [normalize_answer(a) for a in alternatives if a.strip()]
-    return [normalize_answer(label) or label.strip()]
+        return [normalize_formula(a) for a in alternatives if a.strip()]
+    return [normalize_formula(label) or label.strip()]
 
 
 def _matches(gold: str, answer: str, unreadable: bool) -> bool:
@@ -129,7 +131,7 @@ def _interpret(statement: Statement, gold: str) -> str | None:
     whole = normalize_formula(sentence) if statement.is_formula else normalize_answer(sentence)
     if not whole:
         return None
-    if whole.replace(" ", "") == gold.replace(" ", ""):
+    if squeezed(whole) == squeezed(gold):
         return gold
     if read_quantity(whole) or not has_words(whole):
         return whole if re.search(r"[\w\\]", whole) else None
@@ -147,7 +149,7 @@ def _from_prose(text: str) -> str | None:
         return None
     if len(numbers) == 1:
         return _with_unit(text, numbers[0])
-    between = [text[a.end() : b.start()] for a, b in zip(numbers, numbers[1:], strict=False)]
+    between = [text[a.end() : b.start()] for a, b in pairwise(numbers)]
     if any(re.search(r"\bor\b|^\s*(?:,|and)\s*$", gap) for gap in between):
         return ", ".join(m[0].strip() for m in numbers)
     leads = not has_words(text[: numbers[0].start()])

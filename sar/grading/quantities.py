@@ -132,10 +132,12 @@ def _readings(quantity: Quantity, other: Quantity) -> list[Fraction]:
 
 
 def _rounds_to(exact: Quantity, rounded: Quantity) -> bool:
+    """Whether one is a decimal of six significant digits or more that stands for the other."""
     digits = rounded.num_decimals
-    if digits is None or digits < 6 or exact.is_percent != rounded.is_percent:
+    if digits is None or exact.num_decimals is not None or exact.is_percent != rounded.is_percent:
         return False
-    return exact.value != 0 and abs(exact.value - rounded.value) * 10**digits <= 1
+    unit = Fraction(1, 10**digits)
+    return abs(rounded.value) >= 10**5 * unit and abs(exact.value - rounded.value) <= unit
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -182,7 +184,7 @@ def _is_unit_tail(tail: str) -> bool:
     # `5x` and `3i` are expressions, `5cm` and `5 x` written by a person are not alike.
     first = _ATTACHED.match(tail.lstrip())
     if first is None:
-        return tail.strip(" .,;:!?)'%-/()") == ""
+        return not re.search(r"[^\s.,;:?()'%/-]", tail)
     word = first[0].casefold()
     if len(word) == 1 or not tail[0].isspace():
         return word in _ABBREVIATIONS or word.rstrip("s") in _UNITS or tail[0] in "-/"
@@ -190,7 +192,9 @@ def _is_unit_tail(tail: str) -> bool:
 
 
 def _canonical_unit(tail: str) -> str:
-    words = [w.casefold().strip(".,;:!?()") for w in re.split(r"[\s/-]+|\^\{?[23]\}?", tail)]
+    words: list[str] = [
+        w.casefold().strip(".,;:!?()") for w in re.split(r"[\s/-]+|\^\{?[23]\}?", tail)
+    ]
     for word in filter(None, words[:3]):
         if word in _ABBREVIATIONS:
             return word

@@ -33,7 +33,7 @@ def run(response: str, label: Label, *, read_label: bool) -> Verdict:
 
 
 def check_label(label: Label) -> bool:
-    """Whether a math label can be read. One that takes too long to read is found out by the pool."""
+    """Whether a math label can be read; one that takes too long is found out by the pool."""
     try:
         return is_readable_label(label.answer)
     except (MemoryError, RecursionError):

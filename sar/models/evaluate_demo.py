@@ -52,6 +52,15 @@ HAND_WRITTEN = {
         "Suppose we try. {steps} But hold on, maybe I misread something? Looking back at my "
         "work, nothing changes: {steps} OK, I will stick with it. Answer: {answer}"
     ),
+    "lectures": (
+        "Word problems become easy once each sentence is turned into algebra. {steps} Notice how "
+        "every operation follows from the text; practising daily builds intuition. "
+        "Answer: {answer}"
+    ),
+    "doubts itself": (
+        "Could it be more complicated? Perhaps, perhaps not. {steps} Honestly I keep wondering "
+        "whether some trick hides here. No trick. {steps} Answer: {answer}"
+    ),
 }
 
 

@@ -1,0 +1,72 @@
+"""Thinking, choices and truth values."""
+
+import pytest
+
+from sar.grading.answers import visible_text
+from sar.grading.grade import grade
+from sar.grading.label import parse_label
+from sar.grading.verdict import Reason
+
+
+@pytest.mark.parametrize(
+    ("response", "visible"),
+    [
+        ("<think>5</think>6", "6"),
+        ("5</think>6", "6"),
+        ("<think>5</think>\n<think>6</think>7", "7"),
+        ("<think>5", ""),
+        ("<think>5</think>", ""),
+        ("<think>a</think>b<think>c", "b"),
+        ("<thinking>5</thinking> 6", "6"),
+        ("plain", "plain"),
+    ],
+)
+def test_thinking_is_not_part_of_the_answer(response, visible):
+    assert visible_text(response) == visible
+
+
+COLOURS = {"answer": "B", "grader": "choice", "choices": ["red", "dark blue", "blue", "green"]}
+
+
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [
+        ("B", Reason.CORRECT),
+        ("(b)", Reason.CORRECT),
+        ("\\boxed{\\text{(B)}}", Reason.CORRECT),
+        ("The answer is (B) dark blue.", Reason.CORRECT),
+        ("The sky turns dark blue.", Reason.CORRECT),
+        ("The answer is blue.", Reason.WRONG),
+        ("Not A, not C, so it must be B.", Reason.CORRECT),
+        ("A... wait, no, B.", Reason.CORRECT),
+        ("I choose D.", Reason.WRONG),
+        ("A) red\nB) dark blue\nC) blue\nD) green", Reason.NO_ANSWER),
+        ("red, dark blue, blue, green", Reason.NO_ANSWER),
+        ("The answer is A or B.", Reason.NO_ANSWER),
+        ("Answer: A, B, C, D", Reason.NO_ANSWER),
+        ("A sky can have any colour.", Reason.NO_ANSWER),
+        ("", Reason.NO_ANSWER),
+        ("<think>B</think>", Reason.NO_ANSWER),
+    ],
+)
+def test_choices(response, reason):
+    assert grade(response, parse_label(COLOURS)).reason is reason
+
+
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [
+        ("False", Reason.CORRECT),
+        ("No.", Reason.CORRECT),
+        ("True or false? It is false.", Reason.CORRECT),
+        ("The statement is not true.", Reason.CORRECT),
+        ("It is true that cats meow. So the statement is false.", Reason.CORRECT),
+        ("\\boxed{\\text{False}}", Reason.CORRECT),
+        ("The statement is true.", Reason.WRONG),
+        ("It is not false.", Reason.WRONG),
+        ("True or false", Reason.NO_ANSWER),
+        ("No cats are dogs", Reason.NO_ANSWER),
+    ],
+)
+def test_truth_values(response, reason):
+    assert grade(response, parse_label("False")).reason is reason
