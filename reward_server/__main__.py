@@ -7,6 +7,7 @@ requests in flight, then exits.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -21,6 +22,9 @@ _log = logging.getLogger("reward_server")
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(argv)
+    # On a CPU the scorer shares its cores with HTTP and graders; OpenMP threads that spin while they
+    # wait take the cores from them. Read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a queue is normal here
     stop = threading.Event()

@@ -25,7 +25,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sar.models import BUNDLED_MODEL
 from sar.models.problems import Problem, generate
 from sar.perplexity import mean_nll, self_aligned_reward
-from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION, empty_question_prompt, render_prompt
+from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION, render_prompt
+from sar.scoring import LogprobScorer
+from sar.scoring.transformers_scorer import TransformersScorer
+from sar.tokenization import RolloutTokenizer
 
 MIN_CONCISE_WINS = 0.95
 MIN_METHOD_WINS = 0.95
@@ -64,27 +67,15 @@ HAND_WRITTEN = {
 }
 
 
-def response_nll(model: Any, tokenizer: Any, prompt: str, response: str) -> float:
-    """Mean NLL of the response and its end-of-turn token after the prompt, nats."""
-    prompt_ids = tokenizer.encode(prompt)
-    response_ids = tokenizer.encode(response + tokenizer.eos_token)
-    ids_BT = torch.tensor([prompt_ids + response_ids])
-    with torch.inference_mode():
-        # The token at t is predicted at t - 1.
-        logits_TV = model(ids_BT).logits[0, len(prompt_ids) - 1 : -1].float()
-    logprobs_TV = logits_TV.log_softmax(dim=-1)
-    logprobs_T = logprobs_TV.gather(1, torch.tensor(response_ids)[:, None])[:, 0]
-    return mean_nll(np.asarray(logprobs_T.numpy(), dtype=np.float32))
-
-
-def sar(model: Any, tokenizer: Any, question: str, response: str) -> float:
-    """Self-Aligned Reward of one response, by two plain forward passes."""
-    prompt = render_prompt(tokenizer, question, DEFAULT_SYSTEM_PROMPT)
-    standalone = empty_question_prompt(tokenizer, DEFAULT_SYSTEM_PROMPT)
-    return self_aligned_reward(
-        response_nll(model, tokenizer, prompt, response),
-        response_nll(model, tokenizer, standalone, response),
-    )
+def sar_of(
+    scorer: LogprobScorer, encoder: RolloutTokenizer, prompt: str, responses: Sequence[str]
+) -> list[float]:
+    """Self-Aligned Rewards of responses to one prompt, scored as the server scores them."""
+    encoded = [encoder.encode(prompt, response) for response in responses]
+    logprobs = iter(scorer.response_logprobs([s for e in encoded for s in e.sequences]))
+    return [
+        self_aligned_reward(mean_nll(next(logprobs)), mean_nll(next(logprobs))) for _ in encoded
+    ]
 
 
 def hand_written_responses(problem: Problem) -> dict[str, str]:
@@ -132,6 +123,8 @@ def main() -> int:
     torch.set_num_threads(2)
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
+    scorer = TransformersScorer(model, max_batch_tokens=16384)
+    encoder = RolloutTokenizer(tokenizer, system_prompt=DEFAULT_SYSTEM_PROMPT)
     problems = list(islice(generate(EVALUATION_SEED, held_out=True), arguments.num_problems))
     # As in training, every other question carries the instruction.
     questions = [p.question + (f" {INSTRUCTION}" if i % 2 else "") for i, p in enumerate(problems)]
@@ -140,8 +133,10 @@ def main() -> int:
     for question, problem in zip(questions, problems, strict=True):
         responses = {kind: getattr(problem, kind) for kind in KINDS}
         responses |= hand_written_responses(problem)
-        for kind, response in responses.items():
-            sars[kind].append(sar(model, tokenizer, question, response))
+        prompt = render_prompt(tokenizer, question, DEFAULT_SYSTEM_PROMPT)
+        ended = [response + tokenizer.eos_token for response in responses.values()]
+        for kind, value in zip(responses, sar_of(scorer, encoder, prompt, ended), strict=True):
+            sars[kind].append(value)
 
     def wins(better: str, worse: str) -> float:
         return share([a > b for a, b in zip(sars[better], sars[worse], strict=True)])
