@@ -22,8 +22,8 @@ _log = logging.getLogger("reward_server")
 
 def main(argv: list[str] | None = None) -> int:
     config = parse_args(argv)
-    # On a CPU the scorer shares its cores with HTTP and graders; OpenMP threads that spin while they
-    # wait take the cores from them. Read when torch is loaded.
+    # On a CPU the scorer shares its cores with HTTP and graders, and OpenMP threads that spin while
+    # they wait would take the cores from them. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a queue is normal here
