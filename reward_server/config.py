@@ -34,7 +34,7 @@ class ServerConfig:
     max_batch_tokens: int = 16384
     max_context_tokens: int | None = None
     grader_timeout: float = 5.0
-    grader_workers: int = os.cpu_count() or 1
+    grader_workers: int = min(os.cpu_count() or 1, 16)
     threads: int = 1024
 
     @property
