@@ -35,6 +35,7 @@ format: .venv/installed-dev
 	touch $@
 
 .venv/installed: .venv/created pyproject.toml constraints.txt
+	@echo "Installing torch, transformers and the server into .venv; this takes a minute or two."
 	$(PIP) install -q -c constraints.txt -e .
 	touch $@
 

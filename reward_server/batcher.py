@@ -78,21 +78,24 @@ class Batcher:
         self._thread.join()
 
     def _run(self) -> None:
-        while jobs := self._next_batch():
+        while batch := self._next_batch():
+            # From here on they cannot be cancelled; those that were are left out.
+            jobs = [job for job in batch if job.future.set_running_or_notify_cancel()]
             sequences = [s for job in jobs for s in job.sequences]
             self.num_batches += 1
             self.num_sequences += len(sequences)
             try:
-                logprobs = self._scorer.response_logprobs(sequences)
+                results = self._scorer.response_logprobs(sequences)
+                assert len(results) == len(sequences), "the scorer lost results"
             except Exception as error:  # noqa: BLE001  whatever it is, these jobs must hear of it
                 _log.exception("scoring a batch of %d sequences failed", len(sequences))
                 for job in jobs:
                     failed = ScoringFailed(f"the scorer failed: {type(error).__name__}: {error}")
                     job.future.set_exception(failed)
                 continue
-            results = iter(logprobs)
+            remaining = iter(results)
             for job in jobs:
-                job.future.set_result([next(results) for _ in job.sequences])
+                job.future.set_result([next(remaining) for _ in job.sequences])
 
     def _next_batch(self) -> list[_Job]:
         """Waits for jobs and takes as many as fit; empty when closed and done."""

@@ -33,14 +33,14 @@ def render_prompt(tokenizer: Any, question: str, system_prompt: str) -> str:
     if not getattr(tokenizer, "chat_template", None):
         system = f"System: {system_prompt}\n" if system_prompt else ""
         return f"{system}User: {question}\nAssistant: "
-    if not system_prompt:
+    if not system_prompt.strip():
         return _apply_template(tokenizer, [_turn("user", question)])
     try:
         turns = [_turn("system", system_prompt), _turn("user", question)]
         rendered = _apply_template(tokenizer, turns)
     except TemplateError:
         rendered = ""
-    if system_prompt in rendered:
+    if system_prompt.strip() in rendered:
         return rendered
     return _apply_template(tokenizer, [_turn("user", f"{system_prompt}\n\n{question}")])
 

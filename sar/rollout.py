@@ -15,6 +15,7 @@ from sar.grading.label import Label
 
 # Below this many characters, a common stretch of two texts is chance and not a cut prompt.
 _MIN_OVERLAP_CHARS = 4
+_MAX_OWN_SPECIALS = 8
 
 
 @dataclass(frozen=True)
@@ -52,15 +53,16 @@ def split_query(
             if rest.startswith(version):
                 added = query[: len(query) - len(rest)]
                 return _last_special(added, special_tokens) + prompt, rest[len(version) :]
+    # Before looking for a cut prompt: a whole one may end as it starts.
+    for rest in rests:
+        for version in versions:
+            if end := _aligned_end(version, rest):
+                return prompt, rest[end:]
     for version in versions:
         # A cut inside a character decodes to U+FFFD.
         for rest in (*rests, rests[-1].lstrip("\ufffd")):
             if overlap := _overlap(version, rest):
                 return rest[:overlap], rest[overlap:]
-    for rest in rests:
-        for version in versions:
-            if end := _aligned_end(version, rest):
-                return prompt, rest[end:]
     raise ValueError(
         f"the query does not start with its prompt: the query starts {query[:60]!r}, "
         f"the prompt {prompt[:60]!r} and ends {prompt[-60:]!r}"
@@ -70,22 +72,24 @@ def split_query(
 def strip_padding(response: str, *, pad_token: str | None, eos_token: str | None) -> str:
     """The response without trailing padding, which trainers that decode whole batches leave on.
 
-    Where padding is the end-of-sequence token itself, one of them is the response's own.
+    Where padding is the end-of-sequence token itself, one of them is the response's own. So is a
+    single one after a response that has no other end: the policy stopped on it.
     """
     if not pad_token or not response.endswith(pad_token):
         return response
     stripped = response
     while stripped.endswith(pad_token):
         stripped = stripped[: -len(pad_token)]
-    return stripped + pad_token if pad_token == eos_token else stripped
+    is_only_end = response == stripped + pad_token and not stripped.endswith(eos_token or pad_token)
+    return stripped + pad_token if pad_token == eos_token or is_only_end else stripped
 
 
 def _without_leading_specials(text: str, special_tokens: Sequence[str]) -> list[str]:
-    """The text, then the text less one leading special token, less two, ..."""
-    rests = [text]
-    while special := next((s for s in special_tokens if s and rests[-1].startswith(s)), ""):
-        rests.append(rests[-1][len(special) :])
-    return rests
+    """The text, and the text less its leading special tokens, up to the prompt's own first few."""
+    starts = [0]
+    while special := next((s for s in special_tokens if s and text.startswith(s, starts[-1])), ""):
+        starts.append(starts[-1] + len(special))
+    return [text[start:] for start in (0, *starts[1:][-_MAX_OWN_SPECIALS:])]
 
 
 def _last_special(added: str, special_tokens: Sequence[str]) -> str:

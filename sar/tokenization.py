@@ -82,8 +82,11 @@ class RolloutTokenizer:
             else self._decode(self._encode(prompt)),
             special_tokens=self._special_tokens,
         )
+        pad = self._tokenizer.pad_token
+        if pad and pad != self._tokenizer.bos_token and not prompt.startswith(pad):
+            prompt_text = prompt_text.removeprefix(pad)
         return prompt_text, strip_padding(
-            response, pad_token=self._tokenizer.pad_token, eos_token=self._tokenizer.eos_token
+            response, pad_token=pad, eos_token=self._tokenizer.eos_token
         )
 
     def encode(self, prompt: str, response: str) -> EncodedRollout:
@@ -139,14 +142,16 @@ class RolloutTokenizer:
         was sent is the right one.
         """
         ids = self._encode(response)
-        if response.startswith(" "):
-            tail = prompt_ids[-_TAIL_TOKENS:]
-            expected = self._decode(tail) + response
-            if self._decode(tail + ids) != expected:
-                shorter = self._encode(response[1:])
-                if self._decode(tail + shorter) == expected:
-                    return shorter
-        return ids
+        tail = prompt_ids[-_TAIL_TOKENS:]
+        expected = self._decode(tail) + response
+        if self._decode(tail + ids) == expected:
+            return ids
+        others = [self._encode(response[1:])] if response.startswith(" ") else []
+        # After a line break, a text does not start a sequence.
+        line_break, after = self._encode("\n"), self._encode("\n" + response)
+        if after[: len(line_break)] == line_break:
+            others.append(after[len(line_break) :])
+        return next((o for o in others if self._decode(tail + o) == expected), ids)
 
     def _encode(self, text: str) -> list[int]:
         with self._lock:

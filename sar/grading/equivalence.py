@@ -11,16 +11,22 @@ import re
 from functools import lru_cache
 from math import gcd
 
-from sar.grading.expressions import is_computable, same_equation, same_expression
+from sar.grading.expressions import is_computable, roughly_equal, same_equation, same_expression
 from sar.grading.normalize import normalize_words
 from sar.grading.quantities import read_quantity, same_quantity
 from sar.grading.structures import Structure, read_structure, sides_of
 from sar.grading.words import is_textual, squeezed
 
 _BASED = re.compile(r"([0-9A-Fa-f]+)\s*(?:_\s*\{?\s*(\d+|[a-z]+)\s*\}?|\(?(?:in )?base (\d+)\)?)")
-_CLOCK = re.compile(r"(\d{1,2})\s*:\s*(\d{2})\s*(?:([ap])\.?\s*m\b\.?)?.{0,12}", re.IGNORECASE)
-_CLOCK_HOUR = re.compile(r"(\d{1,2})()\s*([ap])\.?\s*m\b\.?.{0,12}", re.IGNORECASE)
+_CLOCK = re.compile(
+    r"(\d{1,2})\s*:\s*(\d{2})(?!\d)\s*(?:([ap])\.?\s*m\b\.?)?[a-z ]{0,12}", re.IGNORECASE
+)
+_CLOCK_HOUR = re.compile(r"(\d{1,2})()\s*([ap])\.?\s*m\b\.?[a-z ]{0,12}", re.IGNORECASE)
 _RATIO = re.compile(r"\d{1,9}(?:\s*:\s*\d{1,9})+")
+_NAME = re.compile(
+    r"(?:[A-Z]{1,3}|[a-zA-Z]|\\[a-z]+)(?:_\{?\w+\}?)?'{0,2}(?:\s*\([\w, \\]{1,12}\))?|\|[A-Z]{2}\|"
+)
+_ARITHMETIC = re.compile(r"(?<=[\d)}])\s*(?:[+*-]|\\times|\\cdot|\\div)\s*(?=[\d({\\])")
 _APPROXIMATELY = re.compile(r"\\approx|\\simeq|\\sim")
 
 
@@ -37,6 +43,8 @@ def equivalent(label: str, answer: str) -> bool:
     if label_quantity and answer_clock:
         return label_quantity.value == answer_clock[0] and answer_clock[1] == 0
     label_based, answer_based = _BASED.fullmatch(label), _BASED.fullmatch(answer)
+    if answer_based and not label_based and _base(answer_based) != "10":
+        return False  # 21 in base 5 is not 21
     if label_based and answer_based:
         digits = label_based[1].upper() == answer_based[1].upper()
         return digits and _base(label_based) == _base(answer_based)
@@ -88,15 +96,20 @@ def _same_part(label: str | Structure, answer: str | Structure) -> bool:
 def _same_value(label: str, answer: str) -> bool:
     """Two parts that may carry `x =`, or be equations, or be given exactly and rounded."""
     label_sides, answer_sides = sides_of(label), sides_of(answer)
+    is_named = len(label_sides) == 2 and _NAME.fullmatch(label_sides[0])
+    if len(label_sides) == 2 and not is_named and len(answer_sides) == 1:
+        return False  # the right side of an equation is not the equation
     if len(label_sides) == len(answer_sides) == 2:
         same_left = squeezed(label_sides[0]) == squeezed(answer_sides[0])
         if not same_left and re.search("[a-zA-Z]", answer_sides[0]):
-            return same_equation(label_sides, answer_sides)
+            # `x = 5` asks for a solution: an equation to be solved is none.
+            solved = is_named and not re.search(r"(?<!\\)\b[a-z]\b", label_sides[1])
+            return not solved and same_equation(label_sides, answer_sides)
     # Of `p = 22/7 \approx 3.14` either form is the value.
-    forms = _APPROXIMATELY.split(answer_sides[-1])
-    if len(answer_sides) == 2 and _APPROXIMATELY.search(answer_sides[0]):
-        forms.append(_APPROXIMATELY.split(answer_sides[0])[0])
-    return any(_same_form(label_sides[-1], form.strip()) for form in forms if form.strip())
+    forms = [form.strip() for form in _APPROXIMATELY.split(answer_sides[-1]) if form.strip()]
+    if len(forms) > 2 or (len(forms) == 2 and not roughly_equal(*forms)):
+        return False
+    return any(_same_form(label_sides[-1], form) for form in forms)
 
 
 def _same_form(label: str, answer: str) -> bool:
@@ -107,6 +120,8 @@ def _same_form(label: str, answer: str) -> bool:
         return same_quantity(label_quantity, answer_quantity)
     if _RATIO.fullmatch(label) and _RATIO.fullmatch(answer):
         return _reduced_ratio(label) == _reduced_ratio(answer)
+    if label_quantity and _ARITHMETIC.search(answer):
+        return False  # an exercise copied, not worked out
     decimals = answer_quantity.num_decimals if answer_quantity else None
     return same_expression(label, answer, decimals)
 

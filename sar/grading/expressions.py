@@ -7,8 +7,9 @@ Values are compared at points and not by simplification, which is slow and has e
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from sar.grading.words import is_textual, squeezed
@@ -19,8 +20,16 @@ logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 _MAX_EXPRESSION_CHARS = 400
 # Where expressions with variables are compared; away from the zeros and poles of common answers.
 _POINTS = ("0.7310585", "1.3862943", "-0.5772156", "2.2360679")
-_TOLERANCE = 1e-9
+_TOLERANCE = 1e-15
 _DIGITS = 30
+# What math-verify reads as the number or letter beside it, or evaluates as if it were an answer.
+_MISREAD = re.compile(
+    r"\\(?:mid|equiv|pmod|bmod|mod|gcd|lcm|neg|sim|sum|prod|int|lim|partial|max|min|det|ldots|cdots"
+    r"|dots|lfloor|lceil|begin\{cases\})(?![a-zA-Z])|\\frac\{d[\w^ ]*\}\{d|\.\.\.|['?:]|\^\{?T\b"
+    r"|^\s*(?:\\le|\\ge|<|>)|\d\s*mod\b|\bgcd\b|\bmax\b|\bmin\b"
+)
+# What is left of zero after cancellation.
+_NOISE = 1e-25
 # A decimal with at least six significant digits is taken as rounded.
 _ROUNDED = 1e5
 
@@ -30,10 +39,10 @@ def read_expression(text: str) -> Any | None:
     """math-verify's reading of one normalised expression, a sympy object; None if it finds none."""
     from math_verify import parse
 
-    if not text or len(text) > _MAX_EXPRESSION_CHARS or is_textual(text):
+    if not text or len(text) > _MAX_EXPRESSION_CHARS or is_textual(text) or _MISREAD.search(text):
         return None
     # Inside a box math-verify reads 96% of labels, bare only two thirds.
-    parsed = parse(rf"\boxed{{{text}}}", parsing_timeout=None)
+    parsed = parse(rf"\boxed{{{text}}}", [_reading_rules()], parsing_timeout=None)
     return parsed[0] if parsed and not isinstance(parsed[0], str) else None
 
 
@@ -54,7 +63,7 @@ def same_expression(label: str, answer: str, answer_decimals: int | None) -> boo
     """
     readings = read_expression(label), read_expression(answer)
     if readings[0] is None or readings[1] is None:
-        return squeezed(label).casefold() == squeezed(answer).casefold()
+        return squeezed(label) == squeezed(answer)
     from math_verify import verify
     from sympy import Expr
 
@@ -63,6 +72,17 @@ def same_expression(label: str, answer: str, answer_decimals: int | None) -> boo
         if close is not None:
             return close
     return bool(verify([readings[0]], [readings[1]], timeout_seconds=None))
+
+
+def roughly_equal(a: str, b: str) -> bool:
+    """Whether two expressions have values within 1% of each other: one can be the other rounded."""
+    expressions = read_expression(a), read_expression(b)
+    if any(expression is None for expression in expressions):
+        return False
+    values = [_value_at(expression, {}) for expression in expressions]
+    if values[0] is None or values[1] is None:
+        return False
+    return abs(values[0] - values[1]) <= 0.01 * max(abs(values[0]), abs(values[1]))
 
 
 def same_equation(label_sides: Sequence[str], answer_sides: Sequence[str]) -> bool:
@@ -88,19 +108,33 @@ def same_equation(label_sides: Sequence[str], answer_sides: Sequence[str]) -> bo
 def _close_at_points(label: Any, answer: Any, answer_decimals: int | None) -> bool | None:
     """Whether two expressions agree wherever both have a value; None if nowhere."""
     symbols = label.free_symbols | answer.free_symbols
+    difference = label - answer
     compared = False
     for at in _points(symbols):
-        a, b = _value_at(label, at), _value_at(answer, at)
-        if a is None or b is None:
+        # The difference is evaluated as a whole: sympy adds digits until it is known, so that
+        # 2^100 - 1 and 2^100 differ.
+        value, difference_value = _value_at(label, at), _value_at(difference, at)
+        if value is None or difference_value is None:
             continue
-        # Relative for all but values near zero that arise from rounding, such as sin(pi).
-        tolerance = _TOLERANCE * (max(1.0, abs(a)) if abs(a) > 1e-6 else abs(a))
-        if not symbols and answer_decimals and abs(b) * 10.0**answer_decimals >= _ROUNDED:
-            tolerance = max(tolerance, 10.0**-answer_decimals)
-        if abs(a - b) > tolerance:
+        tolerance = _TOLERANCE * abs(value)
+        if not symbols and answer_decimals and abs(value) * 10.0**answer_decimals >= _ROUNDED:
+            tolerance = 10.0**-answer_decimals
+        if abs(difference_value) > max(tolerance, _NOISE):
             return False
         compared = True
     return True if compared else None
+
+
+@cache
+def _reading_rules() -> Any:
+    """math-verify's rules for LaTeX, except that it would drop a final `h` or `m` as a unit."""
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import LatexExtractionConfig
+
+    rules = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=False, nits=False, boxed="all"
+    )
+    return LatexExtractionConfig(boxed_match_priority=0, normalization_config=rules)
 
 
 def _points(symbols: set[Any]) -> list[dict[Any, str]]:

@@ -34,10 +34,12 @@ _WORDS_BEFORE = re.compile(
 # Of a multiple-choice item whose label is the option's value: `(C) 8`, `8 (C)`.
 _OPTION_LETTER = re.compile(r"^\(?[A-E]\)[\s.:]+(?=\S)|(?<=\S)\s+\([A-E]\)$")
 _ASIDE = re.compile(
-    r"\b(?:in|for|per|at|from|with|by|after|before|every|each|on|over|within|than|out of)\s+"
+    r"\b(?:in|for|per|at|from|with|by|after|before|every|each|on|over|within|than|out of|instead of"
+    r"|unlike|least|most|not|isn't|wasn't|aren't)\s+"
     r"(?:(?:the|her|his|their|its|a|an|our|my|all|every|just|only)\s+)?$",
     re.IGNORECASE,
 )
+_DENIAL = re.compile(r"\b(?:not|isn't|wasn't|aren't)\s+$", re.IGNORECASE)
 _LEAD = re.compile(r"\A[\s.=…:]*(?:[A-Za-z]\s*:)?[\s=]*")
 _LAST_SENTENCE = re.compile(r"(?<=[^\d\s][.!?])\s+(?=[A-Z*$\\])|(?<=[.!?])\s+(?=[A-Z])")
 # An aside that explains; `(2, 3)` is none.
@@ -45,7 +47,7 @@ _PARENTHESIS = re.compile(
     r"\((?=[^()]*[a-zA-Z]{3})[^()]{1,300}\)|\(\s*[a-z]{1,3}\s*(?:\^\s*\{?[23]\}?|[²³])?\s*\)"
 )
 _MATH_SEGMENT = re.compile(
-    r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<!\\)\$([^$\n]{1,300}?)(?<!\\)\$", re.DOTALL
+    r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<!\\)\$([^$\n]{1,300}?)(?<!\\)\$(?!\d)", re.DOTALL
 )
 _DISPLAY = re.compile(r"\\\[(.+?)(?:\\\]|\Z)|\$\$(.+?)(?:\$\$|\Z)", re.DOTALL)
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
@@ -90,9 +92,9 @@ def _interpret(statement: Statement, wanted: str) -> str | None:
     """What a stated answer says, less the prose around it; None if it says nothing readable."""
     content = _as_ratio(statement.text[:_MAX_ANSWER_CHARS], wanted)
     sentence = content if statement.is_formula else _first_sentence(content)
-    if _CLOCK_TIME.fullmatch(wanted) and (times := _CLOCK_TIME.findall(sentence)):
-        return normalize_answer(times[0])
     whole = normalize_formula(sentence) if statement.is_formula else normalize_answer(sentence)
+    if _CLOCK_TIME.fullmatch(wanted) and (times := list(_CLOCK_TIME.finditer(whole))):
+        return _first_time(whole, times)
     whole = _OPTION_LETTER.sub("", whole)
     if not whole:
         return None
@@ -100,6 +102,10 @@ def _interpret(statement: Statement, wanted: str) -> str | None:
         return wanted
     if read_quantity(whole) or not has_words(whole):
         return whole if re.search(r"[\w\\]", whole) else None
+    if re.match(r"(?:not|n't)\b", whole):
+        return None
+    if statement.is_explicit and _says_more(content, sentence):
+        return _last_expression(content, wanted)
     for part in (_CONTINUATION.sub("", whole), whole.rpartition("=")[2], _COPULA.sub("", whole)):
         part = part.strip(" .,;:")
         if part and part != whole and (read_quantity(part) or not has_words(part)):
@@ -107,9 +113,28 @@ def _interpret(statement: Statement, wanted: str) -> str | None:
     return _from_prose(whole)
 
 
+def _says_more(content: str, sentence: str) -> bool:
+    """Whether an answer is a worked solution: its first sentence has several numbers, and is not
+    all of it."""
+    numbers = [n for n in _NUMBER.findall(normalize_unicode(sentence)) if n]
+    return len(numbers) > 1 and len(content.strip()) > len(sentence.strip()) + 2
+
+
+def _first_time(text: str, times: list[re.Match[str]]) -> str:
+    """The first time of day of a phrase, with those that are offered as alternatives to it."""
+    said = times[0][0]
+    for previous, time in pairwise(times):
+        if not re.fullmatch(r"\s*(?:,|/|-|or|and|to)\s*", text[previous.end() : time.start()]):
+            break
+        said += f", {time[0]}"
+    return said
+
+
 def _from_prose(text: str) -> str | None:
     """The number of a phrase; of several, all if they are alternatives, else the leading one."""
-    numbers = [m for m in _NUMBER.finditer(text) if read_quantity(m[0].strip())]
+    numbers = [
+        m for m in _NUMBER.finditer(text) if read_quantity(m[0].strip()) and not _is_denied(text, m)
+    ]
     if not numbers:
         return None
     if len(numbers) == 1:
@@ -129,6 +154,10 @@ def _main_number(text: str, numbers: list[re.Match[str]]) -> re.Match[str]:
     start = max(start, text.rfind("\n", 0, numbers[-1].start()))
     said = [n for n in numbers if n.start() >= start and not _ASIDE.search(text[: n.start()][-30:])]
     return said[-1] if said else numbers[-1]
+
+
+def _is_denied(text: str, number: re.Match[str]) -> bool:
+    return _DENIAL.search(text[: number.start()][-30:]) is not None
 
 
 def _as_ratio(text: str, wanted: str) -> str:
@@ -173,6 +202,7 @@ def _last_expression(text: str, wanted: str) -> str | None:
         m for m in _MATH_SEGMENT.finditer(tail) if not has_words(normalize_answer(_content(m)))
     ]
     numbers = list(_NUMBER.finditer(_PARENTHESIS.sub(_blank, tail))) or list(_NUMBER.finditer(tail))
+    numbers = [number for number in numbers if not _is_denied(tail, number)]
     if segments and (not numbers or numbers[-1].start() < segments[-1].end()):
         return normalize_answer(_content(segments[-1]))
     return normalize_answer(_with_unit(tail, _main_number(tail, numbers))) if numbers else None

@@ -23,6 +23,7 @@ _SUPERSCRIPTS = {c: unicodedata.normalize("NFKC", c) for c in "⁰¹²³⁴⁵�
 _TRANSLATION = str.maketrans(_SYMBOLS)
 
 _VULGAR = re.compile(r"(?:(\d)\s?)?([¼½¾⅐-⅞])")
+_SIGN_WORD = re.compile(r"(?<![\w}] )\b(?:negative|minus)\s+(?=\d)", re.IGNORECASE)
 _SUPERSCRIPT_RUN = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
 _ROOT = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[a-zA-Z])|\(([^()]*)\)|\{([^{}]*)\})")
 # Fullwidth forms and mathematical letters and digits, as some models write them.
@@ -60,6 +61,7 @@ def normalize_unicode(text: str) -> str:
     text = _COMPATIBILITY.sub(lambda m: unicodedata.normalize("NFKC", m[0]), text)
     text = _DIGIT_GROUPS.sub(",", text)
     text = _VULGAR.sub(_vulgar_fraction, text)
+    text = _SIGN_WORD.sub("-", text)
     text = _SUPERSCRIPT_RUN.sub(lambda m: "^{" + "".join(map(_superscript, m[0])) + "}", text)
     text = _ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2] or m[3] or ''}}}", text)
     return _SPACES.sub(" ", text).translate(_TRANSLATION)
@@ -75,6 +77,7 @@ def normalize_latex(text: str) -> str:
     if not _TRIGONOMETRY.search(text):
         text = _DEGREES.sub(" degrees ", text)
     text = _TEXT_COMMAND.sub(r" \1 ", text)
+    text = re.sub(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi ", text)
     text = text.replace(r"\%", "%").replace(r"\$", "$ ").replace(r"\&", "&").replace(r"\#", "#")
     text = text.replace(r"\leq", r"\le").replace(r"\geq", r"\ge").replace(r"\lt", "<")
     text = text.replace(r"\gt", ">").replace(r"\neq", r"\ne").replace(r"\varnothing", r"\emptyset")

@@ -26,15 +26,22 @@ _NUMBER = rf"""
 """
 _CURRENCY = r"(?:US\s?\$|\$|€|£|¥|₹|USD|EUR|GBP|Rs\.?)"
 _QUANTITY = re.compile(
-    rf"""(?P<sign>[+-]?)\s*{_CURRENCY}?\s*(?P<inner_sign>-?)\s*(?:{_NUMBER})
-    (?P<scale>\s*(?:thousand|million|billion|trillion)\b)?
+    rf"""(?P<sign>[+-]?)\s*(?P<currency>{_CURRENCY})?\s*(?P<inner_sign>-?)\s*(?:{_NUMBER})
+    (?P<scale>\s*(?:dozen|hundred|thousand|million|billion|trillion)\b)?
     (?P<tail>.*)""",
     re.VERBOSE | re.DOTALL,
 )
 
 _REPEATING = re.compile(r"(-?)(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
 
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_SCALES = {
+    "dozen": 12,
+    "hundred": 100,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+}
 _PERCENT = re.compile(r"\s*(?:%|percent\b|per cent\b)")
 # What may follow a number without making it another number: words, rates, squared units.
 _TAIL = re.compile(r"(?:[A-Za-z€£¥₹°µ'.()/%,;:?\s-]|\^\s*[23]|\^\s*\{[23]\})*")
@@ -42,6 +49,13 @@ _ATTACHED = re.compile(r"[A-Za-zµ]+")
 _CONJUNCTION = re.compile(
     r"\s*(?:,|;|/|\bor\b|\band\b|\bto\b|-)\s*(?:\$|\\|[+-]?\d)", re.IGNORECASE
 )
+
+_OPERATION = re.compile(r"\b(?:times|plus|minus|over|squared|cubed|mod)\b", re.IGNORECASE)
+_WORDS = tuple(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "  # noqa: SIM905
+    "fifteen sixteen seventeen eighteen nineteen twenty".split()
+)
+_MAGNITUDES = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "bn": 10**9}
 
 _UNITS = {
     "millimeter": "mm", "centimeter": "cm", "decimeter": "dm", "meter": "m", "kilometer": "km",
@@ -55,7 +69,7 @@ _UNITS = {
 }  # fmt: skip
 _ABBREVIATIONS = frozenset(_UNITS.values()) | {
     "mph", "kph", "kmh", "rpm", "hz", "khz", "mhz", "w", "kw", "j", "kj", "cal", "kcal", "n", "pa",
-    "v", "a", "c", "f", "k", "st", "nd", "rd", "th", "am", "pm", "cl", "dl", "sq", "cu", "pts",
+    "v", "a", "c", "f", "st", "nd", "rd", "th", "am", "pm", "cl", "dl", "sq", "cu", "pts",
     "usd", "eur", "gb", "mb", "kb", "tb", "ms", "cc", "ha", "lbs", "hrs", "mins", "secs", "yrs",
 }  # fmt: skip
 
@@ -82,12 +96,17 @@ def read_quantity(text: str) -> Quantity | None:
         text = text[1:-1].strip()
     if len(text) > _MAX_DIGITS:
         return None
+    if text.casefold() in _WORDS:
+        return Quantity(Fraction(_WORDS.index(text.casefold())))
     if repeating := _REPEATING.fullmatch(text):
         return Quantity(_repeating_decimal(*repeating.groups()))
     match = _QUANTITY.fullmatch(text)
     if match is None:
         return None
     tail = match["tail"]
+    magnitude = _MAGNITUDES.get(tail.strip(), 1) if match["currency"] else 1
+    if magnitude > 1:
+        tail = ""
     percent = _PERCENT.match(tail)
     unit_text = tail[percent.end() :] if percent else tail
     if not _is_unit_tail(unit_text):
@@ -95,6 +114,7 @@ def read_quantity(text: str) -> Quantity | None:
     value = _value(match)
     if value is None:
         return None
+    value *= magnitude
     if match["scale"]:
         value *= _SCALES[match["scale"].strip()]
     if (match["sign"] == "-") != (match["inner_sign"] == "-"):
@@ -137,6 +157,8 @@ def _rounds_to(exact: Quantity, rounded: Quantity) -> bool:
     if digits is None or exact.num_decimals is not None or exact.is_percent != rounded.is_percent:
         return False
     unit = Fraction(1, 10**digits)
+    if exact.value % unit == 0:
+        return False  # it could have been written in full
     return abs(rounded.value) >= 10**5 * unit and abs(exact.value - rounded.value) <= unit
 
 
@@ -179,7 +201,7 @@ def _decimal(text: str) -> Fraction:
 def _is_unit_tail(tail: str) -> bool:
     if not tail:
         return True
-    if not _TAIL.fullmatch(tail) or _CONJUNCTION.match(tail):
+    if not _TAIL.fullmatch(tail) or _CONJUNCTION.match(tail) or _OPERATION.search(tail):
         return False
     # `5x` and `3i` are expressions, `5cm` and `5 x` written by a person are not alike.
     first = _ATTACHED.match(tail.lstrip())

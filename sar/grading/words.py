@@ -25,5 +25,5 @@ def is_textual(text: str) -> bool:
 
 
 def squeezed(text: str) -> str:
-    """A text without white space: equal so, equal in any mathematical reading."""
-    return re.sub(r"\s+", "", text)
+    """A text without white space, except between digits: equal so, equal in any reading."""
+    return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)

@@ -38,6 +38,10 @@ class TransformersScorer:
             ValueError: the model's output head cannot be run apart from its body.
         """
         self._model = model
+        if model.base_model is model:
+            raise ValueError(
+                f"cannot score with {type(model).__name__}: its body cannot be told from its head"
+            )
         self._body = model.base_model
         self._head = _Head(model)
         self._max_batch_tokens = max_batch_tokens

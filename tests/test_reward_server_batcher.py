@@ -1,0 +1,232 @@
+"""The queue in front of the scorer, with scorers that do as they are told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from reward_server.batcher import Batcher
+from reward_server.errors import NotReady, ScoringFailed
+from sar.scoring import TokenSequence
+
+WAIT_S = 10.0
+
+
+class StandInScorer:
+    """Gives each sequence its response ids back, as floats; notes its batches.
+
+    With `hold`, every batch waits for one `release()`.
+    """
+
+    max_context_tokens = None
+
+    def __init__(self, *, hold=False):
+        self.batches = []
+        self.threads = set()
+        self.started = threading.Semaphore(0)
+        self._go = threading.Semaphore(0)
+        self._hold = hold
+
+    def response_logprobs(self, sequences):
+        self.threads.add(threading.get_ident())
+        self.batches.append(list(sequences))
+        self.started.release()
+        if self._hold:
+            assert self._go.acquire(timeout=WAIT_S)
+        if any(666 in s.response_ids for s in sequences):
+            raise RuntimeError("out of memory")
+        return [np.array(s.response_ids, np.float32) for s in sequences]
+
+    def wait_for_batch(self):
+        assert self.started.acquire(timeout=WAIT_S)
+
+    def release(self, num_batches=1):
+        self._go.release(num_batches)
+
+
+def sequence(value, num_tokens=2):
+    return TokenSequence([1] * (num_tokens - 1), [value])
+
+
+def values(future):
+    return [array.tolist() for array in future.result(WAIT_S)]
+
+
+@pytest.fixture
+def batcher_of():
+    made = []
+
+    def make(scorer, max_batch_tokens=1_000_000):
+        made.append((scorer, Batcher(scorer, max_batch_tokens)))
+        return made[-1][1]
+
+    yield make
+    for scorer, batcher in made:
+        scorer.release(1000)
+        batcher.close()
+
+
+def test_an_idle_batcher_starts_at_once(batcher_of):
+    batcher = batcher_of(StandInScorer())
+    durations = []
+    for value in range(20):
+        start = time.perf_counter()
+        assert values(batcher.submit([sequence(value)])) == [[value]]
+        durations.append(time.perf_counter() - start)
+    assert sorted(durations)[10] < 0.02
+
+
+def test_what_arrives_during_a_batch_is_the_next_one(batcher_of):
+    scorer = StandInScorer(hold=True)
+    batcher = batcher_of(scorer)
+    first = batcher.submit([sequence(0)])
+    scorer.wait_for_batch()
+    with ThreadPoolExecutor(64) as clients:
+        futures = list(clients.map(lambda v: batcher.submit([sequence(v)]), range(1, 257)))
+    scorer.release(1000)
+    assert values(first) == [[0]]
+    assert [values(future) for future in futures] == [[[value]] for value in range(1, 257)]
+    assert [len(batch) for batch in scorer.batches] == [1, 256]
+    assert (batcher.num_batches, batcher.num_sequences) == (2, 257)
+    assert len(scorer.threads) == 1
+
+
+def test_a_flood_of_single_jobs_is_a_few_batches(batcher_of):
+    class SlowScorer(StandInScorer):
+        def response_logprobs(self, sequences):
+            time.sleep(0.05)
+            return super().response_logprobs(sequences)
+
+    scorer = SlowScorer()
+    batcher = batcher_of(scorer)
+
+    def client(value):
+        return values(batcher.submit([sequence(value)]))
+
+    with ThreadPoolExecutor(256) as clients:
+        assert list(clients.map(client, range(256))) == [[[value]] for value in range(256)]
+    assert len(scorer.batches) <= 10
+
+
+def test_results_come_in_the_order_of_each_jobs_sequences(batcher_of):
+    scorer = StandInScorer(hold=True)
+    batcher = batcher_of(scorer)
+    batcher.submit([sequence(0)])
+    scorer.wait_for_batch()
+    three = batcher.submit([sequence(3), sequence(1), sequence(2)])
+    none = batcher.submit([])
+    two = batcher.submit([sequence(9), sequence(8)])
+    assert values(none) == []
+    scorer.release(1000)
+    assert values(three) == [[3], [1], [2]]
+    assert values(two) == [[9], [8]]
+    scored = [s.response_ids[0] for s in scorer.batches[1]]
+    assert scored == [3, 1, 2, 9, 8], "first come, first served"
+
+
+def test_no_sequences_need_no_scorer(batcher_of):
+    scorer = StandInScorer()
+    assert values(batcher_of(scorer).submit([])) == []
+    assert scorer.batches == []
+
+
+def queued(batcher_of, sizes, budget):
+    """Token counts of the batches that jobs of these sizes, queued together, end up in."""
+    scorer = StandInScorer(hold=True)
+    batcher = batcher_of(scorer, budget)
+    batcher.submit([sequence(0)])
+    scorer.wait_for_batch()
+    futures = [batcher.submit([sequence(i, size)]) for i, size in enumerate(sizes, 1)]
+    scorer.release(1000)
+    assert [values(future) for future in futures] == [[[i]] for i in range(1, len(sizes) + 1)]
+    return [[len(s) for s in batch] for batch in scorer.batches[1:]]
+
+
+def test_a_batch_keeps_the_token_budget(batcher_of):
+    assert queued(batcher_of, [40, 40, 20, 2, 98, 3], 100) == [[40, 40, 20], [2, 98], [3]]
+
+
+@pytest.mark.parametrize("size", [101, 5000])
+def test_a_job_beyond_the_budget_goes_alone(batcher_of, size):
+    assert queued(batcher_of, [10, size, 10, 20], 100) == [[10], [size], [10, 20]]
+
+
+def test_a_job_is_not_torn_apart(batcher_of):
+    scorer = StandInScorer()
+    job = [sequence(value, 60) for value in range(5)]
+    assert values(batcher_of(scorer, 100).submit(job)) == [[value] for value in range(5)]
+    assert scorer.batches == [job]
+
+
+def test_a_failure_reaches_its_batch_and_no_other(batcher_of):
+    scorer = StandInScorer(hold=True)
+    batcher = batcher_of(scorer, 100)
+    first = batcher.submit([sequence(1)])
+    scorer.wait_for_batch()
+    bad = [batcher.submit([sequence(value, 50)]) for value in (2, 666)]
+    after = batcher.submit([sequence(3, 50)])
+    scorer.release(1000)
+    assert values(first) == [[1]]
+    for future in bad:
+        with pytest.raises(ScoringFailed, match="RuntimeError: out of memory"):
+            future.result(WAIT_S)
+    assert values(after) == [[3]]
+    assert values(batcher.submit([sequence(4)])) == [[4]]
+
+
+def test_a_client_that_gave_up_harms_nobody(batcher_of):
+    scorer = StandInScorer(hold=True)
+    batcher = batcher_of(scorer)
+    batcher.submit([sequence(1)])
+    scorer.wait_for_batch()
+    gone, stays = batcher.submit([sequence(2)]), batcher.submit([sequence(3)])
+    gone.cancel()
+    scorer.release(1000)
+    assert values(stays) == [[3]]
+    assert values(batcher.submit([sequence(4)])) == [[4]]
+
+
+def test_a_scorer_that_loses_results_is_a_failure_and_not_a_hang(batcher_of):
+    class LosingScorer(StandInScorer):
+        def response_logprobs(self, sequences):
+            return super().response_logprobs(sequences)[: 0 if len(sequences) > 1 else 1]
+
+    batcher = batcher_of(LosingScorer())
+    with pytest.raises(ScoringFailed):
+        batcher.submit([sequence(1), sequence(2)]).result(2)
+    assert values(batcher.submit([sequence(3)])) == [[3]]
+
+
+def test_closing_finishes_what_is_queued():
+    scorer = StandInScorer(hold=True)
+    batcher = Batcher(scorer, 4)
+    futures = [batcher.submit([sequence(value)]) for value in range(7)]
+    scorer.wait_for_batch()
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    time.sleep(0.05)
+    assert closing.is_alive(), "closed with jobs in the queue"
+    scorer.release(1000)
+    closing.join(WAIT_S)
+    assert not closing.is_alive()
+    assert [values(future) for future in futures] == [[[value]] for value in range(7)]
+
+
+def test_a_closed_batcher_takes_no_jobs():
+    batcher = Batcher(StandInScorer(), 100)
+    batcher.close()
+    batcher.close()
+    with pytest.raises(NotReady, match="stopping"):
+        batcher.submit([sequence(1)])
+
+
+def test_a_batcher_without_jobs_closes():
+    batcher = Batcher(StandInScorer(), 100)
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    closing.join(WAIT_S)
+    assert not closing.is_alive()

@@ -1,0 +1,203 @@
+"""The command line and the environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reward_server.config import ServerConfig, parse_args
+from sar.models import BUNDLED_MODEL
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_defaults_are_the_classs():
+    assert parse_args([], {}) == ServerConfig()
+    assert parse_args([], {}).model_path == str(BUNDLED_MODEL)
+    assert (ServerConfig.host, ServerConfig.port) == ("127.0.0.1", 5000)
+
+
+def test_a_config_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parse_args([], {}).port = 1
+
+
+SETTINGS = [
+    ("model", "Qwen/Qwen3-1.7B-Base", "Qwen/Qwen3-1.7B-Base"),
+    ("model", str(ROOT), str(ROOT)),
+    ("host", "0.0.0.0", "0.0.0.0"),
+    ("port", "0", 0),
+    ("port", "65535", 65535),
+    ("sar_weight", "0", 0.0),
+    ("sar_weight", "-0.5", -0.5),
+    ("sar_weight", "1e-3", 0.001),
+    ("system_prompt", "", ""),
+    ("system_prompt", "100% sure, --really", "100% sure, --really"),
+    ("standalone_prompt", "bos", "bos"),
+    ("standalone_prompt", "Answer:\n", "Answer:\n"),
+    ("device", "cuda:1", "cuda:1"),
+    ("dtype", "bfloat16", "bfloat16"),
+    ("max_batch_tokens", "8192", 8192),
+    ("max_context_tokens", "4096", 4096),
+    ("grader_timeout", "2.5", 2.5),
+    ("grader_workers", "3", 3),
+    ("threads", "64", 64),
+]
+
+
+def flag(name):
+    return "--" + name.replace("_", "-")
+
+
+def variable(name):
+    return "REWARD_SERVER_" + name.upper()
+
+
+@pytest.mark.parametrize(("name", "text", "value"), SETTINGS)
+def test_flag_and_variable_are_the_same(name, text, value):
+    expected = dataclasses.replace(ServerConfig(), **{name: value})
+    assert parse_args([flag(name), text], {}) == expected
+    assert parse_args([], {variable(name): text}) == expected
+
+
+def test_every_setting_is_tried_here():
+    tried = {name for name, *_ in SETTINGS} | {"trust_remote_code"}
+    assert tried == {field.name for field in dataclasses.fields(ServerConfig)}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1", True), ("true", True), ("TRUE", True), ("0", False), ("false", False)],
+)
+def test_a_switch(text, value):
+    assert parse_args([], {variable("trust_remote_code"): text}).trust_remote_code is value
+    assert parse_args(["--trust-remote-code"], {}).trust_remote_code is True
+
+
+def test_the_flag_wins():
+    environ = {variable("port"): "6000", variable("threads"): "9", variable("dtype"): "float16"}
+    config = parse_args(["--port", "7000", "--dtype", "auto"], environ)
+    assert (config.port, config.threads, config.dtype) == (7000, 9, "auto")
+    off = {variable("trust_remote_code"): "0"}
+    assert parse_args(["--trust-remote-code"], off).trust_remote_code
+
+
+def test_a_flag_beats_a_bad_variable():
+    assert parse_args(["--port", "7000"], {variable("port"): "none"}).port == 7000
+
+
+def test_other_variables_are_left_alone():
+    assert parse_args([], {"PORT": "1", "REWARD_SERVER_COLOUR": "red"}) == ServerConfig()
+
+
+BAD = [
+    ("port", "65536"),
+    ("port", "-1"),
+    ("port", "http"),
+    ("port", "5000.0"),
+    ("sar_weight", "nan"),
+    ("sar_weight", "inf"),
+    ("sar_weight", "101"),
+    ("sar_weight", "much"),
+    ("max_batch_tokens", "0"),
+    ("max_batch_tokens", "-5"),
+    ("max_batch_tokens", "1e4"),
+    ("max_context_tokens", "0"),
+    ("max_context_tokens", "long"),
+    ("grader_timeout", "0"),
+    ("grader_timeout", "nan"),
+    ("grader_timeout", "inf"),
+    ("grader_timeout", "5s"),
+    ("grader_workers", "0"),
+    ("grader_workers", "257"),
+    ("threads", "0"),
+    ("threads", "many"),
+    ("dtype", "int8"),
+    ("model", "/no/such/folder"),
+    ("model", "./nothing-here"),
+    ("model", "some/hub/path"),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), BAD)
+@pytest.mark.parametrize("source", ["flag", "variable"])
+def test_a_bad_value_exits_2_and_is_named(name, text, source, capsys):
+    arguments, environ = [f"{flag(name)}={text}"], {}
+    if source == "variable":
+        arguments, environ = [], {variable(name): text}
+    with pytest.raises(SystemExit) as caught:
+        parse_args(arguments, environ)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "error:" in error
+    assert repr(text) in error
+    assert (flag(name) in error) or (variable(name) in error)
+
+
+def test_bad_switches_and_flags_exit_2(capsys):
+    for arguments, environ, named in [
+        ([], {variable("trust_remote_code"): "yes please"}, "yes please"),
+        (["--trust-remote-code=1"], {}, "--trust-remote-code"),
+        (["--colour", "red"], {}, "--colour"),
+        (["5000"], {}, "5000"),
+    ]:
+        with pytest.raises(SystemExit) as caught:
+            parse_args(arguments, environ)
+        assert caught.value.code == 2
+        assert named in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_help_names_every_flag_with_its_default(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_args(["--help"], {})
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(ServerConfig):
+        assert flag(field.name) in text
+        if field.default not in (None, False) and field.name not in ("system_prompt", "dtype"):
+            assert f"(default: {field.default})" in text
+    assert "REWARD_SERVER_PORT=5000" in text
+
+
+def test_help_loads_nothing_heavy():
+    script = (
+        "import json, runpy, sys\n"
+        "sys.argv = ['reward_server', '--help']\n"
+        "try:\n    runpy.run_module('reward_server', run_name='__main__')\n"
+        "except SystemExit as exit:\n    code = exit.code\n"
+        "print(json.dumps([code, sorted(sys.modules)]))\n"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    code, loaded = json.loads(output.splitlines()[-1])
+    assert code == 0
+    assert "usage: python -m reward_server" in output
+    heavy = {"torch", "transformers", "tokenizers", "flask", "waitress", "sympy", "math_verify"}
+    assert heavy.isdisjoint(loaded)
+
+
+def test_a_bad_value_ends_the_command_at_once():
+    result = subprocess.run(
+        [sys.executable, "-m", "reward_server", "--port", "99999"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert result.returncode == 2
+    assert "99999" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,321 @@
+"""The grader pool against hostile text, killed processes, and its own faults."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sar.grading import pool as pool_module
+from sar.grading.label import Label, parse_label
+from sar.grading.pool import GraderPool
+from sar.grading.verdict import Reason
+
+TIMEOUT_S = 2.0
+GRACE_S = 1.0
+NUM_WORKERS = 2
+MEGABYTE = 1_000_000
+
+MATH = parse_label("5")
+LABELS = {
+    "math": MATH,
+    "choice": parse_label({"answer": "B", "choices": ["the red one", "the blue one", "Lisbon"]}),
+    "boolean": parse_label("true"),
+    "exact": parse_label("Lisbon"),
+}
+
+# Small texts that are enormous to work out. The first ones run into the time limit.
+POWER = r"So it is \boxed{9^{9^{9^9}}}."
+EXPLOSIVE = [
+    POWER,
+    r"\boxed{((99999!)!)!}",
+    r"\boxed{\binom{99999999999}{49999999999}}",
+    "The answer is 9^{9^{9^9}}",
+    r"\boxed{10^{999999999}}",
+    r"\boxed{7 \mod 10^{10^{10}}}",
+    r"\boxed{(a+b+c+d+e+f+g+h)^{5000}}",
+    "Answer: 1e999999999",
+    r"\boxed{\sum_{k=1}^{99999999999} k^{k}}",
+    r"\boxed{" + r"\frac{1}{1+" * 90 + "2" + "}" * 90 + "}",
+    r"\boxed{" + "(" * 1900 + "}",
+    r"\boxed{" + "2^" * 900 + "2}",
+    r"\boxed{\sqrt{" + "1234567891" * 180 + "}}",
+]
+
+# Long texts, each one unit repeated, aimed at every regular expression that looks for an answer.
+REPEATED = [
+    ("{", MEGABYTE),
+    ("{}", MEGABYTE),
+    (r"\frac", MEGABYTE),
+    (r"\boxed{", MEGABYTE),
+    (r"\boxed{1} and ", MEGABYTE),
+    ("(", MEGABYTE),
+    ("*", MEGABYTE),
+    ("answer is ", MEGABYTE),
+    ("the answer to ", MEGABYTE),
+    ("7", 300_000),
+    ("\n", 300_000),
+    (" ", 300_000),
+    ("1 1/2 ", 300_000),
+    ("½", 100_000),
+    ("$", 300_000),
+    ("#### ", 300_000),
+    ("<think></think>", 300_000),
+    ("<answer>", 300_000),
+    ("final answer: the ", 300_000),
+    ("not A and B, nor ", 300_000),
+    ("A) x\n", 300_000),
+    ("not necessarily true or ", 300_000),
+    ("No. ", 300_000),
+    ("the day is on the ", 300_000),
+    (r"\text{A} ", 300_000),
+    ("a\u0301", 300_000),
+    ("\0", 300_000),
+]
+
+
+@pytest.fixture(scope="module")
+def graders() -> Iterator[GraderPool]:
+    pool = GraderPool(NUM_WORKERS, TIMEOUT_S)
+    for _ in range(2 * NUM_WORKERS):
+        assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def new_pool(graders: GraderPool) -> Iterator[Callable[[], GraderPool]]:
+    """Makes pools that a test may harm. The shared one has started the fork server already."""
+    made: list[GraderPool] = []
+
+    def make() -> GraderPool:
+        made.append(GraderPool(NUM_WORKERS, TIMEOUT_S))
+        return made[-1]
+
+    yield make
+    for pool in made:
+        pool.close()
+
+
+def _descendants() -> dict[int, str]:
+    """Process ids below this one that belong to the fork server, with their state letter."""
+    parents: dict[int, tuple[int, str]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            after_name = stat.read_text().rpartition(")")[2].split()
+            command = (stat.parent / "cmdline").read_text()
+        except OSError:
+            continue  # it has just ended
+        if after_name[0] == "Z" or "forkserver" in command:
+            parents[int(stat.parent.name)] = (int(after_name[1]), after_name[0])
+
+    def is_ours(pid: int) -> bool:
+        parent = parents[pid][0]
+        return parent == os.getpid() or (parent in parents and is_ours(parent))
+
+    return {pid: state for pid, (_, state) in parents.items() if is_ours(pid)}
+
+
+def _busy_pids(pids: set[int], within_s: float = 0.3) -> set[int]:
+    """Those of the processes that use a processor."""
+
+    def used() -> dict[int, int]:
+        return {pid: sum(map(int, _stat(pid)[11:13])) for pid in pids if _stat(pid)}
+
+    before = used()
+    time.sleep(within_s)
+    return {pid for pid, ticks in used().items() if ticks > before.get(pid, ticks) + 5}
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _kill(pids: set[int]) -> None:
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("text", EXPLOSIVE, ids=lambda text: text[:24])
+def test_an_explosive_answer_gets_a_verdict_in_time(graders: GraderPool, text: str) -> None:
+    started = time.monotonic()
+    verdict = graders.grade(text, MATH)
+    assert time.monotonic() - started < TIMEOUT_S + GRACE_S
+    assert verdict.reason in (Reason.WRONG, Reason.NO_ANSWER, Reason.TIMEOUT)
+    if text == POWER:
+        assert verdict.reason is Reason.TIMEOUT
+    assert not verdict.label_unreadable
+
+    started = time.monotonic()
+    assert graders.grade("Answer: 5", MATH).reason is Reason.CORRECT
+    assert time.monotonic() - started < GRACE_S
+
+
+@pytest.mark.parametrize("unit", [u for u, _ in REPEATED], ids=lambda unit: repr(unit))
+def test_a_long_degenerate_text_gets_a_verdict_in_time(graders: GraderPool, unit: str) -> None:
+    text = unit * (dict(REPEATED)[unit] // len(unit))
+    pending = []
+    for label in LABELS.values():
+        started = time.monotonic()
+        pending.append((started, label, graders.submit(text, label)))
+        if len(pending) == NUM_WORKERS:  # as many at once as there are processes: no queue
+            for started, label, verdict in pending:
+                assert verdict.verdict().correctness == 0.0, label
+                assert time.monotonic() - started < TIMEOUT_S + GRACE_S, label
+            pending.clear()
+    assert graders.grade("Answer: 5", MATH).reason is Reason.CORRECT
+
+
+def test_a_degenerate_text_of_a_real_length_leaves_its_answer_readable(graders: GraderPool) -> None:
+    """A policy that repeats itself for all of its 4,096 tokens, and then answers."""
+    answers = {"math": "5", "choice": "B", "boolean": "true", "exact": "Lisbon"}
+    for unit, _ in REPEATED:
+        if "think" in unit or unit in (r"\boxed{", "{", "<answer>"):
+            continue  # what follows an open bracket or tag is inside it
+        for name, label in LABELS.items():
+            text = unit * (16_000 // len(unit)) + f"\n\nThe final answer is: {answers[name]}"
+            started = time.monotonic()
+            verdict = graders.grade(text, label)
+            assert verdict.reason is Reason.CORRECT, (unit, name, verdict)
+            assert time.monotonic() - started < GRACE_S, (unit, name)
+
+
+def test_a_killed_idle_process_is_replaced(new_pool: Callable[[], GraderPool]) -> None:
+    before = set(_descendants())
+    pool = new_pool()
+    for delay_s in (0.0, 0.01, 0.1, 0.3, 1.0):
+        assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT
+        _kill(set(_descendants()) - before)
+        time.sleep(delay_s)
+        assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT, delay_s
+        assert pool.grade("Answer: 6", MATH).reason is Reason.WRONG, delay_s
+
+
+def test_work_of_killed_busy_processes_is_done_again(new_pool: Callable[[], GraderPool]) -> None:
+    before = set(_descendants())
+    pool = new_pool()
+    assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT
+    slow = "{" * MEGABYTE + "\nAnswer: "
+    pending = [pool.submit(slow + str(5 + index % 2), MATH) for index in range(6)]
+    time.sleep(0.05)
+    pids = set(_descendants()) - before
+    busy = _busy_pids(pids)
+    assert busy
+    _kill(busy)
+    verdicts = [p.verdict().reason for p in pending]
+    assert verdicts == [Reason.CORRECT, Reason.WRONG] * 3
+    assert not busy & {pid for pid, state in _descendants().items() if state != "Z"}
+
+
+def test_hung_graders_make_others_wait_and_no_more(graders: GraderPool) -> None:
+    """More bombs than processes: those behind them wait far longer than the time limit."""
+    started = time.monotonic()
+    bombs = [graders.submit(POWER, MATH) for _ in range(2 * NUM_WORKERS)]
+    behind = [graders.submit(f"Answer: {answer}", MATH) for answer in (5, 6)]
+    assert [b.verdict().reason for b in behind] == [Reason.CORRECT, Reason.WRONG]
+    assert time.monotonic() - started > 1.5 * TIMEOUT_S  # they did queue
+    assert [b.verdict().reason for b in bombs] == [Reason.TIMEOUT] * len(bombs)
+    assert graders.grade("Answer: 5", MATH).reason is Reason.CORRECT
+
+
+@pytest.mark.parametrize("answer", ["9^{9^{9^9}}", r"\binom{99999999999}{49999999999}"])
+def test_a_label_that_is_a_bomb_is_told_from_its_responses(
+    graders: GraderPool, answer: str
+) -> None:
+    label = parse_label(answer)
+    wrong = graders.grade("Answer: 5", label)
+    assert (wrong.reason, wrong.label_unreadable) == (Reason.WRONG, True)
+    started = time.monotonic()
+    right = graders.grade(rf"\boxed{{{answer}}}", label)
+    assert (right.reason, right.label_unreadable) == (Reason.CORRECT, True)
+    assert time.monotonic() - started < GRACE_S  # it is remembered
+
+
+def test_a_bomb_against_a_bomb_label_is_no_crash(graders: GraderPool) -> None:
+    label = parse_label("8^{8^{8^8}}")
+    verdict = graders.grade(POWER, label)
+    assert (verdict.correctness, verdict.label_unreadable) == (0.0, True)
+
+
+def test_a_graders_own_error_is_raised(graders: GraderPool) -> None:
+    broken = Label(answer=5, grader="math")  # type: ignore[arg-type]  # a bug of ours, say
+    with pytest.raises((TypeError, AttributeError)):
+        graders.grade("Answer: 5", broken)
+    assert graders.grade("Answer: 5", MATH).reason is Reason.CORRECT
+
+
+def test_any_python_string_can_be_graded(graders: GraderPool) -> None:
+    for text in ("\ud800", "\0", "\U0010ffff", "\u202e", "\r", "\u2028"):
+        assert graders.grade(f"{text}\nAnswer: 5", MATH).reason is Reason.CORRECT, ascii(text)
+
+
+def test_processes_neither_grow_nor_stay_as_zombies(
+    new_pool: Callable[[], GraderPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_VERDICTS_PER_PROCESS", 20)
+    before = set(_descendants())
+    pool = new_pool()
+    pending = [pool.submit(f"Answer: {5 + index % 2}", MATH) for index in range(200)]
+    pending.insert(100, pool.submit(POWER, MATH))
+    reasons = [p.verdict().reason for p in pending]
+    assert reasons.pop(100) is Reason.TIMEOUT
+    assert reasons == [Reason.CORRECT, Reason.WRONG] * 100
+    _wait_until(lambda: len(set(_descendants()) - before) <= NUM_WORKERS)
+    assert "Z" not in _descendants().values()
+    pool.close()
+    _wait_until(lambda: not set(_descendants()) - before)
+
+
+def test_many_threads_share_a_pool(graders: GraderPool) -> None:
+    found: dict[int, Reason] = {}
+
+    def work(index: int) -> None:
+        found[index] = graders.grade(f"Answer: {index}", parse_label("7")).reason
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert found == {i: Reason.CORRECT if i == 7 else Reason.WRONG for i in range(64)}
+
+
+def test_closing_ends_hung_graders_and_who_waits_for_them(
+    new_pool: Callable[[], GraderPool],
+) -> None:
+    before = set(_descendants())
+    pool = new_pool()
+    assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT
+    outcome: list[object] = []
+
+    def wait_for_a_bomb() -> None:
+        try:
+            outcome.append(pool.grade(POWER, MATH))
+        except Exception as error:  # noqa: BLE001
+            outcome.append(error)
+
+    waiting = threading.Thread(target=wait_for_a_bomb, daemon=True)
+    waiting.start()
+    time.sleep(0.3)
+    started = time.monotonic()
+    pool.close()
+    assert time.monotonic() - started < GRACE_S
+    waiting.join(2 * TIMEOUT_S + GRACE_S)
+    assert isinstance(outcome[0], Exception), f"a closed pool went on to say {outcome[0]}"
+    _wait_until(lambda: not set(_descendants()) - before)
+
+
+def _wait_until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,499 @@
+"""From a trainer's texts back to its token ids, for tokenizers that do and do not round trip.
+
+A policy's rollout is played as OpenRLHF does it: the prompt encoded without special tokens, maybe
+cut from the left, the response's ids appended, all of it decoded with special tokens kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from sar.models import BUNDLED_MODEL
+from sar.prompts import DEFAULT_SYSTEM_PROMPT, empty_question_prompt, render_prompt
+from sar.tokenization import RolloutTokenizer
+
+CORPUS = [
+    "Question: What is 2 + 2? Answer: The answer is 4. Hello world, let us think step by step.",
+    "The cat sat on the mat. How many cats? There are 12 cats and 3 mats, so 12 - 3 = 9.",
+]
+CHAT_TOKENS = ("<|user|>", "<|assistant|>", "<|end|>")
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|{{ 'user' if m.role == 'system' else m.role }}|>\n"
+    "{{ m.content }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def byte_level():
+    return AutoTokenizer.from_pretrained(BUNDLED_MODEL)
+
+
+def sentencepiece(scheme, *, rstrip=False):
+    """BPE with byte fallback as converted from SentencePiece.
+
+    scheme: where a text gets the space that it starts with. "prepend": before every stretch between
+    special tokens (Llama 2, Phi-3); "first": once, at its start (newer Llamas); "never" (Gemma).
+    rstrip: chat tokens eat the white space after them (Phi-3).
+    """
+    prepend = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    trained = Tokenizer(models.BPE())
+    trained.normalizer = normalizers.Sequence(prepend)
+    trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    trainer = trainers.BpeTrainer(vocab_size=200, show_progress=False)
+    trained.train_from_iterator(CORPUS, trainer)
+    bpe = json.loads(trained.to_str())["model"]
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *bpe["vocab"]]
+    tokenizer = Tokenizer(
+        models.BPE(
+            {name: index for index, name in enumerate(names)},
+            [tuple(merge) for merge in bpe["merges"]],
+            unk_token="<unk>",
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    if scheme == "prepend":
+        tokenizer.normalizer = normalizers.Sequence(prepend)
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    strip = [] if scheme == "never" else [decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
+    add_specials(tokenizer, "<unk>", "<s>", "</s>")
+    add_specials(tokenizer, *CHAT_TOKENS, rstrip=rstrip)
+    return wrapped(tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def normalizing(*steps):
+    """Byte-level BPE that changes its text first."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence(list(steps))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    add_specials(tokenizer, "</s>", *CHAT_TOKENS)
+    return wrapped(tokenizer, eos_token="</s>")
+
+
+def unigram_with_unknowns():
+    """As T5: NFKC, a space before the text, and <unk> for what is not in the vocabulary."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=120, unk_token="<unk>", special_tokens=["<unk>"], show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    add_specials(tokenizer, "</s>", *CHAT_TOKENS)
+    return wrapped(tokenizer, eos_token="</s>", unk_token="<unk>")
+
+
+def add_specials(tokenizer, *names, rstrip=False):
+    tokenizer.add_special_tokens(
+        [AddedToken(name, special=True, normalized=False, rstrip=rstrip) for name in names]
+    )
+
+
+def wrapped(tokenizer, **specials):
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, chat_template=CHAT_TEMPLATE, **specials
+    )
+
+
+KINDS = {
+    "byte level": byte_level,
+    "sentencepiece": lambda: sentencepiece("prepend"),
+    "sentencepiece, rstrip": lambda: sentencepiece("prepend", rstrip=True),
+    "sentencepiece, first": lambda: sentencepiece("first"),
+    "sentencepiece, first, rstrip": lambda: sentencepiece("first", rstrip=True),
+    "sentencepiece, never": lambda: sentencepiece("never"),
+    "NFKC": lambda: normalizing(normalizers.NFKC()),
+    "lower case": lambda: normalizing(normalizers.NFD(), normalizers.Lowercase()),
+    "unknowns": unigram_with_unknowns,
+}
+_built = {}
+
+
+@pytest.fixture(params=KINDS)
+def tokenizer(request):
+    if request.param not in _built:
+        _built[request.param] = KINDS[request.param]()
+    return _built[request.param]
+
+
+def ids_of(tokenizer, text):
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def decoded(tokenizer, ids):
+    return tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def rollout_tokenizer(tokenizer, **settings):
+    settings.setdefault("standalone_prompt", "Q:")
+    return RolloutTokenizer(tokenizer, system_prompt="", **settings)
+
+
+def continuation_ids(tokenizer, prompt, text):
+    """How the tokenizer writes `text` where it continues `prompt`: what a policy trained on the
+    whole text samples."""
+    prompt_ids = ids_of(tokenizer, prompt)
+    ids = ids_of(tokenizer, prompt + text)
+    assert ids[: len(prompt_ids)] == prompt_ids, "choose a prompt that ends at a token's edge"
+    return prompt_ids, ids[len(prompt_ids) :]
+
+
+PROMPTS = [
+    "<|user|>\nWhat is 2 + 2?<|end|>\n<|assistant|>\n",
+    "<|user|> How many  cats?\n\n<|end|>\n<|assistant|>",
+    "Question: What is 2 + 2?\nAnswer:",
+    "Question: Ｗhat ｉs ½ of ﬁve?\nAnswer:\n",
+    "The CAFE\u0301 in 東京 \U0001f389\n\tThe\u00a0cat:\n",
+    " The answer is 4. The answer is",
+    "Question: 12 cats? Question:",
+]
+RESPONSES = [
+    "The answer is 4.",
+    " The answer is 4.",
+    "  The answer is 4.",
+    "\nThe answer is 4.\n\nHello ",
+    "4",
+    " 4",
+    "ｅ½ 東京 \U0001f389\u00e9",
+    "12 - 3 = 9. The cats sat",
+]
+
+
+@pytest.mark.parametrize("response", RESPONSES)
+def test_the_response_comes_back_as_it_was_decoded(tokenizer, response):
+    rollouts = rollout_tokenizer(tokenizer)
+    for prompt in PROMPTS:
+        prompt_ids, response_ids = continuation_ids(tokenizer, prompt, response)
+        query = decoded(tokenizer, [*prompt_ids, *response_ids, tokenizer.eos_token_id])
+        written = query[len(decoded(tokenizer, prompt_ids)) :]
+        assert rollouts.split(query, prompt) == (prompt, written)
+
+
+@pytest.mark.parametrize("response", RESPONSES)
+def test_the_ids_that_are_scored_are_the_policys(tokenizer, response):
+    rollouts = rollout_tokenizer(tokenizer)
+    for prompt in PROMPTS:
+        prompt_ids, response_ids = continuation_ids(tokenizer, prompt, response)
+        response_ids = [*response_ids, tokenizer.eos_token_id]
+        if tokenizer.unk_token_id in response_ids:
+            continue  # lost: its text is another one's
+        query = decoded(tokenizer, prompt_ids + response_ids)
+        encoded = rollouts.encode(*rollouts.split(query, prompt))
+        assert encoded.with_question.context_ids == prompt_ids
+        assert encoded.without_question.context_ids == ids_of(tokenizer, "Q:")
+        for sequence in encoded.sequences:
+            names = tokenizer.convert_ids_to_tokens(sequence.response_ids)
+            assert names == tokenizer.convert_ids_to_tokens(response_ids), prompt
+        assert encoded.num_response_tokens == len(response_ids)
+        assert not encoded.truncated
+
+
+@pytest.mark.parametrize("num_pads", [0, 1, 7])
+def test_what_was_added_before_the_prompt_is_not_in_the_response(tokenizer, num_pads):
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    for added_ids, prompt in product(([pad] * num_pads, [pad] * num_pads + bos), PROMPTS):
+        prompt_ids, response_ids = continuation_ids(tokenizer, prompt, " 4.")
+        prompt_ids = added_ids + prompt_ids
+        query = decoded(tokenizer, prompt_ids + response_ids)
+        written = query[len(decoded(tokenizer, prompt_ids)) :]
+        assert rollout_tokenizer(tokenizer).split(query, prompt)[1] == written
+
+
+@pytest.mark.parametrize("num_pads", [1, 3])
+def test_left_padding_is_not_part_of_the_prompt(bundled_tokenizer, num_pads):
+    prompt = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
+    query = bundled_tokenizer.pad_token * num_pads + prompt + "4<|im_end|>"
+    assert rollout_tokenizer(bundled_tokenizer).split(query, prompt) == (prompt, "4<|im_end|>")
+
+
+@pytest.mark.parametrize("num_pads", [0, 1, 5])
+def test_right_padding_is_not_part_of_the_response(tokenizer, num_pads):
+    tokenizer = copy.deepcopy(tokenizer)  # it gets a padding token
+    prompt, eos = PROMPTS[2], tokenizer.eos_token_id
+    prompt_ids, response_ids = continuation_ids(tokenizer, prompt, " 4.")
+    pad = eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    tokenizer.pad_token_id = pad
+    ids = [*prompt_ids, *response_ids, eos, *[pad] * num_pads]
+
+    rollouts = rollout_tokenizer(tokenizer)
+    response = rollouts.split(decoded(tokenizer, ids), prompt)[1]
+    assert rollouts.encode(prompt, response).with_question.response_ids == [*response_ids, eos]
+
+
+# Ends in a marker that no response below contains: where a cut prompt ends is then never a matter
+# of opinion.
+END = "<|end|>\n<|assistant|>\n"
+unicode_texts = st.text(st.characters(codec="utf-8"), max_size=40)
+speech = st.text(st.sampled_from("The cats sat 12. \U0001f389é"), max_size=30)
+
+
+@given(unicode_texts, speech, st.data())
+def test_a_byte_level_prompt_cut_at_any_token(question, response, data):
+    tokenizer = _built.setdefault("byte level", byte_level())
+    check_cut(tokenizer, f"<|im_start|>user\n{question}<|im_end|>\n" + END, response, data)
+
+
+@given(unicode_texts, speech, st.data())
+def test_a_sentencepiece_prompt_cut_at_any_token(question, response, data):
+    tokenizer = _built.setdefault("sentencepiece", KINDS["sentencepiece"]())
+    check_cut(tokenizer, "<|user|>\n" + question + END, response, data)
+
+
+@given(st.text(st.sampled_from("Ａé ½\nab<|end|>"), max_size=40), speech, st.data())
+def test_a_normalizing_prompt_cut_at_any_token(question, response, data):
+    tokenizer = _built.setdefault("NFKC", KINDS["NFKC"]())
+    check_cut(tokenizer, "<|user|>\n" + question + END, response, data)
+
+
+def check_cut(tokenizer, prompt, response, data):
+    prompt_ids, response_ids = ids_of(tokenizer, prompt), ids_of(tokenizer, response)
+    kept_ids = prompt_ids[data.draw(st.integers(0, len(prompt_ids) - 1)) :]
+    kept, query = decoded(tokenizer, kept_ids), decoded(tokenizer, kept_ids + response_ids)
+    assume(len(kept.lstrip("\ufffd")) >= 4)  # less of a prompt is not told from chance
+    kept_prompt, found = rollout_tokenizer(tokenizer).split(query, prompt)
+    assert found == query[len(kept) :]
+    assert kept_prompt in (prompt, kept, kept.lstrip("\ufffd"))
+
+
+def test_every_cut_inside_characters_of_several_bytes(bundled_tokenizer):
+    prompt = "<|im_start|>user\n\U0001f389東京é\U00010348 ok" + END
+    rollouts = rollout_tokenizer(bundled_tokenizer)
+    prompt_ids, response_ids = ids_of(bundled_tokenizer, prompt), ids_of(bundled_tokenizer, "東 4")
+    seen = set()
+    for cut in range(1, len(prompt_ids)):
+        query = decoded(bundled_tokenizer, prompt_ids[cut:] + response_ids)
+        seen.add(query[0])
+        if len(query.lstrip("\ufffd")) - len("東 4") >= 4:
+            assert rollouts.split(query, prompt)[1] == "東 4"
+    assert "\ufffd" in seen
+
+
+def test_a_query_with_another_prompt_is_refused_with_both_texts(tokenizer):
+    with pytest.raises(ValueError, match="does not start with its prompt") as caught:
+        rollout_tokenizer(tokenizer).split("How many cats? 12", "What is 2 + 2?")
+    assert "'How many cats? 12'" in str(caught.value)
+    assert "'What is 2 + 2?'" in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "kept"), [("ab ", 1.0), ("ab ", 0.5), ("\U0001f389", 0.5)])
+@pytest.mark.parametrize("kind", ["byte level", "sentencepiece, rstrip"])
+def test_large_rollouts_are_split_in_seconds(kind, text, kept):
+    tokenizer = _built.setdefault(kind, KINDS[kind]())
+    prompt = "<|user|>\n" + text * (300_000 // len(text.encode())) + END
+    prompt_ids = ids_of(tokenizer, prompt)
+    response_ids = ids_of(tokenizer, " 4. The answer")
+    ids = prompt_ids[int(len(prompt_ids) * (1 - kept)) :] + response_ids
+    query = decoded(tokenizer, ids)
+    start = time.monotonic()
+    assert rollout_tokenizer(tokenizer).split(query, prompt)[1].strip() == "4. The answer"
+    assert time.monotonic() - start < 10
+
+
+def test_the_end_of_sequence_token_counts(bundled_tokenizer):
+    rollouts = rollout_tokenizer(bundled_tokenizer)
+    without, with_eos = rollouts.encode("Q: 2+2?", "4"), rollouts.encode("Q: 2+2?", "4<|im_end|>")
+    assert with_eos.num_response_tokens == without.num_response_tokens + 1
+    assert with_eos.with_question.response_ids[-1] == bundled_tokenizer.eos_token_id
+
+
+def test_an_empty_response_has_nothing_to_score(tokenizer):
+    encoded = rollout_tokenizer(tokenizer, max_context_tokens=64).encode("Q: 2+2?", "")
+    assert encoded.sequences == []
+    assert (encoded.with_question, encoded.without_question) == (None, None)
+    assert encoded.num_response_tokens == 0
+    assert not encoded.truncated
+
+
+def test_a_prompt_of_no_token_is_the_standalone_prompt():
+    # Nothing but white space after nothing: this tokenizer has no token for it.
+    tokenizer = Tokenizer(models.WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    rollouts = rollout_tokenizer(wrapped(tokenizer, unk_token="<unk>"), standalone_prompt="a")
+    assert rollouts.encode("\n", "a a").with_question.context_ids == [0]
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 9), st.integers(20, 70))
+@example(30, 60, 3, 40)
+@example(10, 60, 3, 40)
+@example(60, 5, 3, 40)
+@example(5, 35, 3, 40)
+def test_what_is_cut_to_fit_the_context(num_prompt, num_response, num_standalone, limit):
+    tokenizer = _built.setdefault("byte level", byte_level())
+    # One token each: line breaks do not merge with what follows, and digits stay alone.
+    texts = ["1" * num_prompt, "2" * num_response, "3" * num_standalone]
+    prompt_ids, response_ids, standalone_ids = (ids_of(tokenizer, text) for text in texts)
+    num_prompt, num_response, num_standalone = map(len, (prompt_ids, response_ids, standalone_ids))
+    assert num_standalone < limit // 2
+    rollouts = rollout_tokenizer(tokenizer, standalone_prompt=texts[2], max_context_tokens=limit)
+    encoded = rollouts.encode(texts[0], texts[1])
+    context, kept = encoded.with_question.context_ids, encoded.with_question.response_ids
+
+    assert encoded.without_question.response_ids == kept
+    assert encoded.without_question.context_ids == standalone_ids
+    assert len(encoded.with_question) <= limit
+    assert len(encoded.without_question) <= limit
+    assert encoded.num_response_tokens == num_response
+    assert kept == response_ids[: len(kept)] != []
+    assert context == prompt_ids[-len(context) :] != []
+    assert encoded.truncated == (len(kept) < num_response or len(context) < num_prompt)
+
+    widest = max(num_prompt, num_standalone)
+    if widest + num_response <= limit:
+        assert not encoded.truncated
+    elif num_prompt <= limit // 2:
+        assert len(context) == num_prompt
+        assert len(kept) == min(num_response, limit - widest)
+    else:
+        assert len(kept) == min(num_response, limit // 2)
+        assert len(context) == min(num_prompt, limit - len(kept))
+
+
+def test_without_a_limit_nothing_is_cut(bundled_tokenizer):
+    encoded = rollout_tokenizer(bundled_tokenizer).encode("1" * 5000, "2" * 5000)
+    assert not encoded.truncated
+    assert len(encoded.with_question) == 10_000
+
+
+def test_the_standalone_prompt_is_the_template_with_an_empty_question(bundled_tokenizer):
+    rollouts = RolloutTokenizer(bundled_tokenizer, system_prompt="Be brief.")
+    context_ids = rollouts.encode("Q", "A").without_question.context_ids
+    assert decoded(bundled_tokenizer, context_ids) == (
+        empty_question_prompt(bundled_tokenizer, "Be brief.")
+    )
+    assert context_ids[0] == bundled_tokenizer.convert_tokens_to_ids("<|im_start|>")
+
+
+def test_a_bos_as_standalone_prompt(bundled_tokenizer):
+    def context_ids(tokenizer):
+        rollouts = rollout_tokenizer(tokenizer, standalone_prompt="bos")
+        return rollouts.encode("Q", "A").without_question.context_ids
+
+    llama = sentencepiece("first")
+    assert context_ids(llama) == [llama.bos_token_id]
+    assert bundled_tokenizer.bos_token_id is None
+    assert context_ids(bundled_tokenizer) == [bundled_tokenizer.eos_token_id]
+
+
+def test_a_bos_of_id_0_is_a_bos():
+    bare = Tokenizer(models.WordLevel({"<s>": 0, "a": 1, "</s>": 2}, unk_token="a"))
+    tokenizer = wrapped(bare, bos_token="<s>", eos_token="</s>")
+    rollouts = rollout_tokenizer(tokenizer, standalone_prompt="bos")
+    assert rollouts.encode("a", "a").without_question.context_ids == [0]
+
+
+def test_a_text_as_standalone_prompt(bundled_tokenizer):
+    rollouts = rollout_tokenizer(bundled_tokenizer, standalone_prompt="Answer: ")
+    context_ids = rollouts.encode("Q", "A").without_question.context_ids
+    assert decoded(bundled_tokenizer, context_ids) == "Answer: "
+
+
+def test_a_standalone_prompt_without_a_token_is_refused(bundled_tokenizer):
+    with pytest.raises(ValueError, match="'' has no token"):
+        rollout_tokenizer(bundled_tokenizer, standalone_prompt="")
+    bare = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    )
+    with pytest.raises(ValueError, match="'bos' has no token"):
+        rollout_tokenizer(bare, standalone_prompt="bos")
+
+
+@pytest.mark.parametrize("limit", [1, 2, 10])
+def test_a_standalone_prompt_that_fills_the_context_is_refused(bundled_tokenizer, limit):
+    with pytest.raises(ValueError, match=f"context of {limit}"):
+        RolloutTokenizer(
+            bundled_tokenizer, system_prompt=DEFAULT_SYSTEM_PROMPT, max_context_tokens=limit
+        )
+
+
+def test_another_frame_than_that_of_ppl_a_is_seen(bundled_tokenizer):
+    rollouts = RolloutTokenizer(bundled_tokenizer, system_prompt="Be brief.")
+    prompt = render_prompt(bundled_tokenizer, "2+2?", "Be brief.")
+    assert not rollouts.has_other_frame(prompt)
+    assert not rollouts.has_other_frame("<s>" + prompt)
+    assert rollouts.has_other_frame(render_prompt(bundled_tokenizer, "2+2?", "Be verbose."))
+    assert rollouts.has_other_frame(render_prompt(bundled_tokenizer, "2+2?", ""))
+    assert rollouts.has_other_frame(prompt[5:])
+    for standalone in ("bos", "Answer:"):
+        other = rollout_tokenizer(bundled_tokenizer, standalone_prompt=standalone)
+        assert not other.has_other_frame("anything")
+
+
+def test_graders_get_no_special_tokens(bundled_tokenizer):
+    rollouts = rollout_tokenizer(bundled_tokenizer)
+    text = "<|im_start|>The answer<|endoftext|> is 4 <x> <|im_end|>"
+    assert rollouts.without_special_tokens(text) == "The answer is 4 <x> "
+    bare = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    without_any = rollout_tokenizer(PreTrainedTokenizerFast(tokenizer_object=bare))
+    assert without_any.without_special_tokens("a $^ b\n") == "a $^ b\n"
+
+
+class OneAtATime:
+    """A tokenizer that fails as Hugging Face's do when threads meet in it, but every time."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+        self._borrowed = threading.Lock()
+
+    def __getattr__(self, name):
+        return getattr(self._tokenizer, name)
+
+    def encode(self, *args, **kwargs):
+        return self._use(self._tokenizer.encode, *args, **kwargs)
+
+    def decode(self, *args, **kwargs):
+        return self._use(self._tokenizer.decode, *args, **kwargs)
+
+    def _use(self, function, *args, **kwargs):
+        if not self._borrowed.acquire(blocking=False):
+            raise RuntimeError("Already borrowed")
+        try:
+            time.sleep(0.0005)  # lets another thread in
+            return function(*args, **kwargs)
+        finally:
+            self._borrowed.release()
+
+
+def test_threads_share_a_tokenizer():
+    rollouts = rollout_tokenizer(OneAtATime(byte_level()), max_context_tokens=200)
+    jobs = [
+        (f"Question {i}: " + "東é " * (i % 7), f" It is {i}.\n" * (1 + i % 11)) for i in range(64)
+    ]
+
+    def work(job):
+        prompt, response = job
+        return rollouts.split("<|endoftext|>" + prompt + response, prompt), rollouts.encode(*job)
+
+    expected = [work(job) for job in jobs]
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(work, jobs * 3)) == expected * 3
