@@ -1,4 +1,4 @@
-"""Agreement of the graders with 1,045 cases that were judged by hand before the graders existed.
+"""Agreement of the graders with 1,652 cases that were judged by hand before the graders existed.
 
     pytest tests/test_sar_grading_cases.py -s      prints the agreement of each grader
 

@@ -191,3 +191,57 @@ def test_seeded_shuffles_of_a_set_are_equal():
         items = [str(rng.randint(-20, 20)) for _ in range(4)]
         shuffled = rng.sample(items, len(items))
         assert grade_math(f"\\boxed{{{', '.join(shuffled)}}}", ", ".join(items)).correctness
+
+
+@pytest.mark.parametrize(
+    ("label", "answer"),
+    [
+        ("2x+3y-5=0", "0"),  # the right side of an equation is not the equation
+        ("x^2+y^2=25", "25"),
+        ("204", "0≈1≈2≈3≈204"),  # a list of guesses
+        ("3/4", "\\frac12\\approx\\frac34"),
+        ("x=5", "2x+1=11"),  # the question again
+        ("x=5", "3x-15=0"),
+        ("2^{100}-1", "2^{100}"),  # apart by less than a double can tell
+        ("1267650600228229401496703205375", "2^{100}"),
+        ("\\{x \\mid x > 1\\}", "1"),  # math-verify reads a part of it
+        ("n \\equiv 1 \\pmod{4}", "1"),
+        ("5", "\\neg 5"),
+        ("6", "2+4"),  # the exercise again
+        ("6", "12 \\div 2"),
+        ("1500", "1500.01"),  # not a rounding
+        ("1/4", "0.250001"),
+        ("2 1/2", "21/2"),
+        ("1:10", "1:100"),
+        ("4:30 p.m.", "4:30, 5:30"),
+        ("5", "5\\text{ times }2"),
+        ("21", "21_5"),
+        ("f'(x)", "f(x)"),
+        ("5", "5, 6, 7"),
+        ("5", "\\pm 5"),
+        ("5", "[0, 10]"),
+        ("5", "x"),
+        ("5", "\\text{NaN}"),
+        ("5", "\\infty"),
+    ],
+)
+def test_what_a_policy_could_learn_to_write_instead_earns_nothing(label, answer):
+    assert not grade_math(f"\\boxed{{{answer}}}", label).correctness
+
+
+@pytest.mark.parametrize(
+    "response",
+    ["Thus, 25 people came, not 24.", "The answer is not 24.", "It is 25 rather than 24."],
+)
+def test_a_denied_number_is_not_the_answer(response):
+    assert not grade_math(response, "24").correctness
+
+
+def test_money_in_prose_is_no_formula():
+    assert grade_math("So Lloyd makes 147 x $2 = $294 on eggs.", "294").correctness
+
+
+def test_a_worked_answer_block_ends_with_its_answer():
+    block = "She sells 16 - 3 - 4 = 9 eggs a day.\nShe makes 9 * 2 = $18 every day.\n"
+    assert grade_math(f"<answer>\n{block}</answer>", "18").correctness
+    assert not grade_math(f"<answer>\n{block}</answer>", "9").correctness

@@ -8,15 +8,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pebble import ProcessPool
 
 from sar.grading import pool as pool_module
 from sar.grading.label import Label, parse_label
 from sar.grading.pool import GraderPool
 from sar.grading.verdict import Reason
 
-TIMEOUT_S = 2.0
+TIMEOUT_S = 1.0
 GRACE_S = 1.0
 NUM_WORKERS = 2
 MEGABYTE = 1_000_000
@@ -34,9 +36,7 @@ POWER = r"So it is \boxed{9^{9^{9^9}}}."
 EXPLOSIVE = [
     POWER,
     r"\boxed{((99999!)!)!}",
-    r"\boxed{\binom{99999999999}{49999999999}}",
     "The answer is 9^{9^{9^9}}",
-    r"\boxed{10^{999999999}}",
     r"\boxed{7 \mod 10^{10^{10}}}",
     r"\boxed{(a+b+c+d+e+f+g+h)^{5000}}",
     "Answer: 1e999999999",
@@ -50,19 +50,18 @@ EXPLOSIVE = [
 # Long texts, each one unit repeated, aimed at every regular expression that looks for an answer.
 REPEATED = [
     ("{", MEGABYTE),
-    ("{}", MEGABYTE),
     (r"\frac", MEGABYTE),
     (r"\boxed{", MEGABYTE),
-    (r"\boxed{1} and ", MEGABYTE),
+    (r"\boxed{1} and ", 300_000),
     ("(", MEGABYTE),
     ("*", MEGABYTE),
     ("answer is ", MEGABYTE),
-    ("the answer to ", MEGABYTE),
+    ("the answer to ", 300_000),
     ("7", 300_000),
     ("\n", 300_000),
     (" ", 300_000),
     ("1 1/2 ", 300_000),
-    ("½", 100_000),
+    ("½", 20_000),
     ("$", 300_000),
     ("#### ", 300_000),
     ("<think></think>", 300_000),
@@ -89,12 +88,12 @@ def graders() -> Iterator[GraderPool]:
 
 
 @pytest.fixture
-def new_pool(graders: GraderPool) -> Iterator[Callable[[], GraderPool]]:
+def new_pool(graders: GraderPool) -> Iterator[Callable[..., GraderPool]]:
     """Makes pools that a test may harm. The shared one has started the fork server already."""
     made: list[GraderPool] = []
 
-    def make() -> GraderPool:
-        made.append(GraderPool(NUM_WORKERS, TIMEOUT_S))
+    def make(timeout_s: float = TIMEOUT_S) -> GraderPool:
+        made.append(GraderPool(NUM_WORKERS, timeout_s))
         return made[-1]
 
     yield make
@@ -189,7 +188,7 @@ def test_a_degenerate_text_of_a_real_length_leaves_its_answer_readable(graders: 
             assert time.monotonic() - started < GRACE_S, (unit, name)
 
 
-def test_a_killed_idle_process_is_replaced(new_pool: Callable[[], GraderPool]) -> None:
+def test_a_killed_idle_process_is_replaced(new_pool: Callable[..., GraderPool]) -> None:
     before = set(_descendants())
     pool = new_pool()
     for delay_s in (0.0, 0.01, 0.1, 0.3, 1.0):
@@ -200,9 +199,49 @@ def test_a_killed_idle_process_is_replaced(new_pool: Callable[[], GraderPool]) -
         assert pool.grade("Answer: 6", MATH).reason is Reason.WRONG, delay_s
 
 
-def test_work_of_killed_busy_processes_is_done_again(new_pool: Callable[[], GraderPool]) -> None:
+def test_replacing_a_killed_idle_process_leaves_none_of_the_others_behind(
+    new_pool: Callable[..., GraderPool],
+) -> None:
     before = set(_descendants())
     pool = new_pool()
+    for _ in range(3):
+        assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT
+        _kill({max(set(_descendants()) - before)})
+        time.sleep(0.3)
+    assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT
+    _wait_until(lambda: len(set(_descendants()) - before) <= NUM_WORKERS)
+
+
+def test_work_queued_as_the_processes_die_is_not_lost(
+    new_pool: Callable[..., GraderPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool breaks after it was found sound and before the work is in its queue."""
+    before = set(_descendants())
+    pool = new_pool()
+    assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT
+    schedule = ProcessPool.schedule
+
+    def schedule_late(broken: ProcessPool, *args: Any, **kwargs: Any) -> Any:
+        monkeypatch.setattr(ProcessPool, "schedule", schedule)
+        _kill(set(_descendants()) - before)
+        _wait_until(lambda: not broken.active)
+        with monkeypatch.context() as patched:
+            patched.setattr(ProcessPool, "_check_pool_status", lambda _: None)
+            return schedule(broken, *args, **kwargs)
+
+    monkeypatch.setattr(ProcessPool, "schedule", schedule_late)
+    reasons: list[Reason] = []
+    waiting = threading.Thread(
+        target=lambda: reasons.append(pool.grade("Answer: 5", MATH).reason), daemon=True
+    )
+    waiting.start()
+    waiting.join(10)
+    assert reasons == [Reason.CORRECT]
+
+
+def test_work_of_killed_busy_processes_is_done_again(new_pool: Callable[..., GraderPool]) -> None:
+    before = set(_descendants())
+    pool = new_pool(timeout_s=30.0)
     assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT
     slow = "{" * MEGABYTE + "\nAnswer: "
     pending = [pool.submit(slow + str(5 + index % 2), MATH) for index in range(6)]
@@ -241,7 +280,7 @@ def test_a_label_that_is_a_bomb_is_told_from_its_responses(
 
 
 def test_a_bomb_against_a_bomb_label_is_no_crash(graders: GraderPool) -> None:
-    label = parse_label("8^{8^{8^8}}")
+    label = parse_label("9^{9^{9^9}} + 1")
     verdict = graders.grade(POWER, label)
     assert (verdict.correctness, verdict.label_unreadable) == (0.0, True)
 
@@ -259,7 +298,7 @@ def test_any_python_string_can_be_graded(graders: GraderPool) -> None:
 
 
 def test_processes_neither_grow_nor_stay_as_zombies(
-    new_pool: Callable[[], GraderPool], monkeypatch: pytest.MonkeyPatch
+    new_pool: Callable[..., GraderPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "_VERDICTS_PER_PROCESS", 20)
     before = set(_descendants())
@@ -290,7 +329,7 @@ def test_many_threads_share_a_pool(graders: GraderPool) -> None:
 
 
 def test_closing_ends_hung_graders_and_who_waits_for_them(
-    new_pool: Callable[[], GraderPool],
+    new_pool: Callable[..., GraderPool],
 ) -> None:
     before = set(_descendants())
     pool = new_pool()
@@ -310,6 +349,7 @@ def test_closing_ends_hung_graders_and_who_waits_for_them(
     pool.close()
     assert time.monotonic() - started < GRACE_S
     waiting.join(2 * TIMEOUT_S + GRACE_S)
+    assert outcome, "it waits for ever"
     assert isinstance(outcome[0], Exception), f"a closed pool went on to say {outcome[0]}"
     _wait_until(lambda: not set(_descendants()) - before)
 

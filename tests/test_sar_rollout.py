@@ -57,6 +57,8 @@ def test_a_prompt_cut_anywhere_ends_where_it_ended(prompt, response, data):
     cut = data.draw(st.integers(0, len(prompt) - 4))
     kept = prompt[cut:]
     assume(not kept.startswith("\ufffd"))
+    # Less its white space alone, a prompt is a whole one that decodes differently.
+    assume(cut == 0 or prompt[:cut].strip())
     assert split(kept + response, prompt) == (kept, response)
     # The character at the cut lost its first bytes.
     assert split("\ufffd\ufffd" + kept + response, prompt) == (kept, response)

@@ -108,7 +108,11 @@ def _boxes(text: str) -> list[Statement]:
         if not content:
             continue
         gap = text[previous_end + 1 : start] if 0 <= previous_end < start else None
-        if gap is not None and len(gap) <= 30 and _BOX_JOINT.fullmatch(gap):
+        if (
+            gap is not None
+            and len(gap) <= 30
+            and (not gap.strip(" $\t") or _BOX_JOINT.fullmatch(gap))
+        ):
             parts = boxes.pop().text.split(", ")
             content = ", ".join(dict.fromkeys([*parts, content]))
         boxes.append(Statement(content_start, content, True, is_formula=True))

@@ -21,8 +21,20 @@ _TAIL_CHARS = 4000
 _WRAPPED = re.compile(r"\\(?:text\w*|math\w*|boxed|fbox)\s*\{([^{}]*)\}")
 _CHANGED_MIND = re.compile(r"(?i)\b(?:wait|actually|scratch that|correction|i mean|no,)\W")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z(\"'*])|\n+")
-_DENIED = re.compile(r"\b(?:not|isn't|wrong|incorrect)\b", re.IGNORECASE)
-_LISTED = re.compile(r"^[ \t>*_-]{0,9}\(?([A-Z])[).:][*_]{0,3}[ \t]")
+# Around an option's text: what takes it back, and where a reason begins.
+_DENIED_BEFORE = re.compile(
+    r"(?:\b(?:not|never|cannot|unlike|rather than|instead of)|\w*n't)\s+"
+    r"(?:be\s+|conclude\s+|say\s+|know\s+|that\s+|the\s+|necessarily\s+|or\s+){0,4}$"
+)
+_DENIED_AFTER = re.compile(
+    r"\s+(?:(?:is|are|would be|seems)\s+(?:not|wrong|incorrect|false)|isn't|aren't)\b"
+)
+_TURN = re.compile(r";|,?\s+(?:but|so|hence|thus|therefore)\s+", re.IGNORECASE)
+_YES = re.compile(r"\W*yes\b", re.IGNORECASE)
+_NOT_APPLICABLE = re.compile(r"\bN/A\b")
+_ALTERNATIVES = re.compile(r"(?<=\b[A-Z])\s*/\s*(?=[A-Z]\b)")
+_REASON = re.compile(r"\s(?:because|since|as|while|although|though|whereas)\s", re.IGNORECASE)
+_LISTED = re.compile(r"^[ \t>*_-]{0,9}(?:(?i:option|choice) )?\(?([A-Z])[).:][*_]{0,3}[ \t]")
 
 # `A` before a lower-case word is an article, unless that word says something of option A.
 _NO_ARTICLE = (
@@ -47,8 +59,9 @@ _IS_RIGHT = (
 _ONE = r"[(*]{0,3}\b[A-Z]\b[)*]{0,3}"
 _SOME = rf"{_ONE}(?:\s*(?:,|and|or|nor|&)\s*{_ONE}){{0,9}}"
 _REJECTING = (
-    r"not|n't|neither|nor|never|rather than|instead of|rule[sd]? out|ruling out|eliminat\w+"
-    r"|exclud\w+|reject\w*|unlike|than|discard\w*|over|wrong|incorrect"
+    r"not|\w*n't(?: be)?|cannot be|not be|except|(?:anything|all|everything) but|neither|nor|never"
+    r"|rather than|instead of|rule[sd]? out|ruling out|eliminat\w+|exclud\w+|reject\w*|unlike|than"
+    r"|discard\w*|over|wrong|incorrect"
 )
 _WRONG = r"wrong|incorrect|false|invalid|out|not"
 _REJECTED = (
@@ -65,7 +78,9 @@ _RULED_OUT = re.compile(
 
 def grade_choice(response: str, label: Label) -> Verdict:
     """Grades a response's visible text (thinking removed) against a letter."""
-    chosen = _Chooser(label.choices).chosen(normalize_unicode(response))
+    chosen = _Chooser(label.choices).chosen(
+        _ALTERNATIVES.sub(" or ", _NOT_APPLICABLE.sub("", normalize_unicode(response)))
+    )
     return judged(chosen == label.answer, chosen) if chosen else NO_ANSWER
 
 
@@ -97,7 +112,7 @@ class _Chooser:
     def _in_statement(self, statement: Statement) -> set[str]:
         """Letters that "the answer is ..." names: one is a choice, more are a hedge."""
         said = _WRAPPED.sub(r" \1 ", statement.text[:_MAX_STATEMENT_CHARS]).strip()
-        first = _CHANGED_MIND.split(_SENTENCE.split(said)[0])[-1]
+        first = _CHANGED_MIND.split(_REASON.split(_SENTENCE.split(said)[0])[0])[-1]
         if alone := self._alone.fullmatch(first):
             return {alone[1].upper()}
         leading = self._leading.match(first)
@@ -114,14 +129,17 @@ class _Chooser:
 
     def _in_conclusion(self, text: str) -> str | None:
         """Without "the answer is": the last sentence that commits to one option."""
-        text = _without_lists(text)
+        text = self._without_lists(text)
         alone = set(self._alone_in_line.findall(text))
-        if len(alone) == 1:
-            return str(alone.pop())
+        if alone:
+            return str(alone.pop()) if len(alone) == 1 else None
+        after = ""
         for sentence in reversed(_SENTENCE.split(text)):
-            letters = self._in_sentence(sentence.strip())
+            is_asked = sentence.rstrip().endswith("?") and not _YES.match(after)
+            letters = set() if is_asked else self._in_sentence(sentence.strip())
             if letters:
                 return letters.pop() if len(letters) == 1 else None
+            after = sentence
         return None
 
     def _in_sentence(self, sentence: str) -> set[str]:
@@ -130,9 +148,7 @@ class _Chooser:
             return {alone[1].upper()}
         kept = _RULED_OUT.sub(" ", _CHANGED_MIND.split(sentence)[-1])
         letters = self._committed(kept) or set(self._letter.findall(kept))
-        if letters or _DENIED.search(sentence[-20:]):
-            return letters
-        return self._by_text(sentence)
+        return letters or self._by_text(sentence)
 
     def _committed(self, sentence: str) -> set[str]:
         found = [
@@ -140,37 +156,60 @@ class _Chooser:
             for pattern in (self._commits, self._is_right, self._named)
             for match in pattern.finditer(sentence)
         ]
-        if not found or re.search(r"\b(?:or|either|both|maybe)\b", sentence):
+        if not found or re.search(r"\b(?:or|either|both|maybe|otherwise|if)\b", sentence):
             return set()
         return {max(found, key=lambda match: match.start())[1].upper()}
 
     def _by_text(self, sentence: str) -> set[str]:
-        """Letters of the options whose text a sentence says; of nested texts the longest."""
-        words = normalize_words(sentence)
-        said = [i for i, option in enumerate(self._options) if option and _contains(words, option)]
-        return {self._letters[i] for i in said if not self._is_part_of_another(i, said)}
+        """Letters of the options whose text a sentence, or the last turn it takes, says; of nested
+        texts the longest."""
+        for clause in (sentence, *_TURN.split(sentence)[:0:-1]):
+            words = normalize_words(clause)
+            said = [i for i, option in enumerate(self._options) if _affirms(words, option)]
+            said = [i for i in said if not self._is_part_of_another(i, said)]
+            if len(said) == 1:
+                break
+        return {self._letters[i] for i in said}
 
     def _is_part_of_another(self, index: int, said: list[int]) -> bool:
         option = self._options[index]
         others = (self._options[i] for i in said if self._options[i] != option)
         return any(_contains(other, option) for other in others)
 
+    def _without_lists(self, text: str) -> str:
+        """The text less every run of lines that lists different options; a list chooses nothing."""
+        lines = [line for line in text.split("\n") if line.strip()]
+        marks = [self._listed_letter(line) for line in lines]
+        kept: list[str] = []
+        start = 0
+        while start < len(lines):
+            end = start
+            while end < len(lines) and marks[end] and marks[end] not in marks[start:end]:
+                end += 1
+            if end - start < 2:
+                end = start + 1
+                kept.append(lines[start])
+            start = end
+        return "\n".join(kept)
 
-def _without_lists(text: str) -> str:
-    """The text less every run of lines that lists options in order; a list chooses nothing."""
-    lines = text.split("\n")
-    marks = [m[1] if (m := _LISTED.match(f"{line} ")) else None for line in lines]
-    kept: list[str] = []
-    start = 0
-    while start < len(lines):
-        end = start + 1
-        mark = marks[start]
-        while mark and end < len(lines) and marks[end] == chr(ord(mark) + end - start):
-            end += 1
-        if end - start < 2:
-            kept.append(lines[start])
-        start = end
-    return "\n".join(kept)
+    def _listed_letter(self, line: str) -> str | None:
+        """The letter of a line that is nothing but an option, as its letter or text says."""
+        if match := _LISTED.match(f"{line} "):
+            return match[1]
+        words = normalize_words(line)
+        return self._letters[self._options.index(words)] if words in self._options else None
+
+
+def _affirms(text: str, option: str) -> bool:
+    """Whether a text says an option's words, and neither denies nor only explains with them."""
+    if not option:
+        return False
+    for match in re.finditer(rf"(?<!\w){re.escape(option)}(?!\w)", text):
+        before, after = text[: match.start()], text[match.end() :]
+        is_reason = _REASON.search(before) and not _REASON.match(f" {before.lstrip()} ")
+        if not (_DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after) or is_reason):
+            return True
+    return False
 
 
 def _contains(text: str, part: str) -> bool:

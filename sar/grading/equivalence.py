@@ -23,10 +23,15 @@ _CLOCK = re.compile(
 )
 _CLOCK_HOUR = re.compile(r"(\d{1,2})()\s*([ap])\.?\s*m\b\.?[a-z ]{0,12}", re.IGNORECASE)
 _RATIO = re.compile(r"\d{1,9}(?:\s*:\s*\d{1,9})+")
+# What an equation can define: x, x_1, AB, |AB|, \\angle B, f(x), area of the square.
 _NAME = re.compile(
-    r"(?:[A-Z]{1,3}|[a-zA-Z]|\\[a-z]+)(?:_\{?\w+\}?)?'{0,2}(?:\s*\([\w, \\]{1,12}\))?|\|[A-Z]{2}\|"
+    r"(?:\\angle\s*)?(?:[A-Z]{1,3}|[a-zA-Z]|\\[a-z]+|[A-Z]?[a-z]{3,}(?: [a-z]+)*)(?:_\{?\w+\}?)?"
+    r"'{0,2}(?:\s*\([\w, \\]{1,12}\))?|\|[A-Z]{2}\|"
 )
-_ARITHMETIC = re.compile(r"(?<=[\d)}])\s*(?:[+*-]|\\times|\\cdot|\\div)\s*(?=[\d({\\])")
+_VARIABLE = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z](?![a-zA-Z])")
+_ARITHMETIC = re.compile(
+    r"(?<=[\d)}])\s*(?:[+*-]|\\times|\\cdot|\\div)\s*(?=[\d({\\])|\\(?:lfloor|lceil|log|ln)(?![a-z])"
+)
 _APPROXIMATELY = re.compile(r"\\approx|\\simeq|\\sim")
 
 
@@ -59,7 +64,9 @@ def is_readable(label: str) -> bool:
 
     It is evaluated too: a label that takes forever is to be found out without any response.
     """
-    if read_quantity(label) or _clock(label) or _BASED.fullmatch(label) or is_textual(label):
+    if read_quantity(label) or _clock(label) or is_textual(label):
+        return True
+    if _BASED.fullmatch(label) or _RATIO.fullmatch(label):
         return True
     return all(
         read_quantity(part) or is_computable(sides_of(part)[-1])
@@ -103,7 +110,7 @@ def _same_value(label: str, answer: str) -> bool:
         same_left = squeezed(label_sides[0]) == squeezed(answer_sides[0])
         if not same_left and re.search("[a-zA-Z]", answer_sides[0]):
             # `x = 5` asks for a solution: an equation to be solved is none.
-            solved = is_named and not re.search(r"(?<!\\)\b[a-z]\b", label_sides[1])
+            solved = is_named and not _VARIABLE.search(label_sides[1])
             return not solved and same_equation(label_sides, answer_sides)
     # Of `p = 22/7 \approx 3.14` either form is the value.
     forms = [form.strip() for form in _APPROXIMATELY.split(answer_sides[-1]) if form.strip()]

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any
 
-from sar.grading.words import is_textual, squeezed
+from sar.grading.quantities import without_unit
+from sar.grading.words import bare, is_textual
 
 # math-verify warns, at each call, that its SIGALRM timeouts are off; the pool kills from outside.
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)
@@ -25,7 +26,7 @@ _DIGITS = 30
 # What math-verify reads as the number or letter beside it, or evaluates as if it were an answer.
 _MISREAD = re.compile(
     r"\\(?:mid|equiv|pmod|bmod|mod|gcd|lcm|neg|sim|sum|prod|int|lim|partial|max|min|det|ldots|cdots"
-    r"|dots|lfloor|lceil|begin\{cases\})(?![a-zA-Z])|\\frac\{d[\w^ ]*\}\{d|\.\.\.|['?:]|\^\{?T\b"
+    r"|dots|begin\{cases\})(?![a-zA-Z])|\\frac\{d[\w^ ]*\}\{d|\.\.\.|['?:]|\^\{?T\b"
     r"|^\s*(?:\\le|\\ge|<|>)|\d\s*mod\b|\bgcd\b|\bmax\b|\bmin\b"
 )
 # What is left of zero after cancellation.
@@ -39,6 +40,7 @@ def read_expression(text: str) -> Any | None:
     """math-verify's reading of one normalised expression, a sympy object; None if it finds none."""
     from math_verify import parse
 
+    text = without_unit(text)
     if not text or len(text) > _MAX_EXPRESSION_CHARS or is_textual(text) or _MISREAD.search(text):
         return None
     # Inside a box math-verify reads 96% of labels, bare only two thirds.
@@ -63,7 +65,7 @@ def same_expression(label: str, answer: str, answer_decimals: int | None) -> boo
     """
     readings = read_expression(label), read_expression(answer)
     if readings[0] is None or readings[1] is None:
-        return squeezed(label) == squeezed(answer)
+        return bare(label) == bare(answer)
     from math_verify import verify
     from sympy import Expr
 
@@ -89,7 +91,7 @@ def same_equation(label_sides: Sequence[str], answer_sides: Sequence[str]) -> bo
     """Whether two equations are one: the differences of their sides have a constant ratio."""
     sides: list[Any] = [read_expression(side) for side in (*label_sides, *answer_sides)]
     if any(side is None for side in sides):
-        return squeezed("=".join(label_sides)) == squeezed("=".join(answer_sides))
+        return bare("=".join(label_sides)) == bare("=".join(answer_sides))
     try:
         label, answer = (left - right for left, right in (sides[:2], sides[2:]))
     except TypeError:  # sets, intervals, relations
@@ -116,7 +118,7 @@ def _close_at_points(label: Any, answer: Any, answer_decimals: int | None) -> bo
         value, difference_value = _value_at(label, at), _value_at(difference, at)
         if value is None or difference_value is None:
             continue
-        tolerance = _TOLERANCE * abs(value)
+        tolerance = _TOLERANCE * abs(value) if symbols else _NOISE
         if not symbols and answer_decimals and abs(value) * 10.0**answer_decimals >= _ROUNDED:
             tolerance = 10.0**-answer_decimals
         if abs(difference_value) > max(tolerance, _NOISE):

@@ -39,8 +39,13 @@ _ASIDE = re.compile(
     r"(?:(?:the|her|his|their|its|a|an|our|my|all|every|just|only)\s+)?$",
     re.IGNORECASE,
 )
-_DENIAL = re.compile(r"\b(?:not|isn't|wasn't|aren't)\s+$", re.IGNORECASE)
-_LEAD = re.compile(r"\A[\s.=…:]*(?:[A-Za-z]\s*:)?[\s=]*")
+_COMPARED = re.compile(
+    r"\s*(?:\w+\s+)?(?:(?:fewer|more|less|greater) than|of (?:them|these|which))\b"
+)
+_DENIAL = re.compile(
+    r"\b(?:not|isn't|wasn't|aren't|rather than|instead of|unlike)\s+$", re.IGNORECASE
+)
+_LEAD = re.compile(r"\A[\s.=…:]*(?:i\.e\.|[A-Za-z]\s*:)?[\s=]*")
 _LAST_SENTENCE = re.compile(r"(?<=[^\d\s][.!?])\s+(?=[A-Z*$\\])|(?<=[.!?])\s+(?=[A-Z])")
 # An aside that explains; `(2, 3)` is none.
 _PARENTHESIS = re.compile(
@@ -60,7 +65,9 @@ _CONTINUATION = re.compile(
 _COPULA = re.compile(
     r".*(?:\b(?:is|are|equals|be|was|of|has|have|to|get|gets|total)\b|:)\s+", re.DOTALL
 )
-_CLOCK_TIME = re.compile(r"\d{1,2}(?::\d{2}(?:\s*[ap]\.?m\b)?|\s*[ap]\.?m\b)", re.IGNORECASE)
+_CLOCK_TIME = re.compile(
+    r"\d{1,2}(?:\s*:\s*\d{2}(?!\d)(?:\s*[ap]\.?m\b)?|\s*[ap]\.?m\b)", re.IGNORECASE
+)
 
 
 def final_answer(text: str, wanted: str) -> str | None:
@@ -152,7 +159,13 @@ def _main_number(text: str, numbers: list[re.Match[str]]) -> re.Match[str]:
     for end in _LAST_SENTENCE.finditer(text, 0, numbers[-1].start()):
         start = end.end()
     start = max(start, text.rfind("\n", 0, numbers[-1].start()))
-    said = [n for n in numbers if n.start() >= start and not _ASIDE.search(text[: n.start()][-30:])]
+    said = [
+        n
+        for n in numbers
+        if n.start() >= start
+        and not _ASIDE.search(text[: n.start()][-30:])
+        and not _COMPARED.match(text[n.end() :][:30])
+    ]
     return said[-1] if said else numbers[-1]
 
 
@@ -192,7 +205,11 @@ def _last_expression(text: str, wanted: str) -> str | None:
         if read_quantity(content) or (re.search(r"\d|\\", content) and not has_words(content)):
             return content
     sentence = _LAST_SENTENCE.split(tail.rpartition("\n")[2])[-1]
-    ending = _WORDS_BEFORE.sub("", normalize_answer(_PARENTHESIS.sub(" ", sentence)))
+    sentence = normalize_answer(_PARENTHESIS.sub(" ", sentence))
+    words = _WORDS_BEFORE.match(sentence)
+    ending = sentence[words.end() :] if words else sentence
+    if words and _DENIAL.search(words[0]):
+        ending = ""
     ending = _OPTION_LETTER.sub("", _LEAD.sub("", ending))
     if "=" in ending and not re.search(r",|\bor\b|\band\b", wanted):
         ending = ending.rpartition(", ")[2]

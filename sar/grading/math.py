@@ -10,8 +10,9 @@ import re
 from sar.grading.answers import statements
 from sar.grading.equivalence import equivalent, is_readable
 from sar.grading.final_answer import final_answer
-from sar.grading.normalize import normalize_formula, normalize_words
+from sar.grading.normalize import normalize_formula
 from sar.grading.verdict import NO_ANSWER, Verdict, judged
+from sar.grading.words import bare
 
 _ACCEPTED = re.compile(
     r"\(?\s*(?:both|all|either)[^()]*accepted\s*\)?|\(?accepted\)?", re.IGNORECASE
@@ -51,5 +52,5 @@ def label_answers(label: str) -> list[str]:
 
 def _matches(wanted: str, answer: str, unreadable: bool) -> bool:
     if unreadable:
-        return normalize_words(wanted) == normalize_words(answer)
+        return bare(wanted) == bare(answer)
     return equivalent(wanted, answer)

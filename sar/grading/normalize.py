@@ -36,7 +36,9 @@ _TEXT_COMMAND = re.compile(
     r"|textnormal)\s*\{([^{}]*)\}"
 )
 _FRACTION_COMMAND = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
-_SHORT_FRACTION = re.compile(r"\\frac\s*(?:(\d)|\{([^{}]*)\})\s*(?:(\d)|\{([^{}]*)\})")
+_SHORT_FRACTION = re.compile(
+    r"\\frac\s*(?:(\d)|\{([^{}]*)\}|\s([a-z]))\s*(?:([a-z\d])(?![a-z])|\{([^{}]*)\})"
+)
 _SHORT_ROOT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z](?![a-zA-Z]))")
 _SIZING = re.compile(
     r"\\(?:left|right|big[lr]?|Big[lr]?|bigg[lr]?|Bigg[lr]?|displaystyle|limits|mathopen|mathclose"
@@ -72,7 +74,7 @@ def normalize_latex(text: str) -> str:
     text = _THIN_SPACE.sub(",", text)
     text = _SIZING.sub("", text)
     text = _FRACTION_COMMAND.sub(r"\\frac", text)
-    text = _SHORT_FRACTION.sub(r"\\frac{\1\2}{\3\4}", text)
+    text = _SHORT_FRACTION.sub(r"\\frac{\1\2\3}{\4\5}", text)
     text = _SHORT_ROOT.sub(r"\\sqrt{\1}", text)
     if not _TRIGONOMETRY.search(text):
         text = _DEGREES.sub(" degrees ", text)

@@ -27,7 +27,7 @@ _NUMBER = rf"""
 _CURRENCY = r"(?:US\s?\$|\$|€|£|¥|₹|USD|EUR|GBP|Rs\.?)"
 _QUANTITY = re.compile(
     rf"""(?P<sign>[+-]?)\s*(?P<currency>{_CURRENCY})?\s*(?P<inner_sign>-?)\s*(?:{_NUMBER})
-    (?P<scale>\s*(?:dozen|hundred|thousand|million|billion|trillion)\b)?
+    (?P<scale>\s*(?:hundred|thousand|million|billion|trillion)\b)?
     (?P<tail>.*)""",
     re.VERBOSE | re.DOTALL,
 )
@@ -72,6 +72,16 @@ _ABBREVIATIONS = frozenset(_UNITS.values()) | {
     "v", "a", "c", "f", "st", "nd", "rd", "th", "am", "pm", "cl", "dl", "sq", "cu", "pts",
     "usd", "eur", "gb", "mb", "kb", "tb", "ms", "cc", "ha", "lbs", "hrs", "mins", "secs", "yrs",
 }  # fmt: skip
+
+_UNIT_WORDS = re.compile(
+    r"(?<=[\w})])\s+(?:(?:square|cubic|sq|cu)\.?\s+)?(?:(?:units?|"
+    + "|".join(unit for unit in sorted({*_UNITS, *_ABBREVIATIONS} - {"in"}) if len(unit) > 1)
+    + r")s?(?:\s*\^\s*\{?[23]\}?)?(?:\s+per\s+|\s*/\s*|\s+|$)){1,3}$",
+    re.IGNORECASE,
+)
+_SPEED = re.compile(
+    r"\s*(mi|miles?|km|kilomet(?:er|re)s?)(?:\s+per\s+hour|\s*/\s*h(?:r|our)?)\b", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -213,7 +223,14 @@ def _is_unit_tail(tail: str) -> bool:
     return True
 
 
+def without_unit(text: str) -> str:
+    """A normalised expression without the words of a unit after it."""
+    return _UNIT_WORDS.sub("", text)
+
+
 def _canonical_unit(tail: str) -> str:
+    if speed := _SPEED.match(tail):
+        return "mph" if speed[1].casefold().startswith("mi") else "kph"
     words: list[str] = [
         w.casefold().strip(".,;:!?()") for w in re.split(r"[\s/-]+|\^\{?[23]\}?", tail)
     ]

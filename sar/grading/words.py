@@ -27,3 +27,8 @@ def is_textual(text: str) -> bool:
 def squeezed(text: str) -> str:
     """A text without white space, except between digits: equal so, equal in any reading."""
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
+
+
+def bare(text: str) -> str:
+    """A text for comparison as text: no white space, no braces that do nothing."""
+    return re.sub(r"\{(\w+)\}", r"\1", squeezed(text))
