@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import Any
 
 from reward_server.config import ServerConfig, parse_args
@@ -41,38 +42,40 @@ def main(argv: list[str] | None = None) -> int:
     service = RewardService(graders, sar_weight=config.sar_weight)
     app = create_app(service, model_name=config.model_path, sar_weight=config.sar_weight)
     try:
-        server = _listen(app, config)
+        sockets = _listen(app, config)
         try:
             engine = _load(config)
-        except (ValueError, OSError) as error:
-            reason = str(error).partition("\n")[0]
+        except Exception as error:  # noqa: BLE001  a broken model folder raises all sorts of things
+            reason = str(error).partition("\n")[0] or type(error).__name__
             _log.error("cannot serve --model %s: %s", config.model_path, reason)
+            _log.debug("loading failed", exc_info=True)
             return 1
         service.start(engine)
         _log.info("ready: rewards are correctness + %s x SAR", config.sar_weight)
         stop.wait()
         _log.info("stopping: finishing the requests in flight")
-        if not service.drain(_DRAIN_S):
+        if not _drain(sockets):
             _log.error("some requests were not finished after %.0f s", _DRAIN_S)
-        server.close()
         return 0
-    except OSError as error:
+    except (OSError, ValueError) as error:
         _log.error("cannot listen on %s:%d: %s", config.host, config.port, error)
         return 1
     finally:
         graders.close()
 
 
-def _listen(app: Any, config: ServerConfig) -> Any:
-    """Starts the HTTP server in a thread of its own.
+def _listen(app: Any, config: ServerConfig) -> dict[int, Any]:
+    """Starts the HTTP server in a thread of its own; returns its sockets by file descriptor.
 
     Threads outnumber the requests in flight, or batches stay small: a request holds its thread
     until its reward is there.
     """
     from waitress import create_server
 
+    sockets: dict[int, Any] = {}
     server = create_server(
         app,
+        map=sockets,
         host=config.host,
         port=config.port,
         threads=config.threads,
@@ -84,7 +87,23 @@ def _listen(app: Any, config: ServerConfig) -> Any:
     threading.Thread(target=server.run, name="http", daemon=True).start()
     for host, port in getattr(server, "effective_listen", [(config.host, server.effective_port)]):
         _log.info("listening on http://%s:%s/get_reward", host, port)
-    return server
+    return sockets
+
+
+def _drain(sockets: dict[int, Any]) -> bool:
+    """Waits until every request has been answered and every answer sent; False if it took too long.
+
+    Asks the connections, as a request that is computed is not yet sent.
+    """
+    deadline = time.monotonic() + _DRAIN_S
+    while time.monotonic() < deadline:
+        if not any(
+            getattr(connection, "requests", None) or getattr(connection, "total_outbufs_len", 0)
+            for connection in list(sockets.values())
+        ):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _load(config: ServerConfig) -> Any:

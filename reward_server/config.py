@@ -72,6 +72,7 @@ def parse_args(
     defaults = ServerConfig()
     parser = argparse.ArgumentParser(
         prog="python -m reward_server",
+        usage="%(prog)s [--model PATH_OR_ID] [--port PORT] [options]; --help lists them",
         description="Serves correctness + SAR rewards to OpenRLHF (--reward.remote_url).",
         epilog=f"Every flag is also an environment variable: {ENV_PREFIX}PORT=5000.",
     )

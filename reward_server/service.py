@@ -44,7 +44,7 @@ class RewardService:
         self._num_rollouts = 0
         self._num_unreadable_labels = 0
         self._warned_of_mismatch = False
-        self._changed = threading.Condition()
+        self._counting = threading.Lock()
 
     def start(self, engine: Engine) -> None:
         """Takes the loaded model into service."""
@@ -77,19 +77,13 @@ class RewardService:
         """
         if not samples:
             return []
-        with self._changed:
+        with self._counting:
             self._in_flight += len(samples)
         try:
             return self._rewards(samples, self._wait_for_engine())
         finally:
-            with self._changed:
+            with self._counting:
                 self._in_flight -= len(samples)
-                self._changed.notify_all()
-
-    def drain(self, timeout_s: float) -> bool:
-        """Waits until no request is in flight; False if some still are."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._in_flight == 0, timeout_s)
 
     def _rewards(self, samples: Sequence[Sample], engine: Engine) -> list[ScoredSample]:
         splits = [self._split(engine, i, sample) for i, sample in enumerate(samples)]
@@ -140,7 +134,7 @@ class RewardService:
     def _count(self, scored: Sequence[ScoredSample]) -> None:
         unreadable = sum(s.reward.verdict.label_unreadable for s in scored)
         mismatched = any(s.template_mismatch for s in scored)
-        with self._changed:
+        with self._counting:
             self._num_rollouts += len(scored)
             self._num_unreadable_labels += unreadable
             warn = mismatched and not self._warned_of_mismatch

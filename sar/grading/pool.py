@@ -12,8 +12,9 @@ import logging
 import multiprocessing
 import threading
 from collections.abc import Callable
-from concurrent.futures import CancelledError
-from typing import Any, TypeVar
+from concurrent.futures import CancelledError, wait
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
@@ -23,11 +24,20 @@ from sar.grading.verdict import Reason, Verdict
 _WORKER = "sar.grading.worker"
 # A process is replaced after so many verdicts: sympy's caches grow.
 _VERDICTS_PER_PROCESS = 2000
-_MAX_REBUILDS_PER_TASK = 5
+_MAX_RESTARTS = 5
+_POLL_S = 1.0
 _MAX_HOSTILE_LABELS = 1000
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Work(Generic[_T]):
+    """Something a process is to do, and the pool it was given to."""
+
+    pool: ProcessPool
+    future: ProcessFuture[_T]
 
 
 class GraderPool:
@@ -42,6 +52,7 @@ class GraderPool:
         self._num_workers = num_workers
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
+        self._is_closed = False
         self._hostile_labels: set[Label] = set()
         self._context: Any = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([_WORKER])
@@ -59,22 +70,23 @@ class GraderPool:
         return self.submit(response, label).verdict()
 
     def close(self) -> None:
-        """Ends the processes, whatever they are doing."""
-        self._pool.stop()
-        self._pool.join()
+        """Ends the processes, whatever they are doing; verdicts still waited for are errors."""
+        with self._lock:
+            self._is_closed = True
+            self._end(self._pool)
 
-    def _verdict(self, response: str, label: Label, future: ProcessFuture[Verdict]) -> Verdict:
+    def _verdict(self, response: str, label: Label, work: _Work[Verdict]) -> Verdict:
         reason = Reason.CRASHED
         for attempt in range(2):
             try:
-                return self._result(future, lambda: self._start_grading(response, label, True))
+                return self._result(work, lambda: self._start_grading(response, label, True))
             except TimeoutError:
                 reason = Reason.TIMEOUT
                 break
             except ProcessExpired as error:
                 _log.warning("a grader process died (%s), attempt %d", error, attempt + 1)
                 if attempt == 0:
-                    future = self._start_grading(response, label, True)
+                    work = self._start_grading(response, label, True)
         if label not in self._hostile_labels and not self._label_is_hostile(label):
             return Verdict(reason)
         return self._result(
@@ -95,35 +107,40 @@ class GraderPool:
             return True
         return False
 
-    def _result(self, future: ProcessFuture[_T], restart: Callable[[], ProcessFuture[_T]]) -> _T:
-        """A future's result; work lost with a broken pool is started again."""
-        for _ in range(_MAX_REBUILDS_PER_TASK):
-            try:
-                return future.result()
-            except (CancelledError, RuntimeError) as error:
-                if self._pool.active and not isinstance(error, CancelledError):
-                    raise  # a grader's own error, and not the pool's
-                _log.warning("the grader pool broke (%s); starting the work again", error)
-                future = restart()
-        raise RuntimeError(f"the grader pool broke {_MAX_REBUILDS_PER_TASK} times")
+    def _result(self, work: _Work[_T], restart: Callable[[], _Work[_T]]) -> _T:
+        """The result of some work; what a broken pool lost is started again."""
+        for _ in range(_MAX_RESTARTS):
+            while not work.future.done() and work.pool.active:
+                # Not without limit: a pool that breaks can leave queued work waiting for ever.
+                wait([work.future], timeout=_POLL_S)
+            if work.future.done():
+                try:
+                    return work.future.result()
+                except (CancelledError, RuntimeError) as error:
+                    if work.pool.active and not isinstance(error, CancelledError):
+                        raise  # a grader's own error, and not the pool's
+            _log.warning("the grader pool broke; starting the work again")
+            work = restart()
+        raise RuntimeError(f"the grader pool broke {_MAX_RESTARTS} times")
 
-    def _start_grading(
-        self, response: str, label: Label, read_label: bool
-    ) -> ProcessFuture[Verdict]:
+    def _start_grading(self, response: str, label: Label, read_label: bool) -> _Work[Verdict]:
         return self._schedule("run", response, label, read_label=read_label)
 
-    def _start_check(self, label: Label) -> ProcessFuture[bool]:
+    def _start_check(self, label: Label) -> _Work[bool]:
         return self._schedule("check_label", label)
 
-    def _schedule(self, function: str, *args: Any, **kwargs: Any) -> ProcessFuture[Any]:
+    def _schedule(self, function: str, *args: Any, **kwargs: Any) -> _Work[Any]:
         with self._lock:
+            if self._is_closed:
+                raise RuntimeError("the grader pool is closed")
             if not self._pool.active:
                 # pebble gives a pool up for good when an idle process of it dies.
-                self._pool.stop()
+                self._end(self._pool)
                 self._pool = self._new_pool()
-            return self._pool.schedule(
+            future = self._pool.schedule(
                 _call, args=(function, args, kwargs), timeout=self._timeout_s
             )
+            return _Work(self._pool, future)
 
     def _new_pool(self) -> ProcessPool:
         return ProcessPool(
@@ -133,17 +150,20 @@ class GraderPool:
             context=self._context,
         )
 
+    @staticmethod
+    def _end(pool: ProcessPool) -> None:
+        pool.stop()
+        pool.join()
+
 
 class PendingVerdict:
     """A verdict that is being worked on."""
 
-    def __init__(
-        self, pool: GraderPool, response: str, label: Label, future: ProcessFuture[Verdict]
-    ) -> None:
+    def __init__(self, pool: GraderPool, response: str, label: Label, work: _Work[Verdict]) -> None:
         self._pool = pool
         self._response = response
         self._label = label
-        self._future = future
+        self._work = work
 
     def verdict(self) -> Verdict:
         """Waits for the verdict.
@@ -151,7 +171,7 @@ class PendingVerdict:
         Raises:
             Exception: the grader itself is at fault; never a verdict of wrong.
         """
-        return self._pool._verdict(self._response, self._label, self._future)
+        return self._pool._verdict(self._response, self._label, self._work)
 
 
 def _initialize() -> None:

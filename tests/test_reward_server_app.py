@@ -1,0 +1,162 @@
+"""The routes in one process, over a model and graders that fail on purpose."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reward_server.app import create_app
+from reward_server.batcher import Batcher
+from reward_server.service import Engine, RewardService
+from sar.grading.verdict import Reason, Verdict
+from sar.prompts import DEFAULT_SYSTEM_PROMPT
+from sar.scoring import TokenSequence
+from sar.tokenization import RolloutTokenizer
+
+ONE = {"query": ["Q: 2+3?\nA: 5"], "prompts": ["Q: 2+3?\nA:"], "labels": ["5"]}
+
+
+class Scorer:
+    """A `LogprobScorer` that does as it is told, and then gives every token -1 nat."""
+
+    max_context_tokens = None
+
+    def __init__(self, *behaviours: Callable[[Sequence[TokenSequence]], Any]) -> None:
+        self._behaviours = list(behaviours)
+
+    def response_logprobs(self, sequences: Sequence[TokenSequence]) -> list[Any]:
+        if self._behaviours:
+            return self._behaviours.pop(0)(sequences)
+        return _filled(-1.0)(sequences)
+
+
+class Graders:
+    """A grader pool whose verdicts are given, or raised."""
+
+    def __init__(self, *outcomes: Verdict | Exception) -> None:
+        self._outcomes = list(outcomes)
+
+    def submit(self, response: str, label: Any) -> Any:
+        outcome = self._outcomes.pop(0) if self._outcomes else Verdict(Reason.CORRECT, "5")
+
+        def verdict() -> Verdict:
+            if isinstance(outcome, Exception):
+                raise outcome
+            return outcome
+
+        return SimpleNamespace(verdict=verdict)
+
+
+def _filled(value: float) -> Callable[[Sequence[TokenSequence]], Any]:
+    return lambda sequences: [np.full(len(s.response_ids), value, np.float32) for s in sequences]
+
+
+def _raises(error: BaseException) -> Callable[[Sequence[TokenSequence]], Any]:
+    def scorer(sequences: Sequence[TokenSequence]) -> Any:
+        raise error
+
+    return scorer
+
+
+def _client(tokenizer: Any, scorer: Scorer, graders: Graders) -> Any:
+    service = RewardService(graders, sar_weight=0.2)  # type: ignore[arg-type]
+    rollout_tokenizer = RolloutTokenizer(tokenizer, system_prompt=DEFAULT_SYSTEM_PROMPT)
+    service.start(Engine(rollout_tokenizer, Batcher(scorer, 1000)))
+    return create_app(service, model_name="<b>name</b>", sar_weight=0.2).test_client()
+
+
+def _post(client: Any, body: Any = ONE) -> Any:
+    """A response; a request that is never answered fails the test instead of stopping the suite."""
+    answers: list[Any] = []
+    thread = threading.Thread(
+        target=lambda: answers.append(client.post("/get_reward", json=body)), daemon=True
+    )
+    thread.start()
+    thread.join(10)
+    assert answers, "the request is never answered"
+    return answers[0]
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        _raises(RuntimeError("CUDA error: device-side assert triggered")),
+        _raises(MemoryError()),
+        _raises(KeyError("x")),
+        _filled(float("nan")),
+        _filled(float("-inf")),
+        _filled(float("inf")),
+        lambda sequences: _filled(-1.0)(sequences)[:1],
+        lambda sequences: [],
+        lambda sequences: [np.empty(0, np.float32) for _ in sequences],
+        lambda sequences: None,
+    ],
+)
+def test_a_failing_scorer_is_an_error_and_no_reward(demo_tokenizer: Any, behaviour: Any) -> None:
+    client = _client(demo_tokenizer, Scorer(behaviour), Graders())
+    failed = _post(client)
+    assert failed.status_code == 500
+    assert set(failed.json) == {"error"}
+    assert set(failed.json["error"]) == {"type", "message", "field"}
+    following = _post(client)
+    assert (following.status_code, following.json["rewards"]) == (200, [1.0])
+    assert client.get("/healthz").json["in_flight"] == 0
+
+
+def test_a_failing_grader_is_an_error_and_no_wrong_answer(demo_tokenizer: Any) -> None:
+    graders = Graders(ValueError("a bug in a grader"), Verdict(Reason.WRONG, "6"))
+    client = _client(demo_tokenizer, Scorer(), graders)
+    failed = _post(client)
+    assert failed.status_code == 500
+    assert failed.json["error"]["type"] == "scoring_failed"
+    assert "rewards" not in failed.json
+    following = _post(client)
+    assert (following.status_code, following.json["scores"]) == (200, [0.0])
+
+
+def test_timeouts_and_crashes_are_counted_apart(demo_tokenizer: Any) -> None:
+    verdicts = [Verdict(r) for r in (Reason.TIMEOUT, Reason.CRASHED, Reason.NO_ANSWER)]
+    client = _client(demo_tokenizer, Scorer(), Graders(*verdicts))
+    body = _post(client, {name: values * 4 for name, values in ONE.items()}).json
+    assert body["scores"] == [0.0, 0.0, 0.0, 1.0]
+    assert body["extra_logs"]["grader_timeout"] == [1, 0, 0, 0]
+    assert body["extra_logs"]["grader_crashed"] == [0, 1, 0, 0]
+    assert body["extra_logs"]["no_answer"] == [0, 0, 1, 0]
+
+
+def test_one_failing_batch_leaves_the_requests_behind_it_alone(demo_tokenizer: Any) -> None:
+    """The first batch fails while others queue: only it is refused."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def fail_late(sequences: Sequence[TokenSequence]) -> Any:
+        entered.set()
+        leave.wait(10)
+        raise RuntimeError("out of memory")
+
+    client = _client(demo_tokenizer, Scorer(fail_late), Graders())
+    statuses: list[int] = []
+
+    def post() -> None:
+        statuses.append(_post(client.application.test_client()).status_code)
+
+    first = threading.Thread(target=post)
+    first.start()
+    assert entered.wait(10)
+    others = [threading.Thread(target=post) for _ in range(8)]
+    for thread in others:
+        thread.start()
+    leave.set()
+    for thread in (first, *others):
+        thread.join(10)
+    assert sorted(statuses) == [200] * 8 + [500]
+
+
+def test_the_page_escapes_the_models_name(demo_tokenizer: Any) -> None:
+    page = _client(demo_tokenizer, Scorer(), Graders()).get("/").text
+    assert "&lt;b&gt;name" in page
+    assert "<b>name" not in page

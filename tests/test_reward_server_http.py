@@ -1,0 +1,204 @@
+"""The wire protocol of a live server: whole batches, errors, and the pages around them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from sar.models.problems import generate
+from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
+
+PAD = "<|endoftext|>"
+
+
+@pytest.fixture(scope="module")
+def rollouts(demo_tokenizer: Any) -> list[tuple[str, str, str]]:
+    """Prompt, response and label; right and wrong ones alternate."""
+    rows = []
+    for index, problem in enumerate(islice(generate(seed=4, held_out=True), 24)):
+        response = problem.wrong_end if index % 2 else problem.concise
+        prompt = render_prompt(demo_tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
+        rows.append((prompt, response + "<|im_end|>", str(problem.answer)))
+    return rows
+
+
+def _payload(rows: list[tuple[str, str, str]], *, left: str = "", right: str = "") -> Any:
+    """As OpenRLHF before 0.8 sends a batch: decoded tensors, with their padding."""
+    return {
+        "query": [
+            left * (index % 4) + prompt + response + right * (index % 3)
+            for index, (prompt, response, _) in enumerate(rows)
+        ],
+        "prompts": [prompt for prompt, *_ in rows],
+        "labels": [label for *_, label in rows],
+    }
+
+
+@pytest.fixture(scope="module")
+def alone(server: Any, rollouts: list[tuple[str, str, str]]) -> list[dict[str, Any]]:
+    """Each rollout's answer to a request of its own."""
+    return [server.request("/get_reward", _payload([row]))[1] for row in rollouts]
+
+
+@pytest.mark.parametrize(("left", "right"), [("", ""), (PAD, ""), ("", PAD), (PAD, PAD)])
+def test_a_whole_batch_in_one_request_is_answered_in_order(
+    server: Any,
+    rollouts: list[tuple[str, str, str]],
+    alone: list[dict[str, Any]],
+    left: str,
+    right: str,
+) -> None:
+    status, body = server.request("/get_reward", _payload(rollouts, left=left, right=right))
+    assert status == 200
+    assert body["scores"] == [1.0, 0.0] * 12
+    assert body["rewards"] == pytest.approx([a["rewards"][0] for a in alone], abs=1e-4)
+    assert len({round(reward, 5) for reward in body["rewards"]}) == len(rollouts)
+    for name, values in body["extra_logs"].items():
+        expected = [a["extra_logs"][name][0] for a in alone]
+        assert values == pytest.approx(expected, rel=1e-4, abs=1e-4), name
+
+
+def test_a_batch_reversed_is_answered_reversed(
+    server: Any, rollouts: list[tuple[str, str, str]], alone: list[dict[str, Any]]
+) -> None:
+    status, body = server.request("/get_reward", _payload(rollouts[::-1]))
+    assert status == 200
+    assert body["rewards"] == pytest.approx([a["rewards"][0] for a in alone][::-1], abs=1e-4)
+
+
+def test_empty_lists_get_empty_lists(server: Any) -> None:
+    status, body = server.request("/get_reward", {"query": [], "prompts": [], "labels": []})
+    assert (status, body["rewards"], body["scores"]) == (200, [], [])
+    assert body["extra_logs"]
+    assert not any(body["extra_logs"].values())
+
+
+ONE = {"query": ["Q: 2+3?\nA: 5"], "prompts": ["Q: 2+3?\nA:"], "labels": ["5"]}
+MALFORMED = [
+    (b"", None),
+    (b"query=a&prompts=b", None),
+    (b"{'query': []}", None),
+    (b"\xff\xfe\x00", None),
+    (b"[" * 200_000, None),
+    (b'{"query": ["a"], "prompts": ["a"]', None),
+    (b"1" * 10_000, None),
+    (b"null", None),
+    (b"[]", None),
+    (b'"query"', None),
+    ({}, "query"),
+    ({**ONE, "query": None}, "query"),
+    ({**ONE, "query": ONE["query"][0]}, "query"),
+    ({**ONE, "query": {"0": "a"}}, "query"),
+    ({"query": ONE["query"], "prompts": ONE["prompts"]}, "labels"),
+    ({**ONE, "labels": "5"}, "labels"),
+    ({**ONE, "prompts": []}, None),
+    ({**ONE, "labels": ["5", "6"]}, None),
+    ({**ONE, "query": [], "prompts": []}, None),
+    ({**ONE, "query": [5]}, "query[0]"),
+    ({**ONE, "query": [None]}, "query[0]"),
+    ({**ONE, "query": [[ONE["query"][0]]]}, "query[0]"),
+    ({**ONE, "query": ["Q: 2+3?\nA: \ud800"]}, "query[0]"),
+    ({**ONE, "prompts": [7]}, "prompts[0]"),
+    ({**ONE, "labels": [5]}, "labels[0]"),
+    ({**ONE, "labels": [None]}, "labels[0]"),
+    ({**ONE, "labels": [["5"]]}, "labels[0]"),
+    ({**ONE, "labels": [True]}, "labels[0]"),
+    ({**ONE, "labels": [" "]}, "labels[0].answer"),
+    ({**ONE, "labels": ["\ud800"]}, "labels[0]"),
+    ({**ONE, "labels": ['{"answer": "5", "grader": "regex"}']}, "labels[0].grader"),
+    ({**ONE, "labels": [{"answer": "5", "grader": "maths"}]}, "labels[0].grader"),
+    ({**ONE, "labels": [{"answer": "5", "mode": "test"}]}, "labels[0].mode"),
+    ({**ONE, "labels": [{"answer": 5}]}, "labels[0].answer"),
+    ({**ONE, "labels": [{"grader": "math"}]}, "labels[0].answer"),
+    ({**ONE, "labels": [{"answer": "5", "weight": 2}]}, None),
+    ({**ONE, "labels": [{"answer": "Q", "choices": ["x", "y"]}]}, "labels[0].answer"),
+    ({**ONE, "labels": [{"answer": "A", "choices": "xy"}]}, "labels[0].choices"),
+    ({**ONE, "labels": [{"answer": "maybe", "grader": "boolean"}]}, "labels[0].answer"),
+    ({**ONE, "query": ["Something else entirely"]}, "query[0]"),
+    ({**ONE, "query": [""]}, "query[0]"),
+    ({**ONE, "prompts": [""]}, "query[0]"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _errors_are_never_rewarded(server: Any) -> Iterator[None]:
+    yield
+    health = server.request("/healthz")[1]
+    assert health["in_flight"] == 0
+    assert server.request("/get_reward", ONE)[1]["scores"] == [1.0]
+
+
+def _assert_error(status: int, body: Any, expected_status: int) -> dict[str, Any]:
+    assert status == expected_status, body
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"type", "message", "field"}
+    assert isinstance(body["error"]["type"], str)
+    assert isinstance(body["error"]["message"], str)
+    assert len(body["error"]["message"]) > 5
+    return body["error"]
+
+
+@pytest.mark.parametrize(("body", "field"), MALFORMED, ids=lambda value: ascii(value)[:60])
+def test_a_malformed_request_is_told_what_is_wrong(server: Any, body: Any, field: Any) -> None:
+    before = server.request("/healthz")[1]["rollouts"]
+    error = _assert_error(*server.request("/get_reward", body, method="POST"), 400)
+    assert error["type"] == "invalid_request"
+    if field:
+        assert error["field"] == field
+    assert len(error["message"]) < 1000
+    assert server.request("/healthz")[1]["rollouts"] == before
+
+
+def test_one_bad_rollout_of_many_names_its_place(
+    server: Any, rollouts: list[tuple[str, str, str]]
+) -> None:
+    payload = _payload(rollouts)
+    payload["query"][17] = "no prompt here"
+    error = _assert_error(*server.request("/get_reward", payload), 400)
+    assert error["field"] == "query[17]"
+    payload = _payload(rollouts)
+    payload["labels"][5] = json.dumps({"answer": "5", "grader": "none such"})
+    error = _assert_error(*server.request("/get_reward", payload), 400)
+    assert error["field"] == "labels[5].grader"
+    assert "none such" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/get_reward", 405),
+        ("PUT", "/get_reward", 405),
+        ("DELETE", "/get_reward", 405),
+        ("POST", "/healthz", 405),
+        ("POST", "/", 405),
+        ("GET", "/reward", 404),
+        ("POST", "/get_reward/", 404),
+        ("GET", "/static/x", 404),
+        ("GET", "/%00%ff", 404),
+    ],
+)
+def test_wrong_methods_and_paths(server: Any, method: str, path: str, status: int) -> None:
+    body = b"{}" if method != "GET" else None
+    _assert_error(*server.request(path, body, method=method), status)
+
+
+def test_the_pages_around_it(server: Any) -> None:
+    status, page = server.request("/")
+    assert status == 200
+    assert f"{server.url}/get_reward" in page
+    assert server.request("/readyz") == (200, {"status": "ready"})
+    status, health = server.request("/healthz")
+    assert (status, health["status"], health["ready"]) == (200, "ok", True)
+    assert all(isinstance(health[n], int) for n in ("rollouts", "batches", "sequences"))
+
+
+def test_unreadable_labels_are_counted_and_not_refused(server: Any) -> None:
+    before = server.request("/healthz")[1]["unreadable_labels"]
+    payload = {**ONE, "labels": [r"\frac{1}{"]}
+    status, body = server.request("/get_reward", payload)
+    assert (status, body["scores"], body["extra_logs"]["label_unreadable"]) == (200, [0.0], [1])
+    assert server.request("/healthz")[1]["unreadable_labels"] == before + 1
