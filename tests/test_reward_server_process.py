@@ -22,7 +22,7 @@ from sar.models.problems import generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
 
 ROOT = Path(__file__).parents[1]
-NUM_REQUESTS = 64
+NUM_REQUESTS = 48
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def payloads(demo_tokenizer: Any) -> list[dict[str, list[str]]]:
     for index, problem in enumerate(islice(generate(seed=8, held_out=True), NUM_REQUESTS)):
         prompt = render_prompt(demo_tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
         last = problem.answer + index % 2
-        response = f"{problem.padded} " * 3 + f"\nAnswer: {last}<|im_end|>"
+        response = f"{problem.padded} " * 2 + f"\nAnswer: {last}<|im_end|>"
         made.append(
             {"query": [prompt + response], "prompts": [prompt], "labels": [str(problem.answer)]}
         )
@@ -152,7 +152,6 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, s
     models = {
         "no model": str(folder),
         "half the weights": broken("b", "model.safetensors", weights[: len(weights) // 2]),
-        "half a configuration": broken("e", "config.json", b'{"model_type": "qw'),
         "unknown architecture": broken("f", "config.json", b'{"model_type": "none-such"}'),
         "half a tokenizer": broken("h", "tokenizer.json", b'{"version": "1.0", "trunc'),
         "unknown hub id": "no-such-owner/no-such-model",
@@ -191,7 +190,6 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, s
     [
         "no model",
         "half the weights",
-        "half a configuration",
         "unknown architecture",
         "half a tokenizer",
         "unknown hub id",

@@ -88,6 +88,11 @@ class _Chooser:
     def __init__(self, choices: Sequence[str]) -> None:
         self._options = [normalize_words(choice) for choice in choices]
         self._letters = string.ascii_uppercase[: num_choices(choices)]
+        # Letters inside an option's text, such as `C is on the table`, choose nothing.
+        phrases = sorted((c.strip(" .") for c in choices if " " in c.strip()), key=len)
+        self._phrases = re.compile(
+            "|".join(map(re.escape, reversed(phrases))) or r"(?!)", re.IGNORECASE
+        )
         either_case = self._letters + self._letters.lower()
         self._letter = re.compile(_LETTER.format(letters=self._letters))
         self._named = re.compile(_NAMED.format(letters=either_case))
@@ -116,7 +121,7 @@ class _Chooser:
         if alone := self._alone.fullmatch(first):
             return {alone[1].upper()}
         leading = self._leading.match(first)
-        kept = _RULED_OUT.sub(" ", first)
+        kept = _RULED_OUT.sub(" ", self._phrases.sub(" ", first))
         if leading and not re.match(r"\s*(?:,|or\b|and\b|/)", kept[leading.end() :]):
             others = set(self._letter.findall(kept[leading.end() :])) - {leading[1].upper()}
             if not re.search(r"\b(?:or|and|either)\b", kept) or not others:
@@ -146,7 +151,8 @@ class _Chooser:
         """Letters that a sentence of prose leaves as chosen."""
         if alone := self._alone.fullmatch(sentence):
             return {alone[1].upper()}
-        kept = _RULED_OUT.sub(" ", _CHANGED_MIND.split(sentence)[-1])
+        kept = self._phrases.sub(" ", _CHANGED_MIND.split(sentence)[-1])
+        kept = _RULED_OUT.sub(" ", kept)
         letters = self._committed(kept) or set(self._letter.findall(kept))
         return letters or self._by_text(sentence)
 
