@@ -18,12 +18,11 @@ from typing import Any
 
 import pytest
 import torch
+from openrlhf.utils import agent
 
 from sar.models import BUNDLED_MODEL
 from sar.models.problems import Problem, generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
-
-agent = pytest.importorskip("openrlhf.utils.agent", reason="openrlhf is not installed")
 
 CONTEXT_TOKENS = 1024  # of the bundled model
 SAR_WEIGHT = 0.2

@@ -18,13 +18,11 @@ from typing import Any
 
 import pytest
 import torch
+from openrlhf.trainer.ppo_utils import experience, length_penalty
+from openrlhf.utils import agent
 
 from sar.models.problems import generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
-
-agent = pytest.importorskip("openrlhf.utils.agent", reason="openrlhf is not installed")
-experience = pytest.importorskip("openrlhf.trainer.ppo_utils.experience")
-length_penalty = pytest.importorskip("openrlhf.trainer.ppo_utils.length_penalty")
 
 SAMPLES_PER_PROMPT = 4
 KINDS = ("concise", "padded", "wrong_end", "unrelated")

@@ -99,7 +99,7 @@ def _boxes(text: str) -> list[Statement]:
         elif event[0].endswith("{") and len(event[0]) > 2:
             open_braces.append((event.start(), event.end()))
     spans.extend((m.start(), m.start(1), m.end(1)) for m in _BARE_BOX.finditer(text))
-    spans.sort()
+    spans = sorted(spans)[-_MAX_STATEMENTS:]
 
     boxes: list[Statement] = []
     previous_end = -1

@@ -18,7 +18,7 @@ from sar.grading.words import has_words, is_textual, squeezed
 
 _MAX_ANSWER_CHARS = 2000
 # The last number of a text without markers is looked for here.
-_TAIL_CHARS = 4000
+_TAIL_CHARS = 2000
 
 _DECIMAL = rf"(?:{INTEGER}(?:\.\d+)?|\.\d+)"
 _NUMBER = re.compile(
