@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reward_server.config import ServerConfig, parse_args
 
+if TYPE_CHECKING:
+    from reward_server.service import Engine
+
 _DRAIN_S = 60.0
+_MAX_DESCRIPTORS = 65536
+# Model files, grader pipes, logs.
+_OTHER_DESCRIPTORS = 256
 
 _log = logging.getLogger("reward_server")
 
@@ -28,9 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a queue is normal here
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = _stop_on_signal()
+    num_descriptors = _raise_descriptor_limit()
     if config.model is None:
         _log.warning("no --model: serving the bundled demo model, of no use for real training")
 
@@ -42,29 +48,56 @@ def main(argv: list[str] | None = None) -> int:
     service = RewardService(graders, sar_weight=config.sar_weight)
     app = create_app(service, model_name=config.model_path, sar_weight=config.sar_weight)
     try:
-        sockets = _listen(app, config)
-        try:
-            engine = _load(config)
-        except Exception as error:  # noqa: BLE001  a broken model folder raises all sorts of things
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            _log.error("cannot serve --model %s: %s", config.model_path, reason)
-            _log.debug("loading failed", exc_info=True)
-            return 1
+        sockets = _listen(app, config, num_descriptors)
+    except (OSError, ValueError) as error:
+        _log.error("cannot listen on %s:%d: %s", config.host, config.port, error)
+        graders.close()
+        return 1
+    try:
+        engine = _load(config)
         service.start(engine)
         _log.info("ready: rewards are correctness + %s x SAR", config.sar_weight)
         stop.wait()
-        _log.info("stopping: finishing the requests in flight")
+        _log.info("stopping: finishing the requests in flight (again to stop at once)")
+        _stop_listening(sockets)
         if not _drain(sockets):
             _log.error("some requests were not finished after %.0f s", _DRAIN_S)
+        engine.batcher.close()
         return 0
-    except (OSError, ValueError) as error:
-        _log.error("cannot listen on %s:%d: %s", config.host, config.port, error)
+    except _CannotLoad as error:
+        _log.error("cannot serve --model %s: %s", config.model_path, error)
         return 1
     finally:
         graders.close()
 
 
-def _listen(app: Any, config: ServerConfig) -> dict[int, Any]:
+class _CannotLoad(Exception):
+    """The model cannot be loaded or served; says why in a line."""
+
+
+def _stop_on_signal() -> threading.Event:
+    """An event that SIGTERM or Ctrl-C sets; the second one stops the process at once."""
+    stop = threading.Event()
+
+    def set_stop(*_: object) -> None:
+        stop.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, set_stop)
+    return stop
+
+
+def _raise_descriptor_limit() -> int:
+    """Allows as many open connections as the system does; the usual default is only 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return limit
+
+
+def _listen(app: Any, config: ServerConfig, num_descriptors: int) -> dict[int, Any]:
     """Starts the HTTP server in a thread of its own; returns its sockets by file descriptor.
 
     Threads outnumber the requests in flight, or batches stay small: a request holds its thread
@@ -79,7 +112,7 @@ def _listen(app: Any, config: ServerConfig) -> dict[int, Any]:
         host=config.host,
         port=config.port,
         threads=config.threads,
-        connection_limit=max(4096, 2 * config.threads),
+        connection_limit=max(1, min(num_descriptors - _OTHER_DESCRIPTORS, 4 * config.threads)),
         backlog=4096,
         asyncore_use_poll=True,  # select() ends at 1,024 file descriptors
         ident=None,
@@ -88,6 +121,21 @@ def _listen(app: Any, config: ServerConfig) -> dict[int, Any]:
     for host, port in getattr(server, "effective_listen", [(config.host, server.effective_port)]):
         _log.info("listening on http://%s:%s/get_reward", host, port)
     return sockets
+
+
+def _stop_listening(sockets: dict[int, Any]) -> None:
+    """Takes no new connections, so that a trainer goes to another server or waits for the next.
+
+    Done in the HTTP thread, which owns the sockets.
+    """
+
+    def close_listeners() -> None:
+        for listener in [s for s in sockets.values() if getattr(s, "accepting", False)]:
+            listener.del_channel()
+            listener.socket.close()
+
+    trigger = next(s for s in sockets.values() if hasattr(s, "pull_trigger"))
+    trigger.pull_trigger(close_listeners)
 
 
 def _drain(sockets: dict[int, Any]) -> bool:
@@ -106,8 +154,16 @@ def _drain(sockets: dict[int, Any]) -> bool:
     return False
 
 
-def _load(config: ServerConfig) -> Any:
+def _load(config: ServerConfig) -> Engine:
     """Loads model and tokenizer; heavy imports happen here, so that `--help` is instant."""
+    try:
+        return _load_engine(config)
+    except Exception as error:  # a broken model folder raises all sorts of things
+        reason = str(error).partition("\n")[0]
+        raise _CannotLoad(f"{type(error).__name__}: {reason}") from error
+
+
+def _load_engine(config: ServerConfig) -> Engine:
     from transformers import AutoTokenizer
 
     from reward_server.batcher import Batcher

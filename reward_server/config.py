@@ -42,7 +42,7 @@ class ServerConfig:
         """Where the model comes from: the given path or id, else the bundled demo model."""
         from sar.models import BUNDLED_MODEL
 
-        return self.model or str(BUNDLED_MODEL)
+        return str(BUNDLED_MODEL) if self.model is None else self.model
 
 
 _HELP: dict[str, str] = {
@@ -100,6 +100,8 @@ def parse_args(
             except (ValueError, argparse.ArgumentTypeError) as error:
                 parser.error(f"{variable}={environ[variable]!r}: {error}")
     config = ServerConfig(**values)
+    if config.model is not None and not config.model.strip():
+        parser.error("--model is empty; leave it out to serve the bundled demo model")
     if config.model is not None and _looks_local(config.model) and not Path(config.model).is_dir():
         parser.error(f"--model {config.model!r}: no such folder")
     return config

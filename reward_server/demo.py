@@ -7,6 +7,7 @@ python -m reward_server.demo
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -18,9 +19,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from reward_server.config import ENV_PREFIX
 from sar.models import BUNDLED_MODEL
 from sar.models.problems import Problem, generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
+from sar.reward import DEFAULT_SAR_WEIGHT
 
 _SEED = 2026
 _NUM_PROBLEMS = 3
@@ -76,17 +79,21 @@ def _request(rollout: _Rollout, tokenizer: Any) -> dict[str, list[str]]:
 def _running_server() -> Iterator[str]:
     """The URL of a server on a free port, for as long as the context lasts."""
     command = [sys.executable, "-m", "reward_server", "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:  # noqa: S603
+    # The demo shows the defaults, whatever a real server is told here.
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)}
+    with subprocess.Popen(  # noqa: S603
+        command, stderr=subprocess.PIPE, text=True, env=environ
+    ) as server:
         assert server.stderr is not None
         try:
-            log = []
+            log = ""
             for line in server.stderr:
-                log.append(line)
-                if match := re.search(r"listening on (http://\S+)", line):
-                    yield match[1]
+                log += line
+                if "ready:" in line:
+                    yield re.findall(r"listening on (http://\S+)", log)[0]
                     break
             else:
-                raise SystemExit("the server did not start:\n" + "".join(log))
+                raise SystemExit(f"the server did not start:\n{log}")
         finally:
             server.terminate()
             server.communicate()
@@ -122,12 +129,12 @@ def _print_table(rollouts: list[_Rollout], answers: list[dict[str, Any]]) -> Non
 
 def _print_next_steps() -> None:
     print(
-        """
-reward = correctness + 0.2 x SAR. What next:
+        f"""
+reward = correctness + {DEFAULT_SAR_WEIGHT} x SAR. What next:
   make serve MODEL=PATH_OR_ID                        serve your policy's model on port 5000
   --reward.remote_url http://127.0.0.1:5000/get_reward      OpenRLHF's flag
   curl -s http://127.0.0.1:5000/get_reward -d \\
-    '{"query": ["Q: 2+3?\\nA: 5"], "prompts": ["Q: 2+3?\\nA:"], "labels": ["5"]}'"""
+    '{{"query": ["Q: 2+3?\\nA: 5"], "prompts": ["Q: 2+3?\\nA:"], "labels": ["5"]}}'"""
     )
 
 

@@ -11,10 +11,12 @@ from typing import Any
 from reward_server.batcher import Batcher
 from reward_server.errors import InvalidRequest, NotReady, ScoringFailed
 from reward_server.protocol import Sample, ScoredSample
+from sar.grading.answers import opened_thinking
 from sar.grading.pool import GraderPool, PendingVerdict
 from sar.grading.verdict import Verdict
 from sar.perplexity import mean_nll
 from sar.reward import EMPTY_RESPONSE, Likelihood, combine
+from sar.rollout import Rollout
 from sar.tokenization import EncodedRollout, RolloutTokenizer
 
 # OpenRLHF's client gives up on a try after 180 s; it is answered before that.
@@ -86,12 +88,9 @@ class RewardService:
                 self._in_flight -= len(samples)
 
     def _rewards(self, samples: Sequence[Sample], engine: Engine) -> list[ScoredSample]:
-        splits = [self._split(engine, i, sample) for i, sample in enumerate(samples)]
-        pending = [
-            self._start_grading(engine, sample, *split)
-            for sample, split in zip(samples, splits, strict=True)
-        ]
-        encoded = [engine.tokenizer.encode(*split) for split in splits]
+        rollouts = [self._rollout(engine, i, sample) for i, sample in enumerate(samples)]
+        pending = [self._start_grading(engine, rollout) for rollout in rollouts]
+        encoded = [engine.tokenizer.encode(r.prompt, r.response) for r in rollouts]
         future = engine.batcher.submit([s for e in encoded for s in e.sequences])
         logprobs = iter(future.result())
         likelihoods = [_likelihood(e, logprobs) for e in encoded]
@@ -101,30 +100,25 @@ class RewardService:
                     _verdict(verdict),
                     likelihood,
                     sar_weight=self._sar_weight,
-                    mode=sample.label.mode,
+                    mode=rollout.label.mode,
                 ),
-                template_mismatch=engine.tokenizer.has_other_frame(prompt),
+                template_mismatch=engine.tokenizer.has_other_frame(rollout.prompt),
             )
-            for sample, (prompt, _), verdict, likelihood in zip(
-                samples, splits, pending, likelihoods, strict=True
-            )
+            for rollout, verdict, likelihood in zip(rollouts, pending, likelihoods, strict=True)
         ]
         self._count(scored)
         return scored
 
-    def _split(self, engine: Engine, index: int, sample: Sample) -> tuple[str, str]:
+    def _rollout(self, engine: Engine, index: int, sample: Sample) -> Rollout:
         try:
-            return engine.tokenizer.split(sample.query, sample.prompt)
+            prompt, response = engine.tokenizer.split(sample.query, sample.prompt)
         except ValueError as error:
             raise InvalidRequest(f"query[{index}]: {error}", f"query[{index}]") from error
+        return Rollout(prompt, response, sample.label)
 
-    def _start_grading(
-        self, engine: Engine, sample: Sample, prompt: str, response: str
-    ) -> PendingVerdict:
-        text = engine.tokenizer.without_special_tokens(response)
-        if prompt.rstrip().endswith("<think>"):
-            text = "<think>" + text  # the template opened the thinking block
-        return self._graders.submit(text, sample.label)
+    def _start_grading(self, engine: Engine, rollout: Rollout) -> PendingVerdict:
+        text = engine.tokenizer.without_special_tokens(rollout.response)
+        return self._graders.submit(opened_thinking(rollout.prompt) + text, rollout.label)
 
     def _wait_for_engine(self) -> Engine:
         if not self._loaded.wait(_MAX_WAIT_FOR_MODEL_S) or self._engine is None:
@@ -141,9 +135,9 @@ class RewardService:
             self._warned_of_mismatch |= mismatched
         if warn:
             _log.warning(
-                "a prompt does not start as the empty-question prompt does: SAR compares it with "
-                "another system prompt or template; check --system-prompt (said once; counted as "
-                "template_mismatch in extra_logs)"
+                "a prompt has another system prompt or template around its question than the "
+                "empty-question prompt, so SAR compares unlike things; check --system-prompt and "
+                "--model (said once; template_mismatch in extra_logs)"
             )
 
 

@@ -50,9 +50,12 @@ def empty_question_prompt(tokenizer: Any, system_prompt: str) -> str:
     return render_prompt(tokenizer, "", system_prompt)
 
 
-def prompt_frame(tokenizer: Any, system_prompt: str) -> str:
-    """What every prompt with this system prompt starts with: all that comes before the question."""
-    return render_prompt(tokenizer, _QUESTION_MARKER, system_prompt).split(_QUESTION_MARKER)[0]
+def prompt_frame(tokenizer: Any, system_prompt: str) -> tuple[str, str]:
+    """What stands before and after the question in every prompt with this system prompt."""
+    before, _, after = render_prompt(tokenizer, _QUESTION_MARKER, system_prompt).partition(
+        _QUESTION_MARKER
+    )
+    return before, after
 
 
 def _turn(role: str, content: str) -> dict[str, str]:

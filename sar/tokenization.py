@@ -12,6 +12,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+from sar.grading.answers import is_grading_tag
 from sar.prompts import empty_question_prompt, prompt_frame
 from sar.rollout import split_query, strip_padding
 from sar.scoring.base import TokenSequence
@@ -60,8 +61,11 @@ class RolloutTokenizer:
         self._lock = threading.Lock()
         self._max_context_tokens = max_context_tokens
         self._special_tokens = _special_tokens(tokenizer)
-        self._special_pattern = re.compile("|".join(map(re.escape, self._special_tokens)) or r"$^")
-        self._frame = prompt_frame(tokenizer, system_prompt) if standalone_prompt == "chat" else ""
+        unread = [re.escape(s) for s in self._special_tokens if not is_grading_tag(s)]
+        self._unread_pattern = re.compile("|".join(unread) or r"(?!)")
+        self._frame = (
+            prompt_frame(tokenizer, system_prompt) if standalone_prompt == "chat" else ("", "")
+        )
         self._standalone_ids = self._standalone_prompt_ids(standalone_prompt, system_prompt)
         if not self._standalone_ids:
             raise ValueError(f"the standalone prompt {standalone_prompt!r} has no token")
@@ -72,7 +76,11 @@ class RolloutTokenizer:
             )
 
     def split(self, query: str, prompt: str) -> tuple[str, str]:
-        """The prompt as the policy saw it, and the response; see `sar.rollout.split_query`."""
+        """The prompt as the policy saw it, and the response; see `sar.rollout.split_query`.
+
+        Raises:
+            ValueError: the query does not continue the prompt.
+        """
         prompt_text, response = split_query(
             query,
             prompt,
@@ -114,16 +122,17 @@ class RolloutTokenizer:
         )
 
     def without_special_tokens(self, text: str) -> str:
-        """What a person would read of a text: graders get this."""
-        return self._special_pattern.sub("", text)
+        """What a person would read of a text: graders get this. Tags such as `<think>` stay."""
+        return self._unread_pattern.sub("", text)
 
     def has_other_frame(self, prompt: str) -> bool:
-        """Whether the prompt does not start as the empty-question prompt does.
+        """Whether the prompt has another frame around its question than the empty-question prompt.
 
         Then ppl_a is measured after another system prompt or template than the policy's, and SAR
-        compares unlike things.
+        compares unlike things. False where the standalone prompt is not rendered from a template.
         """
-        return self._frame not in prompt
+        before, after = self._frame
+        return not (before in prompt and prompt.endswith(after))
 
     def _standalone_prompt_ids(self, standalone_prompt: str, system_prompt: str) -> list[int]:
         if standalone_prompt == "bos":

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sar.grading.answers import visible_text
+from sar.grading.answers import is_grading_tag, opened_thinking, visible_text
 from sar.grading.grade import grade
 from sar.grading.label import parse_label
 from sar.grading.verdict import Reason
@@ -82,3 +82,22 @@ def test_choices(response, reason):
 )
 def test_truth_values(response, reason):
     assert grade(response, parse_label("False")).reason is reason
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tag"),
+    [
+        ("<|im_start|>assistant\n<think>\n", "<think>"),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", ""),
+        ("<|im_start|>assistant\n", ""),
+    ],
+)
+def test_a_prompt_can_open_the_thinking(prompt, tag):
+    assert opened_thinking(prompt) == tag
+
+
+def test_tags_that_are_special_tokens_are_kept_for_grading():
+    assert is_grading_tag("<think>")
+    assert is_grading_tag("</think>")
+    assert is_grading_tag("</answer>")
+    assert not is_grading_tag("<|im_end|>")

@@ -107,12 +107,27 @@ def test_objects_and_their_json_text_mean_the_same(value, label):
         "{x | x > 3}",
         "{1}",
         "{" * 5000,
-        '{"answer": ' * 20000,
         "{1, 2, 3} \\cup {4}",
     ],
 )
 def test_a_set_that_only_looks_like_json_is_an_answer(text):
-    assert parse_label(text) == Label(text.strip(), "math" if "a" not in text else "exact")
+    assert parse_label(text) == Label(text.strip(), "math")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{'answer': '5', 'grader': 'math'}", "looks like a JSON object but is not"),
+        ('{"answer": "5",}', "looks like a JSON object but is not"),
+        ('{"answer": ' * 20000, "looks like a JSON object but is not"),
+        (r'{"answer": "\frac{1}{2}"}', "two backslashes"),
+        (r'{"answer": "x \neq 2"}', "two backslashes"),
+    ],
+)
+def test_a_label_that_was_meant_as_json_is_not_taken_as_an_answer(text, message):
+    """It would be a wrong answer to every response, and nobody would know."""
+    with pytest.raises(LabelError, match=message):
+        parse_label(text)
 
 
 @pytest.mark.parametrize(

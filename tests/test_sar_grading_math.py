@@ -126,6 +126,8 @@ def test_quantities_compare_with_their_marks(label, answer, same):
         ("x+y=2", "2x+2y=4", True),
         ("[2,3)", "(2,3)", False),
         ("[2,3)", "2 \\le x < 3", True),
+        ("x \\leqslant 3", "x \\leq 3", True),
+        ("[3, \\infty)", "x \\geqslant 3", True),
         ("(1,2)", "(2,1)", False),
         ("\\{1,2\\}", "\\{2,1\\}", True),
         ("(-\\infty,2)\\cup(3,\\infty)", "x<2 \\text{ or } x>3", True),

@@ -355,3 +355,9 @@ def _wait_until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_hostile_label_and_a_hostile_response_are_a_verdict(graders: GraderPool) -> None:
+    bomb = parse_label(POWER.removeprefix("\\boxed{").removesuffix("}"))
+    verdict = graders.grade("{" * 30_000_000, bomb)
+    assert verdict.correctness == 0

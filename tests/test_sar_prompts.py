@@ -91,4 +91,6 @@ def test_every_prompt_starts_with_its_frame_and_asks_for_an_answer(
     assert prompt.count(system_prompt) == 1 or not system_prompt
     assert prompt.endswith("<model>" if template else "Assistant: ")
     if question or template is not RAISING:  # one that strips, strips the frame's end with it
-        assert prompt.startswith(prompt_frame(tokenizer, system_prompt))
+        before, after = prompt_frame(tokenizer, system_prompt)
+        assert prompt.startswith(before)
+        assert prompt.endswith(after)

@@ -15,6 +15,9 @@ _THINK = r"(?:think|thinking|thought|reasoning|scratchpad)"
 _THINK_OPEN = re.compile(rf"<{_THINK}>", re.IGNORECASE)
 _THINK_CLOSE = re.compile(rf"</{_THINK}>", re.IGNORECASE)
 
+_GRADING_TAG = re.compile(rf"</?(?:{_THINK[3:-1]}|answer)>", re.IGNORECASE)
+_OPENS_THINKING = re.compile(rf"<{_THINK}>\s*\Z", re.IGNORECASE)
+
 _BOX_EVENT = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{|\\[\\{}]|[{}]")
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s*([^\s{}$\\.,;]+)")
 # Boxes with only this between them are one answer of several parts.
@@ -50,6 +53,17 @@ class Statement:
     """The marker leaves no doubt; prose such as "the answer is" can go on to say anything."""
     is_formula: bool = False
     """The text is a box's content: mathematics and not a sentence."""
+
+
+def is_grading_tag(text: str) -> bool:
+    """Whether a token's text means something here, such as `<think>`, and must be kept."""
+    return _GRADING_TAG.fullmatch(text) is not None
+
+
+def opened_thinking(prompt: str) -> str:
+    """The tag of a thinking block that a prompt opened for its response; empty if it did not."""
+    opened = _OPENS_THINKING.search(prompt)
+    return opened[0].strip() if opened else ""
 
 
 def visible_text(response: str) -> str:

@@ -22,6 +22,9 @@ _FALSE = frozenset({"false", "no"})
 _LETTER = re.compile(r"(?:\\text\w*|\\mathrm|\\mathbf)?[\s{(\[$*]*([A-Z])[\s})\].:$*]*")
 _FUNCTION = re.compile(r"\b(?:sin|cos|tan|cot|log|ln|exp|sqrt|pi)\b")
 _DEFAULT_NUM_CHOICES = 5
+_MEANT_AS_JSON = re.compile(r"""\s*\{\s*['"]\w+['"]\s*:""")
+# What JSON makes of \frac, \times, \beta, \rho, \neq, \nu, \nabla with one backslash.
+_UNESCAPED = re.compile(r"[\x00-\x09\x0b-\x1f]|\n(?=eq\b|u\b|abla\b)")
 
 
 class LabelError(ValueError):
@@ -52,7 +55,10 @@ def parse_label(value: object) -> Label:
             grader can find right.
     """
     if isinstance(value, str):
-        value = _json_object(value) or {"answer": value}
+        value = _json_object(value) or value
+    is_plain = isinstance(value, str)
+    if is_plain:
+        value = {"answer": value}
     if not isinstance(value, dict):
         raise LabelError(f"a label is a string or an object, not {_type_name(value)}")
     if unknown := [name for name in value if name not in _FIELDS]:
@@ -63,6 +69,12 @@ def parse_label(value: object) -> Label:
         raise LabelError(f"the label's answer {found}; it must be a string", "answer")
     if not answer.strip():
         raise LabelError("the label's answer is empty: there is nothing to grade against", "answer")
+    if not is_plain and _UNESCAPED.search(answer.strip(" \t\r\n")):
+        raise LabelError(
+            f"the label's answer {answer[:40]!r} holds a control character: in JSON, LaTeX needs "
+            r"two backslashes, \\frac and not \frac",
+            "answer",
+        )
     choices = _checked_choices(value.get("choices") or ())
     grader = _checked_option(value, "grader", get_args(GraderName))
     mode: Mode = _checked_option(value, "mode", get_args(Mode)) or "train"
@@ -145,7 +157,9 @@ def _json_object(text: str) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
+        if _MEANT_AS_JSON.match(text):
+            raise LabelError(f"the label looks like a JSON object but is not: {error}") from error
         return None  # a set such as {1, 2}, say
     return value if isinstance(value, dict) else None
 

@@ -44,6 +44,11 @@ _SIZING = re.compile(
     r"\\(?:left|right|big[lr]?|Big[lr]?|bigg[lr]?|Bigg[lr]?|displaystyle|limits|mathopen|mathclose"
     r"|phantom\{[^{}]*\}|hspace\{[^{}]*\})(?![a-zA-Z])"
 )
+_SYNONYMS = {
+    "leq": r"\le", "leqslant": r"\le", "leqq": r"\le", "lt": "<", "neq": r"\ne",
+    "geq": r"\ge", "geqslant": r"\ge", "geqq": r"\ge", "gt": ">", "varnothing": r"\emptyset",
+}  # fmt: skip
+_SYNONYM = re.compile(rf"\\({'|'.join(_SYNONYMS)})(?![a-zA-Z])")
 _THIN_SPACE = re.compile(r"(?<=\d)(?:\\[,!;:]|\{,\}|~|\{ \})(?=\d)")
 _SPACING = re.compile(r"(?<!\\)\\[,!;: ]|~|\\(?:quad|qquad|space|enspace)(?![a-zA-Z])")
 _MATH_DELIMITER = re.compile(r"\$\$|\\[()\[\]]|(?<!\\)\$")
@@ -81,8 +86,7 @@ def normalize_latex(text: str) -> str:
     text = _TEXT_COMMAND.sub(r" \1 ", text)
     text = re.sub(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi ", text)
     text = text.replace(r"\%", "%").replace(r"\$", "$ ").replace(r"\&", "&").replace(r"\#", "#")
-    text = text.replace(r"\leq", r"\le").replace(r"\geq", r"\ge").replace(r"\lt", "<")
-    text = text.replace(r"\gt", ">").replace(r"\neq", r"\ne").replace(r"\varnothing", r"\emptyset")
+    text = _SYNONYM.sub(lambda m: _SYNONYMS[m[1]], text)
     return _SPACING.sub(" ", text)
 
 

@@ -13,7 +13,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
@@ -61,9 +61,8 @@ class GraderPool:
     def submit(self, response: str, label: Label) -> PendingVerdict:
         """Queues a response (see `sar.grading.grade.grade`); ask the result for its verdict."""
         read_label = label not in self._hostile_labels
-        return PendingVerdict(
-            self, response, label, self._start_grading(response, label, read_label)
-        )
+        work = self._start_grading(response, label, read_label)
+        return PendingVerdict(lambda: self._verdict(response, label, read_label, work))
 
     def grade(self, response: str, label: Label) -> Verdict:
         """Queues a response and waits for its verdict."""
@@ -75,29 +74,41 @@ class GraderPool:
             self._is_closed = True
             self._end(self._pool)
 
-    def _verdict(self, response: str, label: Label, work: _Work[Verdict]) -> Verdict:
-        reason = Reason.CRASHED
-        for attempt in range(2):
+    def _verdict(
+        self, response: str, label: Label, read_label: bool, work: _Work[Verdict]
+    ) -> Verdict:
+        verdict = self._attempt(response, label, read_label, work)
+        was_stopped = verdict.reason in (Reason.TIMEOUT, Reason.CRASHED)
+        if was_stopped and read_label and self._label_is_hostile(label):
+            # The label is to blame; as text it harms nobody.
+            work = self._start_grading(response, label, False)
+            return replace(self._attempt(response, label, False, work), label_unreadable=True)
+        return verdict
+
+    def _attempt(
+        self, response: str, label: Label, read_label: bool, work: _Work[Verdict]
+    ) -> Verdict:
+        """The verdict on work that was started. A process that dies gets a second one to try it:
+        once can be the machine's doing, twice is the text's."""
+
+        def start() -> _Work[Verdict]:
+            return self._start_grading(response, label, read_label)
+
+        for is_last in (False, True):
             try:
-                return self._result(work, lambda: self._start_grading(response, label, True))
+                return self._result(work, start)
             except TimeoutError:
-                reason = Reason.TIMEOUT
-                break
+                return Verdict(Reason.TIMEOUT)
             except ProcessExpired as error:
-                _log.warning("a grader process died (%s), attempt %d", error, attempt + 1)
-                if attempt == 0:
-                    work = self._start_grading(response, label, True)
-        if label not in self._hostile_labels and not self._label_is_hostile(label):
-            return Verdict(reason)
-        return self._result(
-            self._start_grading(response, label, False),
-            lambda: self._start_grading(response, label, False),
-        )
+                _log.warning("a grader process died: %s", error)
+                if not is_last:
+                    work = start()
+        return Verdict(Reason.CRASHED)
 
     def _label_is_hostile(self, label: Label) -> bool:
         """Whether reading the label alone takes a grader down: then no response is to blame."""
-        if label.grader != "math":
-            return False
+        if label.grader != "math" or label in self._hostile_labels:
+            return label in self._hostile_labels
         try:
             self._result(self._start_check(label), lambda: self._start_check(label))
         except (TimeoutError, ProcessExpired):
@@ -159,11 +170,8 @@ class GraderPool:
 class PendingVerdict:
     """A verdict that is being worked on."""
 
-    def __init__(self, pool: GraderPool, response: str, label: Label, work: _Work[Verdict]) -> None:
-        self._pool = pool
-        self._response = response
-        self._label = label
-        self._work = work
+    def __init__(self, wait_for_verdict: Callable[[], Verdict]) -> None:
+        self._wait_for_verdict = wait_for_verdict
 
     def verdict(self) -> Verdict:
         """Waits for the verdict.
@@ -171,7 +179,7 @@ class PendingVerdict:
         Raises:
             Exception: the grader itself is at fault; never a verdict of wrong.
         """
-        return self._pool._verdict(self._response, self._label, self._work)
+        return self._wait_for_verdict()
 
 
 def _initialize() -> None:

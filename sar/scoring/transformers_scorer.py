@@ -26,7 +26,8 @@ _LOGITS_CHUNK_BYTES = 128 * 2**20
 class TransformersScorer:
     """A `LogprobScorer` over `AutoModelForCausalLM`.
 
-    Shapes: B sequences, T padded tokens, N response positions of a batch, H hidden, V vocabulary.
+    Shapes: B sequences, T padded tokens, N response positions of a batch, C of them at once at the
+    head, H hidden, V vocabulary.
     """
 
     def __init__(self, model: Any, max_batch_tokens: int) -> None:
