@@ -80,22 +80,29 @@ class Batcher:
     def _run(self) -> None:
         while batch := self._next_batch():
             # From here on they cannot be cancelled; those that were are left out.
-            jobs = [job for job in batch if job.future.set_running_or_notify_cancel()]
-            sequences = [s for job in jobs for s in job.sequences]
-            self.num_batches += 1
-            self.num_sequences += len(sequences)
-            try:
-                results = self._scorer.response_logprobs(sequences)
-                assert len(results) == len(sequences), "the scorer lost results"
-            except Exception as error:  # noqa: BLE001  whatever it is, these jobs must hear of it
-                _log.exception("scoring a batch of %d sequences failed", len(sequences))
+            self._score([job for job in batch if job.future.set_running_or_notify_cancel()])
+
+    def _score(self, jobs: Sequence[_Job]) -> None:
+        """Scores some jobs together; where that fails, each alone, so that one job which is too
+        much for the scorer does not take the others with it."""
+        sequences = [s for job in jobs for s in job.sequences]
+        self.num_batches += 1
+        self.num_sequences += len(sequences)
+        try:
+            results = self._scorer.response_logprobs(sequences)
+            assert len(results) == len(sequences), "the scorer lost results"
+        except Exception as error:  # noqa: BLE001  whatever it is, these jobs must hear of it
+            _log.exception("scoring %d jobs failed", len(jobs))
+            if len(jobs) > 1:
                 for job in jobs:
-                    failed = ScoringFailed(f"the scorer failed: {type(error).__name__}: {error}")
-                    job.future.set_exception(failed)
-                continue
-            remaining = iter(results)
-            for job in jobs:
-                job.future.set_result([next(remaining) for _ in job.sequences])
+                    self._score([job])
+            else:
+                failed = ScoringFailed(f"the scorer failed: {type(error).__name__}: {error}")
+                jobs[0].future.set_exception(failed)
+            return
+        remaining = iter(results)
+        for job in jobs:
+            job.future.set_result([next(remaining) for _ in job.sequences])
 
     def _next_batch(self) -> list[_Job]:
         """Waits for jobs and takes as many as fit; empty when closed and done."""

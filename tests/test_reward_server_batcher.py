@@ -162,18 +162,18 @@ def test_a_job_is_not_torn_apart(batcher_of):
     assert scorer.batches == [job]
 
 
-def test_a_failure_reaches_its_batch_and_no_other(batcher_of):
+def test_a_failure_reaches_the_job_at_fault_and_no_other(batcher_of):
     scorer = StandInScorer(hold=True)
     batcher = batcher_of(scorer, 100)
     first = batcher.submit([sequence(1)])
     scorer.wait_for_batch()
-    bad = [batcher.submit([sequence(value, 50)]) for value in (2, 666)]
+    beside, bad = (batcher.submit([sequence(value, 50)]) for value in (2, 666))
     after = batcher.submit([sequence(3, 50)])
     scorer.release(1000)
     assert values(first) == [[1]]
-    for future in bad:
-        with pytest.raises(ScoringFailed, match="RuntimeError: out of memory"):
-            future.result(WAIT_S)
+    with pytest.raises(ScoringFailed, match="RuntimeError: out of memory"):
+        bad.result(WAIT_S)
+    assert values(beside) == [[2]]
     assert values(after) == [[3]]
     assert values(batcher.submit([sequence(4)])) == [[4]]
 
