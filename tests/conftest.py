@@ -101,15 +101,6 @@ def server(start_server: Callable[..., ServerProcess]) -> Iterator[ServerProcess
 
 
 @pytest.fixture(scope="session")
-def demo_tokenizer() -> Any:
-    from transformers import AutoTokenizer
-
-    from sar.models import BUNDLED_MODEL
-
-    return AutoTokenizer.from_pretrained(BUNDLED_MODEL)
-
-
-@pytest.fixture(scope="session")
 def data_folder() -> Path:
     """Samples of the real data sets, which lie beside the repository and not in it."""
     if not DATA.is_dir():

@@ -97,8 +97,8 @@ def _post(client: Any, body: Any = ONE) -> Any:
         lambda sequences: None,
     ],
 )
-def test_a_failing_scorer_is_an_error_and_no_reward(demo_tokenizer: Any, behaviour: Any) -> None:
-    client = _client(demo_tokenizer, Scorer(behaviour), Graders())
+def test_a_failing_scorer_is_an_error_and_no_reward(bundled_tokenizer: Any, behaviour: Any) -> None:
+    client = _client(bundled_tokenizer, Scorer(behaviour), Graders())
     failed = _post(client)
     assert failed.status_code == 500
     assert set(failed.json) == {"error"}
@@ -108,9 +108,9 @@ def test_a_failing_scorer_is_an_error_and_no_reward(demo_tokenizer: Any, behavio
     assert client.get("/healthz").json["in_flight"] == 0
 
 
-def test_a_failing_grader_is_an_error_and_no_wrong_answer(demo_tokenizer: Any) -> None:
+def test_a_failing_grader_is_an_error_and_no_wrong_answer(bundled_tokenizer: Any) -> None:
     graders = Graders(ValueError("a bug in a grader"), Verdict(Reason.WRONG, "6"))
-    client = _client(demo_tokenizer, Scorer(), graders)
+    client = _client(bundled_tokenizer, Scorer(), graders)
     failed = _post(client)
     assert failed.status_code == 500
     assert failed.json["error"]["type"] == "scoring_failed"
@@ -119,9 +119,9 @@ def test_a_failing_grader_is_an_error_and_no_wrong_answer(demo_tokenizer: Any) -
     assert (following.status_code, following.json["scores"]) == (200, [0.0])
 
 
-def test_timeouts_and_crashes_are_counted_apart(demo_tokenizer: Any) -> None:
+def test_timeouts_and_crashes_are_counted_apart(bundled_tokenizer: Any) -> None:
     verdicts = [Verdict(r) for r in (Reason.TIMEOUT, Reason.CRASHED, Reason.NO_ANSWER)]
-    client = _client(demo_tokenizer, Scorer(), Graders(*verdicts))
+    client = _client(bundled_tokenizer, Scorer(), Graders(*verdicts))
     body = _post(client, {name: values * 4 for name, values in ONE.items()}).json
     assert body["scores"] == [0.0, 0.0, 0.0, 1.0]
     assert body["extra_logs"]["grader_timeout"] == [1, 0, 0, 0]
@@ -129,7 +129,7 @@ def test_timeouts_and_crashes_are_counted_apart(demo_tokenizer: Any) -> None:
     assert body["extra_logs"]["no_answer"] == [0, 0, 1, 0]
 
 
-def test_one_failing_batch_leaves_the_requests_behind_it_alone(demo_tokenizer: Any) -> None:
+def test_one_failing_batch_leaves_the_requests_behind_it_alone(bundled_tokenizer: Any) -> None:
     """The first batch fails while others queue: only it is refused."""
     entered, leave = threading.Event(), threading.Event()
 
@@ -138,7 +138,7 @@ def test_one_failing_batch_leaves_the_requests_behind_it_alone(demo_tokenizer: A
         leave.wait(10)
         raise RuntimeError("out of memory")
 
-    client = _client(demo_tokenizer, Scorer(fail_late), Graders())
+    client = _client(bundled_tokenizer, Scorer(fail_late), Graders())
     statuses: list[int] = []
 
     def post() -> None:
@@ -156,7 +156,7 @@ def test_one_failing_batch_leaves_the_requests_behind_it_alone(demo_tokenizer: A
     assert sorted(statuses) == [200] * 8 + [500]
 
 
-def test_the_page_escapes_the_models_name(demo_tokenizer: Any) -> None:
-    page = _client(demo_tokenizer, Scorer(), Graders()).get("/").text
+def test_the_page_escapes_the_models_name(bundled_tokenizer: Any) -> None:
+    page = _client(bundled_tokenizer, Scorer(), Graders()).get("/").text
     assert "&lt;b&gt;name" in page
     assert "<b>name" not in page

@@ -202,27 +202,27 @@ def model() -> Any:
 
 
 @pytest.fixture(scope="module")
-def reference(demo_tokenizer: Any) -> Reference:
-    return Reference(demo_tokenizer)
+def reference(bundled_tokenizer: Any) -> Reference:
+    return Reference(bundled_tokenizer)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("max_tokens", [None, 12])
 def test_generated_rollouts_get_the_defined_reward(
     server: Any,
-    demo_tokenizer: Any,
+    bundled_tokenizer: Any,
     model: Any,
     reference: Reference,
     temperature: float,
     max_tokens: int | None,
 ) -> None:
     torch.manual_seed(0)
-    engine = GeneratingEngine(model, demo_tokenizer, temperature)
+    engine = GeneratingEngine(model, bundled_tokenizer, temperature)
     finished, correct = [], []
     for problem in PROBLEMS[:6]:
         rollout = _execute(
             server.url,
-            demo_tokenizer,
+            bundled_tokenizer,
             engine,
             question=problem.question,
             label=str(problem.answer),
@@ -231,7 +231,7 @@ def test_generated_rollouts_get_the_defined_reward(
         output = asyncio.run(rollout)
         prompt_ids, response_ids = engine.generated[-1]
         finished.append(not output["truncated"])
-        correct.append(_is_correct(demo_tokenizer, response_ids, problem))
+        correct.append(_is_correct(bundled_tokenizer, response_ids, problem))
         _assert_agrees(output, reference.expected(prompt_ids, response_ids, correct=correct[-1]))
         assert output["extra_logs"]["no_answer"] == [0] or max_tokens
         assert output["extra_logs"]["template_mismatch"] == [0]
@@ -246,16 +246,16 @@ def test_generated_rollouts_get_the_defined_reward(
 
 
 def test_a_prompt_cut_on_the_left_is_scored_as_the_policy_saw_it(
-    server: Any, demo_tokenizer: Any, reference: Reference
+    server: Any, bundled_tokenizer: Any, reference: Reference
 ) -> None:
     for problem in PROBLEMS[:8]:
-        response_ids = demo_tokenizer.encode(problem.concise + "<|im_end|>")
+        response_ids = bundled_tokenizer.encode(problem.concise + "<|im_end|>")
         for kept_tokens in (7, 20, 41):
-            engine = PlaybackEngine(demo_tokenizer, response_ids)
+            engine = PlaybackEngine(bundled_tokenizer, response_ids)
             output = asyncio.run(
                 _execute(
                     server.url,
-                    demo_tokenizer,
+                    bundled_tokenizer,
                     engine,
                     question=problem.question,
                     label=str(problem.answer),
@@ -270,12 +270,12 @@ def test_a_prompt_cut_on_the_left_is_scored_as_the_policy_saw_it(
 
 @pytest.mark.parametrize("finish", ["nothing", "eos"])
 def test_an_empty_response_earns_nothing(
-    server: Any, demo_tokenizer: Any, reference: Reference, finish: str
+    server: Any, bundled_tokenizer: Any, reference: Reference, finish: str
 ) -> None:
-    response_ids = [demo_tokenizer.eos_token_id] if finish == "eos" else []
-    engine = PlaybackEngine(demo_tokenizer, response_ids)
+    response_ids = [bundled_tokenizer.eos_token_id] if finish == "eos" else []
+    engine = PlaybackEngine(bundled_tokenizer, response_ids)
     output = asyncio.run(
-        _execute(server.url, demo_tokenizer, engine, question=PROBLEMS[0].question, label="5")
+        _execute(server.url, bundled_tokenizer, engine, question=PROBLEMS[0].question, label="5")
     )
     _assert_agrees(output, reference.expected(engine.generated[0][0], response_ids, correct=False))
     assert output["extra_logs"]["no_answer"] == [1]
@@ -300,16 +300,16 @@ def test_an_empty_response_earns_nothing(
     ],
 )
 def test_special_tokens_are_scored_and_not_graded(
-    server: Any, demo_tokenizer: Any, reference: Reference, text: str, correct: bool
+    server: Any, bundled_tokenizer: Any, reference: Reference, text: str, correct: bool
 ) -> None:
     problem = PROBLEMS[1]
     filled = text.format(answer=problem.answer, wrong=problem.answer + 1)
-    response_ids = demo_tokenizer.encode(filled, add_special_tokens=False)
-    engine = PlaybackEngine(demo_tokenizer, response_ids)
+    response_ids = bundled_tokenizer.encode(filled, add_special_tokens=False)
+    engine = PlaybackEngine(bundled_tokenizer, response_ids)
     output = asyncio.run(
         _execute(
             server.url,
-            demo_tokenizer,
+            bundled_tokenizer,
             engine,
             question=problem.question,
             label=str(problem.answer),
@@ -321,18 +321,18 @@ def test_special_tokens_are_scored_and_not_graded(
 
 @pytest.mark.parametrize("ends_right", [True, False])
 def test_a_response_beyond_the_context_is_cut_for_sar_and_graded_whole(
-    server: Any, demo_tokenizer: Any, reference: Reference, ends_right: bool
+    server: Any, bundled_tokenizer: Any, reference: Reference, ends_right: bool
 ) -> None:
     problem = PROBLEMS[2]
     filler = " ".join(p.padded for p in PROBLEMS if p.answer != problem.answer)
     last = problem.answer if ends_right else problem.answer + 1
-    response_ids = demo_tokenizer.encode(f"{filler}\nAnswer: {last}<|im_end|>")
+    response_ids = bundled_tokenizer.encode(f"{filler}\nAnswer: {last}<|im_end|>")
     assert len(response_ids) > 2 * CONTEXT_TOKENS
-    engine = PlaybackEngine(demo_tokenizer, response_ids)
+    engine = PlaybackEngine(bundled_tokenizer, response_ids)
     output = asyncio.run(
         _execute(
             server.url,
-            demo_tokenizer,
+            bundled_tokenizer,
             engine,
             question=problem.question,
             label=str(problem.answer),
@@ -361,7 +361,7 @@ def test_a_response_beyond_the_context_is_cut_for_sar_and_graded_whole(
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_json_labels_choose_grader_and_mode(
     server: Any,
-    demo_tokenizer: Any,
+    bundled_tokenizer: Any,
     reference: Reference,
     label: dict[str, Any],
     right: str,
@@ -369,12 +369,12 @@ def test_json_labels_choose_grader_and_mode(
     mode: str,
 ) -> None:
     for text, correct in ((right, True), (wrong, False)):
-        response_ids = demo_tokenizer.encode(text + "<|im_end|>", add_special_tokens=False)
-        engine = PlaybackEngine(demo_tokenizer, response_ids)
+        response_ids = bundled_tokenizer.encode(text + "<|im_end|>", add_special_tokens=False)
+        engine = PlaybackEngine(bundled_tokenizer, response_ids)
         output = asyncio.run(
             _execute(
                 server.url,
-                demo_tokenizer,
+                bundled_tokenizer,
                 engine,
                 question=PROBLEMS[3].question,
                 label=json.dumps({**label, "mode": mode}),
@@ -422,12 +422,12 @@ def _all_at_once(
 
 
 def test_concurrent_rollouts_share_batches_and_change_nothing(
-    server: Any, demo_tokenizer: Any, record_property: Any
+    server: Any, bundled_tokenizer: Any, record_property: Any
 ) -> None:
-    rollouts = _many(demo_tokenizer, 256)
+    rollouts = _many(bundled_tokenizer, 256)
     assert 60 < sum(correct for *_, correct in rollouts) < 200
     before = server.request("/healthz")[1]
-    outputs, elapsed_s = _all_at_once(server, demo_tokenizer, rollouts)
+    outputs, elapsed_s = _all_at_once(server, bundled_tokenizer, rollouts)
     after = server.request("/healthz")[1]
 
     num_batches = after["batches"] - before["batches"]
@@ -443,7 +443,7 @@ def test_concurrent_rollouts_share_batches_and_change_nothing(
         assert output["extra_logs"]["response_tokens"] == [len(ids)]
 
     for rollout, together in list(zip(rollouts, outputs, strict=True))[::5]:
-        (alone,), _ = _all_at_once(server, demo_tokenizer, [rollout])
+        (alone,), _ = _all_at_once(server, bundled_tokenizer, [rollout])
         assert alone["reward"] == pytest.approx(together["reward"], abs=1e-4)
         assert alone["scores"] == together["scores"]
         for name, value in alone["extra_logs"].items():

@@ -16,12 +16,12 @@ PAD = "<|endoftext|>"
 
 
 @pytest.fixture(scope="module")
-def rollouts(demo_tokenizer: Any) -> list[tuple[str, str, str]]:
+def rollouts(bundled_tokenizer: Any) -> list[tuple[str, str, str]]:
     """Prompt, response and label; right and wrong ones alternate."""
     rows = []
     for index, problem in enumerate(islice(generate(seed=4, held_out=True), 24)):
         response = problem.wrong_end if index % 2 else problem.concise
-        prompt = render_prompt(demo_tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
+        prompt = render_prompt(bundled_tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
         rows.append((prompt, response + "<|im_end|>", str(problem.answer)))
     return rows
 

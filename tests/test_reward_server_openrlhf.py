@@ -50,7 +50,7 @@ def _upstream_method(module: str, name: str, **names: Any) -> Callable[..., Any]
 
 
 @pytest.fixture(scope="module")
-def outputs(server: Any, demo_tokenizer: Any) -> list[dict[str, Any]]:
+def outputs(server: Any, bundled_tokenizer: Any) -> list[dict[str, Any]]:
     """Executor outputs: three prompts, four responses each, one cut off and one empty."""
 
     class Engine:
@@ -58,7 +58,7 @@ def outputs(server: Any, demo_tokenizer: Any) -> list[dict[str, Any]]:
             self._ids = ids
 
         async def generate(self, *_: Any, **__: Any) -> Any:
-            finished = self._ids[-1:] == [demo_tokenizer.eos_token_id]
+            finished = self._ids[-1:] == [bundled_tokenizer.eos_token_id]
             logprobs = [{i: SimpleNamespace(logprob=-0.5)} for i in self._ids]
             return SimpleNamespace(
                 outputs=[
@@ -74,12 +74,12 @@ def outputs(server: Any, demo_tokenizer: Any) -> list[dict[str, Any]]:
         tasks = []
         for problem in itertools.islice(generate(seed=77, held_out=True), 3):
             for kind in KINDS:
-                ids = demo_tokenizer.encode(getattr(problem, kind) + "<|im_end|>")
+                ids = bundled_tokenizer.encode(getattr(problem, kind) + "<|im_end|>")
                 if len(tasks) == 1:
                     ids = ids[:9]
                 if len(tasks) == 3:
                     ids = []
-                prompt = demo_tokenizer.apply_chat_template(
+                prompt = bundled_tokenizer.apply_chat_template(
                     [
                         {"role": "system", "content": DEFAULT_SYSTEM_PROMPT},
                         {"role": "user", "content": problem.question},
@@ -93,7 +93,7 @@ def outputs(server: Any, demo_tokenizer: Any) -> list[dict[str, Any]]:
                         str(problem.answer),
                         SimpleNamespace(max_tokens=300, logprobs=1),
                         1024,
-                        demo_tokenizer,
+                        bundled_tokenizer,
                         Engine(ids),
                     )
                 )

@@ -26,11 +26,11 @@ NUM_REQUESTS = 48
 
 
 @pytest.fixture(scope="module")
-def payloads(demo_tokenizer: Any) -> list[dict[str, list[str]]]:
+def payloads(bundled_tokenizer: Any) -> list[dict[str, list[str]]]:
     """One rollout each, long enough that they are worked on for a while."""
     made = []
     for index, problem in enumerate(islice(generate(seed=8, held_out=True), NUM_REQUESTS)):
-        prompt = render_prompt(demo_tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
+        prompt = render_prompt(bundled_tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
         last = problem.answer + index % 2
         response = f"{problem.padded} " * 2 + f"\nAnswer: {last}<|im_end|>"
         made.append(
