@@ -126,6 +126,9 @@ def test_quantities_compare_with_their_marks(label, answer, same):
         ("x+y=2", "2x+2y=4", True),
         ("[2,3)", "(2,3)", False),
         ("[2,3)", "2 \\le x < 3", True),
+        ("0.001", "10^{-3}", True),
+        ("\\frac{\\sqrt{2}}{10}", "0.1\\sqrt{2}", True),
+        ("0.3x", "0.1x + 0.2x", True),
         ("x \\leqslant 3", "x \\leq 3", True),
         ("[3, \\infty)", "x \\geqslant 3", True),
         ("(1,2)", "(2,1)", False),
@@ -237,6 +240,10 @@ def test_what_a_policy_could_learn_to_write_instead_earns_nothing(label, answer)
 )
 def test_a_denied_number_is_not_the_answer(response):
     assert not grade_math(response, "24").correctness
+
+
+def test_a_shortened_verb_before_the_answer_is_a_word():
+    assert grade_math("It's 1,000.", "1000").correctness
 
 
 def test_money_in_prose_is_no_formula():

@@ -45,7 +45,7 @@ def read_expression(text: str) -> Any | None:
         return None
     # Inside a box math-verify reads 96% of labels, bare only two thirds.
     parsed = parse(rf"\boxed{{{text}}}", [_reading_rules()], parsing_timeout=None)
-    return parsed[0] if parsed and not isinstance(parsed[0], str) else None
+    return _exact(parsed[0]) if parsed and not isinstance(parsed[0], str) else None
 
 
 def is_computable(text: str) -> bool:
@@ -137,6 +137,15 @@ def _reading_rules() -> Any:
         basic_latex=True, units=False, malformed_operators=False, nits=False, boxed="all"
     )
     return LatexExtractionConfig(boxed_match_priority=0, normalization_config=rules)
+
+
+def _exact(expression: Any) -> Any:
+    """An expression whose decimals are the fractions that were written, and not nearby doubles."""
+    from sympy import Expr, Float, Rational
+
+    if not isinstance(expression, Expr):
+        return expression
+    return expression.xreplace({f: Rational(str(f)) for f in expression.atoms(Float)})
 
 
 def _points(symbols: set[Any]) -> list[dict[Any, str]]:

@@ -29,7 +29,8 @@ _NUMBER = re.compile(
     rf"|{_DECIMAL}\s*/\s*{_DECIMAL}|{_DECIMAL})"
 )
 _WORDS_BEFORE = re.compile(
-    r".*(?<![\\a-zA-Z])(?!(?:or|and|sqrt|sin|cos|tan|log|ln|pi)\b)[a-zA-Z]{2,}[\s:,]+", re.DOTALL
+    r".*(?<![\\a-zA-Z])(?!(?:or|and|sqrt|sin|cos|tan|log|ln|pi)\b)[a-zA-Z]{2,}(?:'[a-z]+)?[\s:,]+",
+    re.DOTALL,
 )
 # Of a multiple-choice item whose label is the option's value: `(C) 8`, `8 (C)`.
 _OPTION_LETTER = re.compile(r"^\(?[A-E]\)[\s.:]+(?=\S)|(?<=\S)\s+\([A-E]\)$")

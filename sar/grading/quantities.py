@@ -35,7 +35,6 @@ _QUANTITY = re.compile(
 _REPEATING = re.compile(r"(-?)(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
 
 _SCALES = {
-    "dozen": 12,
     "hundred": 100,
     "thousand": 10**3,
     "million": 10**6,
