@@ -40,6 +40,8 @@ COLOURS = {"answer": "B", "grader": "choice", "choices": ["red", "dark blue", "b
         ("Not A, not C, so it must be B.", Reason.CORRECT),
         ("A... wait, no, B.", Reason.CORRECT),
         ("I choose D.", Reason.WRONG),
+        ("The answer is choice_2.", Reason.CORRECT),
+        ("choice_3", Reason.WRONG),
         ("A) red\nB) dark blue\nC) blue\nD) green", Reason.NO_ANSWER),
         ("red, dark blue, blue, green", Reason.NO_ANSWER),
         ("red\n\ndark blue\n\nblue\n\ngreen", Reason.NO_ANSWER),

@@ -217,3 +217,10 @@ def test_any_json_value_is_a_label_or_a_label_error(value):
 @pytest.mark.parametrize("letter", "ABCDE")
 def test_choose_grader_knows_a_letter_in_any_dress(letter, dress):
     assert choose_grader(dress.format(letter)) == "choice"
+
+
+def test_logicbenchs_own_names_of_options_are_letters():
+    label = parse_label({"answer": "choice_2", "grader": "choice", "choices": ["red", "blue"]})
+    assert label.answer == "B"
+    with pytest.raises(LabelError, match="choice_3"):
+        parse_label({"answer": "choice_3", "grader": "choice", "choices": ["red", "blue"]})

@@ -10,7 +10,7 @@ import string
 from collections.abc import Sequence
 
 from sar.grading.answers import Statement, statements
-from sar.grading.label import Label, num_choices
+from sar.grading.label import Label, num_choices, with_letters
 from sar.grading.normalize import normalize_unicode, normalize_words
 from sar.grading.verdict import NO_ANSWER, Verdict, judged
 
@@ -78,9 +78,8 @@ _RULED_OUT = re.compile(
 
 def grade_choice(response: str, label: Label) -> Verdict:
     """Grades a response's visible text (thinking removed) against a letter."""
-    chosen = _Chooser(label.choices).chosen(
-        _ALTERNATIVES.sub(" or ", _NOT_APPLICABLE.sub("", normalize_unicode(response)))
-    )
+    text = _NOT_APPLICABLE.sub("", with_letters(normalize_unicode(response)))
+    chosen = _Chooser(label.choices).chosen(_ALTERNATIVES.sub(" or ", text))
     return judged(chosen == label.answer, chosen) if chosen else NO_ANSWER
 
 

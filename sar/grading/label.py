@@ -21,6 +21,7 @@ _TRUE = frozenset({"true", "yes"})
 _FALSE = frozenset({"false", "no"})
 _LETTER = re.compile(r"(?:\\text\w*|\\mathrm|\\mathbf)?[\s{(\[$*]*([A-Z])[\s})\].:$*]*")
 _FUNCTION = re.compile(r"\b(?:sin|cos|tan|cot|log|ln|exp|sqrt|pi)\b")
+_NUMBERED = re.compile(r"\bchoice_([1-9]|1\d|2[0-6])\b")
 _DEFAULT_NUM_CHOICES = 5
 _MEANT_AS_JSON = re.compile(r"""\s*\{\s*['"]\w+['"]\s*:""")
 # What JSON makes of \frac, \times, \beta, \rho, \neq, \nu, \nabla with one backslash.
@@ -107,10 +108,15 @@ def choose_grader(answer: str, choices: Sequence[str] = ()) -> GraderName:
 
 def choice_letter(text: str, num_choices: int) -> str | None:
     """The letter of a text that is nothing but one, such as `(B)` or `\\text{B}`."""
-    match = _LETTER.fullmatch(text.strip())
+    match = _LETTER.fullmatch(with_letters(text).strip())
     if match and string.ascii_uppercase.index(match[1]) < num_choices:
         return match[1]
     return None
+
+
+def with_letters(text: str) -> str:
+    """A text with LogicBench's names of options, `choice_2`, as letters."""
+    return _NUMBERED.sub(lambda number: string.ascii_uppercase[int(number[1]) - 1], text)
 
 
 def truth_value(text: str) -> bool | None:
