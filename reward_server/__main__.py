@@ -19,6 +19,8 @@ from reward_server.config import ServerConfig, parse_args
 
 if TYPE_CHECKING:
     from reward_server.service import Engine
+    from sar.scoring.transformers_scorer import TransformersScorer
+    from sar.scoring.vllm_scorer import VllmScorer
 
 _DRAIN_S = 60.0
 _MAX_DESCRIPTORS = 65536
@@ -164,20 +166,13 @@ def _load(config: ServerConfig) -> Engine:
 
 
 def _load_engine(config: ServerConfig) -> Engine:
-    from transformers import AutoTokenizer
-
     from reward_server.batcher import Batcher
     from reward_server.service import Engine
-    from sar.scoring.transformers_scorer import TransformersScorer
     from sar.tokenization import RolloutTokenizer
 
-    scorer = TransformersScorer.from_pretrained(
-        config.model_path,
-        device=config.device,
-        dtype=config.dtype,
-        max_batch_tokens=config.max_batch_tokens,
-        trust_remote_code=config.trust_remote_code,
-    )
+    scorer = _load_scorer(config)
+    from transformers import AutoTokenizer  # slow; a missing vLLM is told of at once
+
     limits = [n for n in (scorer.max_context_tokens, config.max_context_tokens) if n]
     tokenizer = RolloutTokenizer(
         AutoTokenizer.from_pretrained(
@@ -189,6 +184,28 @@ def _load_engine(config: ServerConfig) -> Engine:
     )
     _log.info("model: %s", scorer.description)
     return Engine(tokenizer, Batcher(scorer, config.max_batch_tokens))
+
+
+def _load_scorer(config: ServerConfig) -> TransformersScorer | VllmScorer:
+    if config.backend == "vllm":
+        from sar.scoring.vllm_scorer import VllmScorer
+
+        return VllmScorer.from_pretrained(
+            config.model_path,
+            dtype=config.dtype,
+            max_batch_tokens=config.max_batch_tokens,
+            tensor_parallel_size=config.tensor_parallel_size,
+            trust_remote_code=config.trust_remote_code,
+        )
+    from sar.scoring.transformers_scorer import TransformersScorer
+
+    return TransformersScorer.from_pretrained(
+        config.model_path,
+        device=config.device,
+        dtype=config.dtype,
+        max_batch_tokens=config.max_batch_tokens,
+        trust_remote_code=config.trust_remote_code,
+    )
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ class ServerConfig:
     sar_weight: float = DEFAULT_SAR_WEIGHT
     system_prompt: str = DEFAULT_SYSTEM_PROMPT
     standalone_prompt: str = "chat"
+    backend: str = "transformers"
+    tensor_parallel_size: int = 1
     device: str = "auto"
     dtype: str = "auto"
     trust_remote_code: bool = False
@@ -54,7 +56,9 @@ _HELP: dict[str, str] = {
     "standalone_prompt": (
         "context of ppl_a: 'chat' (chat template, empty question), 'bos', or any other text as is"
     ),
-    "device": "auto, cpu, cuda, cuda:1, ...",
+    "backend": "what runs the model: transformers, or vllm on GPUs (pip install -e '.[vllm]')",
+    "tensor_parallel_size": "GPUs that share the model; vllm only",
+    "device": "auto, cpu, cuda, cuda:1, ...; transformers only",
     "dtype": "auto (float32 on a CPU, else the checkpoint's), float32, bfloat16 or float16",
     "trust_remote_code": "run Python code that comes with the model",
     "max_batch_tokens": "tokens in one forward pass, padding included; bounds memory",
@@ -104,6 +108,15 @@ def parse_args(
         parser.error("--model is empty; leave it out to serve the bundled demo model")
     if config.model is not None and _looks_local(config.model) and not Path(config.model).is_dir():
         parser.error(f"--model {config.model!r}: no such folder")
+    if config.backend == "vllm" and config.device != "auto":
+        parser.error(
+            f"--device {config.device!r}: not with --backend vllm; CUDA_VISIBLE_DEVICES chooses "
+            "its GPUs"
+        )
+    if config.backend != "vllm" and config.tensor_parallel_size > 1:
+        parser.error(
+            f"--tensor-parallel-size {config.tensor_parallel_size}: only with --backend vllm"
+        )
     return config
 
 
@@ -143,6 +156,7 @@ _COUNT = _number(int, 1, 2**31 - 1, "a positive whole number")
 _TYPES: dict[str, Callable[[str], Any]] = {
     "port": _number(int, 0, 65535, "a port (0-65535)"),
     "sar_weight": _number(float, -100, 100, "a number from -100 to 100"),
+    "tensor_parallel_size": _COUNT,
     "max_batch_tokens": _COUNT,
     "max_context_tokens": _COUNT,
     "grader_timeout": _number(float, 0.1, 3600, "a number of seconds from 0.1 to 3600"),
@@ -150,5 +164,6 @@ _TYPES: dict[str, Callable[[str], Any]] = {
     "threads": _number(int, 1, 16384, "a whole number from 1 to 16384"),
 }
 _CHOICES: dict[str, tuple[str, ...]] = {
+    "backend": ("transformers", "vllm"),
     "dtype": ("auto", "float32", "bfloat16", "float16"),
 }

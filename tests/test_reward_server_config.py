@@ -41,6 +41,8 @@ SETTINGS = [
     ("system_prompt", "100% sure, --really", "100% sure, --really"),
     ("standalone_prompt", "bos", "bos"),
     ("standalone_prompt", "Answer:\n", "Answer:\n"),
+    ("backend", "vllm", "vllm"),
+    ("tensor_parallel_size", "1", 1),
     ("device", "cuda:1", "cuda:1"),
     ("dtype", "bfloat16", "bfloat16"),
     ("max_batch_tokens", "8192", 8192),
@@ -110,6 +112,9 @@ BAD = [
     ("max_batch_tokens", "1e4"),
     ("max_context_tokens", "0"),
     ("max_context_tokens", "long"),
+    ("backend", "sglang"),
+    ("tensor_parallel_size", "0"),
+    ("tensor_parallel_size", "two"),
     ("grader_timeout", "0"),
     ("grader_timeout", "nan"),
     ("grader_timeout", "inf"),
@@ -201,3 +206,33 @@ def test_a_bad_value_ends_the_command_at_once():
     assert result.returncode == 2
     assert "99999" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_vllm_on_several_gpus():
+    config = parse_args(["--backend", "vllm", "--tensor-parallel-size", "4"], {})
+    assert (config.backend, config.tensor_parallel_size) == ("vllm", 4)
+    environ = {variable("backend"): "vllm", variable("tensor_parallel_size"): "4"}
+    assert parse_args([], environ) == config
+    assert parse_args(["--backend", "vllm", "--device", "auto"], {}).device == "auto"
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"tensor_parallel_size": "2"}, "--tensor-parallel-size 2"),
+        ({"backend": "transformers", "tensor_parallel_size": "8"}, "--tensor-parallel-size 8"),
+        ({"backend": "vllm", "device": "cuda:1"}, "--device 'cuda:1'"),
+        ({"backend": "vllm", "device": "cpu"}, "--device 'cpu'"),
+    ],
+)
+@pytest.mark.parametrize("source", ["flags", "variables"])
+def test_settings_of_the_other_backend_are_refused(settings, named, source, capsys):
+    arguments, environ = [f"{flag(name)}={text}" for name, text in settings.items()], {}
+    if source == "variables":
+        arguments, environ = [], {variable(name): text for name, text in settings.items()}
+    with pytest.raises(SystemExit) as caught:
+        parse_args(arguments, environ)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert named in error
+    assert "--backend vllm" in error
