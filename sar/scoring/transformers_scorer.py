@@ -1,14 +1,16 @@
 """The scorer for any causal language model of Hugging Face transformers.
 
-Memory is bounded by the token budget: the transformer body runs on batches of at most
+Memory is bounded by the token budget: the transformer body runs on packs of at most
 `max_batch_tokens`, only hidden states at response positions are kept, and the output head sees them
-in chunks, so that no (tokens x vocabulary) tensor of a batch ever exists.
+in chunks, so that no (tokens x vocabulary) tensor of a pack ever exists.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+import enum
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,24 +19,43 @@ import torch
 from torch import Tensor
 
 from sar.scoring.base import TokenSequence
-from sar.scoring.packing import plan_batches
+from sar.scoring.output_head import OutputHead
+from sar.scoring.packed_attention import PACKED, CannotPack, packed
+from sar.scoring.packing import Pack, plan_packs
 
-# Logits held at once, float32; small enough for a CPU's cache pressure, large enough for a GPU.
-_LOGITS_CHUNK_BYTES = 128 * 2**20
+# float32 logits held at once, and as much again for their log-softmax: on a CPU a few hundred rows
+# are a fast matrix product already; a GPU needs more of them to be busy.
+_CPU_LOGITS_BYTES = 64 * 2**20
+_GPU_LOGITS_BYTES = 512 * 2**20
+# On a CPU more tokens at once are no faster, and their activations fall out of the caches.
+_CPU_PACK_TOKENS = 2048
+# A budget that every sequence exceeds.
+_ALONE = 1
+
+_log = logging.getLogger(__name__)
+
+
+class _Attention(enum.Enum):
+    """How the sequences of a pack are kept apart, the faster first."""
+
+    VARLEN = enum.auto()
+    """One kernel for all, where PyTorch has it: on CUDA, in half precision."""
+    BLOCKWISE = enum.auto()
 
 
 class TransformersScorer:
     """A `LogprobScorer` over `AutoModelForCausalLM`.
 
-    Shapes: B sequences, T padded tokens, N response positions of a batch, C of them at once at the
-    head, H hidden, V vocabulary.
+    Shapes: T tokens of a pack, N of them predict a response token, C of them at once at the head,
+    H hidden, V vocabulary.
     """
 
     def __init__(self, model: Any, max_batch_tokens: int) -> None:
         """
         Args:
-            model: a causal LM in eval mode, on its device.
-            max_batch_tokens: budget of padded tokens in one forward pass.
+            model: a causal LM in eval mode, on its device. It is taken over: its attention is
+                replaced by one that packs.
+            max_batch_tokens: budget of tokens in one forward pass.
         Raises:
             ValueError: the model's output head cannot be run apart from its body.
         """
@@ -44,9 +65,13 @@ class TransformersScorer:
                 f"cannot score with {type(model).__name__}: its body cannot be told from its head"
             )
         self._body = model.base_model
-        self._head = _Head(model)
-        self._max_batch_tokens = max_batch_tokens
-        self._check_head()
+        self._head = OutputHead(model)
+        on_cpu = model.device.type == "cpu"
+        self._max_pack_tokens = (
+            min(max_batch_tokens, _CPU_PACK_TOKENS) if on_cpu else max_batch_tokens
+        )
+        self._logits_bytes = _CPU_LOGITS_BYTES if on_cpu else _GPU_LOGITS_BYTES
+        self._attention = self._choose_attention()
 
     @classmethod
     def from_pretrained(
@@ -90,95 +115,137 @@ class TransformersScorer:
     def response_logprobs(
         self, sequences: Sequence[TokenSequence]
     ) -> list[npt.NDArray[np.float32]]:
+        return self._score(sequences, self._max_pack_tokens)
+
+    def _score(
+        self, sequences: Sequence[TokenSequence], max_tokens: int
+    ) -> list[npt.NDArray[np.float32]]:
         results: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(sequences)
-        for batch in plan_batches([len(s) for s in sequences], self._max_batch_tokens):
-            for index, logprobs in zip(
-                batch, self._score_batch([sequences[i] for i in batch]), strict=True
-            ):
-                results[index] = logprobs
+        for pack in plan_packs(sequences, max_tokens if self._attention else _ALONE):
+            scored = self._score_pack_if_memory_allows(pack)
+            if scored is None:
+                half = [sequences[index] for index in pack.members]
+                scored = self._score(half, pack.num_tokens // 2)
+            for index, logprobs_T in zip(pack.members, scored, strict=True):
+                results[index] = logprobs_T
         return results
 
-    @torch.inference_mode()
-    def _score_batch(self, batch: Sequence[TokenSequence]) -> Iterator[npt.NDArray[np.float32]]:
-        width = max(map(len, batch))
-        ids_BT = torch.zeros(len(batch), width, dtype=torch.long)
-        predicts_BT = torch.zeros(len(batch), width, dtype=torch.bool)
-        for row, seq in enumerate(batch):
-            ids_BT[row, : len(seq)] = torch.tensor(seq.context_ids + seq.response_ids)
-            # The state at position t predicts token t + 1.
-            predicts_BT[row, len(seq.context_ids) - 1 : len(seq) - 1] = True
-        targets_N = torch.cat([torch.tensor(seq.response_ids) for seq in batch])
-
-        device = self._model.device
-        # No attention mask: with padding on the right, causal attention never looks at it, and
-        # without a mask the fast causal kernels apply.
-        body = self._body(input_ids=ids_BT.to(device), use_cache=False, return_dict=True)
-        hidden_NH = body.last_hidden_state[predicts_BT.to(device)]
-        body.last_hidden_state = None  # frees (B, T, H) before the head runs
-        logprobs_N = self._target_logprobs(hidden_NH, targets_N.to(device), body)
-        return iter(
-            chunk.numpy()
-            for chunk in logprobs_N.cpu().split([len(seq.response_ids) for seq in batch])
+    def _score_pack_if_memory_allows(self, pack: Pack) -> list[npt.NDArray[np.float32]] | None:
+        """None: out of memory, and the pack can be divided."""
+        try:
+            return self._score_pack(pack)
+        except (RuntimeError, MemoryError) as error:
+            if len(pack.members) == 1 or not _is_out_of_memory(error):
+                raise
+        # Outside of the handler, as the exception holds on to the tensors of its frames.
+        _log.warning(
+            "out of memory with %d tokens in a forward pass: going on with half of them; "
+            "a lower --max-batch-tokens avoids the detour",
+            pack.num_tokens,
         )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
+
+    @torch.inference_mode()
+    def _score_pack(self, pack: Pack) -> list[npt.NDArray[np.float32]]:
+        device = self._model.device
+        inputs = {"input_ids": torch.from_numpy(pack.token_ids_T)[None].to(device)}
+        attending: AbstractContextManager[None] = nullcontext()
+        if self._attention:
+            inputs["position_ids"] = torch.from_numpy(pack.positions_T)[None].to(device)
+            # Without it, transformers looks for packed sequences in the positions by itself.
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+            attending = packed(
+                pack.segments,
+                device,
+                num_layers=self._model.config.get_text_config().num_hidden_layers,
+                allows_varlen=self._attention is _Attention.VARLEN,
+            )
+        with attending:
+            body = self._body(**inputs, use_cache=False, return_dict=True)
+        predictors_N = torch.from_numpy(pack.predictors_N).to(device)
+        hidden_NH = body.last_hidden_state[0].index_select(0, predictors_N)
+        body.last_hidden_state = None  # frees (T, H) before the head runs
+        targets_N = torch.from_numpy(pack.targets_N).to(device)
+        logprobs_N = self._target_logprobs(hidden_NH, targets_N, body).cpu()
+        return [logprobs_T.numpy() for logprobs_T in logprobs_N.split(pack.response_lengths)]
 
     def _target_logprobs(self, hidden_NH: Tensor, targets_N: Tensor, body: Any) -> Tensor:
         """(N,) float32 log-probabilities of the targets, a chunk of positions at a time."""
         vocabulary = self._model.config.get_text_config().vocab_size
-        rows = max(1, _LOGITS_CHUNK_BYTES // (4 * vocabulary))
+        rows = max(1, self._logits_bytes // (4 * vocabulary))
         chunks = []
         for hidden_CH, targets_C in zip(hidden_NH.split(rows), targets_N.split(rows), strict=True):
-            logits_CV = self._head(hidden_CH, body).float()
-            target_logits_C = logits_CV.gather(1, targets_C[:, None])[:, 0]
-            chunks.append(target_logits_C - logits_CV.logsumexp(dim=1))
+            # One kernel that reads the model's dtype and sums in float32.
+            logprobs_CV = self._head(hidden_CH, body).log_softmax(dim=1, dtype=torch.float32)
+            chunks.append(logprobs_CV.gather(1, targets_C[:, None])[:, 0])
         return torch.cat(chunks)
 
-    @torch.inference_mode()
-    def _check_head(self) -> None:
-        """Body then head must give what the whole model gives: a wrong reward is never silent."""
-        ids_BT = torch.arange(1, 5, device=self._model.device)[None]
-        expected = self._model(input_ids=ids_BT, use_cache=False).logits[0].float()
+    def _choose_attention(self) -> _Attention | None:
+        """The first way of packing that gives what the whole model gives, one sequence at a time.
+
+        Raises:
+            ValueError: none does, not even without packing: the head cannot run apart.
+        """
+        probe = [
+            TokenSequence(context, response)
+            for context in ([1, 2, 3], [4])
+            for response in ([5, 6, 7, 3, 2], [2, 1], [4])
+        ]
+        if getattr(self._model.config.get_text_config(), "attn_logit_softcapping", None):
+            # transformers' fused attention drops the soft-capping of Gemma 2 without a word.
+            self._model.set_attn_implementation("eager")
+        implementation = self._model.config._attn_implementation
+        expected = [self._logprobs_of_whole_model(sequence) for sequence in probe]
+        if reason := self._mismatch(None, probe, expected):
+            raise ValueError(f"cannot score with {type(self._model).__name__}: {reason}")
+        self._model.set_attn_implementation(PACKED)
+        candidates = [_Attention.BLOCKWISE]
+        if self._model.device.type == "cuda":
+            candidates.insert(0, _Attention.VARLEN)
+        for attention in candidates:
+            if not (reason := self._mismatch(attention, probe, expected)):
+                return attention
+        self._model.set_attn_implementation(implementation)
+        _log.warning(
+            "%s cannot be packed (%s): its sequences are scored one at a time, which is slow",
+            type(self._model).__name__,
+            reason,
+        )
+        return None
+
+    def _mismatch(
+        self,
+        attention: _Attention | None,
+        probe: list[TokenSequence],
+        expected: list[npt.NDArray[np.float32]],
+    ) -> str:
+        """Why scoring this way is not right for the model; empty if it is."""
+        self._attention = attention
         try:
-            body = self._body(input_ids=ids_BT, use_cache=False, return_dict=True)
-            got = self._head(body.last_hidden_state[0], body).float()
-        except (AttributeError, TypeError, RuntimeError) as error:
-            raise ValueError(f"cannot score with {type(self._model).__name__}: {error}") from error
-        if not torch.allclose(got, expected, rtol=1e-2, atol=1e-2):
-            raise ValueError(
-                f"cannot score with {type(self._model).__name__}: its output head gives other "
-                "logits when run apart from its body"
-            )
+            got = self._score(probe, 1000)
+        except (AttributeError, TypeError, RuntimeError, ValueError, CannotPack) as error:
+            return str(error).partition("\n")[0] or type(error).__name__
+        off = np.abs(np.concatenate(got) - np.concatenate(expected)).mean()
+        # Not-a-number fails too.
+        if not off <= (1e-4 if self._model.dtype == torch.float32 else 5e-2):
+            return f"log-probabilities are off by {off:.2g} from those of the whole model"
+        return ""
+
+    @torch.inference_mode()
+    def _logprobs_of_whole_model(self, sequence: TokenSequence) -> npt.NDArray[np.float32]:
+        ids_T = torch.tensor(sequence.context_ids + sequence.response_ids)
+        ids_BT = ids_T[None].to(self._model.device)
+        logits_TV = self._model(input_ids=ids_BT, use_cache=False).logits[0].float().cpu()
+        logprobs_T = logits_TV[:-1].log_softmax(1).gather(1, ids_T[1:, None])[:, 0]
+        return np.asarray(logprobs_T[-len(sequence.response_ids) :])
 
 
-class _Head:
-    """The model's own forward on given hidden states, so that its logit scaling and soft-capping
-    apply whatever the architecture: a shallow copy of the model whose body replays an output."""
-
-    def __init__(self, model: Any) -> None:
-        self._body = _ReplayedBody(model.base_model)
-        self._model = copy.copy(model)
-        self._model._modules = dict(model._modules)
-        del self._model._modules[model.base_model_prefix]
-        self._model.__dict__[model.base_model_prefix] = self._body
-
-    def __call__(self, hidden_CH: Tensor, body: Any) -> Tensor:
-        """(C, H) hidden states -> (C, V) logits; `body` is any output of the body, for its type."""
-        self._body.output = type(body)(**{**body, "last_hidden_state": hidden_CH[None]})
-        logits_CV: Tensor = self._model(inputs_embeds=hidden_CH[None], use_cache=False).logits[0]
-        self._body.output = None
-        return logits_CV
-
-
-class _ReplayedBody:
-    def __init__(self, body: Any) -> None:
-        self._body = body
-        self.output: Any = None
-        self.decoder = self  # OPT's head calls its body's decoder
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.output
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._body, name)
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        "can't allocate memory" in str(error)  # PyTorch's on a CPU, a plain RuntimeError
+    )
 
 
 def resolve_device(device: str) -> torch.device:
