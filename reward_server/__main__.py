@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import signal
 import sys
 import threading
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from reward_server.config import ServerConfig, parse_args
 from sar.scoring.host_memory import keep_freed_memory
@@ -24,9 +22,6 @@ if TYPE_CHECKING:
     from sar.scoring.vllm_scorer import VllmScorer
 
 _DRAIN_S = 60.0
-_MAX_DESCRIPTORS = 65536
-# Model files, grader pipes, logs.
-_OTHER_DESCRIPTORS = 256
 
 _log = logging.getLogger("reward_server")
 
@@ -38,13 +33,12 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a queue is normal here
     stop = _stop_on_signal()
-    num_descriptors = _raise_descriptor_limit()
     if config.model is None:
         _log.warning("no --model: serving the bundled demo model, of no use for real training")
 
     from reward_server.app import create_app
+    from reward_server.listener import Listener
     from reward_server.service import RewardService
     from sar.grading.pool import GraderPool
 
@@ -52,19 +46,21 @@ def main(argv: list[str] | None = None) -> int:
     service = RewardService(graders, sar_weight=config.sar_weight)
     app = create_app(service, model_name=config.model_path, sar_weight=config.sar_weight)
     try:
-        sockets = _listen(app, config, num_descriptors)
+        listener = Listener(app, host=config.host, port=config.port, threads=config.threads)
     except (OSError, ValueError) as error:
         _log.error("cannot listen on %s:%d: %s", config.host, config.port, error)
         graders.close()
         return 1
+    for host, port in listener.addresses:
+        _log.info("listening on http://%s:%s/get_reward", host, port)
     try:
         engine = _load(config)
         service.start(engine)
         _log.info("ready: rewards are correctness + %s x SAR", config.sar_weight)
         stop.wait()
         _log.info("stopping: finishing the requests in flight (again to stop at once)")
-        _stop_listening(sockets)
-        if not _drain(sockets):
+        listener.stop_listening()
+        if not listener.drain(_DRAIN_S):
             _log.error("some requests were not finished after %.0f s", _DRAIN_S)
         engine.batcher.close()
         return 0
@@ -91,71 +87,6 @@ def _stop_on_signal() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, set_stop)
     return stop
-
-
-def _raise_descriptor_limit() -> int:
-    """Allows as many open connections as the system does; the usual default is only 1,024."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    return limit
-
-
-def _listen(app: Any, config: ServerConfig, num_descriptors: int) -> dict[int, Any]:
-    """Starts the HTTP server in a thread of its own; returns its sockets by file descriptor.
-
-    Threads outnumber the requests in flight, or batches stay small: a request holds its thread
-    until its reward is there.
-    """
-    from waitress import create_server
-
-    sockets: dict[int, Any] = {}
-    server = create_server(
-        app,
-        map=sockets,
-        host=config.host,
-        port=config.port,
-        threads=config.threads,
-        connection_limit=max(1, min(num_descriptors - _OTHER_DESCRIPTORS, 4 * config.threads)),
-        backlog=4096,
-        asyncore_use_poll=True,  # select() ends at 1,024 file descriptors
-        ident=None,
-    )
-    threading.Thread(target=server.run, name="http", daemon=True).start()
-    for host, port in getattr(server, "effective_listen", [(config.host, server.effective_port)]):
-        _log.info("listening on http://%s:%s/get_reward", host, port)
-    return sockets
-
-
-def _stop_listening(sockets: dict[int, Any]) -> None:
-    """Takes no new connections, so that a trainer goes to another server or waits for the next.
-
-    Done in the HTTP thread, which owns the sockets.
-    """
-
-    def close_listeners() -> None:
-        for listener in [s for s in sockets.values() if getattr(s, "accepting", False)]:
-            listener.del_channel()
-            listener.socket.close()
-
-    trigger = next(s for s in sockets.values() if hasattr(s, "pull_trigger"))
-    trigger.pull_trigger(close_listeners)
-
-
-def _drain(sockets: dict[int, Any]) -> bool:
-    """Waits until every request has been answered and every answer sent; False if it took too long.
-
-    Asks the connections, as a request that is computed is not yet sent.
-    """
-    deadline = time.monotonic() + _DRAIN_S
-    while time.monotonic() < deadline:
-        if not any(
-            getattr(connection, "requests", None) or getattr(connection, "total_outbufs_len", 0)
-            for connection in list(sockets.values())
-        ):
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def _load(config: ServerConfig) -> Engine:

@@ -41,7 +41,9 @@ def create_app(service: RewardService, *, model_name: str, sar_weight: float) ->
     @app.post("/get_reward")
     def get_reward() -> Response:
         samples = parse_request(request.get_data(cache=False))
-        return _json(format_response(service.rewards(samples)))
+        # Waitress says whether the connection is still there; other servers do not.
+        is_gone = request.environ.get("waitress.client_disconnected", lambda: False)
+        return _json(format_response(service.rewards(samples, is_gone)))
 
     @app.get("/healthz")
     def healthz() -> Response:

@@ -1,23 +1,29 @@
 """One queue over all requests, so that rollouts which arrive one by one are scored together.
 
 There is no timer: an idle engine starts at once with what is there, and what arrives while it works
-is the next batch.
+is the next batch. Jobs wait in buckets of similar length, short ones first, so that a long rollout
+does not hold up a hundred short ones; a bucket that was passed over a few times is next.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from reward_server.errors import NotReady, ScoringFailed
+from reward_server.errors import ClientGone, NotReady, ScoringFailed
 from sar.scoring import LogprobScorer, TokenSequence
+
+# Batches that may go before a bucket whose jobs were there already.
+_MAX_PASSED_OVER = 3
 
 _log = logging.getLogger(__name__)
 
@@ -27,15 +33,43 @@ Logprobs = list[npt.NDArray[np.float32]]
 @dataclass
 class _Job:
     sequences: Sequence[TokenSequence]
+    is_abandoned: Callable[[], bool]
     future: Future[Logprobs] = field(default_factory=Future)
 
     @property
     def num_tokens(self) -> int:
         return sum(map(len, self.sequences))
 
+    @property
+    def bucket(self) -> int:
+        """Lengths from one power of two to the next share a bucket."""
+        return max(map(len, self.sequences)).bit_length()
+
+
+@dataclass
+class _Bucket:
+    jobs: deque[_Job] = field(default_factory=deque)
+    times_passed_over: int = 0
+
+
+@dataclass
+class BatcherCounters:
+    """What the engine has done since the start."""
+
+    num_batches: int = 0
+    num_sequences: int = 0
+    num_tokens: int = 0
+    num_abandoned: int = 0
+    """Jobs left out because their client had gone."""
+    busy_s: float = 0.0
+    """Seconds in the scorer."""
+    first_batch_s: float = 0.0
+    last_batch_s: float = 0.0
+    """When the first batch began and the last one ended, in seconds of `time.monotonic`."""
+
 
 class Batcher:
-    """Feeds one scorer from many threads, first come, first served."""
+    """Feeds one scorer from many threads."""
 
     def __init__(self, scorer: LogprobScorer, max_batch_tokens: int) -> None:
         """
@@ -45,28 +79,34 @@ class Batcher:
         """
         self._scorer = scorer
         self._max_batch_tokens = max_batch_tokens
-        self._jobs: deque[_Job] = deque()
+        self._buckets: dict[int, _Bucket] = {}
         self._changed = threading.Condition()
         self._is_closed = False
-        self.num_batches = 0
-        self.num_sequences = 0
+        self.counters = BatcherCounters()
         self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
         self._thread.start()
 
-    def submit(self, sequences: Sequence[TokenSequence]) -> Future[Logprobs]:
-        """Queues sequences; the future gives their log-probabilities, in order.
+    def submit(
+        self,
+        sequences: Sequence[TokenSequence],
+        is_abandoned: Callable[[], bool] = lambda: False,
+    ) -> Future[Logprobs]:
+        """Queues sequences to be scored together; the future gives their log-probabilities.
 
+        Args:
+            is_abandoned: asked just before scoring; the future of a job that nobody waits for any
+                more raises `ClientGone`.
         Raises:
             NotReady: the batcher is closed.
         """
-        job = _Job(sequences)
+        job = _Job(sequences, is_abandoned)
         if not sequences:
             job.future.set_result([])
             return job.future
         with self._changed:
             if self._is_closed:
                 raise NotReady("the server is stopping")
-            self._jobs.append(job)
+            self._buckets.setdefault(job.bucket, _Bucket()).jobs.append(job)
             self._changed.notify()
         return job.future
 
@@ -79,17 +119,15 @@ class Batcher:
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            # From here on they cannot be cancelled; those that were are left out.
-            self._score([job for job in batch if job.future.set_running_or_notify_cancel()])
+            self._score(batch)
 
     def _score(self, jobs: Sequence[_Job]) -> None:
         """Scores some jobs together; where that fails, each alone, so that one job which is too
         much for the scorer does not take the others with it."""
         sequences = [s for job in jobs for s in job.sequences]
-        self.num_batches += 1
-        self.num_sequences += len(sequences)
         try:
-            results = self._scorer.response_logprobs(sequences)
+            with self._counted(sequences):
+                results = self._scorer.response_logprobs(sequences)
             assert len(results) == len(sequences), "the scorer lost results"
         except Exception as error:  # noqa: BLE001  whatever it is, these jobs must hear of it
             _log.exception("scoring %d jobs failed", len(jobs))
@@ -104,16 +142,69 @@ class Batcher:
         for job in jobs:
             job.future.set_result([next(remaining) for _ in job.sequences])
 
+    @contextmanager
+    def _counted(self, sequences: Sequence[TokenSequence]) -> Iterator[None]:
+        counters = self.counters
+        start = time.monotonic()
+        counters.first_batch_s = counters.first_batch_s or start
+        counters.num_batches += 1
+        counters.num_sequences += len(sequences)
+        counters.num_tokens += sum(map(len, sequences))
+        try:
+            yield
+        finally:
+            counters.last_batch_s = time.monotonic()
+            counters.busy_s += counters.last_batch_s - start
+
     def _next_batch(self) -> list[_Job]:
         """Waits for jobs and takes as many as fit; empty when closed and done."""
-        with self._changed:
-            while not self._jobs and not self._is_closed:
-                self._changed.wait()
-            batch: list[_Job] = []
-            num_tokens = 0
-            while self._jobs:
-                num_tokens += self._jobs[0].num_tokens
-                if batch and num_tokens > self._max_batch_tokens:
-                    break
-                batch.append(self._jobs.popleft())
-            return batch
+        while True:
+            with self._changed:
+                while not self._buckets and not self._is_closed:
+                    self._changed.wait()
+                batch = self._take_batch()
+            if not batch:
+                return []
+            if wanted := [job for job in batch if self._is_wanted(job)]:
+                return wanted
+
+    def _take_batch(self) -> list[_Job]:
+        """As many jobs as fit, from the bucket whose turn it is and then from the others."""
+        order = sorted(self._buckets)
+        # max() keeps to the first, the shortest, among equals.
+        most_passed_over = max(
+            order, key=lambda length: self._buckets[length].times_passed_over, default=None
+        )
+        if (
+            most_passed_over is not None
+            and self._buckets[most_passed_over].times_passed_over >= _MAX_PASSED_OVER
+        ):
+            order.remove(most_passed_over)
+            order.insert(0, most_passed_over)
+        batch: list[_Job] = []
+        num_tokens = 0
+        for length in order:
+            bucket = self._buckets[length]
+            num_before = len(batch)
+            while bucket.jobs and (
+                not batch or num_tokens + bucket.jobs[0].num_tokens <= self._max_batch_tokens
+            ):
+                job = bucket.jobs.popleft()
+                num_tokens += job.num_tokens
+                batch.append(job)
+            bucket.times_passed_over += 1
+            if len(batch) > num_before:
+                bucket.times_passed_over = 0
+            if not bucket.jobs:
+                del self._buckets[length]
+        return batch
+
+    def _is_wanted(self, job: _Job) -> bool:
+        """Takes a job up; one that was cancelled, or whose client has gone, is left out."""
+        if not job.future.set_running_or_notify_cancel():
+            return False
+        if job.is_abandoned():
+            self.counters.num_abandoned += 1
+            job.future.set_exception(ClientGone("the client has gone"))
+            return False
+        return True

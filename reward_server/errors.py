@@ -8,7 +8,7 @@ from http import HTTPStatus
 class RequestError(Exception):
     """An error a client is told about: its type's name, a message, and the field at fault."""
 
-    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    status: int = HTTPStatus.INTERNAL_SERVER_ERROR
     type = "internal"
 
     def __init__(self, message: str, field: str | None = None) -> None:
@@ -28,6 +28,14 @@ class NotReady(RequestError):
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     type = "not_ready"
+
+
+class ClientGone(RequestError):
+    """Nobody waits for the answer any more, so it is not computed. No one will read this status,
+    which is the one nginx logs for it."""
+
+    status = 499
+    type = "client_gone"
 
 
 class ScoringFailed(RequestError):

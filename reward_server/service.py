@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reward_server.batcher import Batcher
+from reward_server.batcher import Batcher, BatcherCounters, Logprobs
 from reward_server.errors import InvalidRequest, NotReady, ScoringFailed
 from reward_server.protocol import Sample, ScoredSample
 from sar.grading.answers import opened_thinking
@@ -60,19 +60,29 @@ class RewardService:
     @property
     def status(self) -> dict[str, Any]:
         """Counters since the start, for a person's eyes."""
-        batcher = self._engine.batcher if self._engine else None
+        done = self._engine.batcher.counters if self._engine else BatcherCounters()
         return {
             "rollouts": self._num_rollouts,
-            "batches": batcher.num_batches if batcher else 0,
-            "sequences": batcher.num_sequences if batcher else 0,
             "in_flight": self._in_flight,
             "unreadable_labels": self._num_unreadable_labels,
+            "batches": done.num_batches,
+            "sequences": done.num_sequences,
+            "tokens": done.num_tokens,
+            "abandoned": done.num_abandoned,
+            "busy_s": done.busy_s,
+            "first_batch_s": done.first_batch_s,
+            "last_batch_s": done.last_batch_s,
         }
 
-    def rewards(self, samples: Sequence[Sample]) -> list[ScoredSample]:
+    def rewards(
+        self, samples: Sequence[Sample], is_abandoned: Callable[[], bool] = lambda: False
+    ) -> list[ScoredSample]:
         """The rewards of one request, in order.
 
+        Args:
+            is_abandoned: whether the request's client has gone.
         Raises:
+            ClientGone: it had, when its turn came.
             InvalidRequest: a query does not continue its prompt.
             NotReady: the model did not load in time, or the server is stopping.
             ScoringFailed: the scorer or a grader failed.
@@ -82,18 +92,26 @@ class RewardService:
         with self._counting:
             self._in_flight += len(samples)
         try:
-            return self._rewards(samples, self._wait_for_engine())
+            return self._rewards(samples, self._wait_for_engine(), is_abandoned)
         finally:
             with self._counting:
                 self._in_flight -= len(samples)
 
-    def _rewards(self, samples: Sequence[Sample], engine: Engine) -> list[ScoredSample]:
+    def _rewards(
+        self, samples: Sequence[Sample], engine: Engine, is_abandoned: Callable[[], bool]
+    ) -> list[ScoredSample]:
         rollouts = [self._rollout(engine, i, sample) for i, sample in enumerate(samples)]
         pending = [self._start_grading(engine, rollout) for rollout in rollouts]
         encoded = [engine.tokenizer.encode(r.prompt, r.response) for r in rollouts]
-        future = engine.batcher.submit([s for e in encoded for s in e.sequences])
-        logprobs = iter(future.result())
-        likelihoods = [_likelihood(e, logprobs) for e in encoded]
+        # A job per rollout, so that a request of hundreds does not become one huge batch.
+        futures = [engine.batcher.submit(e.sequences, is_abandoned) for e in encoded]
+        try:
+            likelihoods = [
+                _likelihood(e, f.result()) for e, f in zip(encoded, futures, strict=True)
+            ]
+        finally:
+            for future in futures:
+                future.cancel()  # where one failed, the request has; the others need not be scored
         scored = [
             ScoredSample(
                 combine(
@@ -141,13 +159,14 @@ class RewardService:
             )
 
 
-def _likelihood(encoded: EncodedRollout, logprobs: Any) -> Likelihood:
+def _likelihood(encoded: EncodedRollout, logprobs: Logprobs) -> Likelihood:
     if not encoded.sequences:
         return EMPTY_RESPONSE
+    logprobs_qa, logprobs_a = logprobs
     try:
         return Likelihood(
-            nll_qa=mean_nll(next(logprobs)),
-            nll_a=mean_nll(next(logprobs)),
+            nll_qa=mean_nll(logprobs_qa),
+            nll_a=mean_nll(logprobs_a),
             num_response_tokens=encoded.num_response_tokens,
             truncated=encoded.truncated,
         )

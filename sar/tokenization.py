@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sar.grading.answers import is_grading_tag
@@ -19,6 +21,7 @@ from sar.scoring.base import TokenSequence
 
 # Enough tokens before the response to see how its first token decodes.
 _TAIL_TOKENS = 8
+_MAX_CACHED_PROMPTS = 4096
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,9 @@ class RolloutTokenizer:
             ValueError: the standalone prompt has no token, or fills the context.
         """
         self._tokenizer = tokenizer
-        # transformers' fast tokenizers fail with "Already borrowed" when threads share them.
-        self._lock = threading.Lock()
+        self._encode = _encoder(tokenizer)
+        # The rollouts of one prompt come in requests of their own, and a prompt can be long.
+        self._encode_prompt = lru_cache(_MAX_CACHED_PROMPTS)(self._encode)
         self._max_context_tokens = max_context_tokens
         self._special_tokens = _special_tokens(tokenizer)
         unread = [re.escape(s) for s in self._special_tokens if not is_grading_tag(s)]
@@ -87,7 +91,7 @@ class RolloutTokenizer:
             # Only needed, and only paid for, where the query does not simply continue the prompt.
             decoded_prompt=prompt
             if query.startswith(prompt)
-            else self._decode(self._encode(prompt)),
+            else self._decode(self._encode_prompt(prompt)),
             special_tokens=self._special_tokens,
         )
         pad = self._tokenizer.pad_token
@@ -103,7 +107,7 @@ class RolloutTokenizer:
         Where they do not fit the context, the end of the response is cut, and of a prompt that
         takes more than half of the context, its start.
         """
-        prompt_ids = self._encode(prompt) or self._standalone_ids
+        prompt_ids = self._encode_prompt(prompt) or self._standalone_ids
         response_ids = self._response_ids(prompt_ids, response)
         num_response_tokens = len(response_ids)
         if not response_ids:
@@ -162,15 +166,35 @@ class RolloutTokenizer:
             others.append(after[len(line_break) :])
         return next((o for o in others if self._decode(tail + o) == expected), ids)
 
-    def _encode(self, text: str) -> list[int]:
-        with self._lock:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False, verbose=False)
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
+        return text
+
+
+def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:
+    """Text to ids, without special tokens added; safe to call from many threads."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # written in Python
+        lock = threading.Lock()
+
+        def encode_in_python(text: str) -> list[int]:
+            with lock:
+                ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
+            return ids
+
+        return encode_in_python
+
+    # What transformers' own `encode` does to the tokenizer at each call, which is why threads that
+    # share one fail with "Already borrowed".
+    backend.no_truncation()
+    backend.no_padding()
+
+    def encode(text: str) -> list[int]:
+        (encoding,) = backend.encode_batch_fast([text], add_special_tokens=False)
+        ids: list[int] = encoding.ids
         return ids
 
-    def _decode(self, ids: list[int]) -> str:
-        with self._lock:
-            text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
-        return text
+    return encode
 
 
 def _special_tokens(tokenizer: Any) -> list[str]:

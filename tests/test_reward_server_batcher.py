@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reward_server.batcher import Batcher
-from reward_server.errors import NotReady, ScoringFailed
+from reward_server.errors import ClientGone, NotReady, ScoringFailed
 from sar.scoring import TokenSequence
 
 WAIT_S = 10.0
@@ -91,7 +93,7 @@ def test_what_arrives_during_a_batch_is_the_next_one(batcher_of):
     assert values(first) == [[0]]
     assert [values(future) for future in futures] == [[[value]] for value in range(1, 257)]
     assert [len(batch) for batch in scorer.batches] == [1, 256]
-    assert (batcher.num_batches, batcher.num_sequences) == (2, 257)
+    assert (batcher.counters.num_batches, batcher.counters.num_sequences) == (2, 257)
     assert len(scorer.threads) == 1
 
 
@@ -147,12 +149,105 @@ def queued(batcher_of, sizes, budget):
 
 
 def test_a_batch_keeps_the_token_budget(batcher_of):
-    assert queued(batcher_of, [40, 40, 20, 2, 98, 3], 100) == [[40, 40, 20], [2, 98], [3]]
+    assert queued(batcher_of, [40, 40, 40, 40, 50, 63], 100) == [[40, 40], [40, 40], [50], [63]]
+
+
+def test_first_come_first_served_within_a_bucket(batcher_of):
+    assert queued(batcher_of, [60, 33, 50, 40], 100) == [[60, 33], [50, 40]]
+
+
+def test_short_jobs_go_first_and_longer_ones_fill_the_batch(batcher_of):
+    assert queued(batcher_of, [70, 20, 3, 2, 98], 100) == [[3, 2, 20, 70], [98]]
 
 
 @pytest.mark.parametrize("size", [101, 5000])
 def test_a_job_beyond_the_budget_goes_alone(batcher_of, size):
-    assert queued(batcher_of, [10, size, 10, 20], 100) == [[10], [size], [10, 20]]
+    assert queued(batcher_of, [10, size, 10, 20], 100) == [[10, 10, 20], [size]]
+
+
+def test_a_long_job_does_not_hold_up_a_hundred_short_ones(batcher_of):
+    batches = queued(batcher_of, [4000, *[10] * 100], 1000)
+    assert batches == [[10] * 100, [4000]]
+
+
+def test_a_long_job_is_not_passed_over_for_ever(batcher_of):
+    scorer = StandInScorer(hold=True)
+    batcher = batcher_of(scorer, 100)
+    batcher.submit([sequence(0, 100)])
+    scorer.wait_for_batch()
+    long = batcher.submit([sequence(1, 1000)])
+    num_batches = 0
+    while not long.done():
+        # There is always a short job waiting, and each fills a batch.
+        futures = [batcher.submit([sequence(2, 100)]) for _ in range(2)]
+        scorer.release()
+        scorer.wait_for_batch()
+        num_batches += 1
+        assert num_batches < 10
+    assert [len(batch[0]) for batch in scorer.batches].index(1000) <= 4
+    scorer.release(1000)
+    assert values(long) == [[1]]
+    assert all(values(future) == [[2]] for future in futures)
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes=st.lists(st.integers(1, 300), min_size=1, max_size=30), budget=st.integers(50, 400))
+def test_every_job_is_scored_once_within_the_budget_and_in_its_buckets_order(sizes, budget):
+    scorer = StandInScorer(hold=True)
+    batcher = Batcher(scorer, budget)
+    batcher.submit([sequence(0)])
+    scorer.wait_for_batch()
+    futures = [batcher.submit([sequence(i, size + 1)]) for i, size in enumerate(sizes, 1)]
+    scorer.release(1000)
+    assert [values(future) for future in futures] == [[[i]] for i in range(1, len(sizes) + 1)]
+    batcher.close()
+    for batch in scorer.batches:
+        assert sum(map(len, batch)) <= budget or len(batch) == 1
+    order = [s for batch in scorer.batches[1:] for s in batch]
+    for bucket in {len(s).bit_length() for s in order}:
+        arrivals = [s.response_ids[0] for s in order if len(s).bit_length() == bucket]
+        assert arrivals == sorted(arrivals)
+
+
+def test_a_job_whose_client_has_gone_is_not_scored(batcher_of):
+    scorer = StandInScorer(hold=True)
+    batcher = batcher_of(scorer)
+    batcher.submit([sequence(1)])
+    scorer.wait_for_batch()
+    has_gone = threading.Event()
+    gone = batcher.submit([sequence(2)], has_gone.is_set)
+    stays = batcher.submit([sequence(3)])
+    has_gone.set()
+    scorer.release(1000)
+    with pytest.raises(ClientGone):
+        gone.result(WAIT_S)
+    assert values(stays) == [[3]]
+    assert [s.response_ids for batch in scorer.batches for s in batch] == [[1], [3]]
+    assert batcher.counters.num_abandoned == 1
+
+
+def test_when_all_clients_have_gone_the_next_job_is_scored(batcher_of):
+    scorer = StandInScorer()
+    batcher = batcher_of(scorer)
+    with pytest.raises(ClientGone):
+        batcher.submit([sequence(2)], lambda: True).result(WAIT_S)
+    assert values(batcher.submit([sequence(3)])) == [[3]]
+
+
+def test_the_time_in_the_scorer_is_counted(batcher_of):
+    class SlowScorer(StandInScorer):
+        def response_logprobs(self, sequences):
+            time.sleep(0.05)
+            return super().response_logprobs(sequences)
+
+    batcher = batcher_of(SlowScorer())
+    for value in range(3):
+        values(batcher.submit([sequence(value, 7)]))
+    time.sleep(0.1)
+    done = batcher.counters
+    assert 0.15 <= done.busy_s < 0.25
+    assert done.num_tokens == 21
+    assert done.busy_s <= done.last_batch_s - done.first_batch_s <= done.busy_s + 0.1
 
 
 def test_a_job_is_not_torn_apart(batcher_of):

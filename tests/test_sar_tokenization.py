@@ -458,34 +458,30 @@ def test_graders_get_no_special_tokens(bundled_tokenizer):
     assert without_any.without_special_tokens("a $^ b\n") == "a $^ b\n"
 
 
-class OneAtATime:
-    """A tokenizer that fails as Hugging Face's do when threads meet in it, but every time."""
+class WrittenInPython:
+    """A tokenizer without a backend in Rust, in which threads must not meet."""
+
+    backend_tokenizer = None
 
     def __init__(self, tokenizer):
         self._tokenizer = tokenizer
-        self._borrowed = threading.Lock()
+        self._in_use = threading.Lock()
 
     def __getattr__(self, name):
         return getattr(self._tokenizer, name)
 
     def encode(self, *args, **kwargs):
-        return self._use(self._tokenizer.encode, *args, **kwargs)
-
-    def decode(self, *args, **kwargs):
-        return self._use(self._tokenizer.decode, *args, **kwargs)
-
-    def _use(self, function, *args, **kwargs):
-        if not self._borrowed.acquire(blocking=False):
-            raise RuntimeError("Already borrowed")
+        assert self._in_use.acquire(blocking=False), "two threads in one tokenizer"
         try:
             time.sleep(0.0005)  # lets another thread in
-            return function(*args, **kwargs)
+            return self._tokenizer.encode(*args, **kwargs)
         finally:
-            self._borrowed.release()
+            self._in_use.release()
 
 
-def test_threads_share_a_tokenizer():
-    rollouts = rollout_tokenizer(OneAtATime(byte_level()), max_context_tokens=200)
+@pytest.mark.parametrize("wrap", [lambda tokenizer: tokenizer, WrittenInPython])
+def test_threads_share_a_tokenizer(wrap):
+    rollouts = rollout_tokenizer(wrap(byte_level()), max_context_tokens=200)
     jobs = [
         (f"Question {i}: " + "東é " * (i % 7), f" It is {i}.\n" * (1 + i % 11)) for i in range(64)
     ]
@@ -497,3 +493,12 @@ def test_threads_share_a_tokenizer():
     expected = [work(job) for job in jobs]
     with ThreadPoolExecutor(16) as pool:
         assert list(pool.map(work, jobs * 3)) == expected * 3
+
+
+def test_a_tokenizer_that_truncates_and_pads_by_itself_is_told_not_to():
+    tokenizer = byte_level()
+    tokenizer.backend_tokenizer.enable_truncation(3)
+    tokenizer.backend_tokenizer.enable_padding(length=64)
+    encoded = rollout_tokenizer(tokenizer).encode("one two three four five", " six seven")
+    plain = rollout_tokenizer(byte_level()).encode("one two three four five", " six seven")
+    assert encoded == plain

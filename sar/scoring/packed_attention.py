@@ -39,6 +39,8 @@ _MAX_FLASH_HEAD_SIZE = 256
 _FLASH_DTYPES = (torch.float16, torch.bfloat16)
 _FLASH_CAPABILITY = (8, 0)
 
+_UNKNOWN_MASK = object()
+
 # Arguments of attention functions that change nothing here, or are honoured.
 _KNOWN_ARGUMENTS = {
     "dropout", "is_causal", "position_ids", "sliding_window", "use_cache", "output_attentions",
@@ -165,7 +167,7 @@ def _mask_interface(**kwargs: Any) -> Any:
     window = kwargs.get("local_size")
     if window and not kwargs.get("use_vmap") and _is_sliding(sees, window):
         return _Window(window)
-    raise CannotPack("its attention mask is neither causal nor a sliding window")
+    return _UNKNOWN_MASK  # refused where a layer uses it; models make masks that none does
 
 
 def _is_sliding(sees: Callable[..., Tensor], window: int) -> bool:
@@ -196,6 +198,8 @@ def _attention(
             module, query, key, value, attention_mask, scaling=scaling, softcap=softcap, **kwargs
         )
         return output
+    if attention_mask is _UNKNOWN_MASK:
+        raise CannotPack("its attention mask is neither causal nor a sliding window")
     if not isinstance(attention_mask, _Window):
         raise CannotPack("it makes its attention masks by itself")
     if kwargs.get("is_causal") is False or not getattr(module, "is_causal", True):

@@ -6,6 +6,7 @@ in the pack. Rollouts of one prompt share their context, and so do all empty-que
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -96,17 +97,29 @@ class Pack:
         return segment
 
 
-def plan_packs(sequences: Sequence[TokenSequence], max_tokens: int) -> list[Pack]:
+def plan_packs(
+    sequences: Sequence[TokenSequence], max_tokens: int, long_tokens: float = math.inf
+) -> list[Pack]:
     """Packs of at most `max_tokens` tokens that hold each sequence once.
 
     A sequence that alone exceeds the budget gets a pack of its own.
+
+    Args:
+        long_tokens: sequences that run through the model with more tokens than this share no pack
+            with shorter ones.
     """
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[tuple[bool, tuple[int, ...]], list[int]] = {}
     for index, sequence in enumerate(sequences):
-        groups.setdefault(tuple(sequence.context_ids), []).append(index)
+        is_long = len(sequence) - 1 > long_tokens
+        groups.setdefault((is_long, tuple(sequence.context_ids)), []).append(index)
     packs: list[Pack] = []
     pack = Pack()
-    for indices in groups.values():
+    holds_long = False
+    for (is_long, _), indices in sorted(groups.items(), key=lambda group: group[0][0]):
+        if is_long and not holds_long and pack.members:
+            packs.append(pack)
+            pack = Pack()
+        holds_long = is_long
         context: Segment | None = None
         for index in indices:
             sequence = sequences[index]

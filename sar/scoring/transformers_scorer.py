@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from sar.scoring.base import TokenSequence
 from sar.scoring.output_head import OutputHead
-from sar.scoring.packed_attention import PACKED, CannotPack, packed
+from sar.scoring.packed_attention import PACKED, packed
 from sar.scoring.packing import Pack, plan_packs
 
 # float32 logits held at once, and as much again for their log-softmax: on a CPU a few hundred rows
@@ -31,6 +32,9 @@ _GPU_LOGITS_BYTES = 512 * 2**20
 _CPU_PACK_TOKENS = 2048
 # A budget that every sequence exceeds.
 _ALONE = 1
+# Nats. Nothing but the grouping of experts, which rounds otherwise, may cross from one sequence of
+# a pack to another.
+_MAX_LEAK = 1e-5
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +75,7 @@ class TransformersScorer:
             min(max_batch_tokens, _CPU_PACK_TOKENS) if on_cpu else max_batch_tokens
         )
         self._logits_bytes = _CPU_LOGITS_BYTES if on_cpu else _GPU_LOGITS_BYTES
+        self._long_tokens = _long_rope_tokens(model)
         self._attention = self._choose_attention()
 
     @classmethod
@@ -121,7 +126,8 @@ class TransformersScorer:
         self, sequences: Sequence[TokenSequence], max_tokens: int
     ) -> list[npt.NDArray[np.float32]]:
         results: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(sequences)
-        for pack in plan_packs(sequences, max_tokens if self._attention else _ALONE):
+        budget = max_tokens if self._attention else _ALONE
+        for pack in plan_packs(sequences, budget, self._long_tokens):
             scored = self._score_pack_if_memory_allows(pack)
             if scored is None:
                 half = [sequences[index] for index in pack.members]
@@ -188,11 +194,7 @@ class TransformersScorer:
         Raises:
             ValueError: none does, not even without packing: the head cannot run apart.
         """
-        probe = [
-            TokenSequence(context, response)
-            for context in ([1, 2, 3], [4])
-            for response in ([5, 6, 7, 3, 2], [2, 1], [4])
-        ]
+        probe = _probe(first_response=[5, 6, 7, 3, 2])
         if getattr(self._model.config.get_text_config(), "attn_logit_softcapping", None):
             # transformers' fused attention drops the soft-capping of Gemma 2 without a word.
             self._model.set_attn_implementation("eager")
@@ -225,13 +227,18 @@ class TransformersScorer:
         self._attention = attention
         try:
             got = self._score(probe, 1000)
-        except (AttributeError, TypeError, RuntimeError, ValueError, CannotPack) as error:
+            # The same layout: only what crosses from one sequence to another can make a difference.
+            beside_another = self._score(_probe(first_response=[1, 1, 4, 7, 6]), 1000)
+        except Exception as error:  # whatever a model raises where it is not made for this
+            if _is_out_of_memory(error):
+                raise
             return str(error).partition("\n")[0] or type(error).__name__
         off = np.abs(np.concatenate(got) - np.concatenate(expected)).mean()
         # Not-a-number fails too.
         if not off <= (1e-4 if self._model.dtype == torch.float32 else 5e-2):
             return f"log-probabilities are off by {off:.2g} from those of the whole model"
-        return ""
+        leak = np.abs(np.concatenate(got[1:]) - np.concatenate(beside_another[1:])).max()
+        return f"sequences change each other by {leak:.2g}" if leak > _MAX_LEAK else ""
 
     @torch.inference_mode()
     def _logprobs_of_whole_model(self, sequence: TokenSequence) -> npt.NDArray[np.float32]:
@@ -240,6 +247,42 @@ class TransformersScorer:
         logits_TV = self._model(input_ids=ids_BT, use_cache=False).logits[0].float().cpu()
         logprobs_T = logits_TV[:-1].log_softmax(1).gather(1, ids_T[1:, None])[:, 0]
         return np.asarray(logprobs_T[-len(sequence.response_ids) :])
+
+
+def _probe(first_response: list[int]) -> list[TokenSequence]:
+    """A few sequences, some with a context in common."""
+    others = [
+        TokenSequence(context, response)
+        for context in ([1, 2, 3], [4])
+        for response in ([2, 1], [4, 6, 5, 3, 7])
+    ]
+    return [TokenSequence([1, 2, 3], first_response), *others]
+
+
+def _long_rope_tokens(model: Any) -> float:
+    """Where a model's rotary embeddings depend on the longest sequence of a forward pass: the
+    length from which on they are others.
+
+    Raises:
+        ValueError: they depend on earlier passes too.
+    """
+    config = model.config.get_text_config()
+    parameters = getattr(config, "rope_parameters", None) or {}
+    # Some models have them per kind of layer.
+    kinds = [parameters, *(v for v in parameters.values() if isinstance(v, dict))]
+    if any(kind.get("rope_type") == "dynamic" for kind in kinds):
+        raise ValueError(
+            f"cannot score with {type(model).__name__}: its dynamic rotary embeddings depend on "
+            "what was scored before"
+        )
+    limits = [
+        kind.get("original_max_position_embeddings")
+        or getattr(config, "original_max_position_embeddings", None)
+        or config.max_position_embeddings
+        for kind in kinds
+        if kind.get("rope_type") == "longrope"
+    ]
+    return min(limits, default=math.inf)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

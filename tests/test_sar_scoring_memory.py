@@ -1,0 +1,301 @@
+"""Memory: running out of it costs time and no numbers; what is freed is used again."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoModelForCausalLM, GptOssConfig, LlamaConfig
+
+from sar.scoring import TokenSequence, host_memory
+from sar.scoring import transformers_scorer as module
+from sar.scoring.transformers_scorer import TransformersScorer
+
+VOCABULARY = 97
+SHAPE = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
+    "initializer_range": 0.3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+ERRORS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    MemoryError("Unable to allocate 2.00 GiB"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: "
+        "you tried to allocate 2147483648 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+]
+out_of_memory = pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
+
+
+def scorer_of(config, budget=1000):
+    torch.manual_seed(0)
+    return TransformersScorer(AutoModelForCausalLM.from_config(config).eval(), budget)
+
+
+@pytest.fixture
+def scorer():
+    return scorer_of(LlamaConfig(**SHAPE))
+
+
+def groups(num_prompts=3, num_rollouts=4, seed=0):
+    """Rollouts of a few prompts, each also after the empty-question context."""
+    rng = np.random.default_rng(seed)
+
+    def ids(longest):
+        return rng.integers(0, VOCABULARY, rng.integers(1, longest)).tolist()
+
+    empty = ids(10)
+    sequences = []
+    for _ in range(num_prompts):
+        prompt = ids(20)
+        for _ in range(num_rollouts):
+            response = ids(25)
+            sequences += [TokenSequence(prompt, response), TokenSequence(empty, response)]
+    return sequences
+
+
+class Limited:
+    """A body that raises when it gets more tokens than fit, and remembers what it got."""
+
+    def __init__(self, scorer, monkeypatch, num_tokens, error):
+        self.fits, self.error, self.asked = num_tokens, error, []
+        self.body = scorer._body
+        monkeypatch.setattr(scorer, "_body", self)
+
+    def __call__(self, **inputs):
+        num_tokens = inputs["input_ids"].shape[1]
+        self.asked.append(num_tokens)
+        if num_tokens > self.fits:
+            raise self.error
+        return self.body(**inputs)
+
+
+def assert_same(got, expected):
+    assert len(got) == len(expected)
+    for logprobs, wanted in zip(got, expected, strict=True):
+        assert logprobs.dtype == np.float32
+        np.testing.assert_allclose(logprobs, wanted, rtol=0, atol=1e-5)
+
+
+@out_of_memory
+@pytest.mark.parametrize("fits", [250, 120, 45])
+def test_out_of_memory_changes_neither_numbers_nor_order(scorer, monkeypatch, error, fits, caplog):
+    sequences = groups()
+    expected = scorer.response_logprobs(sequences)
+    body = Limited(scorer, monkeypatch, fits, error)
+    assert_same(scorer.response_logprobs(sequences), expected)
+    assert body.asked[0] > fits, "the test is of running out"
+    assert "--max-batch-tokens" in caplog.text
+
+
+@out_of_memory
+def test_the_pack_that_failed_is_halved_and_no_other(scorer, monkeypatch, error):
+    sequences = [TokenSequence([i], [1] * 20) for i in range(16)]  # 20 tokens each
+    body = Limited(scorer, monkeypatch, 170, error)
+    scorer.response_logprobs(sequences)
+    assert body.asked == [320, 160, 160]
+    body.asked.clear()
+    body.fits = 100
+    scorer.response_logprobs(sequences)
+    assert body.asked == [320, 160, 80, 80, 160, 80, 80]
+
+
+@out_of_memory
+def test_the_next_call_tries_the_full_budget_again(scorer, monkeypatch, error):
+    sequences = [TokenSequence([i], [1] * 20) for i in range(4)]
+    body = Limited(scorer, monkeypatch, 40, error)
+    scorer.response_logprobs(sequences)
+    body.fits = 1000
+    body.asked.clear()
+    scorer.response_logprobs(sequences)
+    assert body.asked == [80]
+
+
+@out_of_memory
+def test_one_sequence_that_does_not_fit_is_an_error(scorer, monkeypatch, error):
+    sequences = [*groups(), TokenSequence([1] * 50, [2] * 80)]
+    Limited(scorer, monkeypatch, 100, error)
+    with pytest.raises(type(error)) as caught:
+        scorer.response_logprobs(sequences)
+    assert caught.value is error
+
+
+@out_of_memory
+def test_sequences_that_share_everything_are_divided_too(scorer, monkeypatch, error):
+    # Only two in one pack do not fit; a response of one token adds none to its context.
+    sequences = [TokenSequence([1, 2, 3], [token]) for token in (4, 5, 6)]
+    expected = scorer.response_logprobs(sequences)
+    calls = []
+    score = TransformersScorer._score_pack
+
+    def picky(self, pack):
+        calls.append(len(pack.members))
+        if len(pack.members) > 1:
+            raise error
+        return score(self, pack)
+
+    monkeypatch.setattr(TransformersScorer, "_score_pack", picky)
+    assert_same(scorer.response_logprobs(sequences), expected)
+    assert calls == [3, 1, 1, 1]
+
+
+@out_of_memory
+def test_running_out_at_the_output_head_halves_the_pack(scorer, monkeypatch, error):
+    sequences = groups()
+    expected = scorer.response_logprobs(sequences)
+    head = module.OutputHead.__call__
+
+    def picky(self, hidden, body):
+        if len(hidden) > 50:
+            raise error
+        return head(self, hidden, body)
+
+    monkeypatch.setattr(module.OutputHead, "__call__", picky)
+    assert_same(scorer.response_logprobs(sequences), expected)
+
+
+@out_of_memory
+def test_a_model_that_cannot_be_packed_raises_as_it_has_nothing_to_halve(monkeypatch, error):
+    config = GptOssConfig(**SHAPE, head_dim=8, num_local_experts=2, num_experts_per_tok=1)
+    scorer = scorer_of(config)
+    assert scorer._attention is None
+    body = Limited(scorer, monkeypatch, 10, error)
+    with pytest.raises(type(error)):
+        scorer.response_logprobs([TokenSequence([1], [2]), TokenSequence([1] * 9, [2] * 9)])
+    assert body.asked == [1, 17]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        ValueError("can't allocate memory"),
+        KeyError("x"),
+    ],
+    ids=str,
+)
+def test_other_errors_are_raised_at_once(scorer, monkeypatch, error):
+    body = Limited(scorer, monkeypatch, 0, error)
+    with pytest.raises(type(error)) as caught:
+        scorer.response_logprobs(groups())
+    assert caught.value is error
+    assert len(body.asked) == 1
+
+
+def test_after_an_error_the_scorer_works_as_before(scorer, monkeypatch):
+    sequences = groups()
+    expected = scorer.response_logprobs(sequences)
+    with monkeypatch.context() as patch:
+        Limited(scorer, patch, 0, RuntimeError("something"))
+        with pytest.raises(RuntimeError, match="something"):
+            scorer.response_logprobs(sequences)
+    assert_same(scorer.response_logprobs(sequences), expected)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of any tensor that an operation gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, tuple | list) else [output]:
+            if isinstance(tensor, torch.Tensor):
+                self.num_elements = max(self.num_elements, tensor.numel())
+        return output
+
+
+def test_no_tensor_is_of_tokens_times_vocabulary():
+    vocabulary, hidden = 100_000, 8
+    shape = SHAPE | {"vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": 8}
+    scorer = scorer_of(LlamaConfig(**shape))
+    limit = module._CPU_LOGITS_BYTES // 4
+    sequences = [TokenSequence([i] * 10, [i + 1] * 90) for i in range(5)]
+    assert 5 * 90 * vocabulary > 2 * limit, "else they might exist"
+    with Largest() as largest:
+        scorer.response_logprobs(sequences)
+    assert hidden * vocabulary < largest.num_elements <= limit
+
+
+def test_long_contexts_cost_no_logits(monkeypatch):
+    vocabulary = 20_000
+    shape = SHAPE | {"vocab_size": vocabulary, "hidden_size": 8, "intermediate_size": 8}
+    scorer = scorer_of(LlamaConfig(**shape))
+    with Largest() as largest:
+        scorer.response_logprobs([TokenSequence([1] * 500, [2, 3])])
+    # Weights are 8 rows of the vocabulary, logits 2.
+    assert largest.num_elements <= max(8 * vocabulary, 512 * 512)
+
+
+REUSE = """
+import ctypes, resource, threading
+from sar.scoring.host_memory import keep_freed_memory
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+SIZE = 128 * 2**20
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = libc.malloc(SIZE)
+    libc.memset(block, 1, SIZE)
+    libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if {keep}:
+    assert keep_freed_memory() is True
+    assert keep_freed_memory() is True
+first = faults()
+again = [faults() for _ in range(3)]
+thread = threading.Thread(target=lambda: again.append(faults()))
+thread.start()
+thread.join()
+print(first, *again)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_freed_memory_is_used_again_by_any_thread():
+    def faults(keep):
+        done = subprocess.run(
+            [sys.executable, "-c", REUSE.replace("{keep}", str(keep))],
+            capture_output=True, text=True, check=True, timeout=60,
+        )  # fmt: skip
+        return [int(number) for number in done.stdout.split()]
+
+    first, *again = faults(keep=True)
+    assert first > 10, "new pages come by faults"
+    assert max(again) < first / 10
+    first, *again = faults(keep=False)
+    assert min(again) > first / 2, "else there is nothing to mend"
+
+
+def test_another_c_library_is_left_alone(monkeypatch):
+    monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda _name: SimpleNamespace())
+    assert host_memory.keep_freed_memory() is False
+
+
+@pytest.mark.parametrize("refused", [-1, -3, -8])
+def test_a_c_library_that_refuses_a_setting_is_reported(monkeypatch, refused):
+    asked = []
+
+    def mallopt(parameter, value):
+        asked.append((parameter, value))
+        return int(parameter != refused)
+
+    library = SimpleNamespace(mallopt=mallopt)
+    monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda _name: library)
+    assert host_memory.keep_freed_memory() is False
+    assert {parameter for parameter, _ in asked} == {-1, -3, -8}
+    assert all(0 < value < 2**31 for _, value in asked), "C ints"
