@@ -2,13 +2,14 @@
 # make test    the whole suite
 # make serve   the server: make serve MODEL=Qwen/Qwen3-1.7B-Base PORT=5000
 # make lint    ruff, mypy
+# make bench   speed and memory, side by side; minutes on two idle cores
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 5000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test serve lint format clean
+.PHONY: demo test serve lint format bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m reward_server.demo
@@ -27,6 +28,9 @@ lint: .venv/installed-dev
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: .venv/installed-dev
+	$(BIN)/python -m benchmarks
 
 .venv/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

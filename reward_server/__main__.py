@@ -14,7 +14,6 @@ import threading
 from typing import TYPE_CHECKING
 
 from reward_server.config import ServerConfig, parse_args
-from sar.scoring.host_memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from reward_server.service import Engine
@@ -31,7 +30,6 @@ def main(argv: list[str] | None = None) -> int:
     # On a CPU the scorer shares its cores with HTTP and graders, and OpenMP threads that spin while
     # they wait would take the cores from them. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     stop = _stop_on_signal()
     if config.model is None:

@@ -11,9 +11,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +23,8 @@ from sar.scoring import LogprobScorer, TokenSequence
 
 # Batches that may go before a bucket whose jobs were there already.
 _MAX_PASSED_OVER = 3
+# A longer pause ends a stretch of work.
+_PAUSE_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -63,9 +64,28 @@ class BatcherCounters:
     """Jobs left out because their client had gone."""
     busy_s: float = 0.0
     """Seconds in the scorer."""
-    first_batch_s: float = 0.0
-    last_batch_s: float = 0.0
-    """When the first batch began and the last one ended, in seconds of `time.monotonic`."""
+    stretch_started_s: float = 0.0
+    stretch_ended_s: float = 0.0
+    stretch_busy_s: float = 0.0
+    """The latest stretch of work, on the clock of `time.monotonic`, and the seconds of it in the
+    scorer. Pauses of less than a second are part of a stretch."""
+
+    @property
+    def busy_share(self) -> float:
+        """Share of the latest stretch of work that was spent in the scorer; 0 before the first."""
+        elapsed_s = self.stretch_ended_s - self.stretch_started_s
+        return self.stretch_busy_s / elapsed_s if elapsed_s else 0.0
+
+    def add_batch(self, sequences: Sequence[TokenSequence], start_s: float, end_s: float) -> None:
+        if start_s - self.stretch_ended_s > _PAUSE_S:
+            self.stretch_started_s = start_s
+            self.stretch_busy_s = 0.0
+        self.stretch_ended_s = end_s
+        self.stretch_busy_s += end_s - start_s
+        self.busy_s += end_s - start_s
+        self.num_batches += 1
+        self.num_sequences += len(sequences)
+        self.num_tokens += sum(map(len, sequences))
 
 
 class Batcher:
@@ -125,9 +145,9 @@ class Batcher:
         """Scores some jobs together; where that fails, each alone, so that one job which is too
         much for the scorer does not take the others with it."""
         sequences = [s for job in jobs for s in job.sequences]
+        start_s = time.monotonic()
         try:
-            with self._counted(sequences):
-                results = self._scorer.response_logprobs(sequences)
+            results = self._scorer.response_logprobs(sequences)
             assert len(results) == len(sequences), "the scorer lost results"
         except Exception as error:  # noqa: BLE001  whatever it is, these jobs must hear of it
             _log.exception("scoring %d jobs failed", len(jobs))
@@ -138,23 +158,11 @@ class Batcher:
                 failed = ScoringFailed(f"the scorer failed: {type(error).__name__}: {error}")
                 jobs[0].future.set_exception(failed)
             return
+        finally:
+            self.counters.add_batch(sequences, start_s, time.monotonic())
         remaining = iter(results)
         for job in jobs:
             job.future.set_result([next(remaining) for _ in job.sequences])
-
-    @contextmanager
-    def _counted(self, sequences: Sequence[TokenSequence]) -> Iterator[None]:
-        counters = self.counters
-        start = time.monotonic()
-        counters.first_batch_s = counters.first_batch_s or start
-        counters.num_batches += 1
-        counters.num_sequences += len(sequences)
-        counters.num_tokens += sum(map(len, sequences))
-        try:
-            yield
-        finally:
-            counters.last_batch_s = time.monotonic()
-            counters.busy_s += counters.last_batch_s - start
 
     def _next_batch(self) -> list[_Job]:
         """Waits for jobs and takes as many as fit; empty when closed and done."""

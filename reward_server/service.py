@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -50,6 +51,9 @@ class RewardService:
 
     def start(self, engine: Engine) -> None:
         """Takes the loaded model into service."""
+        # What is loaded stays: the collector need not look through it again and again.
+        gc.collect()
+        gc.freeze()
         self._engine = engine
         self._loaded.set()
 
@@ -70,8 +74,7 @@ class RewardService:
             "tokens": done.num_tokens,
             "abandoned": done.num_abandoned,
             "busy_s": done.busy_s,
-            "first_batch_s": done.first_batch_s,
-            "last_batch_s": done.last_batch_s,
+            "busy_share": done.busy_share,
         }
 
     def rewards(

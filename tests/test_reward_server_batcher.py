@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reward_server.batcher import Batcher
+from reward_server.batcher import Batcher, BatcherCounters
 from reward_server.errors import ClientGone, NotReady, ScoringFailed
 from sar.scoring import TokenSequence
 
@@ -241,13 +241,23 @@ def test_the_time_in_the_scorer_is_counted(batcher_of):
             return super().response_logprobs(sequences)
 
     batcher = batcher_of(SlowScorer())
+    assert batcher.counters.busy_share == 0
     for value in range(3):
         values(batcher.submit([sequence(value, 7)]))
-    time.sleep(0.1)
-    done = batcher.counters
-    assert 0.15 <= done.busy_s < 0.25
-    assert done.num_tokens == 21
-    assert done.busy_s <= done.last_batch_s - done.first_batch_s <= done.busy_s + 0.1
+    assert batcher.counters.num_tokens == 21
+    assert 0.15 <= batcher.counters.busy_s < 0.25
+    assert batcher.counters.busy_share > 0.8
+
+
+def test_the_busy_share_is_that_of_the_latest_stretch_of_work():
+    counters = BatcherCounters()
+    counters.add_batch([sequence(1)], 10.0, 10.1)
+    counters.add_batch([sequence(1)], 10.9, 11.0)
+    assert counters.busy_share == pytest.approx(0.2)
+    counters.add_batch([sequence(1)], 20.0, 21.0)
+    counters.add_batch([sequence(1)], 21.5, 22.0)
+    assert counters.busy_share == pytest.approx(0.75)
+    assert counters.busy_s == pytest.approx(1.7)
 
 
 def test_a_job_is_not_torn_apart(batcher_of):

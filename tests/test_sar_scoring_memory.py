@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import sys
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, GptOssConfig, LlamaConfig
 
-from sar.scoring import TokenSequence, host_memory
+from sar.scoring import TokenSequence
 from sar.scoring import transformers_scorer as module
 from sar.scoring.transformers_scorer import TransformersScorer
 
@@ -235,67 +230,3 @@ def test_long_contexts_cost_no_logits(monkeypatch):
         scorer.response_logprobs([TokenSequence([1] * 500, [2, 3])])
     # Weights are 8 rows of the vocabulary, logits 2.
     assert largest.num_elements <= max(8 * vocabulary, 512 * 512)
-
-
-REUSE = """
-import ctypes, resource, threading
-from sar.scoring.host_memory import keep_freed_memory
-libc = ctypes.CDLL(None)
-libc.malloc.restype = ctypes.c_void_p
-libc.free.argtypes = [ctypes.c_void_p]
-libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
-SIZE = 128 * 2**20
-
-def faults():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    block = libc.malloc(SIZE)
-    libc.memset(block, 1, SIZE)
-    libc.free(block)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-if {keep}:
-    assert keep_freed_memory() is True
-    assert keep_freed_memory() is True
-first = faults()
-again = [faults() for _ in range(3)]
-thread = threading.Thread(target=lambda: again.append(faults()))
-thread.start()
-thread.join()
-print(first, *again)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
-def test_freed_memory_is_used_again_by_any_thread():
-    def faults(keep):
-        done = subprocess.run(
-            [sys.executable, "-c", REUSE.replace("{keep}", str(keep))],
-            capture_output=True, text=True, check=True, timeout=60,
-        )  # fmt: skip
-        return [int(number) for number in done.stdout.split()]
-
-    first, *again = faults(keep=True)
-    assert first > 10, "new pages come by faults"
-    assert max(again) < first / 10
-    first, *again = faults(keep=False)
-    assert min(again) > first / 2, "else there is nothing to mend"
-
-
-def test_another_c_library_is_left_alone(monkeypatch):
-    monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda _name: SimpleNamespace())
-    assert host_memory.keep_freed_memory() is False
-
-
-@pytest.mark.parametrize("refused", [-1, -3, -8])
-def test_a_c_library_that_refuses_a_setting_is_reported(monkeypatch, refused):
-    asked = []
-
-    def mallopt(parameter, value):
-        asked.append((parameter, value))
-        return int(parameter != refused)
-
-    library = SimpleNamespace(mallopt=mallopt)
-    monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda _name: library)
-    assert host_memory.keep_freed_memory() is False
-    assert {parameter for parameter, _ in asked} == {-1, -3, -8}
-    assert all(0 < value < 2**31 for _, value in asked), "C ints"

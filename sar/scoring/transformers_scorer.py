@@ -24,9 +24,10 @@ from sar.scoring.output_head import OutputHead
 from sar.scoring.packed_attention import PACKED, packed
 from sar.scoring.packing import Pack, plan_packs
 
-# float32 logits held at once, and as much again for their log-softmax: on a CPU a few hundred rows
-# are a fast matrix product already; a GPU needs more of them to be busy.
-_CPU_LOGITS_BYTES = 64 * 2**20
+# float32 logits held at once, and as much again for their log-softmax. On a CPU just under the
+# 32 MiB up to which glibc uses freed blocks again: larger ones are given back to the system, and
+# their pages faulted in anew each time. A GPU needs more rows at once to be busy.
+_CPU_LOGITS_BYTES = 31 * 2**20
 _GPU_LOGITS_BYTES = 512 * 2**20
 # On a CPU more tokens at once are no faster, and their activations fall out of the caches.
 _CPU_PACK_TOKENS = 2048

@@ -1,0 +1,89 @@
+"""python -m benchmarks.stand_in_server [--graders]: the server with its scorer stood in for.
+
+Everything else is the product's: HTTP, protocol, tokenisation, batcher, rewards, and with
+`--graders` the grader processes. Prints its URL, and stops when its standard input closes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reward_server.app import create_app
+from reward_server.batcher import Batcher
+from reward_server.config import ServerConfig
+from reward_server.listener import Listener
+from reward_server.service import Engine, RewardService
+from sar.grading.label import Label
+from sar.grading.pool import GraderPool
+from sar.grading.verdict import Reason, Verdict
+from sar.models import BUNDLED_MODEL
+from sar.scoring import TokenSequence
+from sar.tokenization import RolloutTokenizer
+
+STEP_S = 0.05
+"""Seconds that the stand-in takes for a batch."""
+STEP_ROLLOUTS = 256
+"""About as many rollouts fit into a batch."""
+_TOKENS_PER_ROLLOUT = 250
+
+
+class StandInScorer:
+    """Takes `STEP_S` per batch, as a GPU would, and leaves the CPU to the server meanwhile."""
+
+    max_context_tokens = 1024
+
+    def response_logprobs(
+        self, sequences: Sequence[TokenSequence]
+    ) -> list[npt.NDArray[np.float32]]:
+        time.sleep(STEP_S)
+        return [np.full(len(s.response_ids), -0.5, np.float32) for s in sequences]
+
+
+class StandInGraders:
+    """Finds every response right, at once."""
+
+    def submit(self, response: str, label: Label) -> Any:
+        return self
+
+    def verdict(self) -> Verdict:
+        return Verdict(Reason.CORRECT)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--graders", action="store_true")
+    use_graders = parser.parse_args().graders
+    config = ServerConfig()
+    from transformers import AutoTokenizer
+
+    tokenizer = RolloutTokenizer(
+        AutoTokenizer.from_pretrained(BUNDLED_MODEL),
+        system_prompt=config.system_prompt,
+        max_context_tokens=1024,
+    )
+    pool: Any = (
+        GraderPool(config.grader_workers, config.grader_timeout)
+        if use_graders
+        else StandInGraders()
+    )
+    service = RewardService(pool, sar_weight=config.sar_weight)
+    app = create_app(service, model_name="stand-in", sar_weight=config.sar_weight)
+    listener = Listener(app, host="127.0.0.1", port=0, threads=config.threads)
+    batcher = Batcher(StandInScorer(), STEP_ROLLOUTS * _TOKENS_PER_ROLLOUT)
+    service.start(Engine(tokenizer, batcher))
+    print("http://{}:{}/get_reward".format(*listener.addresses[0]), flush=True)
+    sys.stdin.read()
+    batcher.close()
+    if use_graders:
+        pool.close()
+
+
+if __name__ == "__main__":
+    main()
