@@ -61,7 +61,7 @@ _HELP: dict[str, str] = {
     "device": "auto, cpu, cuda, cuda:1, ...; transformers only",
     "dtype": "auto (float32 on a CPU, else the checkpoint's), float32, bfloat16 or float16",
     "trust_remote_code": "run Python code that comes with the model",
-    "max_batch_tokens": "tokens in one forward pass, padding included; bounds memory",
+    "max_batch_tokens": "tokens in one forward pass; bounds memory",
     "max_context_tokens": "cut longer rollouts to this (default: the model's own context)",
     "grader_timeout": "seconds of work a grader may spend on one response",
     "grader_workers": "grader processes",

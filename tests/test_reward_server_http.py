@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -202,3 +206,29 @@ def test_unreadable_labels_are_counted_and_not_refused(server: Any) -> None:
     status, body = server.request("/get_reward", payload)
     assert (status, body["scores"], body["extra_logs"]["label_unreadable"]) == (200, [0.0], [1])
     assert server.request("/healthz")[1]["unreadable_labels"] == before + 1
+
+
+def test_a_rollout_whose_client_has_gone_is_not_scored(
+    start_server: Any, rollouts: list[tuple[str, str, str]]
+) -> None:
+    # A batch per rollout, so that there is a queue to leave.
+    slow = start_server("--max-batch-tokens", "16")
+    slow.wait_until_ready()
+    address = urlsplit(slow.url)
+    with ThreadPoolExecutor(1) as background:
+        busy = background.submit(slow.request, "/get_reward", _payload(rollouts * 8))
+        while slow.request("/healthz")[1]["batches"] < 5:
+            time.sleep(0.01)
+        body = json.dumps(_payload(rollouts[:1])).encode()
+        head = f"POST /get_reward HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection((address.hostname, address.port)) as leaving:
+            leaving.sendall(head.encode() + body)
+            while slow.request("/healthz")[1]["in_flight"] <= len(rollouts) * 8:
+                time.sleep(0.01)
+        status, answer = busy.result()
+    assert (status, answer["scores"]) == (200, [1.0, 0.0] * 12 * 8)
+    counters = slow.request("/healthz")[1]
+    assert counters["abandoned"] == 1
+    assert counters["rollouts"] == len(rollouts) * 8
+    assert counters["in_flight"] == 0
+    assert slow.stop() == 0

@@ -182,12 +182,16 @@ class TransformersScorer:
         """(N,) float32 log-probabilities of the targets, a chunk of positions at a time."""
         vocabulary = self._model.config.get_text_config().vocab_size
         rows = max(1, self._logits_bytes // (4 * vocabulary))
-        chunks = []
-        for hidden_CH, targets_C in zip(hidden_NH.split(rows), targets_N.split(rows), strict=True):
+        # Made before the loop: small results between the logits of two chunks would keep the
+        # allocator from using their memory again.
+        logprobs_N = torch.empty(len(targets_N), device=targets_N.device)
+        for hidden_CH, targets_C, logprobs_C in zip(
+            hidden_NH.split(rows), targets_N.split(rows), logprobs_N.split(rows), strict=True
+        ):
             # One kernel that reads the model's dtype and sums in float32.
             logprobs_CV = self._head(hidden_CH, body).log_softmax(dim=1, dtype=torch.float32)
-            chunks.append(logprobs_CV.gather(1, targets_C[:, None])[:, 0])
-        return torch.cat(chunks)
+            logprobs_C.copy_(logprobs_CV.gather(1, targets_C[:, None])[:, 0])
+        return logprobs_N
 
     def _choose_attention(self) -> _Attention | None:
         """The first way of packing that gives what the whole model gives, one sequence at a time.
