@@ -158,7 +158,7 @@ def test_a_quick_run_from_end_to_end(tmp_path):
     saved = json.loads(output.read_text())
     assert saved["parts"] == ["scoring", "growth"]
     figures = {m["name"]: m for m in saved["measurements"]}
-    assert len(figures) == 7
+    assert len(figures) == 6
     assert all(m["value"] > 0 and m["at_least"] is m["at_most"] is None for m in figures.values())
     speed = figures["scorer against the naive loop"]["details"]
     assert {"tokens_both_passes", "scorer_tokens_per_s", "naive_tokens_per_s"} <= set(speed)

@@ -25,14 +25,17 @@ class Answering(socketserver.StreamRequestHandler):
         self.wfile.write(b"HTTP/1.1 " + self.status + b"\r\nConnection: close\r\n\r\n" + body)
 
 
+class Server(socketserver.ThreadingTCPServer):
+    request_queue_size = 256
+
+
 @pytest.fixture
 def serve():
     servers = []
 
     def start(status):
         handler = type("Handler", (Answering,), {"status": status})
-        server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler)
-        server.request_queue_size = 256
+        server = Server(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         return "http://{}:{}/get_reward".format(*server.server_address)
