@@ -11,7 +11,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.workload import GROUP_SIZE, ModelShape, Rollout, draw_rollouts, sequences_of
+from benchmarks.workload import (
+    GROUP_SIZE,
+    ModelShape,
+    Rollout,
+    build_model,
+    draw_rollouts,
+    sequences_of,
+)
 from sar.scoring import TokenSequence
 from sar.scoring.packing import plan_packs
 
@@ -33,24 +40,8 @@ TINY_DEEPER = Shape(512, 64, 128, 3, 4, 2, 16, 4096, "tiny, deeper")
 
 
 def make_model(shape: ModelShape, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
-    """A transformers model of random weights, made on the device, in eval mode."""
-    from transformers import AutoModelForCausalLM, Qwen3Config
-
-    config = Qwen3Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        num_key_value_heads=shape.num_kv_heads,
-        head_dim=shape.head_dim,
-        max_position_embeddings=shape.max_positions,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(seed)
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return model.to(device).eval()
+    """`build_model` for PyTorch's own objects."""
+    return build_model(shape, seed, device=str(device), dtype=str(dtype).removeprefix("torch."))
 
 
 @dataclass(frozen=True)

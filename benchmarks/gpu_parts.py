@@ -34,7 +34,6 @@ from benchmarks.gpu_timing import (
 from benchmarks.naive import BATCH_SIZE, NaiveScorer
 from benchmarks.report import Measurement
 from benchmarks.workload import GROUP_SIZE, ModelShape, sequences_of, server_batches
-from sar.scoring import TokenSequence
 from sar.scoring.packed_attention import _can_use_varlen
 from sar.scoring.transformers_scorer import TransformersScorer, _Attention
 
@@ -158,35 +157,13 @@ def memory(bench: Bench) -> Results:
         yield Measurement(name, peaks, "GiB", details={"max_batch_tokens": bench.max_batch_tokens})
 
 
-class _NaiveOnDevice(NaiveScorer):
-    """The naive loop where the model is on a GPU; only the log-probabilities leave it."""
-
-    @torch.inference_mode()
-    def _score_batch(self, batch: Sequence[TokenSequence]) -> list[npt.NDArray[np.float32]]:
-        device = self._model.device
-        shape = len(batch), max(map(len, batch))
-        ids_BT = torch.zeros(shape, dtype=torch.long)
-        mask_BT = torch.zeros(shape, dtype=torch.long)
-        for row, s in enumerate(batch):
-            ids_BT[row, : len(s)] = torch.tensor(s.context_ids + s.response_ids)
-            mask_BT[row, : len(s)] = 1
-        ids_BT, mask_BT = ids_BT.to(device), mask_BT.to(device)
-        logits_BTV = self._model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits
-        logprobs_BTV = logits_BTV.float().log_softmax(-1)
-        logprobs_BT = logprobs_BTV[:, :-1].gather(2, ids_BT[:, 1:, None])[:, :, 0].cpu()
-        return [
-            logprobs_BT[row, len(s.context_ids) - 1 : len(s) - 1].numpy()
-            for row, s in enumerate(batch)
-        ]
-
-
 def naive(bench: Bench) -> Results:
     """The loop of padded batches on the same rollouts: how many times as long it takes."""
     shape = bench.small
     model = make_model(shape, bench.device, bench.dtype)
     scoring = TransformersScorer(model, bench.max_batch_tokens)
     # The scorer's attention is transformers' own wherever the scorer is not at work.
-    loop = _NaiveOnDevice(model)
+    loop = NaiveScorer(model)
     num_groups = bench.num_groups(1.5 * _seconds_per_group(bench, shape, loop), 0.4)
     sequences = rollouts(num_groups, shape.vocabulary, bench.lengths)
     samples = interleaved(

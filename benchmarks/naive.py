@@ -50,12 +50,14 @@ class NaiveScorer:
                 sequence.context_ids + sequence.response_ids
             )
             mask_BT[row, : len(sequence)] = 1
+        device = self._model.device
+        ids_BT, mask_BT = ids_BT.to(device), mask_BT.to(device)
         logits_BTV = self._model(
             input_ids=ids_BT, attention_mask=mask_BT, use_cache=False
         ).logits.float()
         logprobs_BTV = logits_BTV.log_softmax(-1)
         # The logits at a position predict the token after it.
-        logprobs_BT = logprobs_BTV[:, :-1].gather(2, ids_BT[:, 1:, None])[:, :, 0]
+        logprobs_BT = logprobs_BTV[:, :-1].gather(2, ids_BT[:, 1:, None])[:, :, 0].cpu()
         return [
             logprobs_BT[row, len(s.context_ids) - 1 : len(s) - 1].numpy()
             for row, s in enumerate(batch)

@@ -63,12 +63,13 @@ class Rollout:
         return self.with_question, self.without_question
 
 
-def build_model(shape: ModelShape, seed: int = 0) -> Any:
-    """A float32 `Qwen3ForCausalLM` in eval mode; the same weights for the same seed."""
+def build_model(
+    shape: ModelShape, seed: int = 0, *, device: str = "cpu", dtype: str = "float32"
+) -> Any:
+    """A Qwen3 in eval mode, made on the device; there, the same weights for the same seed."""
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoModelForCausalLM, Qwen3Config
 
-    torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden,
@@ -79,9 +80,11 @@ def build_model(shape: ModelShape, seed: int = 0) -> Any:
         head_dim=shape.head_dim,
         max_position_embeddings=shape.max_positions,
         tie_word_embeddings=True,
-        dtype="float32",
     )
-    return Qwen3ForCausalLM(config).eval()
+    torch.manual_seed(seed)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    return model.to(device).eval()
 
 
 def draw_rollouts(
