@@ -27,7 +27,7 @@ def graded():
     pending = [(case, pool.submit(case["response"], parse_label(case["label"]))) for case in cases]
     by_grader = defaultdict(list)
     for case, verdict in pending:
-        by_grader[parse_label(case["label"]).grader].append((case, verdict.verdict()))
+        by_grader[parse_label(case["label"]).grader].append((case, verdict.result()))
     pool.close()
     return by_grader
 

@@ -31,7 +31,7 @@ def _rows(folder: Path, name: str) -> list[dict[str, Any]]:
 
 def _verdicts(graders: GraderPool, pairs: Sequence[tuple[str, Any]]) -> list[Verdict]:
     pending = [graders.submit(response, parse_label(label)) for response, label in pairs]
-    verdicts = [p.verdict() for p in pending]
+    verdicts = [p.result() for p in pending]
     assert not [v for v in verdicts if v.reason in (Reason.TIMEOUT, Reason.CRASHED)]
     return verdicts
 

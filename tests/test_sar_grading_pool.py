@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pebble import ProcessPool
 
 from sar.grading import pool as pool_module
 from sar.grading.label import Label, parse_label
 from sar.grading.pool import GraderPool
 from sar.grading.verdict import Reason
 
+ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 1.0
 GRACE_S = 1.0
 NUM_WORKERS = 2
@@ -97,8 +98,8 @@ def new_pool(graders: GraderPool) -> Iterator[Callable[..., GraderPool]]:
         pool.close()
 
 
-def _descendants() -> dict[int, str]:
-    """Process ids below this one that belong to the fork server, with their state letter."""
+def _descendants(of: int | None = None) -> dict[int, str]:
+    """Process ids below one (by default this) that belong to the fork server, with their states."""
     parents: dict[int, tuple[int, str]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -111,7 +112,7 @@ def _descendants() -> dict[int, str]:
 
     def is_ours(pid: int) -> bool:
         parent = parents[pid][0]
-        return parent == os.getpid() or (parent in parents and is_ours(parent))
+        return parent == (of or os.getpid()) or (parent in parents and is_ours(parent))
 
     return {pid: state for pid, (_, state) in parents.items() if is_ours(pid)}
 
@@ -132,6 +133,10 @@ def _stat(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
+
+
+def _is_running(pid: int) -> bool:
+    return bool(stat := _stat(pid)) and stat[0] != "Z"
 
 
 def _kill(pids: set[int]) -> None:
@@ -164,7 +169,7 @@ def test_a_long_degenerate_text_gets_a_verdict_in_time(graders: GraderPool, unit
         pending.append((started, label, graders.submit(text, label)))
         if len(pending) == NUM_WORKERS:  # as many at once as there are processes: no queue
             for started, label, verdict in pending:
-                assert verdict.verdict().correctness == 0.0, label
+                assert verdict.result().correctness == 0.0, label
                 assert time.monotonic() - started < TIMEOUT_S + GRACE_S, label
             pending.clear()
     assert graders.grade("Answer: 5", MATH).reason is Reason.CORRECT
@@ -208,31 +213,77 @@ def test_replacing_a_killed_idle_process_leaves_none_of_the_others_behind(
     _wait_until(lambda: len(set(_descendants()) - before) <= NUM_WORKERS)
 
 
-def test_work_queued_as_the_processes_die_is_not_lost(
-    new_pool: Callable[..., GraderPool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The pool breaks after it was found sound and before the work is in its queue."""
+def test_a_stopped_process_is_late_and_not_waited_for(new_pool: Callable[..., GraderPool]) -> None:
+    """A stopped process does not even read: a long text does not fit into the pipe to it."""
     before = set(_descendants())
     pool = new_pool()
+    _wait_until(lambda: len(set(_descendants()) - before) == NUM_WORKERS)
+    time.sleep(0.5)  # until both are ready
+    stopped = set(_descendants()) - before
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    started = time.monotonic()
+    pending = [pool.submit(" " * MEGABYTE + "Answer: 5", MATH) for _ in stopped]
+    assert [p.result().reason for p in pending] == [Reason.TIMEOUT] * len(stopped)
+    assert time.monotonic() - started < TIMEOUT_S + GRACE_S
     assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT
-    schedule = ProcessPool.schedule
+    assert pool.num_restarts == len(stopped)
 
-    def schedule_late(broken: ProcessPool, *args: Any, **kwargs: Any) -> Any:
-        monkeypatch.setattr(ProcessPool, "schedule", schedule)
-        _kill(set(_descendants()) - before)
-        _wait_until(lambda: not broken.active)
-        with monkeypatch.context() as patched:
-            patched.setattr(ProcessPool, "_check_pool_status", lambda _: None)
-            return schedule(broken, *args, **kwargs)
 
-    monkeypatch.setattr(ProcessPool, "schedule", schedule_late)
-    reasons: list[Reason] = []
-    waiting = threading.Thread(
-        target=lambda: reasons.append(pool.grade("Answer: 5", MATH).reason), daemon=True
+def test_processes_that_do_not_start_are_an_error_and_no_verdict(
+    new_pool: Callable[..., GraderPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_WORKER", "sar.grading.no_such_module")
+    pool = new_pool()
+    with pytest.raises(RuntimeError, match="before they are ready"):
+        pool.grade("Answer: 5", MATH)
+
+
+def test_a_grader_has_no_network_and_starts_no_program() -> None:
+    """In a process of its own, as the ban cannot be lifted again."""
+    script = """
+import socket, subprocess
+from sar.grading import worker
+worker.initialize()
+for forbidden in (
+    lambda: socket.create_connection(("127.0.0.1", 9)),
+    lambda: socket.getaddrinfo("localhost", 80),
+    lambda: subprocess.run(["true"]),
+    lambda: __import__("os").system("true"),
+):
+    try:
+        forbidden()
+    except PermissionError:
+        print("forbidden")
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
-    waiting.start()
-    waiting.join(10)
-    assert reasons == [Reason.CORRECT]
+    assert ran.stdout.split() == ["forbidden"] * 4
+
+
+def test_hung_graders_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(f"""
+from sar.grading.label import parse_label
+from sar.grading.pool import GraderPool
+if __name__ == "__main__":
+    pool = GraderPool(2, 600.0)
+    print(pool.grade("Answer: 5", parse_label("5")).reason, flush=True)
+    bombs = [pool.submit({POWER!r}, parse_label("5")) for _ in range(2)]
+    bombs[0].result()
+""")
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert parent.stdout is not None
+    assert "CORRECT" in parent.stdout.readline().upper()
+    graders = set(_descendants(parent.pid))
+    assert graders
+    _wait_until(lambda: bool(_busy_pids(graders)))
+    parent.kill()
+    parent.wait()
+    _wait_until(lambda: not any(_is_running(pid) for pid in graders))
 
 
 def test_work_of_killed_busy_processes_is_done_again(new_pool: Callable[..., GraderPool]) -> None:
@@ -246,7 +297,7 @@ def test_work_of_killed_busy_processes_is_done_again(new_pool: Callable[..., Gra
     busy = _busy_pids(pids)
     assert busy
     _kill(busy)
-    verdicts = [p.verdict().reason for p in pending]
+    verdicts = [p.result().reason for p in pending]
     assert verdicts == [Reason.CORRECT, Reason.WRONG] * 3
     assert not busy & {pid for pid, state in _descendants().items() if state != "Z"}
 
@@ -256,9 +307,9 @@ def test_hung_graders_make_others_wait_and_no_more(graders: GraderPool) -> None:
     started = time.monotonic()
     bombs = [graders.submit(POWER, MATH) for _ in range(2 * NUM_WORKERS)]
     behind = [graders.submit(f"Answer: {answer}", MATH) for answer in (5, 6)]
-    assert [b.verdict().reason for b in behind] == [Reason.CORRECT, Reason.WRONG]
+    assert [b.result().reason for b in behind] == [Reason.CORRECT, Reason.WRONG]
     assert time.monotonic() - started > 1.5 * TIMEOUT_S  # they did queue
-    assert [b.verdict().reason for b in bombs] == [Reason.TIMEOUT] * len(bombs)
+    assert [b.result().reason for b in bombs] == [Reason.TIMEOUT] * len(bombs)
     assert graders.grade("Answer: 5", MATH).reason is Reason.CORRECT
 
 
@@ -301,7 +352,7 @@ def test_processes_neither_grow_nor_stay_as_zombies(
     pool = new_pool()
     pending = [pool.submit(f"Answer: {5 + index % 2}", MATH) for index in range(200)]
     pending.insert(100, pool.submit(POWER, MATH))
-    reasons = [p.verdict().reason for p in pending]
+    reasons = [p.result().reason for p in pending]
     assert reasons.pop(100) is Reason.TIMEOUT
     assert reasons == [Reason.CORRECT, Reason.WRONG] * 100
     _wait_until(lambda: len(set(_descendants()) - before) <= NUM_WORKERS)

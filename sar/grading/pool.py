@@ -10,34 +10,40 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import queue
 import threading
-from collections.abc import Callable
-from concurrent.futures import CancelledError, wait
-from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
-
-from pebble import ProcessExpired, ProcessFuture, ProcessPool
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sar.grading.label import Label
+from sar.grading.process import CallTimedOut, KillableProcess, ProcessDied
 from sar.grading.verdict import Reason, Verdict
 
 _WORKER = "sar.grading.worker"
 # A process is replaced after so many verdicts: sympy's caches grow.
 _VERDICTS_PER_PROCESS = 2000
-_MAX_RESTARTS = 5
-_POLL_S = 1.0
+# Processes that may die over a text before it is the text that is blamed, and that may fail to
+# start, one after the other.
+_MAX_DEATHS = 3
 _MAX_HOSTILE_LABELS = 1000
 
-_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Work(Generic[_T]):
-    """Something a process is to do, and the pool it was given to."""
+class _Job:
+    response: str
+    label: Label
+    future: Future[Verdict] = field(default_factory=Future)
 
-    pool: ProcessPool
-    future: ProcessFuture[_T]
+
+@dataclass
+class _Slot:
+    """A place for one process at a time."""
+
+    process: KillableProcess | None = None
 
 
 class GraderPool:
@@ -49,148 +55,142 @@ class GraderPool:
             num_workers: grader processes.
             timeout_s: seconds of work one response may take, its time in the queue not counted.
         """
-        self._num_workers = num_workers
+        self.num_restarts = 0
+        """Processes that were late or died, and were replaced."""
         self._timeout_s = timeout_s
-        self._lock = threading.Lock()
-        self._is_closed = False
-        self._hostile_labels: set[Label] = set()
         self._context: Any = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([_WORKER])
-        self._pool = self._new_pool()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._hostile_labels: set[Label] = set()
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._slots = [_Slot() for _ in range(num_workers)]
+        self._threads = [
+            threading.Thread(target=self._run, args=(slot,), name="grader", daemon=True)
+            for slot in self._slots
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def submit(self, response: str, label: Label) -> PendingVerdict:
-        """Queues a response (see `sar.grading.grade.grade`); ask the result for its verdict."""
-        read_label = label not in self._hostile_labels
-        work = self._start_grading(response, label, read_label)
-        return PendingVerdict(lambda: self._verdict(response, label, read_label, work))
+    def submit(self, response: str, label: Label) -> Future[Verdict]:
+        """Queues a response (see `sar.grading.grade.grade`).
+
+        The future raises what a grader itself is at fault for; that is never a verdict of wrong.
+        """
+        job = _Job(response, label)
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("the grader pool is closed")
+            self._jobs.put(job)
+        return job.future
 
     def grade(self, response: str, label: Label) -> Verdict:
         """Queues a response and waits for its verdict."""
-        return self.submit(response, label).verdict()
+        return self.submit(response, label).result()
 
     def close(self) -> None:
         """Ends the processes, whatever they are doing; verdicts still waited for are errors."""
         with self._lock:
             self._is_closed = True
-            self._end(self._pool)
+            for slot in self._slots:
+                self._jobs.put(None)
+                if slot.process:
+                    slot.process.kill()
+        for thread in self._threads:
+            thread.join()
 
-    def _verdict(
-        self, response: str, label: Label, read_label: bool, work: _Work[Verdict]
-    ) -> Verdict:
-        verdict = self._attempt(response, label, read_label, work)
+    def _run(self, slot: _Slot) -> None:
+        """One thread, with one process at a time."""
+        with suppress(RuntimeError):  # it is tried again for the first job, which hears of it
+            self._process_in(slot)
+        while job := self._jobs.get():
+            if not job.future.set_running_or_notify_cancel():
+                continue
+            try:
+                job.future.set_result(self._verdict(slot, job.response, job.label))
+            except Exception as error:  # noqa: BLE001  whatever it is, who waits must hear of it
+                job.future.set_exception(error)
+        if slot.process:
+            slot.process.end()
+
+    def _verdict(self, slot: _Slot, response: str, label: Label) -> Verdict:
+        read_label = label not in self._hostile_labels
+        verdict = self._attempt(slot, response, label, read_label)
         was_stopped = verdict.reason in (Reason.TIMEOUT, Reason.CRASHED)
-        if was_stopped and read_label and self._label_is_hostile(label):
+        if was_stopped and read_label and self._label_is_hostile(slot, label):
             # The label is to blame; as text it harms nobody.
-            work = self._start_grading(response, label, False)
-            return replace(self._attempt(response, label, False, work), label_unreadable=True)
+            return replace(self._attempt(slot, response, label, False), label_unreadable=True)
         return verdict
 
-    def _attempt(
-        self, response: str, label: Label, read_label: bool, work: _Work[Verdict]
-    ) -> Verdict:
-        """The verdict on work that was started. A process that dies gets a second one to try it:
-        once can be the machine's doing, twice is the text's."""
-
-        def start() -> _Work[Verdict]:
-            return self._start_grading(response, label, read_label)
-
-        for is_last in (False, True):
+    def _attempt(self, slot: _Slot, response: str, label: Label, read_label: bool) -> Verdict:
+        """What a process that dies leaves is done by another: a few times can be the machine's
+        doing, again and again is the text's."""
+        for _ in range(_MAX_DEATHS):
             try:
-                return self._result(work, start)
-            except TimeoutError:
+                verdict: Verdict = self._call(slot, "run", response, label, read_label)
+                return verdict
+            except CallTimedOut:
                 return Verdict(Reason.TIMEOUT)
-            except ProcessExpired as error:
+            except ProcessDied as error:
                 _log.warning("a grader process died: %s", error)
-                if not is_last:
-                    work = start()
         return Verdict(Reason.CRASHED)
 
-    def _label_is_hostile(self, label: Label) -> bool:
+    def _label_is_hostile(self, slot: _Slot, label: Label) -> bool:
         """Whether reading the label alone takes a grader down: then no response is to blame."""
         if label.grader != "math" or label in self._hostile_labels:
             return label in self._hostile_labels
         try:
-            self._result(self._start_check(label), lambda: self._start_check(label))
-        except (TimeoutError, ProcessExpired):
+            self._call(slot, "check_label", label)
+        except (CallTimedOut, ProcessDied):
             _log.warning("a label cannot be read and is compared as text: %.80r", label.answer)
             if len(self._hostile_labels) < _MAX_HOSTILE_LABELS:
                 self._hostile_labels.add(label)
             return True
         return False
 
-    def _result(self, work: _Work[_T], restart: Callable[[], _Work[_T]]) -> _T:
-        """The result of some work; what a broken pool lost is started again."""
-        for _ in range(_MAX_RESTARTS):
-            while not work.future.done() and work.pool.active:
-                # Not without limit: a pool that breaks can leave queued work waiting for ever.
-                wait([work.future], timeout=_POLL_S)
-            if work.future.done():
-                try:
-                    return work.future.result()
-                except (CancelledError, RuntimeError) as error:
-                    if work.pool.active and not isinstance(error, CancelledError):
-                        raise  # a grader's own error, and not the pool's
-            _log.warning("the grader pool broke; starting the work again")
-            work = restart()
-        raise RuntimeError(f"the grader pool broke {_MAX_RESTARTS} times")
+    def _call(self, slot: _Slot, function: str, *args: Any) -> Any:
+        process = self._process_in(slot)
+        try:
+            return process.call(function, *args, timeout_s=self._timeout_s)
+        except (CallTimedOut, ProcessDied):
+            self._raise_if_closed()
+            self._replace(slot)
+            raise
 
-    def _start_grading(self, response: str, label: Label, read_label: bool) -> _Work[Verdict]:
-        return self._schedule("run", response, label, read_label=read_label)
-
-    def _start_check(self, label: Label) -> _Work[bool]:
-        return self._schedule("check_label", label)
-
-    def _schedule(self, function: str, *args: Any, **kwargs: Any) -> _Work[Any]:
-        with self._lock:
-            if self._is_closed:
-                raise RuntimeError("the grader pool is closed")
-            if not self._pool.active:
-                # pebble gives a pool up for good when an idle process of it dies.
-                self._end(self._pool)
-                self._pool = self._new_pool()
-            future = self._pool.schedule(
-                _call, args=(function, args, kwargs), timeout=self._timeout_s
-            )
-            return _Work(self._pool, future)
-
-    def _new_pool(self) -> ProcessPool:
-        return ProcessPool(
-            max_workers=self._num_workers,
-            max_tasks=_VERDICTS_PER_PROCESS,
-            initializer=_initialize,
-            context=self._context,
-        )
-
-    @staticmethod
-    def _end(pool: ProcessPool) -> None:
-        pool.stop()
-        pool.join()
-
-
-class PendingVerdict:
-    """A verdict that is being worked on."""
-
-    def __init__(self, wait_for_verdict: Callable[[], Verdict]) -> None:
-        self._wait_for_verdict = wait_for_verdict
-
-    def verdict(self) -> Verdict:
-        """Waits for the verdict.
+    def _process_in(self, slot: _Slot) -> KillableProcess:
+        """The slot's process, a new one where it has none that is fit for work.
 
         Raises:
-            Exception: the grader itself is at fault; never a verdict of wrong.
+            RuntimeError: the pool is closed, or no process starts.
         """
-        return self._wait_for_verdict()
+        process = slot.process
+        if process and process.num_calls >= _VERDICTS_PER_PROCESS:
+            process.end()
+            slot.process = None
+        elif process and not process.is_alive:
+            self._replace(slot)
+        for _ in range(_MAX_DEATHS):
+            if slot.process:
+                return slot.process
+            self._start(slot)
+        raise RuntimeError(f"grader processes die before they are ready, {_MAX_DEATHS} in a row")
 
+    def _start(self, slot: _Slot) -> None:
+        with self._lock:  # from here on, `close` sees the process
+            self._raise_if_closed()
+            slot.process = KillableProcess(self._context, _WORKER)
+        try:
+            slot.process.wait_until_ready()
+        except (CallTimedOut, ProcessDied) as error:
+            self._raise_if_closed()
+            _log.error("a grader process did not start: %s", error)
+            self._replace(slot)
 
-def _initialize() -> None:
-    _worker().initialize()
+    def _replace(self, slot: _Slot) -> None:
+        with self._lock:
+            slot.process = None
+            self.num_restarts += 1
 
-
-def _call(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return getattr(_worker(), function)(*args, **kwargs)
-
-
-def _worker() -> Any:
-    import sar.grading.worker
-
-    return sar.grading.worker
+    def _raise_if_closed(self) -> None:
+        if self._is_closed:
+            raise RuntimeError("the grader pool is closed")
