@@ -10,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from reward_server.app import create_app
 from reward_server.batcher import Batcher
 from reward_server.config import ServerConfig
-from reward_server.listener import Listener
+from reward_server.listener import IN_GREENLETS, Listener
 from reward_server.service import Engine, RewardService
 from sar.grading.label import Label
 from sar.grading.pool import GraderPool
@@ -49,11 +50,10 @@ class StandInScorer:
 class StandInGraders:
     """Finds every response right, at once."""
 
-    def submit(self, response: str, label: Label) -> Any:
-        return self
-
-    def verdict(self) -> Verdict:
-        return Verdict(Reason.CORRECT)
+    def submit(self, response: str, label: Label) -> Future[Verdict]:
+        verdict: Future[Verdict] = Future()
+        verdict.set_result(Verdict(Reason.CORRECT))
+        return verdict
 
 
 def main() -> None:
@@ -73,9 +73,9 @@ def main() -> None:
         if use_graders
         else StandInGraders()
     )
-    service = RewardService(pool, sar_weight=config.sar_weight)
+    service = RewardService(pool, sar_weight=config.sar_weight, waiting=IN_GREENLETS)
     app = create_app(service, model_name="stand-in", sar_weight=config.sar_weight)
-    listener = Listener(app, host="127.0.0.1", port=0, threads=config.threads)
+    listener = Listener(app, host="127.0.0.1", port=0, max_body_bytes=config.max_body_bytes)
     batcher = Batcher(StandInScorer(), STEP_ROLLOUTS * _TOKENS_PER_ROLLOUT)
     service.start(Engine(tokenizer, batcher))
     print("http://{}:{}/get_reward".format(*listener.addresses[0]), flush=True)

@@ -36,16 +36,28 @@ def main(argv: list[str] | None = None) -> int:
         _log.warning("no --model: serving the bundled demo model, of no use for real training")
 
     from reward_server.app import create_app
-    from reward_server.listener import Listener
+    from reward_server.listener import IN_GREENLETS, Listener
     from reward_server.service import RewardService
     from sar.grading.pool import GraderPool
 
     graders = GraderPool(config.grader_workers, config.grader_timeout)
-    service = RewardService(graders, sar_weight=config.sar_weight)
-    app = create_app(service, model_name=config.model_path, sar_weight=config.sar_weight)
+    service = RewardService(
+        graders,
+        sar_weight=config.sar_weight,
+        request_timeout_s=config.request_timeout,
+        waiting=IN_GREENLETS,
+    )
+    app = create_app(
+        service,
+        model_name=config.model_path,
+        sar_weight=config.sar_weight,
+        max_body_bytes=config.max_body_bytes,
+    )
     try:
-        listener = Listener(app, host=config.host, port=config.port, threads=config.threads)
-    except (OSError, ValueError) as error:
+        listener = Listener(
+            app, host=config.host, port=config.port, max_body_bytes=config.max_body_bytes
+        )
+    except OSError as error:
         _log.error("cannot listen on %s:%d: %s", config.host, config.port, error)
         graders.close()
         return 1

@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 from reward_server.errors import RequestError
 from reward_server.protocol import format_response, parse_request
 from reward_server.service import RewardService
+from reward_server.waiting import CLIENT_IS_GONE
 
 _log = logging.getLogger(__name__)
 
@@ -34,15 +35,18 @@ Self-Aligned Reward of <a href="https://arxiv.org/abs/2509.05489">arXiv:2509.054
 """
 
 
-def create_app(service: RewardService, *, model_name: str, sar_weight: float) -> Flask:
+def create_app(
+    service: RewardService, *, model_name: str, sar_weight: float, max_body_bytes: int | None = None
+) -> Flask:
     """The WSGI application over a reward service."""
     app = Flask("reward_server", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = max_body_bytes
 
     @app.post("/get_reward")
     def get_reward() -> Response:
         samples = parse_request(request.get_data(cache=False))
-        # Waitress says whether the connection is still there; other servers do not.
-        is_gone = request.environ.get("waitress.client_disconnected", lambda: False)
+        # Our listener says whether the connection is still there; other WSGI servers do not.
+        is_gone = request.environ.get(CLIENT_IS_GONE, lambda: False)
         return _json(format_response(service.rewards(samples, is_gone)))
 
     @app.get("/healthz")

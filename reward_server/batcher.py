@@ -89,7 +89,7 @@ class BatcherCounters:
 
 
 class Batcher:
-    """Feeds one scorer from many threads."""
+    """Feeds one scorer. Safe to use from many threads."""
 
     def __init__(self, scorer: LogprobScorer, max_batch_tokens: int) -> None:
         """

@@ -37,7 +37,8 @@ class ServerConfig:
     max_context_tokens: int | None = None
     grader_timeout: float = 5.0
     grader_workers: int = min(os.cpu_count() or 1, 16)
-    threads: int = 1024
+    request_timeout: float = 170.0
+    max_body_bytes: int = 64 * 2**20
 
     @property
     def model_path(self) -> str:
@@ -65,7 +66,8 @@ _HELP: dict[str, str] = {
     "max_context_tokens": "cut longer rollouts to this (default: the model's own context)",
     "grader_timeout": "seconds of work a grader may spend on one response",
     "grader_workers": "grader processes",
-    "threads": "requests in flight at once; below your rollouts in flight, batches stay small",
+    "request_timeout": "seconds until a request is refused; OpenRLHF's client waits for 180",
+    "max_body_bytes": "a longer request is refused",
 }
 
 
@@ -161,7 +163,8 @@ _TYPES: dict[str, Callable[[str], Any]] = {
     "max_context_tokens": _COUNT,
     "grader_timeout": _number(float, 0.1, 3600, "a number of seconds from 0.1 to 3600"),
     "grader_workers": _number(int, 1, 256, "a whole number from 1 to 256"),
-    "threads": _number(int, 1, 16384, "a whole number from 1 to 16384"),
+    "request_timeout": _number(float, 1, 86400, "a number of seconds from 1 to 86400"),
+    "max_body_bytes": _COUNT,
 }
 _CHOICES: dict[str, tuple[str, ...]] = {
     "backend": ("transformers", "vllm"),

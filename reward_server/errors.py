@@ -38,6 +38,13 @@ class ClientGone(RequestError):
     type = "client_gone"
 
 
+class RequestTimedOut(RequestError):
+    """The rewards were not there in time; refused before the client stops waiting by itself."""
+
+    status = HTTPStatus.GATEWAY_TIMEOUT
+    type = "request_timed_out"
+
+
 class ScoringFailed(RequestError):
     """The scorer or a grader failed: our fault, and no reward."""
 

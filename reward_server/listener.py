@@ -1,95 +1,283 @@
-"""The HTTP server: waitress, set up for as many requests in flight as there are threads."""
+"""The HTTP server: gevent's, so that a request that waits for its reward costs a few kilobytes and
+no thread. All requests run in one thread, the batcher and the graders in others.
+"""
 
 from __future__ import annotations
 
+import errno
+import io
+import json
 import logging
 import resource
+import select
+import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
-from waitress import create_server
+import gevent
+from gevent.event import Event
+from gevent.pywsgi import WSGIHandler, WSGIServer
+
+from reward_server.waiting import CLIENT_IS_GONE, Waiting
 
 _MAX_DESCRIPTORS = 65536
-# Model files, grader pipes, logs.
-_OTHER_DESCRIPTORS = 256
+_BACKLOG = 4096
+# For a request to come in, head and body, and for a kept connection to bring its next one. Ends
+# clients that send a byte now and then to hold connections open.
+_READ_TIMEOUT_S = 60.0
+# A client that is refused while it is still sending gets to read why.
+_LINGER_S = 2.0
 _DRAIN_POLL_S = 0.05
+# Quiet polls in a row: a request may have been sent and not be read yet.
+_DRAIN_POLLS = 3
+
+_log = logging.getLogger(__name__)
+
+
+def _result(future: Future[Any], timeout_s: float) -> Any:
+    if not future.done():
+        loop = gevent.get_hub().loop
+        done = Event()
+        future.add_done_callback(lambda _: loop.run_callback_threadsafe(done.set))
+        done.wait(timeout_s)
+    return future.result(timeout=0)
+
+
+IN_GREENLETS = Waiting(_result, lambda: gevent.sleep(0))
+"""For requests that the listener runs."""
 
 
 class Listener:
-    """Answers requests in threads of its own, from the moment it is made.
+    """Answers requests in a thread of its own, from the moment it is made."""
 
-    A request holds its thread until its reward is there, so threads have to outnumber the requests
-    in flight, or batches stay small.
-    """
-
-    def __init__(self, app: Callable[..., Any], *, host: str, port: int, threads: int) -> None:
+    def __init__(
+        self, app: Callable[..., Any], *, host: str, port: int, max_body_bytes: int
+    ) -> None:
         """
         Args:
+            app: a WSGI application; it waits by `IN_GREENLETS` only.
             port: 0 takes a free one.
+            max_body_bytes: longer bodies are not read; the application refuses them.
         Raises:
-            OSError, ValueError: it cannot listen there.
+            OSError: it cannot listen there.
         """
-        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a queue is normal here
-        num_descriptors = _raise_descriptor_limit()
-        self._sockets: dict[int, Any] = {}
-        self._server = create_server(
-            app,
-            map=self._sockets,
-            host=host,
-            port=port,
-            threads=threads,
-            connection_limit=max(1, min(num_descriptors - _OTHER_DESCRIPTORS, 4 * threads)),
-            backlog=4096,
-            # Only a connection that is read while its request is computed shows that its client
-            # has gone (`waitress.client_disconnected` in the environment).
-            channel_request_lookahead=1,
-            asyncore_use_poll=True,  # select() ends at 1,024 file descriptors
-            ident=None,
-        )
-        threading.Thread(target=self._server.run, name="http", daemon=True).start()
-
-    @property
-    def addresses(self) -> list[tuple[str, int]]:
+        _raise_descriptor_limit()
+        self._sockets = _listen(host, port)
+        self.addresses: list[tuple[str, int]] = [s.getsockname()[:2] for s in self._sockets]
         """Host and port of each socket it listens on."""
-        if listening := getattr(self._server, "effective_listen", None):
-            return [(host, int(port)) for host, port in listening]
-        return [(self._server.effective_host, int(self._server.effective_port))]
+        self._state = _State(max_body_bytes)
+        self._app = app
+        self._started = threading.Event()
+        threading.Thread(target=self._run, name="http", daemon=True).start()
+        self._started.wait()
 
     def stop_listening(self) -> None:
         """Takes no new connections, so that a trainer goes to another server or waits for the next.
+        Those that the system has taken already are served."""
 
-        Done in the HTTP thread, which owns the sockets.
-        """
+        def stop() -> None:
+            gevent.sleep(_DRAIN_POLL_S)  # what waits to be accepted is
+            for server in self._servers:
+                server.close()
 
-        def close_listeners() -> None:
-            for listener in [s for s in self._sockets.values() if getattr(s, "accepting", False)]:
-                listener.del_channel()
-                listener.socket.close()
-
-        trigger = next(s for s in self._sockets.values() if hasattr(s, "pull_trigger"))
-        trigger.pull_trigger(close_listeners)
+        self._state.is_stopping = True
+        self._loop.run_callback_threadsafe(gevent.spawn, stop)
 
     def drain(self, timeout_s: float) -> bool:
-        """Waits until every request is answered and every answer sent; False if it took too long.
-
-        Asks the connections, as a request that is computed is not yet sent.
-        """
+        """Waits until every answer is sent; False if it took too long."""
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if not any(
-                getattr(connection, "requests", None) or getattr(connection, "total_outbufs_len", 0)
-                for connection in list(self._sockets.values())
-            ):
-                return True
+        num_quiet = 0
+        while num_quiet < _DRAIN_POLLS:
+            if time.monotonic() > deadline:
+                return False
             time.sleep(_DRAIN_POLL_S)
-        return False
+            num_quiet = 0 if self._state.num_requests else num_quiet + 1
+        return True
+
+    def _run(self) -> None:
+        self._loop = gevent.get_hub().loop
+        self._servers = [_server(s, self._app, self._state) for s in self._sockets]
+        for server in self._servers:
+            server.start()
+        self._started.set()
+        while True:  # the hub runs while this waits
+            gevent.sleep(3600)
 
 
-def _raise_descriptor_limit() -> int:
+class _State:
+    """What the connections of a listener share."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        self.max_body_bytes = max_body_bytes
+        self.num_requests = 0
+        """Requests of which a line has come, and the answer is not sent."""
+        self.is_stopping = False
+
+
+def _server(listening: socket.socket, app: Callable[..., Any], state: _State) -> WSGIServer:
+    host, port = listening.getsockname()[:2]
+    server = WSGIServer(
+        listening,
+        app,
+        log=None,
+        error_log=_log,
+        # gevent would ask the name service for the host's name.
+        environ={"SERVER_NAME": host, "SERVER_PORT": str(port)},
+        handler_class=_Handler,
+    )
+    server.max_accept = _BACKLOG
+    server.state = state
+    return server
+
+
+class _Handler(WSGIHandler):
+    """One connection."""
+
+    _is_counted = False
+    wsgi_input: Any
+
+    def read_requestline(self) -> str:
+        line: str = super().read_requestline()
+        if line:
+            self.server.state.num_requests += 1
+            self._is_counted = True
+        return line
+
+    def handle_one_request(self) -> Any:
+        self._reading = gevent.Timeout.start_new(_READ_TIMEOUT_S)
+        try:
+            outcome = super().handle_one_request()
+        except gevent.Timeout:
+            return None
+        finally:
+            self._reading.close()
+            if self._is_counted:
+                self.server.state.num_requests -= 1
+                self._is_counted = False
+        if isinstance(outcome, tuple):  # the head was not HTTP, or too long
+            return outcome[0], _refusal(int(outcome[0]))
+        return None if self.server.state.is_stopping else outcome
+
+    def get_environ(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environ()
+        environ[CLIENT_IS_GONE] = _hang_up_check(self.socket.fileno())
+        return environ
+
+    def run_application(self) -> None:
+        try:
+            self._read_body()
+        except gevent.Timeout:
+            self._leave_rest_unread()
+            self._send_error_response_if_possible(HTTPStatus.REQUEST_TIMEOUT)
+        except OSError:
+            self.close_connection = True  # the client left in the middle
+        else:
+            self._reading.close()
+            super().run_application()
+
+    def _read_body(self) -> None:
+        """Reads the body before the application starts, but no more than the application takes."""
+        limit = self.server.state.max_body_bytes
+        if (self.content_length or 0) > limit:
+            self._leave_rest_unread()
+            return
+        body = self.wsgi_input.read(limit + 1)
+        if len(body) > limit:  # sent in chunks, its length not said
+            self._leave_rest_unread()
+        self.environ["CONTENT_LENGTH"] = str(len(body))
+        self.environ["wsgi.input"] = io.BytesIO(body)
+
+    def _leave_rest_unread(self) -> None:
+        self.close_connection = True
+        self.environ["wsgi.input"] = io.BytesIO()
+        self.wsgi_input = _Unread(self.socket)
+
+    def _send_error_response_if_possible(self, error_code: int) -> None:
+        self.close_connection = True
+        if not self.response_length:
+            with suppress(OSError):
+                self._sendall(_refusal(error_code))
+
+
+class _Unread:
+    """Stands in for a body that was not read; gevent discards what is left of one."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def _discard(self) -> None:
+        """Closing with data unread would take the answer from the client."""
+        self._connection.shutdown(socket.SHUT_WR)
+        with gevent.Timeout(_LINGER_S, exception=False):
+            while self._connection.recv(1 << 16):
+                pass
+
+
+def _refusal(status: int) -> bytes:
+    """A whole answer, for what never gets to the application."""
+    phrase = HTTPStatus(status).phrase
+    error = {"type": "http", "message": phrase, "field": None}
+    body = json.dumps({"error": error}).encode()
+    head = (
+        f"HTTP/1.1 {status} {phrase}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def _hang_up_check(descriptor: int) -> Callable[[], bool]:
+    poll = select.poll()
+    # Not everywhere: without it, only a connection that was reset is seen.
+    poll.register(descriptor, getattr(select, "POLLRDHUP", select.POLLHUP))
+    return lambda: bool(poll.poll(0))
+
+
+def _listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets on every address that the host has here, all with the same port."""
+    sockets: list[socket.socket] = []
+    try:
+        for family, kind, _, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            taken = sockets[0].getsockname()[1] if sockets else port
+            try:
+                sockets.append(_bound(family, kind, (address[0], taken, *address[2:])))
+            except OSError as error:
+                # localhost has an IPv6 address even where there is no IPv6.
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                missing = error
+        if not sockets:
+            raise missing
+    except OSError:
+        for listening in sockets:
+            listening.close()
+        raise
+    return sockets
+
+
+def _bound(family: int, kind: int, address: tuple[Any, ...]) -> socket.socket:
+    listening = socket.socket(family, kind)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _raise_descriptor_limit() -> None:
     """Allows as many open connections as the system does; the usual default is only 1,024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    return limit

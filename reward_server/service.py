@@ -5,24 +5,25 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from reward_server.batcher import Batcher, BatcherCounters, Logprobs
-from reward_server.errors import InvalidRequest, NotReady, ScoringFailed
+from reward_server.errors import InvalidRequest, NotReady, RequestTimedOut, ScoringFailed
 from reward_server.protocol import Sample, ScoredSample
+from reward_server.waiting import IN_THREADS, Waiting
 from sar.grading.answers import opened_thinking
-from sar.grading.pool import GraderPool, PendingVerdict
+from sar.grading.label import Label
+from sar.grading.pool import GraderPool
 from sar.grading.verdict import Verdict
 from sar.perplexity import mean_nll
 from sar.reward import EMPTY_RESPONSE, Likelihood, combine
-from sar.rollout import Rollout
 from sar.tokenization import EncodedRollout, RolloutTokenizer
 
-# OpenRLHF's client gives up on a try after 180 s; it is answered before that.
-_MAX_WAIT_FOR_MODEL_S = 170.0
-
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
@@ -34,15 +35,40 @@ class Engine:
     batcher: Batcher
 
 
+@dataclass(frozen=True)
+class _Pending:
+    """A rollout that is being graded and scored."""
+
+    label: Label
+    encoded: EncodedRollout
+    verdict: Future[Verdict]
+    logprobs: Future[Logprobs]
+    template_mismatch: bool
+
+
 class RewardService:
     """Computes rewards. Requests that come before the model is loaded wait for it: a trainer's
     client gives up after five refusals, and then the run is lost."""
 
-    def __init__(self, graders: GraderPool, *, sar_weight: float) -> None:
+    def __init__(
+        self,
+        graders: GraderPool,
+        *,
+        sar_weight: float,
+        request_timeout_s: float = 170.0,
+        waiting: Waiting = IN_THREADS,
+    ) -> None:
+        """
+        Args:
+            request_timeout_s: a request is refused after this; OpenRLHF's client gives up on a try
+                after 180 s.
+            waiting: how requests wait; each is in a thread of its own unless told otherwise.
+        """
         self._graders = graders
         self._sar_weight = sar_weight
-        self._engine: Engine | None = None
-        self._loaded = threading.Event()
+        self._request_timeout_s = request_timeout_s
+        self._waiting = waiting
+        self._engine: Future[Engine] = Future()
         self._in_flight = 0
         self._num_rollouts = 0
         self._num_unreadable_labels = 0
@@ -54,17 +80,16 @@ class RewardService:
         # What is loaded stays: the collector need not look through it again and again.
         gc.collect()
         gc.freeze()
-        self._engine = engine
-        self._loaded.set()
+        self._engine.set_result(engine)
 
     @property
     def is_ready(self) -> bool:
-        return self._loaded.is_set()
+        return self._engine.done()
 
     @property
     def status(self) -> dict[str, Any]:
         """Counters since the start, for a person's eyes."""
-        done = self._engine.batcher.counters if self._engine else BatcherCounters()
+        done = self._engine.result().batcher.counters if self.is_ready else BatcherCounters()
         return {
             "rollouts": self._num_rollouts,
             "in_flight": self._in_flight,
@@ -88,63 +113,84 @@ class RewardService:
             ClientGone: it had, when its turn came.
             InvalidRequest: a query does not continue its prompt.
             NotReady: the model did not load in time, or the server is stopping.
+            RequestTimedOut: its time was over before its rewards were there.
             ScoringFailed: the scorer or a grader failed.
         """
         if not samples:
             return []
         with self._counting:
             self._in_flight += len(samples)
+        pending: list[_Pending] = []
         try:
-            return self._rewards(samples, self._wait_for_engine(), is_abandoned)
+            return self._rewards(samples, is_abandoned, pending)
         finally:
+            for (
+                one
+            ) in pending:  # where one failed, the request has, and the others need not be done
+                one.verdict.cancel()
+                one.logprobs.cancel()
             with self._counting:
                 self._in_flight -= len(samples)
 
     def _rewards(
-        self, samples: Sequence[Sample], engine: Engine, is_abandoned: Callable[[], bool]
+        self,
+        samples: Sequence[Sample],
+        is_abandoned: Callable[[], bool],
+        pending: list[_Pending],
     ) -> list[ScoredSample]:
-        rollouts = [self._rollout(engine, i, sample) for i, sample in enumerate(samples)]
-        pending = [self._start_grading(engine, rollout) for rollout in rollouts]
-        encoded = [engine.tokenizer.encode(r.prompt, r.response) for r in rollouts]
-        # A job per rollout, so that a request of hundreds does not become one huge batch.
-        futures = [engine.batcher.submit(e.sequences, is_abandoned) for e in encoded]
+        deadline = time.monotonic() + self._request_timeout_s
         try:
-            likelihoods = [
-                _likelihood(e, f.result()) for e, f in zip(encoded, futures, strict=True)
-            ]
-        finally:
-            for future in futures:
-                future.cancel()  # where one failed, the request has; the others need not be scored
-        scored = [
-            ScoredSample(
-                combine(
-                    _verdict(verdict),
-                    likelihood,
-                    sar_weight=self._sar_weight,
-                    mode=rollout.label.mode,
-                ),
-                template_mismatch=engine.tokenizer.has_other_frame(rollout.prompt),
-            )
-            for rollout, verdict, likelihood in zip(rollouts, pending, likelihoods, strict=True)
-        ]
+            engine = self._result(self._engine, deadline)
+        except RequestTimedOut as error:
+            raise NotReady("the model is still loading") from error
+        for index, sample in enumerate(samples):
+            if index:
+                self._waiting.for_others()
+            pending.append(self._begin(engine, index, sample, is_abandoned))
+        scored = [self._finish(one, deadline) for one in pending]
         self._count(scored)
         return scored
 
-    def _rollout(self, engine: Engine, index: int, sample: Sample) -> Rollout:
+    def _begin(
+        self, engine: Engine, index: int, sample: Sample, is_abandoned: Callable[[], bool]
+    ) -> _Pending:
+        """Sends a rollout to the graders and, as a job of its own, to the batcher."""
         try:
             prompt, response = engine.tokenizer.split(sample.query, sample.prompt)
         except ValueError as error:
             raise InvalidRequest(f"query[{index}]: {error}", f"query[{index}]") from error
-        return Rollout(prompt, response, sample.label)
+        text = engine.tokenizer.without_special_tokens(response)
+        verdict = self._graders.submit(opened_thinking(prompt) + text, sample.label)
+        encoded = engine.tokenizer.encode(prompt, response)
+        return _Pending(
+            sample.label,
+            encoded,
+            verdict,
+            engine.batcher.submit(encoded.sequences, is_abandoned),
+            template_mismatch=engine.tokenizer.has_other_frame(prompt),
+        )
 
-    def _start_grading(self, engine: Engine, rollout: Rollout) -> PendingVerdict:
-        text = engine.tokenizer.without_special_tokens(rollout.response)
-        return self._graders.submit(opened_thinking(rollout.prompt) + text, rollout.label)
+    def _finish(self, one: _Pending, deadline: float) -> ScoredSample:
+        likelihood = _likelihood(one.encoded, self._result(one.logprobs, deadline))
+        try:
+            verdict = self._result(one.verdict, deadline)
+        except RequestTimedOut:
+            raise
+        except Exception as error:
+            raise ScoringFailed(f"a grader failed: {type(error).__name__}: {error}") from error
+        reward = combine(verdict, likelihood, sar_weight=self._sar_weight, mode=one.label.mode)
+        return ScoredSample(reward, one.template_mismatch)
 
-    def _wait_for_engine(self) -> Engine:
-        if not self._loaded.wait(_MAX_WAIT_FOR_MODEL_S) or self._engine is None:
-            raise NotReady("the model is still loading")
-        return self._engine
+    def _result(self, future: Future[_T], deadline: float) -> _T:
+        try:
+            result: _T = self._waiting.for_result(future, max(0.0, deadline - time.monotonic()))
+            return result
+        except TimeoutError as error:
+            if future.done():
+                raise  # what was waited for ended with an error of that name
+            raise RequestTimedOut(
+                f"no reward after {self._request_timeout_s:g} s; see queued tokens in /metrics"
+            ) from error
 
     def _count(self, scored: Sequence[ScoredSample]) -> None:
         unreadable = sum(s.reward.verdict.label_unreadable for s in scored)
@@ -175,10 +221,3 @@ def _likelihood(encoded: EncodedRollout, logprobs: Logprobs) -> Likelihood:
         )
     except FloatingPointError as error:
         raise ScoringFailed(str(error)) from error
-
-
-def _verdict(pending: PendingVerdict) -> Verdict:
-    try:
-        return pending.verdict()
-    except Exception as error:
-        raise ScoringFailed(f"a grader failed: {type(error).__name__}: {error}") from error

@@ -49,7 +49,8 @@ SETTINGS = [
     ("max_context_tokens", "4096", 4096),
     ("grader_timeout", "2.5", 2.5),
     ("grader_workers", "3", 3),
-    ("threads", "64", 64),
+    ("request_timeout", "60", 60.0),
+    ("max_body_bytes", "1000", 1000),
 ]
 
 
@@ -83,9 +84,13 @@ def test_a_switch(text, value):
 
 
 def test_the_flag_wins():
-    environ = {variable("port"): "6000", variable("threads"): "9", variable("dtype"): "float16"}
+    environ = {
+        variable("port"): "6000",
+        variable("grader_workers"): "9",
+        variable("dtype"): "float16",
+    }
     config = parse_args(["--port", "7000", "--dtype", "auto"], environ)
-    assert (config.port, config.threads, config.dtype) == (7000, 9, "auto")
+    assert (config.port, config.grader_workers, config.dtype) == (7000, 9, "auto")
     off = {variable("trust_remote_code"): "0"}
     assert parse_args(["--trust-remote-code"], off).trust_remote_code
 
@@ -121,8 +126,9 @@ BAD = [
     ("grader_timeout", "5s"),
     ("grader_workers", "0"),
     ("grader_workers", "257"),
-    ("threads", "0"),
-    ("threads", "many"),
+    ("request_timeout", "0"),
+    ("request_timeout", "soon"),
+    ("max_body_bytes", "0"),
     ("dtype", "int8"),
     ("model", "/no/such/folder"),
     ("model", "./nothing-here"),
