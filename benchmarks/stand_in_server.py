@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reward_server.app import create_app
+from reward_server.app import AppConfig, create_app
 from reward_server.batcher import Batcher
 from reward_server.config import ServerConfig
 from reward_server.listener import IN_GREENLETS, Listener
@@ -50,6 +50,8 @@ class StandInScorer:
 class StandInGraders:
     """Finds every response right, at once."""
 
+    num_restarts = 0
+
     def submit(self, response: str, label: Label) -> Future[Verdict]:
         verdict: Future[Verdict] = Future()
         verdict.set_result(Verdict(Reason.CORRECT))
@@ -74,8 +76,8 @@ def main() -> None:
         else StandInGraders()
     )
     service = RewardService(pool, sar_weight=config.sar_weight, waiting=IN_GREENLETS)
-    app = create_app(service, model_name="stand-in", sar_weight=config.sar_weight)
-    listener = Listener(app, host="127.0.0.1", port=0, max_body_bytes=config.max_body_bytes)
+    app = create_app(service, AppConfig("stand-in", config.sar_weight))
+    listener = Listener(app, host="127.0.0.1", port=0)
     batcher = Batcher(StandInScorer(), STEP_ROLLOUTS * _TOKENS_PER_ROLLOUT)
     service.start(Engine(tokenizer, batcher))
     print("http://{}:{}/get_reward".format(*listener.addresses[0]), flush=True)

@@ -14,8 +14,10 @@ import threading
 from typing import TYPE_CHECKING
 
 from reward_server.config import ServerConfig, parse_args
+from reward_server.logs import start_logging
 
 if TYPE_CHECKING:
+    from reward_server.metrics import Metrics
     from reward_server.service import Engine
     from sar.scoring.transformers_scorer import TransformersScorer
     from sar.scoring.vllm_scorer import VllmScorer
@@ -30,33 +32,50 @@ def main(argv: list[str] | None = None) -> int:
     # On a CPU the scorer shares its cores with HTTP and graders, and OpenMP threads that spin while
     # they wait would take the cores from them. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    start_logging(config.log_format)
     stop = _stop_on_signal()
     if config.model is None:
         _log.warning("no --model: serving the bundled demo model, of no use for real training")
+    if config.is_reachable and not config.api_keys:
+        _log.warning(
+            "--host %s without a key: everyone who reaches this port can use the server; see "
+            "--api-key-file",
+            config.host,
+        )
 
-    from reward_server.app import create_app
+    from reward_server.app import AppConfig, create_app
+    from reward_server.auth import ApiKeys
     from reward_server.listener import IN_GREENLETS, Listener
-    from reward_server.service import RewardService
+    from reward_server.metrics import Metrics
+    from reward_server.protocol import RequestLimits
+    from reward_server.service import Limits, RewardService
     from sar.grading.pool import GraderPool
 
-    graders = GraderPool(config.grader_workers, config.grader_timeout)
+    metrics = Metrics()
+    graders = GraderPool(
+        config.grader_workers,
+        config.grader_timeout,
+        on_graded=lambda seconds: metrics.add_stage("grade", seconds),
+    )
     service = RewardService(
         graders,
         sar_weight=config.sar_weight,
-        request_timeout_s=config.request_timeout,
+        limits=Limits(config.request_timeout, config.queued_tokens_limit),
         waiting=IN_GREENLETS,
+        metrics=metrics,
     )
     app = create_app(
         service,
-        model_name=config.model_path,
-        sar_weight=config.sar_weight,
-        max_body_bytes=config.max_body_bytes,
+        AppConfig(
+            config.model_path,
+            config.sar_weight,
+            ApiKeys(config.api_keys),
+            RequestLimits(config.max_samples_per_request, config.max_text_chars),
+            config.max_body_bytes,
+        ),
     )
     try:
-        listener = Listener(
-            app, host=config.host, port=config.port, max_body_bytes=config.max_body_bytes
-        )
+        listener = Listener(app, host=config.host, port=config.port)
     except OSError as error:
         _log.error("cannot listen on %s:%d: %s", config.host, config.port, error)
         graders.close()
@@ -64,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     for host, port in listener.addresses:
         _log.info("listening on http://%s:%s/get_reward", host, port)
     try:
-        engine = _load(config)
+        engine = _load(config, metrics)
         service.start(engine)
         _log.info("ready: rewards are correctness + %s x SAR", config.sar_weight)
         stop.wait()
@@ -99,16 +118,16 @@ def _stop_on_signal() -> threading.Event:
     return stop
 
 
-def _load(config: ServerConfig) -> Engine:
+def _load(config: ServerConfig, metrics: Metrics) -> Engine:
     """Loads model and tokenizer; heavy imports happen here, so that `--help` is instant."""
     try:
-        return _load_engine(config)
+        return _load_engine(config, metrics)
     except Exception as error:  # a broken model folder raises all sorts of things
         reason = str(error).partition("\n")[0]
         raise _CannotLoad(f"{type(error).__name__}: {reason}") from error
 
 
-def _load_engine(config: ServerConfig) -> Engine:
+def _load_engine(config: ServerConfig, metrics: Metrics) -> Engine:
     from reward_server.batcher import Batcher
     from reward_server.service import Engine
     from sar.tokenization import RolloutTokenizer
@@ -125,8 +144,18 @@ def _load_engine(config: ServerConfig) -> Engine:
         standalone_prompt=config.standalone_prompt,
         max_context_tokens=min(limits, default=None),
     )
-    _log.info("model: %s", scorer.description)
-    return Engine(tokenizer, Batcher(scorer, config.max_batch_tokens))
+    _log.info("model %s: %s", config.model_path, scorer.description)
+    _log.info(
+        "limits: %d tokens in a forward pass, context %s, %d tokens waiting, %g s a request, "
+        "%d graders with %g s each",
+        config.max_batch_tokens,
+        min(limits, default="without end"),
+        config.queued_tokens_limit,
+        config.request_timeout,
+        config.grader_workers,
+        config.grader_timeout,
+    )
+    return Engine(tokenizer, Batcher(scorer, config.max_batch_tokens, metrics))
 
 
 def _load_scorer(config: ServerConfig) -> TransformersScorer | VllmScorer:

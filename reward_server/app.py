@@ -5,14 +5,23 @@ from __future__ import annotations
 import html
 import json
 import logging
+import time
+from dataclasses import dataclass, field
+from http import HTTPStatus
 
-from flask import Flask, Response, request
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
-from reward_server.errors import RequestError
-from reward_server.protocol import format_response, parse_request
+from reward_server.auth import ApiKeys
+from reward_server.errors import RequestError, Unauthorized
+from reward_server.openapi import describe
+from reward_server.protocol import DEFAULT_LIMITS, RequestLimits, format_response, parse_request
 from reward_server.service import RewardService
 from reward_server.waiting import CLIENT_IS_GONE
+
+_KEY_HEADER = "Authorization"
+# Open to all: they show counters, and nothing that was sent.
+_OPEN = {"/", "/healthz", "/readyz", "/metrics", "/openapi.json"}
 
 _log = logging.getLogger(__name__)
 
@@ -30,38 +39,80 @@ Self-Aligned Reward of <a href="https://arxiv.org/abs/2509.05489">arXiv:2509.054
 <li><code>POST /get_reward</code>: <code>query</code>, <code>prompts</code>, <code>labels</code> in;
 <code>rewards</code>, <code>scores</code>, <code>extra_logs</code> out</li>
 <li><a href="healthz">/healthz</a>: alive, with counters</li>
-<li><a href="readyz">/readyz</a>: 200 once the model is loaded</li>
+<li><a href="readyz">/readyz</a>: 200 while rewards are given</li>
+<li><a href="metrics">/metrics</a>: for Prometheus</li>
+<li><a href="openapi.json">/openapi.json</a>: all of this for programs</li>
 </ul>
 """
 
 
-def create_app(
-    service: RewardService, *, model_name: str, sar_weight: float, max_body_bytes: int | None = None
-) -> Flask:
+@dataclass(frozen=True)
+class AppConfig:
+    """What the routes need to know besides the service."""
+
+    model_name: str
+    sar_weight: float
+    keys: ApiKeys = field(default_factory=ApiKeys)
+    limits: RequestLimits = DEFAULT_LIMITS
+    max_body_bytes: int | None = None
+
+
+def create_app(service: RewardService, config: AppConfig) -> Flask:
     """The WSGI application over a reward service."""
     app = Flask("reward_server", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = max_body_bytes
+    app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
+    metrics = service.metrics
+
+    @app.before_request
+    def begin() -> None:
+        g.start_s = time.monotonic()
+        if request.path not in _OPEN and not config.keys.let_in(request.headers.get(_KEY_HEADER)):
+            raise Unauthorized(
+                "a key is needed: 'Authorization: Bearer KEY', or http://any:KEY@host/get_reward "
+                "as --reward.remote_url"
+            )
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        metrics.add_request(response.status_code, time.monotonic() - g.start_s)
+        if response.status_code == HTTPStatus.UNAUTHORIZED:
+            response.headers["WWW-Authenticate"] = 'Basic realm="reward server"'
+        return response
 
     @app.post("/get_reward")
     def get_reward() -> Response:
-        samples = parse_request(request.get_data(cache=False))
+        samples = parse_request(request.get_data(cache=False), config.limits)
         # Our listener says whether the connection is still there; other WSGI servers do not.
         is_gone = request.environ.get(CLIENT_IS_GONE, lambda: False)
-        return _json(format_response(service.rewards(samples, is_gone)))
+        scored = service.rewards(samples, is_gone)
+        start_s = time.monotonic()
+        response = _json(format_response(scored))
+        metrics.add_stage("reply", time.monotonic() - start_s)
+        return response
 
     @app.get("/healthz")
     def healthz() -> Response:
-        return _json({"status": "ok", "ready": service.is_ready, **service.status})
+        return _json({"status": "ok", **service.status})
 
     @app.get("/readyz")
     def readyz() -> Response:
-        ready = service.is_ready
-        return _json({"status": "ready" if ready else "loading"}, 200 if ready else 503)
+        state = service.state
+        return _json({"status": state}, 200 if state == "ready" else 503)
+
+    @app.get("/metrics")
+    def prometheus() -> Response:
+        return Response(metrics.text(), mimetype="text/plain; version=0.0.4")
+
+    @app.get("/openapi.json")
+    def openapi() -> Response:
+        return _json(describe(needs_key=config.keys.are_needed))
 
     @app.get("/")
     def index() -> str:
         return _PAGE.format(
-            model=html.escape(model_name), sar_weight=sar_weight, url=html.escape(request.url_root)
+            model=html.escape(config.model_name),
+            sar_weight=config.sar_weight,
+            url=html.escape(request.url_root),
         )
 
     @app.errorhandler(RequestError)

@@ -19,12 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from reward_server.errors import ClientGone, NotReady, ScoringFailed
+from reward_server.metrics import Metrics
 from sar.scoring import LogprobScorer, TokenSequence
 
 # Batches that may go before a bucket whose jobs were there already.
 _MAX_PASSED_OVER = 3
 # A longer pause ends a stretch of work.
 _PAUSE_S = 1.0
+# So many calls of the scorer that fail one after the other are no accident.
+_MAX_FAILURES = 5
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ class _Job:
     sequences: Sequence[TokenSequence]
     is_abandoned: Callable[[], bool]
     future: Future[Logprobs] = field(default_factory=Future)
+    queued_at_s: float = field(default_factory=time.monotonic)
 
     @property
     def num_tokens(self) -> int:
@@ -88,15 +92,29 @@ class BatcherCounters:
         self.num_tokens += sum(map(len, sequences))
 
 
+@dataclass(frozen=True)
+class QueueState:
+    """What waits to be scored."""
+
+    num_rollouts: int
+    num_tokens: int
+    oldest_s: float
+    """Seconds that the first of them has waited; 0 when there is none."""
+
+
 class Batcher:
     """Feeds one scorer. Safe to use from many threads."""
 
-    def __init__(self, scorer: LogprobScorer, max_batch_tokens: int) -> None:
+    def __init__(
+        self, scorer: LogprobScorer, max_batch_tokens: int, metrics: Metrics | None = None
+    ) -> None:
         """
         Args:
             scorer: used from one thread only.
             max_batch_tokens: tokens handed to the scorer at once; a larger job goes alone.
         """
+        self._metrics = metrics or Metrics()
+        self._num_failures_in_a_row = 0
         self._scorer = scorer
         self._max_batch_tokens = max_batch_tokens
         self._buckets: dict[int, _Bucket] = {}
@@ -130,6 +148,22 @@ class Batcher:
             self._changed.notify()
         return job.future
 
+    @property
+    def is_failing(self) -> bool:
+        """Whether the scorer has failed again and again, and not been right since."""
+        return self._num_failures_in_a_row >= _MAX_FAILURES
+
+    @property
+    def queue(self) -> QueueState:
+        with self._changed:
+            jobs = [job for bucket in self._buckets.values() for job in bucket.jobs]
+        oldest = min((job.queued_at_s for job in jobs), default=None)
+        return QueueState(
+            len(jobs),
+            sum(job.num_tokens for job in jobs),
+            0.0 if oldest is None else time.monotonic() - oldest,
+        )
+
     def close(self) -> None:
         """Takes no more jobs; those in the queue are finished first."""
         with self._changed:
@@ -141,28 +175,42 @@ class Batcher:
         while batch := self._next_batch():
             self._score(batch)
 
-    def _score(self, jobs: Sequence[_Job]) -> None:
+    def _score(self, jobs: Sequence[_Job], *, is_retry: bool = False) -> None:
         """Scores some jobs together; where that fails, each alone, so that one job which is too
-        much for the scorer does not take the others with it."""
+        much for the scorer does not take the others with it, and one alone a second time."""
         sequences = [s for job in jobs for s in job.sequences]
+        failure = None
         start_s = time.monotonic()
         try:
             results = self._scorer.response_logprobs(sequences)
-            assert len(results) == len(sequences), "the scorer lost results"
+            _check(results, sequences)
         except Exception as error:  # noqa: BLE001  whatever it is, these jobs must hear of it
-            _log.exception("scoring %d jobs failed", len(jobs))
-            if len(jobs) > 1:
-                for job in jobs:
-                    self._score([job])
-            else:
-                failed = ScoringFailed(f"the scorer failed: {type(error).__name__}: {error}")
-                jobs[0].future.set_exception(failed)
+            failure = error
+        self._count(sequences, start_s, time.monotonic())
+        if failure:
+            self._recover(jobs, failure, is_retry=is_retry)
             return
-        finally:
-            self.counters.add_batch(sequences, start_s, time.monotonic())
+        self._num_failures_in_a_row = 0
         remaining = iter(results)
         for job in jobs:
             job.future.set_result([next(remaining) for _ in job.sequences])
+
+    def _recover(self, jobs: Sequence[_Job], failure: Exception, *, is_retry: bool) -> None:
+        self._num_failures_in_a_row += 1
+        trace = failure if self._num_failures_in_a_row == 1 else None
+        _log.error("scoring %d rollouts failed: %r", len(jobs), failure, exc_info=trace)
+        if len(jobs) > 1:
+            for job in jobs:
+                self._score([job])
+        elif not is_retry:
+            self._score(jobs, is_retry=True)
+        else:
+            message = f"the scorer failed: {type(failure).__name__}: {failure}"
+            jobs[0].future.set_exception(ScoringFailed(message))
+
+    def _count(self, sequences: Sequence[TokenSequence], start_s: float, end_s: float) -> None:
+        self.counters.add_batch(sequences, start_s, end_s)
+        self._metrics.add_batch(len(sequences), sum(map(len, sequences)), end_s - start_s)
 
     def _next_batch(self) -> list[_Job]:
         """Waits for jobs and takes as many as fit; empty when closed and done."""
@@ -216,3 +264,12 @@ class Batcher:
             job.future.set_exception(ClientGone("the client has gone"))
             return False
         return True
+
+
+def _check(results: Logprobs, sequences: Sequence[TokenSequence]) -> None:
+    """Nothing but a log-probability for each response token may become a reward."""
+    assert len(results) == len(sequences), "the scorer lost results"
+    for logprobs_T, sequence in zip(results, sequences, strict=True):
+        assert len(logprobs_T) == len(sequence.response_ids), "the scorer lost tokens"
+        if not np.isfinite(logprobs_T).all():
+            raise FloatingPointError("the model gave a log-probability that is not finite")

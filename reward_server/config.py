@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,6 +17,10 @@ from sar.prompts import DEFAULT_SYSTEM_PROMPT
 from sar.reward import DEFAULT_SAR_WEIGHT
 
 ENV_PREFIX = "REWARD_SERVER_"
+
+# Its share of the request's text, and its id in two lists.
+_BYTES_PER_QUEUED_TOKEN = 128
+_MIN_KEY_CHARS = 8
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,15 @@ class ServerConfig:
     grader_timeout: float = 5.0
     grader_workers: int = min(os.cpu_count() or 1, 16)
     request_timeout: float = 170.0
-    max_body_bytes: int = 64 * 2**20
+    max_queued_tokens: int | None = None
+    max_samples_per_request: int = 8192
+    max_text_chars: int = 1_000_000
+    max_body_bytes: int = 256 * 2**20
+    api_key_file: str | None = None
+    log_format: str = "text"
+    api_keys: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    """Not a flag, as command lines are there for all to see: from `api_key_file`, or from
+    `REWARD_SERVER_API_KEY`."""
 
     @property
     def model_path(self) -> str:
@@ -46,6 +59,16 @@ class ServerConfig:
         from sar.models import BUNDLED_MODEL
 
         return str(BUNDLED_MODEL) if self.model is None else self.model
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether other machines can reach it."""
+        return self.host not in ("localhost", "::1") and not self.host.startswith("127.")
+
+    @property
+    def queued_tokens_limit(self) -> int:
+        """`max_queued_tokens`, by default what a quarter of the memory holds."""
+        return self.max_queued_tokens or _memory_bytes() // 4 // _BYTES_PER_QUEUED_TOKEN
 
 
 _HELP: dict[str, str] = {
@@ -67,8 +90,21 @@ _HELP: dict[str, str] = {
     "grader_timeout": "seconds of work a grader may spend on one response",
     "grader_workers": "grader processes",
     "request_timeout": "seconds until a request is refused; OpenRLHF's client waits for 180",
-    "max_body_bytes": "a longer request is refused",
+    "max_queued_tokens": (
+        "tokens of requests that wait; beyond it, requests are refused (default: what a quarter of "
+        "the memory holds)"
+    ),
+    "max_samples_per_request": "rollouts in one request",
+    "max_text_chars": "characters of one query or prompt",
+    "max_body_bytes": "bytes of one request",
+    "api_key_file": (
+        "file with the keys that let in, one a line (default: REWARD_SERVER_API_KEY, or no key)"
+    ),
+    "log_format": "text or json",
 }
+
+
+_FLAGS = [field for field in fields(ServerConfig) if field.name != "api_keys"]
 
 
 def parse_args(
@@ -82,7 +118,7 @@ def parse_args(
         description="Serves correctness + SAR rewards to OpenRLHF (--reward.remote_url).",
         epilog=f"Every flag is also an environment variable: {ENV_PREFIX}PORT=5000.",
     )
-    for field in fields(ServerConfig):
+    for field in _FLAGS:
         flag = "--" + field.name.replace("_", "-")
         default = getattr(defaults, field.name)
         text = _HELP[field.name]
@@ -97,7 +133,7 @@ def parse_args(
             )
     given = vars(parser.parse_args(argv))
     values: dict[str, Any] = {}
-    for field in fields(ServerConfig):
+    for field in _FLAGS:
         if given[field.name] is not None:
             values[field.name] = given[field.name]
         elif (variable := ENV_PREFIX + field.name.upper()) in environ:
@@ -105,7 +141,11 @@ def parse_args(
                 values[field.name] = _from_environment(field.name, environ[variable])
             except (ValueError, argparse.ArgumentTypeError) as error:
                 parser.error(f"{variable}={environ[variable]!r}: {error}")
-    config = ServerConfig(**values)
+    try:
+        keys = _api_keys(values.get("api_key_file"), environ.get(ENV_PREFIX + "API_KEY"))
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    config = ServerConfig(**values, api_keys=keys)
     if config.model is not None and not config.model.strip():
         parser.error("--model is empty; leave it out to serve the bundled demo model")
     if config.model is not None and _looks_local(config.model) and not Path(config.model).is_dir():
@@ -131,6 +171,39 @@ def _from_environment(name: str, text: str) -> Any:
     if name in _CHOICES and value not in _CHOICES[name]:
         raise ValueError(f"must be one of {', '.join(_CHOICES[name])}")
     return value
+
+
+def _api_keys(path: str | None, from_environment: str | None) -> tuple[str, ...]:
+    """The keys of a file, else the environment's, else none.
+
+    Raises:
+        OSError, ValueError: they cannot be read, or are no keys.
+    """
+    if path is None:
+        keys = [] if from_environment is None else [from_environment.strip()]
+        where = ENV_PREFIX + "API_KEY"
+    else:
+        keys = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
+        where = f"--api-key-file {path}"
+        if not keys:
+            raise ValueError(f"{where}: there is no key in it")
+    for key in keys:
+        if len(key) < _MIN_KEY_CHARS or not key.isascii() or not key.isprintable() or " " in key:
+            raise ValueError(
+                f"{where}: a key has at least {_MIN_KEY_CHARS} characters, printable ASCII without "
+                "spaces; try: openssl rand -hex 32"
+            )
+    return tuple(keys)
+
+
+def _memory_bytes() -> int:
+    """The memory that this process may use: the machine's, or its container's."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        container = int(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):  # none, or "max"
+        return machine
+    return min(machine, container)
 
 
 def _looks_local(model: str) -> bool:
@@ -164,9 +237,13 @@ _TYPES: dict[str, Callable[[str], Any]] = {
     "grader_timeout": _number(float, 0.1, 3600, "a number of seconds from 0.1 to 3600"),
     "grader_workers": _number(int, 1, 256, "a whole number from 1 to 256"),
     "request_timeout": _number(float, 1, 86400, "a number of seconds from 1 to 86400"),
+    "max_queued_tokens": _COUNT,
+    "max_samples_per_request": _COUNT,
+    "max_text_chars": _COUNT,
     "max_body_bytes": _COUNT,
 }
 _CHOICES: dict[str, tuple[str, ...]] = {
     "backend": ("transformers", "vllm"),
     "dtype": ("auto", "float32", "bfloat16", "float16"),
+    "log_format": ("text", "json"),
 }

@@ -23,6 +23,27 @@ class InvalidRequest(RequestError):
     type = "invalid_request"
 
 
+class Unauthorized(RequestError):
+    """The request carries no key, or a wrong one."""
+
+    status = HTTPStatus.UNAUTHORIZED
+    type = "unauthorized"
+
+
+class TooLarge(RequestError):
+    """The request is beyond a limit of this server; sending it again will not help."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    type = "too_large"
+
+
+class Overloaded(RequestError):
+    """More is waiting than the server may hold."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    type = "overloaded"
+
+
 class NotReady(RequestError):
     """The model is not loaded yet, or the server is stopping."""
 

@@ -5,7 +5,6 @@ no thread. All requests run in one thread, the batcher and the graders in others
 from __future__ import annotations
 
 import errno
-import io
 import json
 import logging
 import resource
@@ -55,14 +54,11 @@ IN_GREENLETS = Waiting(_result, lambda: gevent.sleep(0))
 class Listener:
     """Answers requests in a thread of its own, from the moment it is made."""
 
-    def __init__(
-        self, app: Callable[..., Any], *, host: str, port: int, max_body_bytes: int
-    ) -> None:
+    def __init__(self, app: Callable[..., Any], *, host: str, port: int) -> None:
         """
         Args:
             app: a WSGI application; it waits by `IN_GREENLETS` only.
             port: 0 takes a free one.
-            max_body_bytes: longer bodies are not read; the application refuses them.
         Raises:
             OSError: it cannot listen there.
         """
@@ -70,7 +66,7 @@ class Listener:
         self._sockets = _listen(host, port)
         self.addresses: list[tuple[str, int]] = [s.getsockname()[:2] for s in self._sockets]
         """Host and port of each socket it listens on."""
-        self._state = _State(max_body_bytes)
+        self._state = _State()
         self._app = app
         self._started = threading.Event()
         threading.Thread(target=self._run, name="http", daemon=True).start()
@@ -112,11 +108,9 @@ class Listener:
 class _State:
     """What the connections of a listener share."""
 
-    def __init__(self, max_body_bytes: int) -> None:
-        self.max_body_bytes = max_body_bytes
-        self.num_requests = 0
-        """Requests of which a line has come, and the answer is not sent."""
-        self.is_stopping = False
+    num_requests = 0
+    """Requests of which a line has come, and the answer is not sent."""
+    is_stopping = False
 
 
 def _server(listening: socket.socket, app: Callable[..., Any], state: _State) -> WSGIServer:
@@ -169,33 +163,17 @@ class _Handler(WSGIHandler):
         return environ
 
     def run_application(self) -> None:
+        self._reading.close()
+        self.wsgi_input = _Body(self.wsgi_input, self.content_length, self.socket)
+        self.environ["wsgi.input"] = self.wsgi_input
         try:
-            self._read_body()
+            super().run_application()
         except gevent.Timeout:
-            self._leave_rest_unread()
             self._send_error_response_if_possible(HTTPStatus.REQUEST_TIMEOUT)
         except OSError:
             self.close_connection = True  # the client left in the middle
-        else:
-            self._reading.close()
-            super().run_application()
-
-    def _read_body(self) -> None:
-        """Reads the body before the application starts, but no more than the application takes."""
-        limit = self.server.state.max_body_bytes
-        if (self.content_length or 0) > limit:
-            self._leave_rest_unread()
-            return
-        body = self.wsgi_input.read(limit + 1)
-        if len(body) > limit:  # sent in chunks, its length not said
-            self._leave_rest_unread()
-        self.environ["CONTENT_LENGTH"] = str(len(body))
-        self.environ["wsgi.input"] = io.BytesIO(body)
-
-    def _leave_rest_unread(self) -> None:
-        self.close_connection = True
-        self.environ["wsgi.input"] = io.BytesIO()
-        self.wsgi_input = _Unread(self.socket)
+        if not self.wsgi_input.is_read:
+            self.close_connection = True
 
     def _send_error_response_if_possible(self, error_code: int) -> None:
         self.close_connection = True
@@ -204,14 +182,38 @@ class _Handler(WSGIHandler):
                 self._sendall(_refusal(error_code))
 
 
-class _Unread:
-    """Stands in for a body that was not read; gevent discards what is left of one."""
+class _Body:
+    """A request's body, which has to come in within `_READ_TIMEOUT_S`, and need not be read."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, source: Any, num_bytes: int | None, connection: Any) -> None:
+        """
+        Args:
+            source: gevent's `Input`.
+            num_bytes: as the request says; None where it comes in chunks, or there is no body.
+        """
+        self._source = source
+        self._num_unread = num_bytes
         self._connection = connection
+        self._seconds_left = _READ_TIMEOUT_S
+        self.is_read = not num_bytes and not source.chunked_input
+
+    def read(self, size: int = -1) -> bytes:
+        """Raises `gevent.Timeout` when the time is over, `OSError` when the client has gone."""
+        started = time.monotonic()
+        with gevent.Timeout(max(0.0, self._seconds_left)):
+            data: bytes = self._source.read(size)
+        self._seconds_left -= time.monotonic() - started
+        if self._num_unread is None:
+            self.is_read |= size < 0 or not data
+        else:
+            self._num_unread -= len(data)
+            self.is_read = self._num_unread <= 0
+        return data
 
     def _discard(self) -> None:
-        """Closing with data unread would take the answer from the client."""
+        """For gevent, after the answer: closing with data unread would take it from the client."""
+        if self.is_read:
+            return
         self._connection.shutdown(socket.SHUT_WR)
         with gevent.Timeout(_LINGER_S, exception=False):
             while self._connection.recv(1 << 16):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reward_server.errors import InvalidRequest
+from reward_server.errors import InvalidRequest, TooLarge
 from sar.grading.label import Label, LabelError, parse_label
 from sar.grading.verdict import Reason
 from sar.reward import Reward
@@ -37,11 +37,23 @@ class ScoredSample:
     template_mismatch: bool
 
 
-def parse_request(body: bytes) -> list[Sample]:
+@dataclass(frozen=True)
+class RequestLimits:
+    """How much one request may hold."""
+
+    max_samples: int = 8192
+    max_text_chars: int = 1_000_000
+
+
+DEFAULT_LIMITS = RequestLimits()
+
+
+def parse_request(body: bytes, limits: RequestLimits = DEFAULT_LIMITS) -> list[Sample]:
     """The samples of a request.
 
     Raises:
         InvalidRequest: naming the field at fault, such as `labels[3].grader`.
+        TooLarge: naming the field and the limit.
     """
     try:
         payload = json.loads(body)
@@ -54,8 +66,21 @@ def parse_request(body: bytes) -> list[Sample]:
     if len(set(lengths)) > 1:
         counted = ", ".join(f"{n} {name}" for n, name in zip(lengths, _FIELDS, strict=True))
         raise InvalidRequest(f"lists of different lengths: {counted}")
+    if lengths[0] > limits.max_samples:
+        raise TooLarge(
+            f"{lengths[0]} rollouts in a request: --max-samples-per-request is {limits.max_samples}"
+        )
+
+    def text(value: Any, field: str) -> str:
+        if isinstance(value, str) and len(value) > limits.max_text_chars:
+            raise TooLarge(
+                f"{field} has {len(value)} characters: --max-text-chars is {limits.max_text_chars}",
+                field,
+            )
+        return _text(value, field)
+
     return [
-        Sample(_text(query, f"query[{i}]"), _text(prompt, f"prompts[{i}]"), _label(label, i))
+        Sample(text(query, f"query[{i}]"), text(prompt, f"prompts[{i}]"), _label(label, i))
         for i, (query, prompt, label) in enumerate(zip(*lists, strict=True))
     ]
 

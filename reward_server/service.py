@@ -9,10 +9,17 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from reward_server.batcher import Batcher, BatcherCounters, Logprobs
-from reward_server.errors import InvalidRequest, NotReady, RequestTimedOut, ScoringFailed
+from reward_server.batcher import Batcher, BatcherCounters, Logprobs, QueueState
+from reward_server.errors import (
+    InvalidRequest,
+    NotReady,
+    Overloaded,
+    RequestTimedOut,
+    ScoringFailed,
+)
+from reward_server.metrics import Metrics
 from reward_server.protocol import Sample, ScoredSample
 from reward_server.waiting import IN_THREADS, Waiting
 from sar.grading.answers import opened_thinking
@@ -22,6 +29,9 @@ from sar.grading.verdict import Verdict
 from sar.perplexity import mean_nll
 from sar.reward import EMPTY_RESPONSE, Likelihood, combine
 from sar.tokenization import EncodedRollout, RolloutTokenizer
+
+# An estimate; what counts is memory, and that grows with the text.
+_CHARS_PER_TOKEN = 4
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -33,6 +43,19 @@ class Engine:
 
     tokenizer: RolloutTokenizer
     batcher: Batcher
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one server holds at once, and how long."""
+
+    request_timeout_s: float = 170.0
+    """A request is refused after this; OpenRLHF's client gives up on a try after 180 s."""
+    max_queued_tokens: int = 2**31
+    """Requests beyond it are refused; estimated from their texts, at four characters a token."""
+
+
+DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -55,25 +78,27 @@ class RewardService:
         graders: GraderPool,
         *,
         sar_weight: float,
-        request_timeout_s: float = 170.0,
+        limits: Limits = DEFAULT_LIMITS,
         waiting: Waiting = IN_THREADS,
+        metrics: Metrics | None = None,
     ) -> None:
         """
         Args:
-            request_timeout_s: a request is refused after this; OpenRLHF's client gives up on a try
-                after 180 s.
             waiting: how requests wait; each is in a thread of its own unless told otherwise.
         """
+        self.metrics = metrics or Metrics()
         self._graders = graders
         self._sar_weight = sar_weight
-        self._request_timeout_s = request_timeout_s
+        self._limits = limits
         self._waiting = waiting
         self._engine: Future[Engine] = Future()
         self._in_flight = 0
+        self._held_tokens = 0
         self._num_rollouts = 0
         self._num_unreadable_labels = 0
         self._warned_of_mismatch = False
         self._counting = threading.Lock()
+        self.metrics.read_from(lambda: self.status)
 
     def start(self, engine: Engine) -> None:
         """Takes the loaded model into service."""
@@ -83,16 +108,25 @@ class RewardService:
         self._engine.set_result(engine)
 
     @property
-    def is_ready(self) -> bool:
-        return self._engine.done()
+    def state(self) -> Literal["loading", "ready", "failing"]:
+        """Ready: rewards are given. Failing: the scorer is loaded, and fails again and again."""
+        if not self._engine.done():
+            return "loading"
+        return "failing" if self._engine.result().batcher.is_failing else "ready"
 
     @property
     def status(self) -> dict[str, Any]:
-        """Counters since the start, for a person's eyes."""
-        done = self._engine.result().batcher.counters if self.is_ready else BatcherCounters()
+        """How it is, and counters since the start."""
+        batcher = self._engine.result().batcher if self._engine.done() else None
+        done = batcher.counters if batcher else BatcherCounters()
+        queue = batcher.queue if batcher else QueueState(0, 0, 0.0)
         return {
+            "ready": self.state == "ready",
             "rollouts": self._num_rollouts,
             "in_flight": self._in_flight,
+            "queued_rollouts": queue.num_rollouts,
+            "queued_tokens": queue.num_tokens,
+            "oldest_queued_s": queue.oldest_s,
             "unreadable_labels": self._num_unreadable_labels,
             "batches": done.num_batches,
             "sequences": done.num_sequences,
@@ -100,6 +134,8 @@ class RewardService:
             "abandoned": done.num_abandoned,
             "busy_s": done.busy_s,
             "busy_share": done.busy_share,
+            "grader_restarts": self._graders.num_restarts,
+            "policy_version": 0,
         }
 
     def rewards(
@@ -113,24 +149,36 @@ class RewardService:
             ClientGone: it had, when its turn came.
             InvalidRequest: a query does not continue its prompt.
             NotReady: the model did not load in time, or the server is stopping.
+            Overloaded: more is held already than may be.
             RequestTimedOut: its time was over before its rewards were there.
             ScoringFailed: the scorer or a grader failed.
         """
         if not samples:
             return []
-        with self._counting:
-            self._in_flight += len(samples)
+        num_tokens = sum(len(sample.query) for sample in samples) // _CHARS_PER_TOKEN
+        self._admit(len(samples), num_tokens)
         pending: list[_Pending] = []
         try:
             return self._rewards(samples, is_abandoned, pending)
         finally:
-            for (
-                one
-            ) in pending:  # where one failed, the request has, and the others need not be done
+            for one in pending:  # where one failed, the others need not be done
                 one.verdict.cancel()
                 one.logprobs.cancel()
             with self._counting:
                 self._in_flight -= len(samples)
+                self._held_tokens -= num_tokens
+
+    def _admit(self, num_rollouts: int, num_tokens: int) -> None:
+        limit = self._limits.max_queued_tokens
+        with self._counting:
+            # One that is too large by itself is taken when there is nothing else.
+            if self._in_flight and self._held_tokens + num_tokens > limit:
+                raise Overloaded(
+                    f"{self._held_tokens} tokens are waiting already, and --max-queued-tokens is "
+                    f"{limit}: use more servers, or a higher limit"
+                )
+            self._in_flight += num_rollouts
+            self._held_tokens += num_tokens
 
     def _rewards(
         self,
@@ -138,7 +186,7 @@ class RewardService:
         is_abandoned: Callable[[], bool],
         pending: list[_Pending],
     ) -> list[ScoredSample]:
-        deadline = time.monotonic() + self._request_timeout_s
+        deadline = time.monotonic() + self._limits.request_timeout_s
         try:
             engine = self._result(self._engine, deadline)
         except RequestTimedOut as error:
@@ -155,6 +203,7 @@ class RewardService:
         self, engine: Engine, index: int, sample: Sample, is_abandoned: Callable[[], bool]
     ) -> _Pending:
         """Sends a rollout to the graders and, as a job of its own, to the batcher."""
+        start_s = time.monotonic()
         try:
             prompt, response = engine.tokenizer.split(sample.query, sample.prompt)
         except ValueError as error:
@@ -162,6 +211,7 @@ class RewardService:
         text = engine.tokenizer.without_special_tokens(response)
         verdict = self._graders.submit(opened_thinking(prompt) + text, sample.label)
         encoded = engine.tokenizer.encode(prompt, response)
+        self.metrics.add_stage("tokenise", time.monotonic() - start_s)
         return _Pending(
             sample.label,
             encoded,
@@ -179,6 +229,7 @@ class RewardService:
         except Exception as error:
             raise ScoringFailed(f"a grader failed: {type(error).__name__}: {error}") from error
         reward = combine(verdict, likelihood, sar_weight=self._sar_weight, mode=one.label.mode)
+        self.metrics.add_reward(one.label, reward)
         return ScoredSample(reward, one.template_mismatch)
 
     def _result(self, future: Future[_T], deadline: float) -> _T:
@@ -186,10 +237,10 @@ class RewardService:
             result: _T = self._waiting.for_result(future, max(0.0, deadline - time.monotonic()))
             return result
         except TimeoutError as error:
-            if future.done():
-                raise  # what was waited for ended with an error of that name
+            if future.done():  # just now, or with an error of that name
+                return future.result()
             raise RequestTimedOut(
-                f"no reward after {self._request_timeout_s:g} s; see queued tokens in /metrics"
+                f"no reward after {self._limits.request_timeout_s:g} s; /metrics shows what waits"
             ) from error
 
     def _count(self, scored: Sequence[ScoredSample]) -> None:
@@ -212,12 +263,9 @@ def _likelihood(encoded: EncodedRollout, logprobs: Logprobs) -> Likelihood:
     if not encoded.sequences:
         return EMPTY_RESPONSE
     logprobs_qa, logprobs_a = logprobs
-    try:
-        return Likelihood(
-            nll_qa=mean_nll(logprobs_qa),
-            nll_a=mean_nll(logprobs_a),
-            num_response_tokens=encoded.num_response_tokens,
-            truncated=encoded.truncated,
-        )
-    except FloatingPointError as error:
-        raise ScoringFailed(str(error)) from error
+    return Likelihood(
+        nll_qa=mean_nll(logprobs_qa),
+        nll_a=mean_nll(logprobs_a),
+        num_response_tokens=encoded.num_response_tokens,
+        truncated=encoded.truncated,
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reward_server.app import create_app
+from reward_server.app import AppConfig, create_app
 from reward_server.batcher import Batcher
 from reward_server.service import Engine, RewardService
 from sar.grading.verdict import Reason, Verdict
@@ -41,6 +41,8 @@ class Graders:
     def __init__(self, *outcomes: Verdict | Exception) -> None:
         self._outcomes = list(outcomes)
 
+    num_restarts = 0
+
     def submit(self, response: str, label: Any) -> Future[Verdict]:
         outcome = self._outcomes.pop(0) if self._outcomes else Verdict(Reason.CORRECT, "5")
         future: Future[Verdict] = Future()
@@ -66,7 +68,7 @@ def _client(tokenizer: Any, scorer: Scorer, graders: Graders) -> Any:
     service = RewardService(graders, sar_weight=0.2)  # type: ignore[arg-type]
     rollout_tokenizer = RolloutTokenizer(tokenizer, system_prompt=DEFAULT_SYSTEM_PROMPT)
     service.start(Engine(rollout_tokenizer, Batcher(scorer, 1000)))
-    return create_app(service, model_name="<b>name</b>", sar_weight=0.2).test_client()
+    return create_app(service, AppConfig("<b>name</b>", 0.2)).test_client()
 
 
 def _post(client: Any, body: Any = ONE) -> Any:
@@ -97,7 +99,7 @@ def _post(client: Any, body: Any = ONE) -> Any:
     ],
 )
 def test_a_failing_scorer_is_an_error_and_no_reward(bundled_tokenizer: Any, behaviour: Any) -> None:
-    client = _client(bundled_tokenizer, Scorer(behaviour), Graders())
+    client = _client(bundled_tokenizer, Scorer(behaviour, behaviour), Graders())
     failed = _post(client)
     assert failed.status_code == 500
     assert set(failed.json) == {"error"}
@@ -137,7 +139,7 @@ def test_one_failing_batch_leaves_the_requests_behind_it_alone(bundled_tokenizer
         leave.wait(10)
         raise RuntimeError("out of memory")
 
-    client = _client(bundled_tokenizer, Scorer(fail_late), Graders())
+    client = _client(bundled_tokenizer, Scorer(fail_late, fail_late), Graders())
     statuses: list[int] = []
 
     def post() -> None:

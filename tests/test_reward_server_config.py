@@ -50,7 +50,11 @@ SETTINGS = [
     ("grader_timeout", "2.5", 2.5),
     ("grader_workers", "3", 3),
     ("request_timeout", "60", 60.0),
+    ("max_queued_tokens", "5000", 5000),
+    ("max_samples_per_request", "8", 8),
+    ("max_text_chars", "100000", 100_000),
     ("max_body_bytes", "1000", 1000),
+    ("log_format", "json", "json"),
 ]
 
 
@@ -70,7 +74,7 @@ def test_flag_and_variable_are_the_same(name, text, value):
 
 
 def test_every_setting_is_tried_here():
-    tried = {name for name, *_ in SETTINGS} | {"trust_remote_code"}
+    tried = {name for name, *_ in SETTINGS} | {"trust_remote_code", "api_key_file", "api_keys"}
     assert tried == {field.name for field in dataclasses.fields(ServerConfig)}
 
 
@@ -128,7 +132,11 @@ BAD = [
     ("grader_workers", "257"),
     ("request_timeout", "0"),
     ("request_timeout", "soon"),
+    ("max_queued_tokens", "0"),
+    ("max_samples_per_request", "none"),
+    ("max_text_chars", "-1"),
     ("max_body_bytes", "0"),
+    ("log_format", "xml"),
     ("dtype", "int8"),
     ("model", "/no/such/folder"),
     ("model", "./nothing-here"),
@@ -170,10 +178,65 @@ def test_help_names_every_flag_with_its_default(capsys):
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for field in dataclasses.fields(ServerConfig):
+        if field.name == "api_keys":
+            assert flag("api_key") + " " not in text  # a command line is there for all to see
+            continue
         assert flag(field.name) in text
         if field.default not in (None, False) and field.name not in ("system_prompt", "dtype"):
             assert f"(default: {field.default})" in text
     assert "REWARD_SERVER_PORT=5000" in text
+
+
+KEY = "correct-horse-battery"
+
+
+def test_a_key_comes_from_the_environment_or_from_a_file(tmp_path):
+    assert parse_args([], {}).api_keys == ()
+    assert parse_args([], {variable("api_key"): KEY}).api_keys == (KEY,)
+    file = tmp_path / "keys"
+    file.write_text(f"{KEY}\n\n  another-key-for-tomorrow \n")
+    for config in (
+        parse_args(["--api-key-file", str(file)], {}),
+        parse_args([], {variable("api_key_file"): str(file), variable("api_key"): "another one"}),
+    ):
+        assert config.api_keys == (KEY, "another-key-for-tomorrow")
+        assert KEY not in repr(config)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "\n", "short", "two words here", "schlüssel-schlüssel", None]
+)
+def test_what_is_no_key_exits_2(content, tmp_path, capsys):
+    file = tmp_path / "keys"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SystemExit) as caught:
+        parse_args(["--api-key-file", str(file)], {})
+    assert caught.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert str(file) in error
+    assert not content or not content.strip() or content not in error
+    if content:
+        with pytest.raises(SystemExit):
+            parse_args([], {variable("api_key"): content})
+        assert variable("api_key") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "reachable"),
+    [
+        ("127.0.0.1", False),
+        ("127.1.2.3", False),
+        ("localhost", False),
+        ("::1", False),
+        ("0.0.0.0", True),
+        ("::", True),
+        ("10.0.0.1", True),
+        ("node-1", True),
+    ],
+)
+def test_who_can_reach_it(host, reachable):
+    assert ServerConfig(host=host).is_reachable is reachable
 
 
 def test_help_loads_nothing_heavy():

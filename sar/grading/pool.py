@@ -12,6 +12,8 @@ import logging
 import multiprocessing
 import queue
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -49,15 +51,22 @@ class _Slot:
 class GraderPool:
     """Grades responses in killable processes. Safe to use from many threads."""
 
-    def __init__(self, num_workers: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        num_workers: int,
+        timeout_s: float,
+        on_graded: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         """
         Args:
             num_workers: grader processes.
             timeout_s: seconds of work one response may take, its time in the queue not counted.
+            on_graded: told the seconds that each verdict took, from many threads.
         """
         self.num_restarts = 0
         """Processes that were late or died, and were replaced."""
         self._timeout_s = timeout_s
+        self._on_graded = on_graded
         self._context: Any = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([_WORKER])
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -106,8 +115,10 @@ class GraderPool:
         while job := self._jobs.get():
             if not job.future.set_running_or_notify_cancel():
                 continue
+            start_s = time.monotonic()
             try:
                 job.future.set_result(self._verdict(slot, job.response, job.label))
+                self._on_graded(time.monotonic() - start_s)
             except Exception as error:  # noqa: BLE001  whatever it is, who waits must hear of it
                 job.future.set_exception(error)
         if slot.process:

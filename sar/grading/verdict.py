@@ -15,7 +15,7 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     """The response kept a grader busy past its time: a wrong answer, counted apart."""
     CRASHED = "crashed"
-    """The response took a grader process down, twice: a wrong answer, counted apart."""
+    """The response took one grader after the other down: a wrong answer, counted apart."""
 
 
 @dataclass(frozen=True)

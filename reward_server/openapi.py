@@ -1,0 +1,170 @@
+"""The OpenAPI document of the server, at /openapi.json; made from the code that it describes."""
+
+from __future__ import annotations
+
+import inspect
+from importlib.metadata import version
+from typing import Any, get_args
+
+from reward_server.errors import RequestError
+from reward_server.protocol import format_response
+from sar.grading.label import GraderName, Mode
+
+_JSON = "application/json"
+_TEXT = {"type": "string"}
+_STRINGS = {"type": "array", "items": {"type": "string"}}
+_NUMBERS = {"type": "array", "items": {"type": "number"}}
+
+_LABEL: dict[str, Any] = {
+    "description": "The ground truth: a string, or an object (or its JSON text) that says more.",
+    "oneOf": [
+        {"type": "string", "minLength": 1},
+        {
+            "type": "object",
+            "required": ["answer"],
+            "additionalProperties": False,
+            "properties": {
+                "answer": {"type": "string", "minLength": 1},
+                "grader": {"enum": [*get_args(GraderName), None]},
+                "mode": {"enum": [*get_args(Mode), None]},
+                "choices": {**_STRINGS, "type": ["array", "null"], "maxItems": 26},
+            },
+        },
+    ],
+}
+_REQUEST = {
+    "description": "Rollouts, in three lists of one length.",
+    "type": "object",
+    "required": ["query", "prompts", "labels"],
+    "properties": {
+        "query": {**_STRINGS, "description": "prompt and response in one text, special tokens too"},
+        "prompts": {**_STRINGS, "description": "what the policy was given"},
+        "labels": {"type": "array", "items": {"$ref": "#/components/schemas/Label"}},
+    },
+    "example": {"query": ["Q: 2+3?\nA: 5"], "prompts": ["Q: 2+3?\nA:"], "labels": ["5"]},
+}
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "additionalProperties": False,
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["type", "message", "field"],
+            "additionalProperties": False,
+            "properties": {
+                "type": {"type": "string"},
+                "message": {"type": "string"},
+                "field": {"type": ["string", "null"], "description": "the field at fault"},
+            },
+        }
+    },
+}
+
+
+def describe(*, needs_key: bool) -> dict[str, Any]:
+    """The document; with `needs_key`, that rewards need one."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "SAR reward server",
+            "description": "Correctness + Self-Aligned Reward (arXiv:2509.05489) for OpenRLHF.",
+            "version": version("sar-reward-server"),
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": {
+            "/get_reward": {"post": _get_reward(needs_key)},
+            "/healthz": {"get": _page("Alive, with counters.", {"200": _ref("Health")})},
+            "/readyz": {
+                "get": _page(
+                    "Whether rewards are given.", {"200": _ref("State"), "503": _ref("State")}
+                )
+            },
+            "/metrics": {"get": _page("For Prometheus.", {"200": _TEXT}, "text/plain")},
+            "/openapi.json": {"get": _page("This document.", {"200": {"type": "object"}})},
+            "/": {"get": _page("For people.", {"200": _TEXT}, "text/html")},
+        },
+        "components": {
+            "schemas": {
+                "Request": _REQUEST,
+                "Rewards": _rewards(),
+                "Label": _LABEL,
+                "Error": _ERROR,
+                "Health": {"type": "object", "required": ["status", "ready"]},
+                "State": {
+                    "type": "object",
+                    "required": ["status"],
+                    "properties": {"status": {"enum": ["loading", "ready", "failing"]}},
+                },
+            },
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "basic": {
+                    "type": "http",
+                    "scheme": "basic",
+                    "description": "any user, the key as password",
+                },
+            },
+        },
+    }
+
+
+def _rewards() -> dict[str, Any]:
+    empty = format_response([])
+    names = dict.fromkeys(empty["extra_logs"], _NUMBERS)
+    logs = {
+        "type": "object",
+        "required": list(names),
+        "additionalProperties": False,
+        "properties": names,
+    }
+    return {
+        "type": "object",
+        "required": list(empty),
+        "additionalProperties": False,
+        "properties": {name: logs if name == "extra_logs" else _NUMBERS for name in empty},
+    }
+
+
+def _get_reward(needs_key: bool) -> dict[str, Any]:
+    operation = {
+        "summary": "Rewards of rollouts.",
+        "requestBody": {"required": True, "content": {_JSON: {"schema": _ref("Request")}}},
+        "responses": {
+            "200": {
+                "description": "In the order of the request.",
+                "content": {_JSON: {"schema": _ref("Rewards")}},
+            },
+            "408": _error("The request took too long to come in."),
+            **_declared_errors(),
+        },
+    }
+    return {**operation, "security": [{"bearer": []}, {"basic": []}]} if needs_key else operation
+
+
+def _declared_errors() -> dict[str, Any]:
+    """One response for each status that an error has; several errors may share one."""
+    texts: dict[str, list[str]] = {}
+    kinds: list[type[RequestError]] = [RequestError, *RequestError.__subclasses__()]
+    for error in kinds:
+        text = " ".join((inspect.getdoc(error) or "").split())
+        texts.setdefault(str(int(error.status)), []).append(f"`{error.type}`: {text}")
+    return {status: _error("\n\n".join(lines)) for status, lines in sorted(texts.items())}
+
+
+def _error(text: str) -> dict[str, Any]:
+    return {"description": text, "content": {_JSON: {"schema": _ref("Error")}}}
+
+
+def _page(text: str, schemas: dict[str, Any], mimetype: str = _JSON) -> dict[str, Any]:
+    return {
+        "summary": text,
+        "responses": {
+            status: {"description": text, "content": {mimetype: {"schema": schema}}}
+            for status, schema in schemas.items()
+        },
+    }
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}
