@@ -92,7 +92,8 @@ def create_app(service: RewardService, config: AppConfig) -> Flask:
 
     @app.get("/healthz")
     def healthz() -> Response:
-        return _json({"status": "ok", **service.status})
+        served = {"model": config.model_name, "sar_weight": config.sar_weight}
+        return _json({"status": "ok", **served, **service.status})
 
     @app.get("/readyz")
     def readyz() -> Response:
