@@ -1,7 +1,8 @@
 # make demo    see rewards for a dozen rollouts; needs Python 3.11 and nothing else
 # make test    the whole suite
 # make serve   the server: make serve MODEL=Qwen/Qwen3-1.7B-Base PORT=5000
-# make lint    ruff, mypy
+# make lint    ruff, mypy, hadolint
+# make image-test   builds the Docker image and runs it, without Docker; as root on Debian
 # make bench   speed and memory, side by side; minutes on two idle cores
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -9,7 +10,7 @@ PORT ?= 5000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test serve lint format bench clean
+.PHONY: demo test image-test serve lint format bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m reward_server.demo
@@ -20,10 +21,14 @@ serve: .venv/installed
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
 
+image-test: .venv/installed-dev
+	IMAGE_TEST=1 $(BIN)/python -m pytest -s --durations=0 --durations-min=1 tests/image
+
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
@@ -50,4 +55,4 @@ bench: .venv/installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
