@@ -11,14 +11,16 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reward_server.config import ServerConfig, parse_args
 from reward_server.logs import start_logging
 
 if TYPE_CHECKING:
-    from reward_server.metrics import Metrics
-    from reward_server.service import Engine
+    from reward_server.service import Engine, RewardService
     from sar.scoring.transformers_scorer import TransformersScorer
     from sar.scoring.vllm_scorer import VllmScorer
 
@@ -47,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     from reward_server.auth import ApiKeys
     from reward_server.listener import IN_GREENLETS, Listener
     from reward_server.metrics import Metrics
+    from reward_server.policy import PolicyUpdater
     from reward_server.protocol import RequestLimits
     from reward_server.service import Limits, RewardService
     from sar.grading.pool import GraderPool
@@ -64,6 +67,9 @@ def main(argv: list[str] | None = None) -> int:
         waiting=IN_GREENLETS,
         metrics=metrics,
     )
+    load = partial(_load_engine, config, service)
+    # A second vLLM does not start in a process that had one.
+    updater = PolicyUpdater(service, load) if config.backend != "vllm" else None
     app = create_app(
         service,
         AppConfig(
@@ -73,6 +79,7 @@ def main(argv: list[str] | None = None) -> int:
             RequestLimits(config.max_samples_per_request, config.max_text_chars),
             config.max_body_bytes,
         ),
+        updater,
     )
     try:
         listener = Listener(app, host=config.host, port=config.port)
@@ -83,15 +90,18 @@ def main(argv: list[str] | None = None) -> int:
     for host, port in listener.addresses:
         _log.info("listening on http://%s:%s/get_reward", host, port)
     try:
-        engine = _load(config, metrics)
-        service.start(engine)
+        service.start(_load(load, config.model_path))
         _log.info("ready: rewards are correctness + %s x SAR", config.sar_weight)
+        if updater and config.follow is not None:
+            updater.follow(Path(config.follow))
         stop.wait()
         _log.info("stopping: finishing the requests in flight (again to stop at once)")
         listener.stop_listening()
         if not listener.drain(_DRAIN_S):
             _log.error("some requests were not finished after %.0f s", _DRAIN_S)
-        engine.batcher.close()
+        if updater:
+            updater.close()
+        service.close()
         return 0
     except _CannotLoad as error:
         _log.error("cannot serve --model %s: %s", config.model_path, error)
@@ -118,33 +128,31 @@ def _stop_on_signal() -> threading.Event:
     return stop
 
 
-def _load(config: ServerConfig, metrics: Metrics) -> Engine:
-    """Loads model and tokenizer; heavy imports happen here, so that `--help` is instant."""
+def _load(load: Callable[[str], Engine], path: str) -> Engine:
     try:
-        return _load_engine(config, metrics)
+        return load(path)
     except Exception as error:  # a broken model folder raises all sorts of things
         reason = str(error).partition("\n")[0]
         raise _CannotLoad(f"{type(error).__name__}: {reason}") from error
 
 
-def _load_engine(config: ServerConfig, metrics: Metrics) -> Engine:
+def _load_engine(config: ServerConfig, service: RewardService, path: str) -> Engine:
+    """Loads model and tokenizer; heavy imports happen here, so that `--help` is instant."""
     from reward_server.batcher import Batcher
     from reward_server.service import Engine
     from sar.tokenization import RolloutTokenizer
 
-    scorer = _load_scorer(config)
+    scorer = _load_scorer(config, path)
     from transformers import AutoTokenizer  # slow; a missing vLLM is told of at once
 
     limits = [n for n in (scorer.max_context_tokens, config.max_context_tokens) if n]
     tokenizer = RolloutTokenizer(
-        AutoTokenizer.from_pretrained(
-            config.model_path, trust_remote_code=config.trust_remote_code
-        ),
+        AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code),
         system_prompt=config.system_prompt,
         standalone_prompt=config.standalone_prompt,
         max_context_tokens=min(limits, default=None),
     )
-    _log.info("model %s: %s", config.model_path, scorer.description)
+    _log.info("model %s: %s", path, scorer.description)
     _log.info(
         "limits: %d tokens in a forward pass, context %s, %d tokens waiting, %g s a request, "
         "%d graders with %g s each",
@@ -155,15 +163,16 @@ def _load_engine(config: ServerConfig, metrics: Metrics) -> Engine:
         config.grader_workers,
         config.grader_timeout,
     )
-    return Engine(tokenizer, Batcher(scorer, config.max_batch_tokens, metrics))
+    batcher = Batcher(scorer, config.max_batch_tokens, service.metrics, service.counters)
+    return Engine(tokenizer, batcher, path, scorer.architecture, scorer.fits_twice)
 
 
-def _load_scorer(config: ServerConfig) -> TransformersScorer | VllmScorer:
+def _load_scorer(config: ServerConfig, path: str) -> TransformersScorer | VllmScorer:
     if config.backend == "vllm":
         from sar.scoring.vllm_scorer import VllmScorer
 
         return VllmScorer.from_pretrained(
-            config.model_path,
+            path,
             dtype=config.dtype,
             max_batch_tokens=config.max_batch_tokens,
             tensor_parallel_size=config.tensor_parallel_size,
@@ -172,7 +181,7 @@ def _load_scorer(config: ServerConfig) -> TransformersScorer | VllmScorer:
     from sar.scoring.transformers_scorer import TransformersScorer
 
     return TransformersScorer.from_pretrained(
-        config.model_path,
+        path,
         device=config.device,
         dtype=config.dtype,
         max_batch_tokens=config.max_batch_tokens,

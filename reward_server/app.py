@@ -13,15 +13,23 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from reward_server.auth import ApiKeys
-from reward_server.errors import RequestError, Unauthorized
+from reward_server.errors import Forbidden, RequestError, Unauthorized
 from reward_server.openapi import describe
-from reward_server.protocol import DEFAULT_LIMITS, RequestLimits, format_response, parse_request
+from reward_server.policy import PolicyUpdater
+from reward_server.protocol import (
+    DEFAULT_LIMITS,
+    RequestLimits,
+    format_response,
+    parse_request,
+    parse_update,
+)
 from reward_server.service import RewardService
 from reward_server.waiting import CLIENT_IS_GONE
 
 _KEY_HEADER = "Authorization"
 # Open to all: they show counters, and nothing that was sent.
 _OPEN = {"/", "/healthz", "/readyz", "/metrics", "/openapi.json"}
+_MAX_UPDATE_S = 3600.0
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +46,8 @@ Self-Aligned Reward of <a href="https://arxiv.org/abs/2509.05489">arXiv:2509.054
 <ul>
 <li><code>POST /get_reward</code>: <code>query</code>, <code>prompts</code>, <code>labels</code> in;
 <code>rewards</code>, <code>scores</code>, <code>extra_logs</code> out</li>
+<li><code>POST /update_weights</code>: <code>{{"path": ...}}</code>, with a key: score with
+another checkpoint of the model</li>
 <li><a href="healthz">/healthz</a>: alive, with counters</li>
 <li><a href="readyz">/readyz</a>: 200 while rewards are given</li>
 <li><a href="metrics">/metrics</a>: for Prometheus</li>
@@ -57,8 +67,10 @@ class AppConfig:
     max_body_bytes: int | None = None
 
 
-def create_app(service: RewardService, config: AppConfig) -> Flask:
-    """The WSGI application over a reward service."""
+def create_app(
+    service: RewardService, config: AppConfig, updater: PolicyUpdater | None = None
+) -> Flask:
+    """The WSGI application over a reward service; `updater` takes new weights for it."""
     app = Flask("reward_server", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     metrics = service.metrics
@@ -89,6 +101,16 @@ def create_app(service: RewardService, config: AppConfig) -> Flask:
         response = _json(format_response(scored))
         metrics.add_stage("reply", time.monotonic() - start_s)
         return response
+
+    @app.post("/update_weights")
+    def update_weights() -> Response:
+        path = parse_update(request.get_data(cache=False))
+        if not config.keys.are_needed:
+            raise Forbidden("only those with a key may give weights; see --api-key-file")
+        if updater is None:
+            raise Forbidden("this backend keeps the weights it started with")
+        version = service.waiting.for_result(updater.update(path), _MAX_UPDATE_S)
+        return _json({"policy_version": version})
 
     @app.get("/healthz")
     def healthz() -> Response:

@@ -106,21 +106,26 @@ class Batcher:
     """Feeds one scorer. Safe to use from many threads."""
 
     def __init__(
-        self, scorer: LogprobScorer, max_batch_tokens: int, metrics: Metrics | None = None
+        self,
+        scorer: LogprobScorer,
+        max_batch_tokens: int,
+        metrics: Metrics | None = None,
+        counters: BatcherCounters | None = None,
     ) -> None:
         """
         Args:
             scorer: used from one thread only.
             max_batch_tokens: tokens handed to the scorer at once; a larger job goes alone.
+            counters: those of the batcher before it, to go on with.
         """
         self._metrics = metrics or Metrics()
         self._num_failures_in_a_row = 0
-        self._scorer = scorer
+        self._scorer: LogprobScorer = scorer
         self._max_batch_tokens = max_batch_tokens
         self._buckets: dict[int, _Bucket] = {}
         self._changed = threading.Condition()
         self._is_closed = False
-        self.counters = BatcherCounters()
+        self.counters = counters or BatcherCounters()
         self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
         self._thread.start()
 
@@ -165,11 +170,12 @@ class Batcher:
         )
 
     def close(self) -> None:
-        """Takes no more jobs; those in the queue are finished first."""
+        """Takes no more jobs, finishes those in the queue, and lets go of the scorer's memory."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
         self._thread.join()
+        self._scorer = _Closed()
 
     def _run(self) -> None:
         while batch := self._next_batch():
@@ -264,6 +270,15 @@ class Batcher:
             job.future.set_exception(ClientGone("the client has gone"))
             return False
         return True
+
+
+class _Closed:
+    """The scorer of a batcher that is closed."""
+
+    max_context_tokens = None
+
+    def response_logprobs(self, sequences: Sequence[TokenSequence]) -> Logprobs:
+        raise AssertionError("the batcher is closed")
 
 
 def _check(results: Logprobs, sequences: Sequence[TokenSequence]) -> None:

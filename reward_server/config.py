@@ -47,6 +47,7 @@ class ServerConfig:
     max_samples_per_request: int = 8192
     max_text_chars: int = 1_000_000
     max_body_bytes: int = 256 * 2**20
+    follow: str | None = None
     api_key_file: str | None = None
     log_format: str = "text"
     api_keys: tuple[str, ...] = dataclasses.field(default=(), repr=False)
@@ -97,6 +98,10 @@ _HELP: dict[str, str] = {
     "max_samples_per_request": "rollouts in one request",
     "max_text_chars": "characters of one query or prompt",
     "max_body_bytes": "bytes of one request",
+    "follow": (
+        "the trainer's --ckpt.path: checkpoints that --ckpt.save_hf writes there are scored with, "
+        "once they are whole (default: the weights of the start stay)"
+    ),
     "api_key_file": (
         "file with the keys that let in, one a line (default: REWARD_SERVER_API_KEY, or no key)"
     ),
@@ -159,6 +164,8 @@ def parse_args(
         parser.error(
             f"--tensor-parallel-size {config.tensor_parallel_size}: only with --backend vllm"
         )
+    if config.backend == "vllm" and config.follow is not None:
+        parser.error(f"--follow {config.follow!r}: not with --backend vllm")
     return config
 
 

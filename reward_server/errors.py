@@ -30,6 +30,13 @@ class Unauthorized(RequestError):
     type = "unauthorized"
 
 
+class Forbidden(RequestError):
+    """The server was not started for this."""
+
+    status = HTTPStatus.FORBIDDEN
+    type = "forbidden"
+
+
 class TooLarge(RequestError):
     """The request is beyond a limit of this server; sending it again will not help."""
 

@@ -47,6 +47,7 @@ _COUNTED = {
     "tokens": ("scored_tokens", "tokens scored"),
     "abandoned": ("abandoned", "rollouts left out because their client had gone"),
     "busy_s": ("busy_seconds", "seconds in the scorer"),
+    "checkpoints_refused": ("checkpoints_refused", "checkpoints that could not be taken"),
     "grader_restarts": ("grader_restarts", "grader processes that were late or died"),
 }
 _CURRENT = {
@@ -56,7 +57,8 @@ _CURRENT = {
     "oldest_queued_s": ("oldest_queued_s", "seconds that the first of them has waited"),
     "busy_share": ("busy_share", "share of the latest stretch of work spent in the scorer"),
     "ready": ("ready", "1 while rewards are given"),
-    "policy_version": ("policy_version", "version of the scoring weights"),
+    "policy_version": ("policy_version", "the policy's step that the scoring weights are of"),
+    "policy_age_s": ("policy_age_seconds", "seconds since they were loaded"),
 }
 
 

@@ -74,6 +74,7 @@ def describe(*, needs_key: bool) -> dict[str, Any]:
         },
         "paths": {
             "/get_reward": {"post": _get_reward(needs_key)},
+            "/update_weights": {"post": _update_weights()},
             "/healthz": {"get": _page("Alive, with counters.", {"200": _ref("Health")})},
             "/readyz": {
                 "get": _page(
@@ -140,6 +141,26 @@ def _get_reward(needs_key: bool) -> dict[str, Any]:
         },
     }
     return {**operation, "security": [{"bearer": []}, {"basic": []}]} if needs_key else operation
+
+
+def _update_weights() -> dict[str, Any]:
+    folder = {"type": "object", "required": ["path"], "properties": {"path": _TEXT}}
+    version = {
+        "type": "object",
+        "required": ["policy_version"],
+        "additionalProperties": False,
+        "properties": {"policy_version": {"type": "integer"}},
+    }
+    return {
+        "summary": "Score with another checkpoint of the model, from a folder of the server's.",
+        "requestBody": {"required": True, "content": {_JSON: {"schema": folder}}},
+        "responses": {
+            "200": {"description": "In service.", "content": {_JSON: {"schema": version}}},
+            "408": _error("The request took too long to come in."),
+            **_declared_errors(),
+        },
+        "security": [{"bearer": []}, {"basic": []}],
+    }
 
 
 def _declared_errors() -> dict[str, Any]:

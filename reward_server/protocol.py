@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from reward_server.errors import InvalidRequest, TooLarge
@@ -35,6 +36,9 @@ class ScoredSample:
 
     reward: Reward
     template_mismatch: bool
+    policy_version: int
+    policy_age_s: float
+    """Seconds since the weights that scored it were loaded."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,7 @@ def parse_request(body: bytes, limits: RequestLimits = DEFAULT_LIMITS) -> list[S
         InvalidRequest: naming the field at fault, such as `labels[3].grader`.
         TooLarge: naming the field and the limit.
     """
-    try:
-        payload = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not JSON: {error}") from error
-    if not isinstance(payload, dict):
-        raise InvalidRequest(f"the body must be a JSON object with {', '.join(_FIELDS)}")
+    payload = _object(body, _FIELDS)
     lists = [_list_of(payload, name) for name in _FIELDS]
     lengths = [len(values) for values in lists]
     if len(set(lengths)) > 1:
@@ -85,6 +84,18 @@ def parse_request(body: bytes, limits: RequestLimits = DEFAULT_LIMITS) -> list[S
     ]
 
 
+def parse_update(body: bytes) -> Path:
+    """The folder of a request for other weights: `{"path": folder}`.
+
+    Raises:
+        InvalidRequest: there is none.
+    """
+    path = Path(_text(_object(body, ("path",)).get("path"), "path"))
+    if not path.is_dir():
+        raise InvalidRequest(f"there is no folder {str(path)!r} on this machine", "path")
+    return path
+
+
 def format_response(scored: Sequence[ScoredSample]) -> dict[str, Any]:
     """The response body; numbers only, as OpenRLHF makes tensors of all of them."""
     return {
@@ -102,8 +113,20 @@ def format_response(scored: Sequence[ScoredSample]) -> dict[str, Any]:
             "grader_crashed": [_is(s, Reason.CRASHED) for s in scored],
             "label_unreadable": [int(s.reward.verdict.label_unreadable) for s in scored],
             "template_mismatch": [int(s.template_mismatch) for s in scored],
+            "policy_version": [s.policy_version for s in scored],
+            "policy_age_s": [s.policy_age_s for s in scored],
         },
     }
+
+
+def _object(body: bytes, fields: Sequence[str]) -> dict[str, Any]:
+    try:
+        payload = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(payload, dict):
+        raise InvalidRequest(f"the body must be a JSON object with {', '.join(fields)}")
+    return payload
 
 
 def _is(scored: ScoredSample, reason: Reason) -> int:

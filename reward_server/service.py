@@ -6,9 +6,10 @@ import gc
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from reward_server.batcher import Batcher, BatcherCounters, Logprobs, QueueState
@@ -43,6 +44,14 @@ class Engine:
 
     tokenizer: RolloutTokenizer
     batcher: Batcher
+    path: str = ""
+    architecture: str = ""
+    """What another checkpoint of the same model has in common with this one."""
+    fits_twice: Callable[[], bool] = lambda: True
+    """Whether there is memory for another of its size beside it."""
+    version: int = 0
+    """The policy's step that the weights are of; 0 for those that the server started with."""
+    loaded_at_s: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -90,36 +99,73 @@ class RewardService:
         self._graders = graders
         self._sar_weight = sar_weight
         self._limits = limits
-        self._waiting = waiting
+        self.waiting = waiting
         self._engine: Future[Engine] = Future()
         self._in_flight = 0
         self._held_tokens = 0
         self._num_rollouts = 0
         self._num_unreadable_labels = 0
+        self._num_checkpoints_refused = 0
         self._warned_of_mismatch = False
+        self.counters = BatcherCounters()
+        """For every engine's batcher to go on with."""
+        self._users: Counter[Batcher] = Counter()
         self._counting = threading.Lock()
+        self._released = threading.Condition(self._counting)
         self.metrics.read_from(lambda: self.status)
 
     def start(self, engine: Engine) -> None:
-        """Takes the loaded model into service."""
-        # What is loaded stays: the collector need not look through it again and again.
-        gc.collect()
-        gc.freeze()
+        """Takes the loaded model into service, and with it the requests that waited for one."""
+        _freeze_what_is_loaded()
         self._engine.set_result(engine)
+
+    def replace(self, engine: Engine) -> None:
+        """Gives new requests to another engine; returns once the one before has finished its own,
+        and is closed."""
+        replacement: Future[Engine] = Future()
+        replacement.set_result(engine)
+        self._retire_for(replacement)
+        _freeze_what_is_loaded()
+
+    def withdraw(self) -> None:
+        """Holds new requests until the next `start`; returns once the engine has finished those it
+        has, and is closed."""
+        self._retire_for(Future())
+
+    def count_refused_checkpoint(self) -> None:
+        with self._counting:
+            self._num_checkpoints_refused += 1
+
+    def close(self) -> None:
+        """Finishes what the engine has, and closes it."""
+        if engine := self.engine:
+            engine.batcher.close()
+
+    @property
+    def engine(self) -> Engine | None:
+        """The one in service; None while one is loaded."""
+        return self._engine.result() if self._engine.done() else None
+
+    def _retire_for(self, next_engine: Future[Engine]) -> None:
+        retired = self._engine.result().batcher
+        with self._released:
+            self._engine = next_engine
+            self._released.wait_for(lambda: not self._users[retired])
+            del self._users[retired]
+        retired.close()
 
     @property
     def state(self) -> Literal["loading", "ready", "failing"]:
         """Ready: rewards are given. Failing: the scorer is loaded, and fails again and again."""
-        if not self._engine.done():
+        if not (engine := self.engine):
             return "loading"
-        return "failing" if self._engine.result().batcher.is_failing else "ready"
+        return "failing" if engine.batcher.is_failing else "ready"
 
     @property
     def status(self) -> dict[str, Any]:
         """How it is, and counters since the start."""
-        batcher = self._engine.result().batcher if self._engine.done() else None
-        done = batcher.counters if batcher else BatcherCounters()
-        queue = batcher.queue if batcher else QueueState(0, 0, 0.0)
+        engine, done = self.engine, self.counters
+        queue = engine.batcher.queue if engine else QueueState(0, 0, 0.0)
         return {
             "ready": self.state == "ready",
             "rollouts": self._num_rollouts,
@@ -135,7 +181,9 @@ class RewardService:
             "busy_s": done.busy_s,
             "busy_share": done.busy_share,
             "grader_restarts": self._graders.num_restarts,
-            "policy_version": 0,
+            "checkpoints_refused": self._num_checkpoints_refused,
+            "policy_version": engine.version if engine else 0,
+            "policy_age_s": time.monotonic() - engine.loaded_at_s if engine else 0.0,
         }
 
     def rewards(
@@ -187,15 +235,40 @@ class RewardService:
         pending: list[_Pending],
     ) -> list[ScoredSample]:
         deadline = time.monotonic() + self._limits.request_timeout_s
+        engine = self._take_engine(deadline)
         try:
-            engine = self._result(self._engine, deadline)
-        except RequestTimedOut as error:
-            raise NotReady("the model is still loading") from error
+            return self._rewards_of(engine, samples, is_abandoned, pending, deadline)
+        finally:
+            with self._released:
+                self._users[engine.batcher] -= 1
+                self._released.notify_all()
+
+    def _take_engine(self, deadline: float) -> Engine:
+        """The engine for the whole of a request: it is not retired while it is in use."""
+        while True:
+            loading = self._engine
+            try:
+                engine = self._result(loading, deadline)
+            except RequestTimedOut as error:
+                raise NotReady("the model is still loading") from error
+            with self._counting:
+                if loading is self._engine:
+                    self._users[engine.batcher] += 1
+                    return engine
+
+    def _rewards_of(
+        self,
+        engine: Engine,
+        samples: Sequence[Sample],
+        is_abandoned: Callable[[], bool],
+        pending: list[_Pending],
+        deadline: float,
+    ) -> list[ScoredSample]:
         for index, sample in enumerate(samples):
             if index:
-                self._waiting.for_others()
+                self.waiting.for_others()
             pending.append(self._begin(engine, index, sample, is_abandoned))
-        scored = [self._finish(one, deadline) for one in pending]
+        scored = [self._finish(engine, one, deadline) for one in pending]
         self._count(scored)
         return scored
 
@@ -220,7 +293,7 @@ class RewardService:
             template_mismatch=engine.tokenizer.has_other_frame(prompt),
         )
 
-    def _finish(self, one: _Pending, deadline: float) -> ScoredSample:
+    def _finish(self, engine: Engine, one: _Pending, deadline: float) -> ScoredSample:
         likelihood = _likelihood(one.encoded, self._result(one.logprobs, deadline))
         try:
             verdict = self._result(one.verdict, deadline)
@@ -230,11 +303,16 @@ class RewardService:
             raise ScoringFailed(f"a grader failed: {type(error).__name__}: {error}") from error
         reward = combine(verdict, likelihood, sar_weight=self._sar_weight, mode=one.label.mode)
         self.metrics.add_reward(one.label, reward)
-        return ScoredSample(reward, one.template_mismatch)
+        return ScoredSample(
+            reward,
+            one.template_mismatch,
+            policy_version=engine.version,
+            policy_age_s=time.monotonic() - engine.loaded_at_s,
+        )
 
     def _result(self, future: Future[_T], deadline: float) -> _T:
         try:
-            result: _T = self._waiting.for_result(future, max(0.0, deadline - time.monotonic()))
+            result: _T = self.waiting.for_result(future, max(0.0, deadline - time.monotonic()))
             return result
         except TimeoutError as error:
             if future.done():  # just now, or with an error of that name
@@ -257,6 +335,14 @@ class RewardService:
                 "empty-question prompt, so SAR compares unlike things; check --system-prompt and "
                 "--model (said once; template_mismatch in extra_logs)"
             )
+
+
+def _freeze_what_is_loaded() -> None:
+    """What is loaded stays: the collector need not look through it again and again. What was loaded
+    before and is not needed any more goes."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _likelihood(encoded: EncodedRollout, logprobs: Logprobs) -> Likelihood:

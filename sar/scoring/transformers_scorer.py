@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import logging
 import math
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -31,6 +32,8 @@ _CPU_LOGITS_BYTES = 31 * 2**20
 _GPU_LOGITS_BYTES = 512 * 2**20
 # On a CPU more tokens at once are no faster, and their activations fall out of the caches.
 _CPU_PACK_TOKENS = 2048
+# Loading takes some memory besides.
+_ROOM_FOR_WEIGHTS = 1.2
 # A budget that every sequence exceeds.
 _ALONE = 1
 # Nats. Nothing but the grouping of experts, which rounds otherwise, may cross from one sequence of
@@ -117,6 +120,17 @@ class TransformersScorer:
         millions = sum(p.numel() for p in self._model.parameters()) / 1e6
         name = type(self._model).__name__
         return f"{name}, {millions:.1f}M parameters, {self._model.dtype}, {self._model.device}"
+
+    @property
+    def architecture(self) -> str:
+        """What all checkpoints of one model have in common."""
+        num_parameters = sum(p.numel() for p in self._model.parameters())
+        return f"{type(self._model).__name__} of {num_parameters:,} parameters"
+
+    def fits_twice(self) -> bool:
+        """Whether the weights of another such model fit into free memory beside this one's."""
+        num_bytes = sum(p.numel() * p.element_size() for p in self._model.parameters())
+        return bool(num_bytes * _ROOM_FOR_WEIGHTS < _free_bytes(self._model.device))
 
     def response_logprobs(
         self, sequences: Sequence[TokenSequence]
@@ -288,6 +302,14 @@ def _long_rope_tokens(model: Any) -> float:
         if kind.get("rope_type") == "longrope"
     ]
     return min(limits, default=math.inf)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        # What PyTorch keeps for later use is free as well.
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

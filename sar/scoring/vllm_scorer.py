@@ -106,6 +106,15 @@ class VllmScorer:
             f"context {self.max_context_tokens} tokens, {num_gpus} GPU(s)"
         )
 
+    @property
+    def architecture(self) -> str:
+        """What all checkpoints of one model have in common."""
+        return ", ".join(self._engine.model_config.architectures)
+
+    def fits_twice(self) -> bool:
+        """vLLM takes all the memory that it is given."""
+        return False
+
     def response_logprobs(
         self, sequences: Sequence[TokenSequence]
     ) -> list[npt.NDArray[np.float32]]:

@@ -1,0 +1,130 @@
+"""The scorer follows the policy: new weights in the place of old ones, between two requests.
+
+SAR takes it that the policy scores itself, and the policy changes with every step. A request is
+scored by the weights that it began with. Where memory allows, new weights are loaded beside the old
+ones, which answer meanwhile; else the old ones finish what they have, and requests are held.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from reward_server.checkpoints import missing_from, step_of, steps_in
+from reward_server.errors import InvalidRequest, NotReady
+from reward_server.service import Engine, RewardService
+
+_POLL_S = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class PolicyUpdater:
+    """Loads checkpoints into a service, one at a time."""
+
+    def __init__(
+        self,
+        service: RewardService,
+        load: Callable[[str], Engine],
+    ) -> None:
+        """
+        Args:
+            load: makes an engine of a checkpoint; raises whatever is wrong with it.
+        """
+        self._service = service
+        self._load = load
+        self._last: Engine | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy")
+        self._stopping = threading.Event()
+
+    def update(self, path: Path) -> Future[int]:
+        """Takes a checkpoint into service; the future gives its policy version.
+
+        The future raises `InvalidRequest` for one that cannot be taken; the weights before it
+        stay then, and `NotReady` where there are none yet.
+        """
+        return self._thread.submit(self._update, path)
+
+    def follow(self, folder: Path) -> None:
+        """Takes each newest whole checkpoint of a trainer's folder, until `close`."""
+        threading.Thread(target=self._follow, args=(folder,), name="follow", daemon=True).start()
+
+    def close(self) -> None:
+        self._stopping.set()
+        self._thread.shutdown(cancel_futures=True)
+
+    def _follow(self, folder: Path) -> None:
+        done = -1
+        while not self._stopping.wait(_POLL_S):
+            newer = {step: path for step, path in steps_in(folder).items() if step > done}
+            # An older one that is whole is better than to wait for the newest.
+            for step in sorted(newer, reverse=True):
+                if missing_from(newer[step]):
+                    continue
+                done = step  # whether it can be taken or not
+                error = self.update(newer[step]).exception()
+                if error and not isinstance(error, InvalidRequest):
+                    _log.error("following %s failed", folder, exc_info=error)
+                break
+
+    def _update(self, path: Path) -> int:
+        try:
+            return self._take(path)
+        except InvalidRequest as error:
+            self._service.count_refused_checkpoint()
+            _log.error("%s", error)
+            raise
+
+    def _take(self, path: Path) -> int:
+        if missing := missing_from(path):
+            raise InvalidRequest(f"checkpoint {str(path)!r} lacks {missing}", "path")
+        current = self._service.engine
+        last = current or self._last
+        if last is None:
+            raise NotReady("the model is still loading")
+        self._last = last
+        started_s = time.monotonic()
+        if current and current.fits_twice():
+            new = self._loaded(path, last)
+            self._service.replace(new)
+        else:
+            if current:
+                self._service.withdraw()
+            try:
+                new = self._loaded(path, last)
+            except InvalidRequest:
+                self._go_back_to(last)
+                raise
+            self._service.start(new)
+        took_s = time.monotonic() - started_s
+        _log.info("policy version %d from %s, in %.1f s", new.version, path, took_s)
+        return new.version
+
+    def _go_back_to(self, last: Engine) -> None:
+        try:
+            engine = self._load(last.path)
+        except Exception:  # noqa: BLE001  it has been written over, or removed
+            _log.exception("%s is gone too: requests wait for the next checkpoint", last.path)
+        else:
+            self._service.start(replace(engine, version=last.version))
+
+    def _loaded(self, path: Path, old: Engine) -> Engine:
+        try:
+            engine = self._load(str(path))
+        except Exception as error:  # a broken checkpoint raises all sorts of things
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise InvalidRequest(f"checkpoint {str(path)!r}: {reason}", "path") from error
+        if engine.architecture != old.architecture:
+            engine.batcher.close()
+            raise InvalidRequest(
+                f"checkpoint {str(path)!r} is another model, {engine.architecture} and not "
+                f"{old.architecture}",
+                "path",
+            )
+        step = step_of(path)
+        return replace(engine, version=old.version + 1 if step is None else step)
