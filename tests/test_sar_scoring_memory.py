@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModelForCausalLM, GptOssConfig, LlamaConfig
+from transformers import AutoModelForCausalLM, GptOssConfig, LlamaConfig, LlamaForCausalLM
 
 from sar.scoring import TokenSequence
 from sar.scoring import transformers_scorer as module
@@ -210,16 +210,49 @@ class Largest(TorchDispatchMode):
         return output
 
 
-def test_no_tensor_is_of_tokens_times_vocabulary():
-    vocabulary, hidden = 100_000, 8
-    shape = SHAPE | {"vocab_size": vocabulary, "hidden_size": hidden, "intermediate_size": 8}
-    scorer = scorer_of(LlamaConfig(**shape))
-    limit = module._CPU_LOGITS_BYTES // 4
-    sequences = [TokenSequence([i] * 10, [i + 1] * 90) for i in range(5)]
-    assert 5 * 90 * vocabulary > 2 * limit, "else they might exist"
+@pytest.mark.parametrize("vocabulary", [20_000, 100_000])
+def test_logits_are_bounded_whatever_the_vocabulary(vocabulary):
+    shape = SHAPE | {"vocab_size": vocabulary, "hidden_size": 8, "intermediate_size": 8}
+    scorer = scorer_of(LlamaConfig(**shape), budget=5000)
+    limit = module._CPU_BLOCK_BYTES // 4
+    sequences = [TokenSequence([i] * 10, [i + 1] * 300) for i in range(5)]
     with Largest() as largest:
         scorer.response_logprobs(sequences)
-    assert hidden * vocabulary < largest.num_elements <= limit
+    assert 1000 * module._CPU_BLOCK_WORDS < largest.num_elements <= limit
+
+
+class RankedLlama(LlamaForCausalLM):
+    """Logits that depend on others: they cannot be made block by block."""
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits - output.logits.abs().mean(-1, keepdim=True) * output.logits
+        return output
+
+
+def test_a_head_that_cannot_be_divided_keeps_its_logits_bounded():
+    vocabulary = 20_000
+    torch.manual_seed(0)
+    model = RankedLlama(LlamaConfig(**SHAPE | {"vocab_size": vocabulary})).eval()
+    scorer = TransformersScorer(model, 1000)
+    assert not scorer._head.is_divided
+    sequence = TokenSequence([5] * 10, list(range(6, 506)))
+    expected = scorer._logprobs_of_whole_model(sequence)
+    with Largest() as largest:
+        got = scorer.response_logprobs([sequence])
+    assert_same(got, [expected])
+    assert 500 * vocabulary > largest.num_elements
+    assert largest.num_elements <= module._CPU_LOGITS_BYTES // 4
+
+
+@pytest.mark.parametrize("vocabulary", [1023, 1024, 1025, 2048, 5000])
+def test_a_divided_vocabulary_gives_what_the_whole_gives(vocabulary):
+    scorer = scorer_of(LlamaConfig(**SHAPE | {"vocab_size": vocabulary}))
+    assert scorer._head.is_divided == (vocabulary > module._CPU_BLOCK_WORDS)
+    last = vocabulary - 1
+    targets = [0, 1, 1022, last, last - 1, min(1023, last), min(1024, last), vocabulary // 2]
+    sequence = TokenSequence([3, last], targets)
+    assert_same(scorer.response_logprobs([sequence]), [scorer._logprobs_of_whole_model(sequence)])
 
 
 def test_long_contexts_cost_no_logits(monkeypatch):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 class OutputHead:
     """The model's own forward on given hidden states, so that its logit scaling and soft-capping
-    apply whatever the architecture: a shallow copy of the model whose body replays an output."""
+    apply whatever the architecture: a shallow copy of the model whose body replays an output.
+
+    Shapes: C tokens, H hidden, V vocabulary, W words of a block of it.
+    """
 
     def __init__(self, model: Any) -> None:
         self._body = _ReplayedBody(model.base_model)
@@ -18,6 +22,37 @@ class OutputHead:
         self._model._modules = dict(model._modules)
         del self._model._modules[model.base_model_prefix]
         self._model.__dict__[model.base_model_prefix] = self._body
+        self._output = model.get_output_embeddings()
+        names = (name for name, module in model._modules.items() if module is self._output)
+        self._name = next(names, None)
+        self._blocks: list[nn.Linear] = []
+        self._vocabulary: int = model.config.get_text_config().vocab_size
+        self.num_words = self._vocabulary
+        """How many logits of a token exist at once."""
+
+    def divide(self, num_words: int) -> bool:
+        """Lets the last layer work on this many words of the vocabulary at a time; False if it
+        cannot. What comes after that layer must treat each logit alone: to be checked."""
+        output = self._output
+        if type(output) is not nn.Linear or not self._name or output.out_features <= num_words:
+            return False
+        self.num_words = num_words
+        self._blocks = [
+            _rows_of(output, slice(start, start + num_words))
+            for start in range(0, output.out_features, num_words)
+        ]
+        return True
+
+    def join(self) -> None:
+        """Takes `divide` back."""
+        self._blocks.clear()
+        self.num_words = self._vocabulary
+        if self._name:
+            self._model._modules[self._name] = self._output
+
+    @property
+    def is_divided(self) -> bool:
+        return bool(self._blocks)
 
     def __call__(self, hidden_CH: Tensor, body: Any) -> Tensor:
         """(C, H) hidden states -> (C, V) logits; `body` is any output of the body, for its type."""
@@ -25,6 +60,32 @@ class OutputHead:
         logits_CV: Tensor = self._model(inputs_embeds=hidden_CH[None], use_cache=False).logits[0]
         self._body.output = None
         return logits_CV
+
+    def target_logprobs(self, hidden_CH: Tensor, targets_C: Tensor, body: Any) -> Tensor:
+        """(C,) float32 log-probabilities of the targets."""
+        if not self._blocks:
+            # One kernel that reads the model's dtype and sums in float32.
+            logprobs_CV = self(hidden_CH, body).log_softmax(dim=1, dtype=torch.float32)
+            return logprobs_CV.gather(1, targets_C[:, None])[:, 0]
+        logits_C = torch.empty(len(targets_C), device=targets_C.device)
+        normalizers_C = torch.full_like(logits_C, -torch.inf)
+        for number, block in enumerate(self._blocks):
+            self._model._modules[self._name] = block
+            logits_CW = self(hidden_CH, body).float()
+            here = (targets_C // self.num_words == number).nonzero()[:, 0]
+            logits_C[here] = logits_CW[here, targets_C[here] % self.num_words]
+            normalizers_C = torch.logaddexp(normalizers_C, logits_CW.logsumexp(1))
+        return logits_C - normalizers_C
+
+
+def _rows_of(linear: nn.Linear, rows: slice) -> nn.Linear:
+    """The layer with these of its outputs alone, in the same memory."""
+    part = copy.copy(linear)
+    part._parameters = {
+        name: None if parameter is None else nn.Parameter(parameter[rows], requires_grad=False)
+        for name, parameter in linear._parameters.items()
+    }
+    return part
 
 
 class _ReplayedBody:

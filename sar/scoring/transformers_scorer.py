@@ -25,11 +25,15 @@ from sar.scoring.output_head import OutputHead
 from sar.scoring.packed_attention import PACKED, packed
 from sar.scoring.packing import Pack, plan_packs
 
-# float32 logits held at once, and as much again for their log-softmax. On a CPU just under the
-# 32 MiB up to which glibc uses freed blocks again: larger ones are given back to the system, and
-# their pages faulted in anew each time. A GPU needs more rows at once to be busy.
-_CPU_LOGITS_BYTES = 31 * 2**20
+# float32 logits held at once, and as much again for what is made of them. A GPU needs many rows at
+# once to be busy. On a CPU a block of the vocabulary stays in the caches, and enough rows share the
+# reading of its weights; 2 or 4 times as many words or rows are no faster.
 _GPU_LOGITS_BYTES = 512 * 2**20
+_CPU_BLOCK_WORDS = 1024
+_CPU_BLOCK_BYTES = 4 * 1024 * _CPU_BLOCK_WORDS
+# Where the vocabulary cannot be divided: just under the 32 MiB up to which glibc uses freed blocks
+# again. Larger ones go back to the system, and their pages are faulted in anew each time.
+_CPU_LOGITS_BYTES = 31 * 2**20
 # On a CPU more tokens at once are no faster, and their activations fall out of the caches.
 _CPU_PACK_TOKENS = 2048
 # Loading takes some memory besides.
@@ -79,6 +83,8 @@ class TransformersScorer:
             min(max_batch_tokens, _CPU_PACK_TOKENS) if on_cpu else max_batch_tokens
         )
         self._logits_bytes = _CPU_LOGITS_BYTES if on_cpu else _GPU_LOGITS_BYTES
+        if on_cpu and self._head.divide(_CPU_BLOCK_WORDS):
+            self._logits_bytes = _CPU_BLOCK_BYTES
         self._long_tokens = _long_rope_tokens(model)
         self._attention = self._choose_attention()
 
@@ -194,17 +200,14 @@ class TransformersScorer:
 
     def _target_logprobs(self, hidden_NH: Tensor, targets_N: Tensor, body: Any) -> Tensor:
         """(N,) float32 log-probabilities of the targets, a chunk of positions at a time."""
-        vocabulary = self._model.config.get_text_config().vocab_size
-        rows = max(1, self._logits_bytes // (4 * vocabulary))
+        rows = max(1, self._logits_bytes // (4 * self._head.num_words))
         # Made before the loop: small results between the logits of two chunks would keep the
         # allocator from using their memory again.
         logprobs_N = torch.empty(len(targets_N), device=targets_N.device)
         for hidden_CH, targets_C, logprobs_C in zip(
             hidden_NH.split(rows), targets_N.split(rows), logprobs_N.split(rows), strict=True
         ):
-            # One kernel that reads the model's dtype and sums in float32.
-            logprobs_CV = self._head(hidden_CH, body).log_softmax(dim=1, dtype=torch.float32)
-            logprobs_C.copy_(logprobs_CV.gather(1, targets_C[:, None])[:, 0])
+            logprobs_C.copy_(self._head.target_logprobs(hidden_CH, targets_C, body))
         return logprobs_N
 
     def _choose_attention(self) -> _Attention | None:
@@ -219,7 +222,12 @@ class TransformersScorer:
             self._model.set_attn_implementation("eager")
         implementation = self._model.config._attn_implementation
         expected = [self._logprobs_of_whole_model(sequence) for sequence in probe]
-        if reason := self._mismatch(None, probe, expected):
+        reason = self._mismatch(None, probe, expected)
+        if reason and self._head.is_divided:
+            self._head.join()
+            self._logits_bytes = _CPU_LOGITS_BYTES
+            reason = self._mismatch(None, probe, expected)
+        if reason:
             raise ValueError(f"cannot score with {type(self._model).__name__}: {reason}")
         self._model.set_attn_implementation(PACKED)
         candidates = [_Attention.BLOCKWISE]
