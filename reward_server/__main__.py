@@ -51,9 +51,15 @@ def main(argv: list[str] | None = None) -> int:
     from reward_server.metrics import Metrics
     from reward_server.policy import PolicyUpdater
     from reward_server.protocol import RequestLimits
+    from reward_server.reward_log import RewardLog
     from reward_server.service import Limits, RewardService
     from sar.grading.pool import GraderPool
 
+    try:
+        reward_log = RewardLog(Path(config.reward_log)) if config.reward_log else None
+    except OSError as error:
+        _log.error("cannot write --reward-log %s: %s", config.reward_log, error)
+        return 1
     metrics = Metrics()
     graders = GraderPool(
         config.grader_workers,
@@ -66,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         limits=Limits(config.request_timeout, config.queued_tokens_limit),
         waiting=IN_GREENLETS,
         metrics=metrics,
+        reward_log=reward_log,
     )
     load = partial(_load_engine, config, service)
     # A second vLLM does not start in a process that had one.
@@ -108,6 +115,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     finally:
         graders.close()
+        if reward_log:
+            reward_log.close()
 
 
 class _CannotLoad(Exception):
@@ -142,6 +151,10 @@ def _load_engine(config: ServerConfig, service: RewardService, path: str) -> Eng
     from reward_server.service import Engine
     from sar.tokenization import RolloutTokenizer
 
+    if config.log_format == "json":
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # it is no JSON
     scorer = _load_scorer(config, path)
     from transformers import AutoTokenizer  # slow; a missing vLLM is told of at once
 

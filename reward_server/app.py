@@ -8,6 +8,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from uuid import uuid4
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
@@ -27,6 +28,8 @@ from reward_server.service import RewardService
 from reward_server.waiting import CLIENT_IS_GONE
 
 _KEY_HEADER = "Authorization"
+_ID_HEADER = "X-Request-Id"
+_MAX_ID_CHARS = 128
 # Open to all: they show counters, and nothing that was sent.
 _OPEN = {"/", "/healthz", "/readyz", "/metrics", "/openapi.json"}
 _MAX_UPDATE_S = 3600.0
@@ -78,6 +81,7 @@ def create_app(
     @app.before_request
     def begin() -> None:
         g.start_s = time.monotonic()
+        g.request_id = request.headers.get(_ID_HEADER, "")[:_MAX_ID_CHARS] or uuid4().hex
         if request.path not in _OPEN and not config.keys.let_in(request.headers.get(_KEY_HEADER)):
             raise Unauthorized(
                 "a key is needed: 'Authorization: Bearer KEY', or http://any:KEY@host/get_reward "
@@ -87,6 +91,7 @@ def create_app(
     @app.after_request
     def end(response: Response) -> Response:
         metrics.add_request(response.status_code, time.monotonic() - g.start_s)
+        response.headers[_ID_HEADER] = g.request_id
         if response.status_code == HTTPStatus.UNAUTHORIZED:
             response.headers["WWW-Authenticate"] = 'Basic realm="reward server"'
         return response
@@ -96,7 +101,7 @@ def create_app(
         samples = parse_request(request.get_data(cache=False), config.limits)
         # Our listener says whether the connection is still there; other WSGI servers do not.
         is_gone = request.environ.get(CLIENT_IS_GONE, lambda: False)
-        scored = service.rewards(samples, is_gone)
+        scored = service.rewards(samples, is_gone, g.request_id)
         start_s = time.monotonic()
         response = _json(format_response(scored))
         metrics.add_stage("reply", time.monotonic() - start_s)
@@ -140,7 +145,7 @@ def create_app(
 
     @app.errorhandler(RequestError)
     def request_error(error: RequestError) -> Response:
-        _log.warning("%d %s: %s", error.status, error.type, error)
+        _log.warning("%d %s: %s (request %s)", error.status, error.type, error, g.request_id)
         return _error(error.type, str(error), error.status, error.field)
 
     @app.errorhandler(HTTPException)
@@ -149,7 +154,7 @@ def create_app(
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:
-        _log.error("a request failed", exc_info=error)
+        _log.error("request %s failed", g.request_id, exc_info=error)
         return _error("internal", f"internal error: {type(error).__name__}", 500)
 
     return app

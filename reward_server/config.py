@@ -50,6 +50,7 @@ class ServerConfig:
     follow: str | None = None
     api_key_file: str | None = None
     log_format: str = "text"
+    reward_log: str | None = None
     api_keys: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     """Not a flag, as command lines are there for all to see: from `api_key_file`, or from
     `REWARD_SERVER_API_KEY`."""
@@ -106,6 +107,9 @@ _HELP: dict[str, str] = {
         "file with the keys that let in, one a line (default: REWARD_SERVER_API_KEY, or no key)"
     ),
     "log_format": "text or json",
+    "reward_log": (
+        "folder to log every reward in, with its rollout, for python -m sar rescore (default: none)"
+    ),
 }
 
 

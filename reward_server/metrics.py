@@ -8,11 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from sar.grading.label import Label
 from sar.reward import Reward
+
+# A series for each, with the time it was made, that nobody asks for.
+disable_created_metrics()
 
 _PREFIX = "reward_server_"
 _SECONDS = (
@@ -48,6 +57,7 @@ _COUNTED = {
     "abandoned": ("abandoned", "rollouts left out because their client had gone"),
     "busy_s": ("busy_seconds", "seconds in the scorer"),
     "checkpoints_refused": ("checkpoints_refused", "checkpoints that could not be taken"),
+    "decisions_not_logged": ("decisions_not_logged", "decisions lost to the reward log"),
     "grader_restarts": ("grader_restarts", "grader processes that were late or died"),
 }
 _CURRENT = {

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from importlib.metadata import version
 from typing import Any, get_args
 
 from reward_server.errors import RequestError
 from reward_server.protocol import format_response
+from sar import __version__
 from sar.grading.label import GraderName, Mode
 
 _JSON = "application/json"
@@ -69,7 +69,7 @@ def describe(*, needs_key: bool) -> dict[str, Any]:
         "info": {
             "title": "SAR reward server",
             "description": "Correctness + Self-Aligned Reward (arXiv:2509.05489) for OpenRLHF.",
-            "version": version("sar-reward-server"),
+            "version": __version__,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": {

@@ -28,6 +28,7 @@ class Sample:
     query: str
     prompt: str
     label: Label
+    label_as_sent: str | dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def parse_request(body: bytes, limits: RequestLimits = DEFAULT_LIMITS) -> list[S
         return _text(value, field)
 
     return [
-        Sample(text(query, f"query[{i}]"), text(prompt, f"prompts[{i}]"), _label(label, i))
+        Sample(text(query, f"query[{i}]"), text(prompt, f"prompts[{i}]"), _label(label, i), label)
         for i, (query, prompt, label) in enumerate(zip(*lists, strict=True))
     ]
 
@@ -154,6 +155,8 @@ def _text(value: Any, field: str) -> str:
 
 def _label(value: Any, index: int) -> Label:
     field = f"labels[{index}]"
+    if isinstance(value, str):
+        _text(value, field)
     try:
         label = parse_label(value)
     except LabelError as error:

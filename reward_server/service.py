@@ -22,13 +22,15 @@ from reward_server.errors import (
 )
 from reward_server.metrics import Metrics
 from reward_server.protocol import Sample, ScoredSample
+from reward_server.reward_log import RewardLog
 from reward_server.waiting import IN_THREADS, Waiting
+from sar import __version__
+from sar.decision import Decision
 from sar.grading.answers import opened_thinking
-from sar.grading.label import Label
 from sar.grading.pool import GraderPool
 from sar.grading.verdict import Verdict
 from sar.perplexity import mean_nll
-from sar.reward import EMPTY_RESPONSE, Likelihood, combine
+from sar.reward import EMPTY_RESPONSE, Likelihood, Reward, combine
 from sar.tokenization import EncodedRollout, RolloutTokenizer
 
 # An estimate; what counts is memory, and that grows with the text.
@@ -71,7 +73,10 @@ DEFAULT_LIMITS = Limits()
 class _Pending:
     """A rollout that is being graded and scored."""
 
-    label: Label
+    sample: Sample
+    prompt: str
+    response: str
+    """As the query was split, special tokens included."""
     encoded: EncodedRollout
     verdict: Future[Verdict]
     logprobs: Future[Logprobs]
@@ -90,12 +95,14 @@ class RewardService:
         limits: Limits = DEFAULT_LIMITS,
         waiting: Waiting = IN_THREADS,
         metrics: Metrics | None = None,
+        reward_log: RewardLog | None = None,
     ) -> None:
         """
         Args:
             waiting: how requests wait; each is in a thread of its own unless told otherwise.
         """
         self.metrics = metrics or Metrics()
+        self._reward_log = reward_log
         self._graders = graders
         self._sar_weight = sar_weight
         self._limits = limits
@@ -182,16 +189,21 @@ class RewardService:
             "busy_share": done.busy_share,
             "grader_restarts": self._graders.num_restarts,
             "checkpoints_refused": self._num_checkpoints_refused,
+            "decisions_not_logged": self._reward_log.num_dropped if self._reward_log else 0,
             "policy_version": engine.version if engine else 0,
             "policy_age_s": time.monotonic() - engine.loaded_at_s if engine else 0.0,
         }
 
     def rewards(
-        self, samples: Sequence[Sample], is_abandoned: Callable[[], bool] = lambda: False
+        self,
+        samples: Sequence[Sample],
+        is_abandoned: Callable[[], bool] = lambda: False,
+        request_id: str = "",
     ) -> list[ScoredSample]:
         """The rewards of one request, in order.
 
         Args:
+            request_id: for the reward log.
             is_abandoned: whether the request's client has gone.
         Raises:
             ClientGone: it had, when its turn came.
@@ -207,7 +219,7 @@ class RewardService:
         self._admit(len(samples), num_tokens)
         pending: list[_Pending] = []
         try:
-            return self._rewards(samples, is_abandoned, pending)
+            return self._rewards(samples, is_abandoned, request_id, pending)
         finally:
             for one in pending:  # where one failed, the others need not be done
                 one.verdict.cancel()
@@ -232,12 +244,13 @@ class RewardService:
         self,
         samples: Sequence[Sample],
         is_abandoned: Callable[[], bool],
+        request_id: str,
         pending: list[_Pending],
     ) -> list[ScoredSample]:
         deadline = time.monotonic() + self._limits.request_timeout_s
         engine = self._take_engine(deadline)
         try:
-            return self._rewards_of(engine, samples, is_abandoned, pending, deadline)
+            return self._rewards_of(engine, samples, is_abandoned, request_id, pending, deadline)
         finally:
             with self._released:
                 self._users[engine.batcher] -= 1
@@ -261,6 +274,7 @@ class RewardService:
         engine: Engine,
         samples: Sequence[Sample],
         is_abandoned: Callable[[], bool],
+        request_id: str,
         pending: list[_Pending],
         deadline: float,
     ) -> list[ScoredSample]:
@@ -270,7 +284,28 @@ class RewardService:
             pending.append(self._begin(engine, index, sample, is_abandoned))
         scored = [self._finish(engine, one, deadline) for one in pending]
         self._count(scored)
+        if self._reward_log:
+            self._reward_log.record(
+                self._decision(engine, request_id, one, s.reward)
+                for one, s in zip(pending, scored, strict=True)
+            )
         return scored
+
+    def _decision(self, engine: Engine, request_id: str, one: _Pending, reward: Reward) -> Decision:
+        return Decision.of(
+            reward,
+            request_id=request_id,
+            prompt=one.prompt,
+            response=one.response,
+            special_tokens=engine.tokenizer.special_tokens_in(one.response),
+            label_as_sent=one.sample.label_as_sent,
+            label=one.sample.label,
+            sar_weight=self._sar_weight,
+            template_mismatch=one.template_mismatch,
+            model=engine.path,
+            server_version=__version__,
+            policy_version=engine.version,
+        )
 
     def _begin(
         self, engine: Engine, index: int, sample: Sample, is_abandoned: Callable[[], bool]
@@ -286,7 +321,9 @@ class RewardService:
         encoded = engine.tokenizer.encode(prompt, response)
         self.metrics.add_stage("tokenise", time.monotonic() - start_s)
         return _Pending(
-            sample.label,
+            sample,
+            prompt,
+            response,
             encoded,
             verdict,
             engine.batcher.submit(encoded.sequences, is_abandoned),
@@ -301,8 +338,10 @@ class RewardService:
             raise
         except Exception as error:
             raise ScoringFailed(f"a grader failed: {type(error).__name__}: {error}") from error
-        reward = combine(verdict, likelihood, sar_weight=self._sar_weight, mode=one.label.mode)
-        self.metrics.add_reward(one.label, reward)
+        reward = combine(
+            verdict, likelihood, sar_weight=self._sar_weight, mode=one.sample.label.mode
+        )
+        self.metrics.add_reward(one.sample.label, reward)
         return ScoredSample(
             reward,
             one.template_mismatch,

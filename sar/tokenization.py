@@ -129,6 +129,10 @@ class RolloutTokenizer:
         """What a person would read of a text: graders get this. Tags such as `<think>` stay."""
         return self._unread_pattern.sub("", text)
 
+    def special_tokens_in(self, text: str) -> tuple[str, ...]:
+        """The special tokens that `without_special_tokens` takes from a text, each once."""
+        return tuple(dict.fromkeys(self._unread_pattern.findall(text)))
+
     def has_other_frame(self, prompt: str) -> bool:
         """Whether the prompt has another frame around its question than the empty-question prompt.
 

@@ -24,7 +24,7 @@ OURS = {*MAY_IMPORT, "benchmarks", "tests"}
 TRANSFORMERS_INSIDE = "sar/scoring/packed_attention.py"
 TORCH_FREE = {
     f"reward_server/{name}.py"
-    for name in ("protocol", "app", "batcher", "config", "service", "errors")
+    for name in ("protocol", "app", "batcher", "config", "service", "errors", "reward_log")
 }
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()

@@ -55,6 +55,8 @@ SETTINGS = [
     ("max_text_chars", "100000", 100_000),
     ("max_body_bytes", "1000", 1000),
     ("log_format", "json", "json"),
+    ("reward_log", "/var/log/rewards", "/var/log/rewards"),
+    ("follow", "/checkpoints", "/checkpoints"),
 ]
 
 

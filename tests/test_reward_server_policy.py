@@ -292,7 +292,7 @@ def test_a_request_is_scored_by_the_weights_it_began_with(
     service = RewardService(graders, sar_weight=0.2)
     service.start(load("start"))
     updater = PolicyUpdater(service, load)
-    samples = [Sample(f"Q: {n}\nA: 5", f"Q: {n}\nA:", parse_label("5")) for n in range(6)]
+    samples = [Sample(f"Q: {n}\nA: 5", f"Q: {n}\nA:", parse_label("5"), "5") for n in range(6)]
     made[0].may_go.clear()
     with ThreadPoolExecutor(2) as background:
         first = background.submit(service.rewards, samples)

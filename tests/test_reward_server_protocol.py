@@ -22,14 +22,14 @@ def request(**changes):
 
 
 def test_what_openrlhf_sends():
-    assert parse_request(request()) == [Sample("Q: 2+2? 4", "Q: 2+2?", Label("4", "math"))]
+    assert parse_request(request()) == [Sample("Q: 2+2? 4", "Q: 2+2?", Label("4", "math"), "4")]
 
 
 def test_a_whole_batch_in_order():
     body = request(query=["a1", "b2"], prompts=["a", "b"], labels=["1", {"answer": "B"}])
     assert parse_request(body) == [
-        Sample("a1", "a", Label("1", "math")),
-        Sample("b2", "b", Label("B", "choice")),
+        Sample("a1", "a", Label("1", "math"), "1"),
+        Sample("b2", "b", Label("B", "choice"), {"answer": "B"}),
     ]
 
 
@@ -163,7 +163,7 @@ def test_any_object_is_samples_or_an_invalid_request(payload):
 def scored(reason, likelihood=EMPTY_RESPONSE, *, unreadable=False, mismatch=False):
     verdict = Verdict(reason, label_unreadable=unreadable)
     reward = combine(verdict, likelihood, sar_weight=0.2, mode="train")
-    return ScoredSample(reward, template_mismatch=mismatch)
+    return ScoredSample(reward, mismatch, policy_version=7, policy_age_s=1.5)
 
 
 def test_the_response_says_what_a_reward_is_made_of():

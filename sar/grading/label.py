@@ -46,11 +46,12 @@ class Label:
     choices: tuple[str, ...] = ()
 
 
-def parse_label(value: object) -> Label:
+def parse_label(value: object, grader: GraderName | None = None) -> Label:
     """Reads and checks a label as it came over the wire.
 
     Args:
         value: a string, a JSON object's text, or a JSON object.
+        grader: takes the place of the one that the label or its answer's form names.
     Raises:
         LabelError: it is neither, a field is unknown or wrong, or the answer is not one that its
             grader can find right.
@@ -77,10 +78,10 @@ def parse_label(value: object) -> Label:
             "answer",
         )
     choices = _checked_choices(value.get("choices") or ())
-    grader = _checked_option(value, "grader", get_args(GraderName))
+    own = _checked_option(value, "grader", get_args(GraderName))
     mode: Mode = _checked_option(value, "mode", get_args(Mode)) or "train"
     answer = answer.strip()
-    name: GraderName = grader or choose_grader(answer, choices)
+    name: GraderName = grader or own or choose_grader(answer, choices)
     if name == "choice":
         answer = _letter_of(answer, choices)
     elif name == "boolean":

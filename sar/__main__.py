@@ -1,0 +1,199 @@
+"""python -m sar rescore LOG [LOG ...]: commands over what the reward server has logged."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, get_args
+
+from sar.grading.label import GraderName
+
+if TYPE_CHECKING:
+    from sar.rescore import Rescored, Summary
+
+_DEFAULT_TIMEOUT_S = 5.0
+# Decisions read ahead: enough that no grader waits while a slow one is waited for.
+_IN_FLIGHT_PER_WORKER = 16
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m sar", description="Commands over what the reward server has logged."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_rescore(commands)
+    arguments = parser.parse_args(argv)
+    status: int = arguments.run(arguments)
+    return status
+
+
+def _add_rescore(commands: Any) -> None:
+    parser = commands.add_parser(
+        "rescore",
+        help="compute rewards of a reward log again, with another weight or grader",
+        description=(
+            "Computes the rewards of a log written by `python -m reward_server --reward-log` again "
+            "and says what changed. Without options, a check: nothing should change."
+        ),
+    )
+    parser.add_argument("logs", metavar="LOG", nargs="+", type=Path, help="a file, or a folder")
+    parser.add_argument(
+        "--sar-weight", type=_number(-100, 100), help="weight of SAR (default: each decision's own)"
+    )
+    parser.add_argument("--regrade", action="store_true", help="grade again, as each label asks")
+    parser.add_argument(
+        "--grader",
+        choices=get_args(GraderName),
+        help="grade again with this grader, whatever a label asks",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="write all decisions with their new rewards, and what they were under `was`",
+    )
+    parser.add_argument(
+        "--grader-workers",
+        type=_number(1, 256, int),
+        help="grader processes (default: one for each CPU, at most 16)",
+    )
+    parser.add_argument(
+        "--grader-timeout",
+        type=_number(0.1, 3600),
+        help=f"seconds of work a grader may spend on one response (default: {_DEFAULT_TIMEOUT_S})",
+    )
+    parser.set_defaults(run=lambda arguments: _rescore(parser, arguments))
+
+
+def _rescore(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    is_regrading = arguments.regrade or arguments.grader is not None
+    for name in ("grader_workers", "grader_timeout"):
+        if getattr(arguments, name) is not None and not is_regrading:
+            parser.error(f"--{name.replace('_', '-')}: only with --regrade or --grader")
+
+    from sar.rescore import RescoreError, log_files, write_all
+
+    try:
+        files = log_files(arguments.logs)
+        with (
+            _output(arguments.output, arguments.logs) as output,
+            _progress(files) as log,
+            closing(_rescored(arguments, is_regrading, log)) as rescored,
+        ):
+            summary = write_all(rescored, output)
+    except (RescoreError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped: no output was written\n")
+        return 130
+    sys.stdout.write(_report(summary))
+    return 0
+
+
+def _rescored(
+    arguments: argparse.Namespace, is_regrading: bool, log: Iterator[Any]
+) -> Generator[Rescored, None, None]:
+    from sar.grading.pool import GraderPool
+    from sar.rescore import regrade, rescore
+
+    if not is_regrading:
+        yield from rescore(log, sar_weight=arguments.sar_weight)
+        return
+    num_workers = arguments.grader_workers or min(os.cpu_count() or 1, 16)
+    graders = GraderPool(num_workers, arguments.grader_timeout or _DEFAULT_TIMEOUT_S)
+    try:
+        yield from regrade(
+            log,
+            graders,
+            num_in_flight=_IN_FLIGHT_PER_WORKER * num_workers,
+            grader=arguments.grader,
+            sar_weight=arguments.sar_weight,
+        )
+    finally:
+        graders.close()
+
+
+@contextmanager
+def _progress(files: Sequence[Path]) -> Iterator[Iterator[Any]]:
+    """The decisions of all files, with a bar on a terminal."""
+    from tqdm import tqdm
+
+    from sar.rescore import read_log
+
+    total = sum(file.stat().st_size for file in files)
+    with tqdm(total=total, unit="B", unit_scale=True, disable=None, desc="rescoring") as bar:
+
+        def tell(place: str) -> None:
+            bar.write(f"warning: {place}: a line without its end, skipped", file=sys.stderr)
+
+        yield (
+            logged for file in files for logged in read_log(file, on_torn=tell, on_bytes=bar.update)
+        )
+
+
+@contextmanager
+def _output(path: Path | None, logs: Sequence[Path]) -> Iterator[TextIO | None]:
+    """A file that takes its name once it is whole.
+
+    Raises:
+        RescoreError: it would take the place of a log that is read, or be read as one next time.
+    """
+    from sar.rescore import RescoreError
+
+    if path is None:
+        yield None
+        return
+    if not {path.resolve(), path.resolve().parent}.isdisjoint(log.resolve() for log in logs):
+        raise RescoreError(f"--output {path}: in the place of the log; choose another folder")
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as output:
+            yield output
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _report(summary: Summary) -> str:
+    lines = [
+        f"decisions        {summary.num_decisions}",
+        f"rewards changed  {summary.num_changed}",
+        f"mean reward      {summary.mean_before:.6f} -> {summary.mean_after:.6f}",
+        f"right -> wrong   {summary.num_right_to_wrong}",
+        f"wrong -> right   {summary.num_wrong_to_right}",
+    ]
+    lines += (f"  {_example(flip)}" for flip in summary.examples)
+    return "\n".join(lines) + "\n"
+
+
+def _example(flip: Rescored) -> str:
+    before, after = flip.before, flip.after
+    label = before.label if isinstance(before.label, str) else before.label.get("answer")
+    return (
+        f"{flip.place}: label {label!r:.60}: {before.grader} {before.reason} {before.answer!r:.60}"
+        f" -> {after.grader} {after.reason} {after.answer!r:.60}"
+    )
+
+
+def _number(low: float, high: float, kind: type[int] | type[float] = float) -> Callable[[str], Any]:
+    def parse(text: str) -> float:
+        try:
+            value: float = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:  # also NaN
+            kind_name = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind_name} from {low} to {high}")
+        return value
+
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())
