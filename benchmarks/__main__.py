@@ -1,7 +1,8 @@
-"""python -m benchmarks [--quick] [--only scoring,growth,serving] [--output FILE.json]
+"""python -m benchmarks [--quick] [--only scoring,growth,serving,evaluation] [--output FILE.json]
 
 Prints a table and keeps it as JSON, the picture of the growth beside it; fails if a bound is
-missed. Every figure is a ratio of things measured in turn in the same run.
+missed. Every figure is a ratio of things measured in turn in the same run, but for those of
+`evaluation`, which are seconds and bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from benchmarks.report import RESULTS, Measurement, save, table
 
 # Modules of this package with `measure(quick: bool) -> list[Measurement]`.
-PARTS = "scoring", "growth", "serving"
+PARTS = "scoring", "growth", "serving", "evaluation"
 
 
 def _parts(text: str) -> list[str]:

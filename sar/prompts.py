@@ -20,7 +20,9 @@ INSTRUCTION = "Explain your reasoning first, then give the answer."
 _QUESTION_MARKER = "QUESTION-7f3a"
 
 
-def render_prompt(tokenizer: Any, question: str, system_prompt: str) -> str:
+def render_prompt(
+    tokenizer: Any, question: str, system_prompt: str, **template_arguments: Any
+) -> str:
     """The text a policy is given for one question: chat template, or a plain frame without one.
 
     A template without a system role gets the system prompt before the question, in the user turn.
@@ -29,20 +31,27 @@ def render_prompt(tokenizer: Any, question: str, system_prompt: str) -> str:
         tokenizer: a transformers tokenizer; its `chat_template` decides.
         question: the user's turn; may be empty.
         system_prompt: empty for none.
+        template_arguments: given to the chat template, such as `enable_thinking`.
     """
+
+    def apply(*turns: dict[str, str]) -> str:
+        rendered: str = tokenizer.apply_chat_template(
+            list(turns), tokenize=False, add_generation_prompt=True, **template_arguments
+        )
+        return rendered
+
     if not getattr(tokenizer, "chat_template", None):
         system = f"System: {system_prompt}\n" if system_prompt else ""
         return f"{system}User: {question}\nAssistant: "
     if not system_prompt.strip():
-        return _apply_template(tokenizer, [_turn("user", question)])
+        return apply(_turn("user", question))
     try:
-        turns = [_turn("system", system_prompt), _turn("user", question)]
-        rendered = _apply_template(tokenizer, turns)
+        rendered = apply(_turn("system", system_prompt), _turn("user", question))
     except TemplateError:
         rendered = ""
     if system_prompt.strip() in rendered:
         return rendered
-    return _apply_template(tokenizer, [_turn("user", f"{system_prompt}\n\n{question}")])
+    return apply(_turn("user", f"{system_prompt}\n\n{question}"))
 
 
 def empty_question_prompt(tokenizer: Any, system_prompt: str) -> str:
@@ -60,8 +69,3 @@ def prompt_frame(tokenizer: Any, system_prompt: str) -> tuple[str, str]:
 
 def _turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
-
-
-def _apply_template(tokenizer: Any, turns: list[dict[str, str]]) -> str:
-    rendered: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return rendered

@@ -94,3 +94,15 @@ def test_every_prompt_starts_with_its_frame_and_asks_for_an_answer(
         before, after = prompt_frame(tokenizer, system_prompt)
         assert prompt.startswith(before)
         assert prompt.endswith(after)
+
+
+def test_template_arguments_reach_the_template(bundled_tokenizer):
+    plain = bundled_tokenizer.chat_template
+    try:
+        bundled_tokenizer.chat_template = plain + "{% if not enable_thinking %}<none>{% endif %}"
+        thinking = render_prompt(bundled_tokenizer, "1+1?", "Be brief.", enable_thinking=True)
+        assert thinking + "<none>" == render_prompt(
+            bundled_tokenizer, "1+1?", "Be brief.", enable_thinking=False
+        )
+    finally:
+        bundled_tokenizer.chat_template = plain

@@ -1,0 +1,181 @@
+"""Any server that speaks OpenAI's protocol: vLLM, SGLang, `transformers serve`, a vendor's.
+
+The key is read from OPENAI_API_KEY. Rate limits, overload and lost connections are tried again by
+the client, each time after a longer pause; what fails for good is an error of that sample.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import Any, Literal
+
+from eval.backends.base import (
+    BackendDescription,
+    Completion,
+    Completions,
+    Request,
+    Sampling,
+    one_line,
+)
+from eval.backends.chat_tokenizer import ChatTokenizer
+from eval.errors import UserError
+
+Endpoint = Literal["chat", "completions"]
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+# Servers on one's own machine ask for none, but the client insists on sending one.
+_NO_KEY = "none"
+
+
+class OpenAIBackend:
+    """A `Backend` over HTTP."""
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        sampling: Sampling,
+        tokenizer: ChatTokenizer | None = None,
+        concurrency: int = 32,
+        max_retries: int = 5,
+        timeout_s: float = 600.0,
+        enable_thinking: bool | None = None,
+    ) -> None:
+        """
+        Args:
+            base_url: with the version, such as http://localhost:8000/v1.
+            model: its name on the server.
+            tokenizer: renders prompts here, for the completions endpoint; without one, the chat
+                endpoint is given messages and applies the server's template.
+            concurrency: requests in flight.
+            max_retries: further tries of a request, 0.5 s to 8 s apart.
+            timeout_s: of one try.
+            enable_thinking: told to the chat endpoint, as vLLM and SGLang take it.
+        Raises:
+            UserError: no server answers there, or it refuses the key.
+        """
+        import openai
+
+        self._api_error = openai.OpenAIError
+        self._model = model
+        self._sampling = sampling
+        self._tokenizer = tokenizer
+        self._concurrency = concurrency
+        self._base_url = base_url
+        self._extra_body: dict[str, Any] = {}
+        if enable_thinking is not None and tokenizer is None:
+            self._extra_body["chat_template_kwargs"] = {"enable_thinking": enable_thinking}
+        self._client = openai.OpenAI(
+            base_url=base_url,
+            api_key=os.environ.get(KEY_VARIABLE) or _NO_KEY,
+            max_retries=max_retries,
+            timeout=timeout_s,
+        )
+        self._check_server()
+
+    @property
+    def description(self) -> BackendDescription:
+        template = self._tokenizer.chat_template if self._tokenizer else None
+        endpoint: Endpoint = "completions" if self._tokenizer else "chat"
+        return BackendDescription(template, {"base_url": self._base_url, "endpoint": endpoint})
+
+    def prompt(self, system_prompt: str, user_turn: str) -> str:
+        if self._tokenizer:
+            return self._tokenizer.prompt(system_prompt, user_turn)
+        return json.dumps(_messages(system_prompt, user_turn), ensure_ascii=False)
+
+    def generate(self, requests: Iterable[Request]) -> Completions:
+        waiting = iter(requests)
+        pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="openai")
+        # Twice as many as are in flight, so that a thread that is done finds the next one.
+        pending = {pool.submit(self._complete, r) for r in islice(waiting, 2 * self._concurrency)}
+        try:
+            while pending:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                pending |= {pool.submit(self._complete, r) for r in islice(waiting, len(done))}
+                yield from map(Future.result, done)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _check_server(self) -> None:
+        import openai
+
+        try:
+            self._client.with_options(max_retries=0, timeout=30.0).models.list()
+        except openai.APIConnectionError as error:
+            raise UserError(f"--base-url {self._base_url}: no server answers there") from error
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise UserError(
+                f"--base-url {self._base_url} refuses the key in {KEY_VARIABLE}: {one_line(error)}"
+            ) from error
+        except openai.APIStatusError:
+            pass  # not every server lists its models
+
+    def _complete(self, request: Request) -> Completion:
+        try:
+            return self._ask(request)
+        except self._api_error as error:
+            return Completion(request, error=one_line(error))
+
+    def _ask(self, request: Request) -> Completion:
+        settings: dict[str, Any] = {
+            "model": self._model,
+            "temperature": self._sampling.temperature,
+            "max_tokens": self._sampling.max_tokens,
+        }
+        if not self._sampling.is_greedy:
+            settings |= {"top_p": self._sampling.top_p, "seed": request.seed}
+        if self._tokenizer:
+            answer = self._client.completions.create(prompt=request.prompt, **settings)
+        else:
+            answer = self._client.chat.completions.create(
+                messages=_messages(request.system_prompt, request.user_turn),
+                extra_body=self._extra_body or None,
+                **settings,
+            )
+        return completion_of(request, answer)
+
+
+def completion_of(request: Request, answer: Any) -> Completion:
+    """From the client's answer, of either endpoint. One without a response is an error."""
+    if not getattr(answer, "choices", None):
+        return Completion(request, error="the server's answer holds no choice")
+    choice = answer.choices[0]
+    if choice.finish_reason not in ("stop", "length"):
+        return Completion(request, error=f"the server finished with {choice.finish_reason!r}")
+    response = _response_text(choice)
+    if response is None:
+        return Completion(request, error="the server's answer holds no text")
+    return Completion(
+        request,
+        response=response,
+        num_tokens=answer.usage.completion_tokens if answer.usage else None,
+        finish_reason=choice.finish_reason,
+    )
+
+
+def _response_text(choice: Any) -> str | None:
+    """The text, thinking that the server took out of it put back in front."""
+    message = getattr(choice, "message", None)
+    if message is None:
+        text: str | None = choice.text
+        return text
+    thinking = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+    content: str | None = message.content
+    if not thinking:
+        return content
+    # Cut off inside its thinking, a response has no closing tag.
+    return f"<think>{thinking}</think>{content}" if content else f"<think>{thinking}"
+
+
+def _messages(system_prompt: str, user_turn: str) -> list[Any]:
+    system = [{"role": "system", "content": system_prompt}] if system_prompt.strip() else []
+    return [*system, {"role": "user", "content": user_turn}]

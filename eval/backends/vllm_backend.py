@@ -1,0 +1,161 @@
+"""vLLM's offline engine, on one GPU or several.
+
+Optional: `pip install -c constraints.txt -e '.[vllm]'`. Written against vLLM 0.29.0.
+
+Requests are added to the engine of `vllm.LLM` and stepped here, as `LLM.generate` does inside: that
+one returns only when all of its prompts are done.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from itertools import islice
+from typing import Any, Self
+
+from eval.backends.base import (
+    BackendDescription,
+    Completion,
+    Completions,
+    Request,
+    Sampling,
+    one_line,
+)
+from eval.backends.chat_tokenizer import ChatTokenizer
+from eval.errors import UserError
+
+_FIT_TO_MEMORY = -1
+# Requests in the engine: enough that one which finishes always has a successor.
+_MAX_AHEAD = 1024
+
+
+class VllmBackend:
+    """A `Backend` over `vllm.LLM`."""
+
+    def __init__(
+        self, llm: Any, tokenizer: ChatTokenizer, sampling_params: Any, sampling: Sampling
+    ) -> None:
+        """
+        Args:
+            llm: a `vllm.LLM`.
+            sampling_params: `vllm.SamplingParams`, the class; its `output_kind` is set to final
+                outputs only.
+        """
+        self._llm = llm
+        self._engine = llm.llm_engine
+        self._tokenizer = tokenizer
+        self._sampling_params = sampling_params
+        self._sampling = sampling
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str,
+        *,
+        sampling: Sampling,
+        dtype: str = "auto",
+        tensor_parallel_size: int = 1,
+        enable_thinking: bool | None = None,
+        trust_remote_code: bool = False,
+    ) -> Self:
+        """Loads a local folder or hub id onto the GPUs that CUDA_VISIBLE_DEVICES names.
+
+        Raises:
+            UserError: vLLM is not installed, or cannot load the model.
+        """
+        # vLLM forks by default, and grader processes and threads do not belong into its workers.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        try:
+            from vllm import LLM, SamplingParams
+        except ModuleNotFoundError as error:
+            if error.name != "vllm":
+                raise
+            raise UserError(
+                "vLLM is not installed: pip install -c constraints.txt -e '.[vllm]'"
+            ) from error
+        tokenizer = ChatTokenizer.from_pretrained(
+            path_or_id, enable_thinking=enable_thinking, trust_remote_code=trust_remote_code
+        )
+        try:
+            llm = LLM(
+                model=path_or_id,
+                dtype=dtype,
+                tensor_parallel_size=tensor_parallel_size,
+                trust_remote_code=trust_remote_code,
+                # The model's own context where its KV cache fits into memory, else as much as does.
+                max_model_len=_FIT_TO_MEMORY,
+            )
+        except Exception as error:  # vLLM raises all sorts of things
+            raise UserError(f"cannot load --model {path_or_id}: {one_line(error)}") from error
+        return cls(llm, tokenizer, SamplingParams, sampling)
+
+    @property
+    def description(self) -> BackendDescription:
+        config = self._engine.vllm_config
+        details = {
+            "class": ", ".join(config.model_config.architectures),
+            "dtype": str(config.model_config.dtype),
+            "context_tokens": config.model_config.max_model_len,
+            "num_gpus": config.parallel_config.tensor_parallel_size,
+        }
+        return BackendDescription(self._tokenizer.chat_template, details)
+
+    def prompt(self, system_prompt: str, user_turn: str) -> str:
+        return self._tokenizer.prompt(system_prompt, user_turn)
+
+    def generate(self, requests: Iterable[Request]) -> Completions:
+        waiting = enumerate(requests)
+        running: dict[str, Request] = {}
+        try:
+            while True:
+                for number, request in islice(waiting, _MAX_AHEAD - len(running)):
+                    if error := self._add(str(number), request):
+                        yield Completion(request, error=error)
+                    else:
+                        running[str(number)] = request
+                if not running:
+                    return
+                for output in self._engine.step():
+                    if output.finished:
+                        yield self._completion(running.pop(output.request_id), output.outputs[0])
+        finally:
+            if running:
+                self._engine.abort_request(list(running))
+
+    def close(self) -> None:
+        pass
+
+    def _add(self, request_id: str, request: Request) -> str | None:
+        """Gives a request to the engine; says why it is refused, such as one that is too long."""
+        ids = self._tokenizer.encode(request.prompt)
+        try:
+            # With its type, it is taken as a prompt that is ready for the engine.
+            prompt = {"type": "token", "prompt_token_ids": ids}
+            self._engine.add_request(request_id, prompt, self._params(request))
+        except ValueError as error:
+            return one_line(error)
+        return None
+
+    def _params(self, request: Request) -> Any:
+        from vllm.sampling_params import RequestOutputKind
+
+        return self._sampling_params(
+            temperature=self._sampling.temperature,
+            top_p=self._sampling.top_p,
+            max_tokens=self._sampling.max_tokens,
+            seed=request.seed,
+            # Read from token ids here, as with the transformers backend.
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _completion(self, request: Request, output: Any) -> Completion:
+        if output.finish_reason not in ("stop", "length"):
+            return Completion(request, error=f"vLLM finished with {output.finish_reason!r}")
+        ids = list(output.token_ids)
+        return Completion(
+            request,
+            response=self._tokenizer.decode(ids),
+            num_tokens=len(ids),
+            finish_reason=output.finish_reason,
+        )

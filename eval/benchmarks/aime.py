@@ -1,0 +1,40 @@
+"""AIME 1983-2024: problems of the American Invitational Mathematics Examination.
+
+A row (written for this project; the texts are the MAA's):
+    {"ID": "own-2", "Year": 2001, "Problem Number": 3, "Part": "I",
+     "Question": "A list of five integers has mean $12$ and median $10$; ...", "Answer": "22"}
+
+Hub: gneubig/aime-1983-2024 (also di-zhang-fdu/AIME_1983_2024), config default, split train (933 of
+1,005 problems: 2024-I and many with figures are missing, some carry `[asy]` code). Licence: the
+texts are the Mathematical Association of America's. No commit is fixed; the fingerprint tells runs
+over other data apart.
+
+Prepared as in the paper (arXiv:2509.05489): the rows as they are, the instruction after a line
+break. `Answer` is a text: `080 or 081 (both were accepted)` is one, and the grader accepts both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from eval.benchmarks.base import Benchmark, Problem
+from eval.benchmarks.rows import HubSource, Row
+
+
+def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
+    for row in rows:
+        label = row.label("Answer", row.text("Answer"), "math")
+        yield Problem(row.text("ID"), row.text("Question"), label)
+
+
+BENCHMARK = Benchmark(
+    name="aime",
+    description="AIME 1983-2024",
+    source=HubSource("gneubig/aime-1983-2024", "default", "train", "main"),
+    columns=("ID", "Question", "Answer"),
+    file="aime.jsonl",
+    licence="texts: MAA",
+    citation="Mathematical Association of America, AIME 1983-2024",
+    joiner="\n",
+    prepare=prepare,
+)

@@ -1,0 +1,58 @@
+"""GSM8K: grade-school word problems whose answer is a number.
+
+A row:
+    {"question": "A robe takes 2 bolts of blue fiber and half that much white fiber. ...?",
+     "answer": "It takes 2/2=<<2/2=1>>1 bolt of white fiber\\nSo the total amount ... \\n#### 3"}
+
+Hub: openai/gsm8k, config main, split test (1,319 rows; train 7,473). Licence: MIT.
+Cobbe et al., Training Verifiers to Solve Math Word Problems, arXiv:2110.14168.
+
+As in the paper (arXiv:2509.05489), the question goes through ftfy and NFKC, the label is what
+follows `####`, and the instruction follows a space. Fourteen labels hold a thousands comma.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator
+
+from eval.benchmarks.base import Benchmark, Problem
+from eval.benchmarks.rows import HubSource, Row
+from sar.grading.label import Label
+
+
+def clean_text(text: str) -> str:
+    """Broken encodings mended, quotation marks straight, compatibility characters replaced."""
+    import ftfy
+
+    return unicodedata.normalize("NFKC", ftfy.fix_text(text))
+
+
+def final_number(row: Row, field: str = "answer") -> Label:
+    """The label after the `####` of a worked solution.
+
+    Raises:
+        RowError: there is none.
+    """
+    _, marker, answer = row.text(field).rpartition("####")
+    if not marker:
+        raise row.error(field, "has no '#### ' with the result after it")
+    return row.label(field, clean_text(answer).strip(), "math")
+
+
+def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
+    for row in rows:
+        yield Problem(str(row.index), clean_text(row.text("question")), final_number(row))
+
+
+BENCHMARK = Benchmark(
+    name="gsm8k",
+    description="grade-school word problems",
+    source=HubSource("openai/gsm8k", "main", "test", "740312add88f781978c0658806c59bc2815b9866"),
+    columns=("question", "answer"),
+    file="gsm8k.jsonl",
+    licence="MIT",
+    citation="Cobbe et al., arXiv:2110.14168",
+    joiner=" ",
+    prepare=prepare,
+)

@@ -1,0 +1,82 @@
+"""Problems of a benchmark, from the hub or from a --data-dir, with what describes them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from eval.benchmarks.base import Benchmark, Problem
+from eval.benchmarks.rows import Row, RowError, jsonl_rows
+from eval.records import BenchmarkDescription
+
+
+@dataclass(frozen=True)
+class LoadedBenchmark:
+    """A benchmark with its problems."""
+
+    benchmark: Benchmark
+    problems: list[Problem]
+    origin: str
+    """"hub", "built in", or the file or folder the rows were read from."""
+
+    @property
+    def description(self) -> BenchmarkDescription:
+        source = self.benchmark.source
+        return BenchmarkDescription(
+            fingerprint=fingerprint(self.problems),
+            num_problems=len(self.problems),
+            hub_id=source.hub_id,
+            config=source.config,
+            split=source.split,
+            revision=source.revision,
+            source=self.origin,
+        )
+
+
+def load_problems(
+    benchmark: Benchmark, data_dir: Path | None = None, limit: int | None = None
+) -> LoadedBenchmark:
+    """
+    Args:
+        data_dir: a folder with the benchmark's file; None reads the hub.
+        limit: take the first so many problems.
+    Raises:
+        RowError: a row does not fit the schema, two problems have one id, or there are no rows.
+    """
+    rows, origin = _rows(benchmark, data_dir)
+    problems = list(islice(benchmark.prepare(rows), limit))
+    if not problems:
+        raise RowError(f"{benchmark.name}: no problem in {origin}")
+    seen: set[str] = set()
+    for problem in problems:
+        if problem.id in seen:
+            raise RowError(f"{benchmark.name}: two problems in {origin} have the id {problem.id!r}")
+        seen.add(problem.id)
+    return LoadedBenchmark(benchmark, problems, origin)
+
+
+def fingerprint(problems: Sequence[Problem]) -> str:
+    """sha256 over ids, questions and labels in their order: equal for equal data."""
+    digest = hashlib.sha256()
+    for problem in problems:
+        label = problem.label
+        parts = [problem.id, problem.question, label.grader, label.answer, *label.choices]
+        digest.update(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _rows(benchmark: Benchmark, data_dir: Path | None) -> tuple[Iterator[Row], str]:
+    if benchmark.is_built_in:
+        return benchmark.rows_from_hub(benchmark.source, benchmark.columns), "built in"
+    if data_dir is None:
+        return benchmark.rows_from_hub(benchmark.source, benchmark.columns), "hub"
+    path = data_dir / benchmark.file
+    if path.is_file():
+        return jsonl_rows(path), str(path)
+    if benchmark.rows_from_folder and (rows := benchmark.rows_from_folder(data_dir)):
+        return rows, str(data_dir)
+    raise RowError(f"{benchmark.name}: no file {path}; it holds rows of {benchmark.source.url}")

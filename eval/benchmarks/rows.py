@@ -1,0 +1,210 @@
+"""Rows of a dataset, from a file or from the Hugging Face hub, and how their fields are read.
+
+A field that does not fit the schema is an error that names where the row lies and the field.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.errors import UserError
+from sar.grading.label import GraderName, Label, LabelError, parse_label
+
+_INSTALL = "pip install -c constraints.txt -e '.[eval]'"
+
+
+class RowError(UserError):
+    """A row, or a file of rows, does not fit the dataset's schema."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row, and where it lies: `gsm8k.jsonl, line 12`."""
+
+    where: str
+    index: int
+    """Position in its file or split, from 0."""
+    values: Mapping[str, Any]
+
+    def text(self, field: str) -> str:
+        """
+        Raises:
+            RowError: the field is missing, empty or no string.
+        """
+        value = self._field(field)
+        if not isinstance(value, str):
+            raise self.error(field, f"expected a string, found {_kind(value)}")
+        if not value.strip():
+            raise self.error(field, "is empty")
+        return value
+
+    def integer(self, field: str) -> int:
+        """
+        Raises:
+            RowError: the field is missing or no whole number.
+        """
+        value = self._field(field)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self.error(field, f"expected a whole number, found {_kind(value)}")
+        return value
+
+    def string(self, field: str) -> str:
+        """As `text`, but it may be empty."""
+        value = self._field(field)
+        if not isinstance(value, str):
+            raise self.error(field, f"expected a string, found {_kind(value)}")
+        return value
+
+    def list_of_booleans(self, field: str) -> list[bool]:
+        """Empty where the field is null.
+
+        Raises:
+            RowError: the field is missing or something else.
+        """
+        value = self._field(field)
+        if value is None:
+            return []
+        if not isinstance(value, (list, tuple)) or not all(isinstance(v, bool) for v in value):
+            raise self.error(field, f"expected a list of booleans, found {_kind(value)}")
+        return list(value)
+
+    def mapping_of_texts(self, field: str) -> dict[str, str]:
+        """Entries that are null are left out: a table fills absent ones with them.
+
+        Raises:
+            RowError: the field is missing, or no object of strings.
+        """
+        value = self._field(field)
+        if not isinstance(value, Mapping):
+            raise self.error(field, f"expected an object, found {_kind(value)}")
+        texts = {key: text for key, text in value.items() if text is not None}
+        for key, text in texts.items():
+            if not isinstance(text, str):
+                raise self.error(field, f"{key!r}: expected a string, found {_kind(text)}")
+        return texts
+
+    def label(
+        self, field: str, answer: str, grader: GraderName, choices: Sequence[str] = ()
+    ) -> Label:
+        """The label for an answer that was read from a field.
+
+        Raises:
+            RowError: the grader could never find this answer right.
+        """
+        wanted = {"answer": answer, "grader": grader, "mode": "eval", "choices": list(choices)}
+        try:
+            return parse_label(wanted)
+        except LabelError as error:
+            raise self.error(field, str(error)) from error
+
+    def error(self, field: str, problem: str) -> RowError:
+        return RowError(f"{self.where}, field {field!r}: {problem}")
+
+    def _field(self, field: str) -> Any:
+        if field not in self.values:
+            raise self.error(field, f"is missing; the row has {', '.join(map(repr, self.values))}")
+        return self.values[field]
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A split of a dataset on the Hugging Face hub."""
+
+    hub_id: str
+    config: str
+    split: str
+    revision: str
+    """A full commit hash; "main" where no commit is known to fix it to."""
+
+    @property
+    def url(self) -> str:
+        return f"https://huggingface.co/datasets/{self.hub_id}"
+
+
+def jsonl_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file with one JSON object a line.
+
+    Raises:
+        RowError: a line is no JSON object, or not UTF-8.
+    """
+    with path.open("rb") as lines:
+        index = 0
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                values = json.loads(line.decode("utf-8"))
+            except ValueError as error:
+                raise RowError(f"{where}: not JSON: {error}") from error
+            if not isinstance(values, dict):
+                raise RowError(f"{where}: expected an object, found {_kind(values)}")
+            yield Row(where, index, values)
+            index += 1
+
+
+def hub_rows(source: HubSource, columns: Sequence[str]) -> Iterator[Row]:
+    """The rows of a split, downloaded once and then read from the `datasets` cache.
+
+    Raises:
+        RowError: the dataset cannot be had, or lacks a column.
+    """
+    try:
+        from datasets import load_dataset
+    except ModuleNotFoundError as error:
+        raise RowError(f"the hub needs the package {error.name!r}: {_INSTALL}") from error
+    where = f"{source.hub_id} ({source.config}, {source.split})"
+    try:
+        table = load_dataset(
+            source.hub_id, source.config, split=source.split, revision=source.revision
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _not_to_be_had(where, error) from error
+    if missing := [name for name in columns if name not in table.column_names]:
+        raise RowError(
+            f"{where}, field {missing[0]!r}: is missing; there are {', '.join(table.column_names)}"
+        )
+    # Other columns can be long, and need not be decoded.
+    for index, values in enumerate(table.select_columns(list(columns))):
+        yield Row(f"{where}, row {index}", index, values)
+
+
+def hub_folder(source: HubSource, patterns: Sequence[str]) -> Path:
+    """Files of a dataset that has no table, downloaded once and then taken from the hub's cache.
+
+    Raises:
+        RowError: they cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        folder = snapshot_download(
+            source.hub_id,
+            repo_type="dataset",
+            revision=source.revision,
+            allow_patterns=list(patterns),
+        )
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise _not_to_be_had(source.hub_id, error) from error
+    return Path(folder)
+
+
+def _not_to_be_had(what: str, error: Exception) -> RowError:
+    reason = str(error).strip().partition("\n")[0]
+    return RowError(
+        f"cannot load {what} from the hub: {type(error).__name__}: {reason}; "
+        "--data-dir reads files instead"
+    )
+
+
+def _kind(value: object) -> str:
+    names: dict[type, str] = {
+        type(None): "null", bool: "a boolean", int: "a number", float: "a number",
+        str: "a string", list: "a list", dict: "an object",
+    }  # fmt: skip
+    return names.get(type(value), type(value).__name__)

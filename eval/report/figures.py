@@ -1,0 +1,222 @@
+"""The figures of a report, as PNG and SVG: accuracy against length, and the paired differences.
+
+Intervals are drawn wherever there is one. Colours are those of Okabe and Ito, which colour-blind
+readers can tell apart; each run has its own marker too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.comparison import Comparison, RunPair
+from eval.metrics import Estimate, Resampled
+from eval.paired import Difference
+from eval.report.wording import AVERAGE, is_significant
+from eval.samples import Floats
+
+COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MARKERS = "osD^vPX"
+_STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "axes.axisbelow": True,
+    "text.parse_math": False,  # a $ in a run's name is a $
+    "svg.hashsalt": "eval",  # so that the same runs give the same file
+}
+
+
+def draw_figures(comparison: Comparison, folder: Path, correction: str) -> list[Path]:
+    """Writes `pareto`, `pareto_by_benchmark` (of several) and `differences`; returns the SVGs."""
+    from matplotlib import rc_context
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with rc_context(_STYLE):
+        figures = {"pareto": _pareto(comparison)}
+        if len(comparison.benchmarks) > 1:
+            figures["pareto_by_benchmark"] = _pareto_by_benchmark(comparison)
+        figures["differences"] = _differences(comparison, correction)
+        paths = []
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.png", dpi=160)
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+            paths.append(folder / f"{name}.svg")
+    return paths
+
+
+def _pareto(comparison: Comparison) -> Any:
+    """Mean over benchmarks; up and to the left is better."""
+    figure, axes = _figure(6.4, 4.8)
+    points = {run.name: comparison.averages[run.name] for run in comparison.runs}
+    _draw_points(axes, points)
+    has_frontier = _draw_frontier(axes, list(points.values()))
+    title = f"Average of {len(comparison.benchmarks)} benchmarks"
+    axes.set_title(title if len(comparison.benchmarks) > 1 else comparison.benchmarks[0])
+    axes.set_xlabel("mean response length (tokens)")
+    axes.set_ylabel("accuracy (%)")
+    axes.annotate(
+        "better ↖", (0.02, 0.97), xycoords="axes fraction", va="top", color="#777777", fontsize=9
+    )
+    handles, labels = axes.get_legend_handles_labels()
+    title = "mean and 95 % interval" + ("; dotted: Pareto frontier" if has_frontier else "")
+    figure.legend(
+        handles, labels, frameon=False, ncols=4, loc="outside lower center",
+        title=title, title_fontsize=9,
+    )  # fmt: skip
+    return figure
+
+
+def _draw_frontier(axes: Any, runs: Sequence[dict[str, Resampled]]) -> bool:
+    """The stairs that no run is above or left of, by values without their intervals; False, and
+    none, where one run is ahead in both."""
+    points = sorted(
+        (tokens, -100 * accuracy)
+        for tokens, accuracy in ((m["tokens"].value, m["avg_at_n"].value) for m in runs)
+        if not (np.isnan(tokens) or np.isnan(accuracy))
+    )
+    frontier: list[tuple[float, float]] = []
+    for tokens, negative in points:
+        if not frontier or -negative > frontier[-1][1]:
+            frontier.append((tokens, -negative))
+    if len(frontier) < 2:
+        return False
+    x, y = zip(*frontier, strict=True)
+    axes.step(x, y, where="post", color="#999999", linestyle=":", zorder=1)
+    return True
+
+
+def _pareto_by_benchmark(comparison: Comparison) -> Any:
+    names = comparison.benchmarks
+    num_columns = min(len(names), 4)
+    num_rows = -(-len(names) // num_columns)
+    figure, grid = _figure(
+        3.0 * num_columns + 0.4, 2.8 * num_rows + 0.7, num_rows, num_columns, squeeze=False
+    )
+    for axes, name in zip(grid.flat, names, strict=False):
+        points = {run.name: comparison.metrics[run.name][name] for run in comparison.runs}
+        _draw_points(axes, points)
+        axes.set_title(name)
+    for axes in grid.flat[len(names) :]:
+        axes.set_axis_off()
+    figure.supxlabel("mean response length (tokens)")
+    figure.supylabel("accuracy (%)")
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, frameon=False, ncols=min(len(labels), 4), loc="outside upper center"
+    )
+    return figure
+
+
+def _draw_points(axes: Any, points: dict[str, dict[str, Resampled]]) -> None:
+    for index, (run, metrics) in enumerate(points.items()):
+        x, y = metrics["tokens"].estimate(), metrics["avg_at_n"].estimate()
+        if x.value is None or y.value is None:
+            continue  # the tables say that there is no such figure
+        axes.errorbar(
+            x.value,
+            100 * y.value,
+            xerr=_error_bar(x),
+            yerr=_error_bar(y, 100),
+            fmt=MARKERS[index % len(MARKERS)],
+            color=COLOURS[index % len(COLOURS)],
+            markersize=7,
+            elinewidth=1.4,
+            capsize=3,
+            label=_legend_label(run),
+        )
+    axes.margins(0.15)
+
+
+def _differences(comparison: Comparison, correction: str) -> Any:
+    """Gains over the baseline with their intervals: filled where significant."""
+    names = list(comparison.benchmarks)
+    if len(names) > 1:
+        names.append(AVERAGE)
+    num_pairs = len(comparison.pairs)
+    height = 1.6 + 0.34 * len(names) * max(1, num_pairs * 0.7)
+    figure, (left, right) = _figure(9.0, height, 1, 2, sharey=True)
+    for index, pair in enumerate(comparison.pairs):
+        shift = 0.7 * ((index + 0.5) / num_pairs - 0.5)
+        rows = np.arange(len(names), dtype=np.float64) + shift
+        accuracy, tokens = zip(*(_of(pair, name) for name in names), strict=True)
+        _draw_gains(left, rows, accuracy, 100, correction, index + 1)
+        _draw_gains(right, rows, tokens, 1, correction, index + 1, pair.other.name)
+    left.set_xlabel("accuracy (points)")
+    right.set_xlabel("mean response length (tokens)")
+    left.set_yticks(range(len(names)), names)
+    left.set_ylim(len(names) - 0.5, -0.5)
+    for axes in (left, right):
+        axes.axvline(0, color="#555555", linewidth=1)
+        axes.grid(visible=False, axis="y")
+    baseline = comparison.baseline.name
+    figure.suptitle(
+        f"Difference from {baseline}, 95 % interval; filled: significant "
+        f"({correction.capitalize()}, 5 %)",
+        fontsize=10,
+    )
+    handles, labels = right.get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, ncols=4, loc="outside lower center")
+    return figure
+
+
+def _of(pair: RunPair, name: str) -> tuple[Difference, Difference]:
+    paired = pair.average if name == AVERAGE else pair.benchmarks[name]
+    return paired.accuracy, paired.tokens
+
+
+def _draw_gains(
+    axes: Any,
+    rows: Floats,
+    differences: Sequence[Difference],
+    scale: float,
+    correction: str,
+    style: int,
+    label: str | None = None,
+) -> None:
+    colour = COLOURS[style % len(COLOURS)]
+    for row, difference in zip(rows, differences, strict=True):
+        gain = difference.gain.estimate()
+        if gain.value is None:
+            continue
+        axes.errorbar(
+            scale * gain.value,
+            row,
+            xerr=_error_bar(gain, scale),
+            fmt=MARKERS[style % len(MARKERS)],
+            color=colour,
+            markerfacecolor=colour if is_significant(difference, correction) else "white",
+            elinewidth=1.4,
+            capsize=3,
+        )
+    if label is not None:
+        axes.plot([], [], MARKERS[style % len(MARKERS)], color=colour, label=_legend_label(label))
+
+
+def _legend_label(run: str) -> str:
+    """matplotlib leaves labels that begin with an underscore out of its legends."""
+    return f" {run}" if run.startswith("_") else run
+
+
+def _error_bar(estimate: Estimate, scale: float = 1.0) -> list[list[float]] | None:
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return None
+    return [
+        [scale * (estimate.value - estimate.low)],
+        [scale * (estimate.high - estimate.value)],
+    ]
+
+
+def _figure(width: float, height: float, *grid: int, **options: Any) -> tuple[Any, Any]:
+    # Without pyplot there is no global state and no display to ask for.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(*grid, **options)

@@ -1,0 +1,86 @@
+"""report.html: one file that asks the network for nothing.
+
+What models wrote is not trusted: it travels as JSON with every `<` escaped, is shown as text only,
+and a content security policy allows no script but this page's own, known by its hash.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from eval.comparison import Comparison
+from eval.report.disagreements import Disagreements
+from eval.report.explanations import explanations
+from eval.report.tables import metrics_tables, pair_table, runs_table
+from eval.report.wording import findings, verdict_lines
+
+_PAGE = Path(__file__).parent / "page"
+
+
+def write_html(
+    comparison: Comparison,
+    correction: str,
+    figures: Sequence[Path],
+    disagreements: Disagreements,
+) -> str:
+    """
+    Args:
+        figures: SVG files, which are put into the page.
+    """
+    script = (_PAGE / "report.js").read_text(encoding="utf-8")
+    style = (_PAGE / "report.css").read_text(encoding="utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(_PAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    return environment.get_template("report.html.jinja").render(
+        baseline=comparison.baseline.name,
+        runs=runs_table(comparison),
+        notes=comparison.notes,
+        pairs=[
+            {
+                "name": pair.other.name,
+                "verdicts": verdict_lines(pair, correction),
+                "table": pair_table(comparison, pair, correction),
+                "findings": findings(pair, correction),
+            }
+            for pair in comparison.pairs
+        ],
+        metrics=metrics_tables(comparison),
+        explanations=explanations(comparison, correction),
+        figures=[(path.stem, _data_uri(path)) for path in figures],
+        num_shown=len(disagreements.shown),
+        num_all=disagreements.num_all,
+        benchmarks=comparison.benchmarks,
+        data=_browser_data(comparison, disagreements),
+        script=script,
+        style=style,
+        script_hash=_csp_hash(script),
+        style_hash=_csp_hash(style),
+    )
+
+
+def _browser_data(comparison: Comparison, disagreements: Disagreements) -> dict[str, Any]:
+    return {
+        "baseline": comparison.baseline.name,
+        "others": [pair.other.name for pair in comparison.pairs],
+        "items": [item.to_json() for item in disagreements.shown],
+    }
+
+
+def _csp_hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()

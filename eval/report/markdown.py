@@ -1,0 +1,51 @@
+"""report.md: the tables, the findings in words, and the figures by their files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eval.comparison import Comparison
+from eval.report.explanations import explanations
+from eval.report.tables import Table, metrics_tables, pair_table, runs_table
+from eval.report.wording import findings, verdict_lines
+
+
+def write_markdown(comparison: Comparison, correction: str, figures: Sequence[str]) -> str:
+    """
+    Args:
+        figures: paths of pictures, relative to the report.
+    """
+    baseline = comparison.baseline.name
+    parts = [f"# Comparison with {_escape(baseline)}", _table(runs_table(comparison))]
+    if comparison.notes:
+        parts.append("**To be known:**\n\n" + _list(comparison.notes))
+    for pair in comparison.pairs:
+        parts += [
+            f"## {_escape(pair.other.name)} against {_escape(baseline)}",
+            _list(verdict_lines(pair, correction)),
+            _table(pair_table(comparison, pair, correction)),
+            _list(findings(pair, correction)),
+        ]
+    parts += [f"![{name}]({name})" for name in figures]
+    parts.append("## Each run by itself")
+    for table in metrics_tables(comparison):
+        parts += [f"### {_escape(table.caption)}", _table(table)]
+    parts += ["## How to read this", _list(explanations(comparison, correction))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(table: Table) -> str:
+    rule = ["---"] + ["---:"] * (len(table.columns) - 1)
+    lines = [table.columns, rule, *table.rows]
+    return "\n".join(f"| {' | '.join(_escape(cell) for cell in line)} |" for line in lines)
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {_escape(line)}" for line in lines)
+
+
+def _escape(text: str) -> str:
+    """Names of runs and models are the user's: none of them may end a cell or start markup."""
+    for character in "\\`*_<>|[]":
+        text = text.replace(character, "\\" + character)
+    return " ".join(text.split())

@@ -1,0 +1,148 @@
+"""The tables of a report, as rows of texts; Markdown and HTML draw the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eval.comparison import Comparison, RunPair
+from eval.metrics import Resampled
+from eval.paired import PairedAverage, PairedBenchmark
+from eval.report.wording import (
+    AVERAGE,
+    PERCENT,
+    SCORE,
+    TOKENS,
+    Unit,
+    corrected_p,
+    estimate_text,
+    p_text,
+    value_text,
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The first column is text, the others are numbers."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def runs_table(comparison: Comparison) -> Table:
+    """What was run."""
+    rows = []
+    for index, run in enumerate(comparison.runs):
+        generation = run.description.generation
+        rows.append(
+            (
+                run.name + (" (baseline)" if index == 0 else ""),
+                run.description.model,
+                run.description.backend,
+                *(str(generation.get(key)) for key in ("n", "temperature", "max_tokens")),
+                run.description.prompt_style,
+                run.description.started_at,
+            )
+        )
+    columns = ("run", "model", "backend", "n", "temperature", "max tokens", "prompts", "started")
+    return Table("Runs", columns, rows)
+
+
+def pair_table(comparison: Comparison, pair: RunPair, correction: str) -> Table:
+    """The paired differences."""
+    rows = [
+        (
+            name,
+            _problems(paired),
+            f"{paired.num_better:,} / {paired.num_worse:,}",
+            *_cells(paired, correction),
+        )
+        for name, paired in pair.benchmarks.items()
+    ]
+    if len(rows) > 1:
+        rows.append((AVERAGE, "", "", *_cells(pair.average, correction)))
+    return Table(
+        "Paired differences",
+        (
+            "benchmark",
+            "problems",
+            "better / worse",
+            "accuracy",
+            "difference, points",
+            "p",
+            f"p ({correction.capitalize()})",
+            "tokens",
+            "difference, tokens",
+            "p",
+            f"p ({correction.capitalize()})",
+            "AES",
+        ),
+        rows,
+    )
+
+
+def metrics_tables(comparison: Comparison) -> list[Table]:
+    """Each run by itself, over all of its own problems."""
+    return [_metrics_table(comparison, run.name) for run in comparison.runs]
+
+
+def _metrics_table(comparison: Comparison, run: str) -> Table:
+    samples = {r.name: r.samples for r in comparison.runs}[run]
+    shown = _shown_metrics(comparison)
+    rows = []
+    for name in comparison.benchmarks:
+        columns = samples[name]
+        rows.append(
+            (
+                name,
+                f"{columns.num_problems:,} × {columns.samples_per_problem}",
+                f"{columns.num_errors:,}",
+                *_metric_cells(comparison.metrics[run][name], shown),
+            )
+        )
+    if len(rows) > 1:
+        rows.append((AVERAGE, "", "", *_metric_cells(comparison.averages[run], shown)))
+    return Table(run, ("benchmark", "problems × n", "errors", *shown), rows)
+
+
+def _shown_metrics(comparison: Comparison) -> dict[str, tuple[str, Unit]]:
+    """Column -> metric and unit. With one sample per problem, avg@n is plain accuracy."""
+    several = comparison.k > 1
+    return {
+        "avg@n" if several else "accuracy": ("avg_at_n", PERCENT),
+        **({f"pass@{comparison.k}": ("pass_at_k", PERCENT)} if several else {}),
+        "tokens": ("tokens", TOKENS),
+        "tokens, correct": ("tokens_correct", TOKENS),
+        "tokens, not truncated": ("tokens_not_truncated", TOKENS),
+        "truncated": ("truncation_rate", PERCENT),
+        "no answer": ("no_answer_rate", PERCENT),
+    }
+
+
+def _metric_cells(
+    metrics: dict[str, Resampled], shown: dict[str, tuple[str, Unit]]
+) -> Sequence[str]:
+    return [
+        estimate_text(metrics[metric].estimate(), unit.value) for metric, unit in shown.values()
+    ]
+
+
+def _cells(paired: PairedBenchmark | PairedAverage, correction: str) -> Sequence[str]:
+    cells = []
+    for difference, unit in ((paired.accuracy, PERCENT), (paired.tokens, TOKENS)):
+        average = isinstance(paired, PairedAverage)
+        corrected = None if average else corrected_p(difference.test, correction)
+        baseline, other = (value_text(v, unit) for v in (difference.baseline, difference.other))
+        cells += [
+            f"{baseline} → {other}",
+            estimate_text(difference.gain.estimate(), unit.gain),
+            p_text(difference.test.p),
+            p_text(corrected),
+        ]
+    return [*cells, estimate_text(paired.aes.estimate(), SCORE.value)]
+
+
+def _problems(paired: PairedBenchmark) -> str:
+    left_out = f" ({paired.num_left_out:,} left out)" if paired.num_left_out else ""
+    return f"{paired.num_problems:,}{left_out}"

@@ -1,0 +1,98 @@
+"""Writes a comparison to its folder: report.html, report.md, comparison.json, figures/."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from eval.comparison import Comparison
+from eval.metrics import Resampled
+from eval.paired import Difference, PairedAverage, PairedBenchmark
+from eval.records import write_json
+from eval.report.disagreements import find_disagreements
+from eval.report.figures import draw_figures
+from eval.report.html import write_html
+from eval.report.markdown import write_markdown
+
+
+def write_report(
+    comparison: Comparison,
+    output: Path,
+    *,
+    correction: str = "holm",
+    max_disagreements: int = 100,
+    seed: int = 0,
+) -> None:
+    """
+    Args:
+        correction: "holm" or "bonferroni"; both are in the JSON, this one decides the words.
+        max_disagreements: problems in the browser, for each benchmark and pair of runs.
+        seed: of the draw where there are more of them.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    figures = draw_figures(comparison, output / "figures", correction)
+    pictures = [f"figures/{path.stem}.png" for path in figures]
+    markdown = write_markdown(comparison, correction, pictures)
+    (output / "report.md").write_text(markdown, encoding="utf-8")
+    disagreements = find_disagreements(comparison, max_per_benchmark=max_disagreements, seed=seed)
+    html = write_html(comparison, correction, figures, disagreements)
+    (output / "report.html").write_text(html, encoding="utf-8")
+    write_json(output / "comparison.json", comparison_json(comparison))
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """All numbers of a comparison: rates as shares of 1, lengths in tokens; null is undefined."""
+    return {
+        "baseline": comparison.baseline.name,
+        "runs": {run.name: str(run.folder) for run in comparison.runs},
+        "notes": comparison.notes,
+        "k": comparison.k,
+        "metrics": {
+            run: {
+                **{name: _metrics(found) for name, found in by_benchmark.items()},
+                "average": _metrics(comparison.averages[run]),
+            }
+            for run, by_benchmark in comparison.metrics.items()
+        },
+        "pairs": [
+            {
+                "other": pair.other.name,
+                "benchmarks": {name: _benchmark(p) for name, p in pair.benchmarks.items()},
+                "average": _paired(pair.average),
+            }
+            for pair in comparison.pairs
+        ],
+    }
+
+
+def _metrics(found: dict[str, Resampled]) -> dict[str, Any]:
+    return {name: metric.estimate().to_json() for name, metric in found.items()}
+
+
+def _benchmark(paired: PairedBenchmark) -> dict[str, Any]:
+    return {
+        "num_problems": paired.num_problems,
+        "num_left_out": paired.num_left_out,
+        "num_better": paired.num_better,
+        "num_worse": paired.num_worse,
+        "samples_per_problem": list(paired.samples_per_problem),
+        **_paired(paired),
+    }
+
+
+def _paired(paired: PairedBenchmark | PairedAverage) -> dict[str, Any]:
+    return {
+        "accuracy": _difference(paired.accuracy),
+        "tokens": _difference(paired.tokens),
+        "aes": paired.aes.estimate().to_json(),
+    }
+
+
+def _difference(difference: Difference) -> dict[str, Any]:
+    return {
+        "baseline": difference.baseline.estimate().to_json(),
+        "other": difference.other.estimate().to_json(),
+        "gain": difference.gain.estimate().to_json(),
+        "test": asdict(difference.test),
+    }
