@@ -1,7 +1,7 @@
 # make demo    see rewards for a dozen rollouts; needs Python 3.11 and nothing else
 # make test    the whole suite
 # make serve   the server: make serve MODEL=Qwen/Qwen3-1.7B-Base PORT=5000
-# make lint    ruff, mypy, hadolint
+# make lint    ruff, mypy, hadolint, shellcheck
 # make image-test   builds the Docker image and runs it, without Docker; as root on Debian
 # make bench   speed and memory, side by side; minutes on two idle cores
 
@@ -29,6 +29,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck --external-sources recipes/*.sh recipes/models/*.sh .ci/run
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

@@ -351,5 +351,5 @@ def test_rows_by_datasets(table, monkeypatch, tmp_path_factory):
     assert [p.label.answer for p in problems] == ["1", "2", "3"]
     with pytest.raises(RowError, match="field 'solution': is missing"):
         list(hub_rows(source, ("solution",)))
-    with pytest.raises(RowError, match=r"cannot load .* from the hub: .*--data-dir"):
+    with pytest.raises(RowError, match=r"cannot load .* from the hub: .*--help"):
         list(hub_rows(HubSource(table, "main", "train", "main"), ("question",)))

@@ -17,7 +17,8 @@ MAY_IMPORT = {
     "sar": {"sar"},
     "reward_server": {"reward_server", "sar"},
     "eval": {"eval", "sar"},
-    "recipes": {"recipes", "sar"},
+    # The problems to train on are those that are not evaluated on.
+    "recipes": {"recipes", "sar", "eval"},
 }
 OURS = {*MAY_IMPORT, "benchmarks", "tests"}
 # What only scorers import.

@@ -25,7 +25,7 @@ Departures from the paper:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -55,17 +55,33 @@ def held_out_indices(num_rows: int) -> list[int]:
 
 
 def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
-    # Solutions are long and done with; the split needs all rows at once.
-    kept = [
-        (row.where, row.index, row.text("problem"), row.string("answer"))
+    kept = _kept(rows)
+    return _problems(kept, held_out_indices(len(kept)))
+
+
+def prepare_training(rows: Iterable[Row]) -> Iterator[Problem]:
+    """The other 92% of the rows that were kept, in their order."""
+    kept = _kept(rows)
+    held_out = set(held_out_indices(len(kept)))
+    return _problems(kept, [i for i in range(len(kept)) if i not in held_out])
+
+
+def _kept(rows: Iterable[Row]) -> list[Row]:
+    """Solutions are long and done with; the split needs all rows at once."""
+    fields = ("problem", "answer")
+    return [
+        Row(row.where, row.index, {field: row.values[field] for field in fields})
         for row in rows
         if keeps(row)
     ]
-    for chosen in held_out_indices(len(kept)):
-        where, index, problem, answer = kept[chosen]
+
+
+def _problems(kept: Sequence[Row], indices: Iterable[int]) -> Iterator[Problem]:
+    for row in (kept[i] for i in indices):
+        answer = row.string("answer")
         if has_gradable_number(answer):
-            label = Row(where, index, {}).label("answer", answer, "math")
-            yield Problem(str(index), problem, label)
+            label = row.label("answer", answer, "math")
+            yield Problem(str(row.index), row.text("problem"), label)
 
 
 BENCHMARK = Benchmark(

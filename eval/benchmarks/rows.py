@@ -198,7 +198,7 @@ def _not_to_be_had(what: str, error: Exception) -> RowError:
     reason = str(error).strip().partition("\n")[0]
     return RowError(
         f"cannot load {what} from the hub: {type(error).__name__}: {reason}; "
-        "--data-dir reads files instead"
+        "files can be read instead: see --help"
     )
 
 

@@ -1,0 +1,1 @@
+"""Training with the reward server: launch scripts, data preparation, and the check before a run."""

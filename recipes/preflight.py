@@ -1,0 +1,343 @@
+"""python recipes/preflight.py --url URL [--url URL ...] --model MODEL [--data data/train.jsonl]
+
+Asks each reward server for two rewards that are known, as OpenRLHF's client would, and compares
+the server with the policy. A line per server and exit code 0; or one line that says what is wrong,
+and exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import http.client
+import json
+import math
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import PurePosixPath
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+from sar.grading.label import LabelError, parse_label
+from sar.prompts import DEFAULT_SYSTEM_PROMPT
+
+_PATH = "/get_reward"
+_TIMEOUT_S = 180.0  # OpenRLHF's client waits as long
+_TOLERANCE = 1e-4
+_TURN = ("role", "content")
+
+_DEFAULT_PROMPT = [{"role": "system", "content": DEFAULT_SYSTEM_PROMPT}, {"role": "user"}]
+_QUESTION = "What is 17 + 25?"
+_LABEL = json.dumps({"answer": "42", "grader": "math", "mode": "train"})
+# Digits, LaTeX, accents and Greek, as tokenizers differ in these.
+_RESPONSE = (
+    "First the units: 7 + 5 = 12. Then the tens: 10 + 20 = 30, so 30 + 12 = {answer}. "
+    "As a naïve check, $\\frac{{1}}{{2}}\\cdot 84 = 42$ and 123456789 ≠ 42 × α.\n\n"
+    "The answer is $\\boxed{{{answer}}}$."
+)
+_RIGHT, _WRONG = (_RESPONSE.format(answer=answer) for answer in (42, 41))
+
+
+class Problem(Exception):
+    """Something is wrong; the message is the line to show."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What OpenRLHF would send, and the number of response tokens that the policy wrote."""
+
+    query: str
+    prompt: str
+    num_response_tokens: int
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server says of itself."""
+
+    model: str
+    sar_weight: float
+    policy_version: int
+
+
+class Server:
+    """One reward server, reached as OpenRLHF's client reaches it."""
+
+    def __init__(self, url: str) -> None:
+        """
+        Raises:
+            Problem: the URL cannot be one.
+        """
+        parts = urlsplit(url)
+        try:
+            port = parts.port
+        except ValueError:
+            raise Problem(f"{url!r}: the port is not a number from 0 to 65535") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise Problem(f"{url!r} is not a URL such as http://host:5000{_PATH}")
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        self.name = f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{parts.path}"
+        if not parts.path.endswith(_PATH):
+            raise Problem(f"{self.name}: rewards are at {_PATH}; the URL must end in it")
+        self._base = self.name.removesuffix(_PATH)
+        self._headers = {"Content-Type": "application/json"}
+        if parts.password is not None:
+            pair = f"{unquote(parts.username or '')}:{unquote(parts.password)}"
+            encoded = base64.b64encode(pair.encode()).decode()
+            self._headers["Authorization"] = f"Basic {encoded}"
+        # The client takes no proxy from the environment.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def served(self) -> Served:
+        """
+        Raises:
+            Problem: it is not there, not ready, or no reward server.
+        """
+        status, body = self._request("/readyz")
+        state = body.get("status")
+        if status != HTTPStatus.OK or state != "ready":
+            told = state or f"HTTP {status}"
+            raise Problem(f"{self.name}: not ready ({told}); wait until /readyz answers 200")
+        _, health = self._request("/healthz")
+        try:
+            return Served(
+                str(health["model"]), float(health["sar_weight"]), int(health["policy_version"])
+            )
+        except KeyError as error:
+            raise Problem(f"{self.name}: /healthz has no {error}: another version?") from None
+
+    def reward(self, rollout: Rollout) -> dict[str, float]:
+        """Reward, score and extra_logs of one rollout, sent as OpenRLHF sends it.
+
+        Raises:
+            Problem: there is no reward.
+        """
+        body = {"query": [rollout.query], "prompts": [rollout.prompt], "labels": [_LABEL]}
+        status, answer = self._request(_PATH, body)
+        if status == HTTPStatus.UNAUTHORIZED:
+            raise Problem(
+                f"{self.name}: it wants a key, and this one does not fit; the URL takes it as "
+                f"http://any:KEY@host:5000{_PATH}"
+            )
+        if status != HTTPStatus.OK:
+            error = answer.get("error")
+            said = error.get("message") if isinstance(error, dict) else None
+            raise Problem(f"{self.name}: no reward, HTTP {status}: {said or 'no message'}")
+        try:
+            logs = {name: float(values[0]) for name, values in answer["extra_logs"].items()}
+            return {"reward": answer["rewards"][0], "score": answer["scores"][0], **logs}
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise Problem(f"{self.name}: its answer is not that of a reward server") from None
+
+    def _request(self, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._base + path, data, self._headers)  # noqa: S310  # http(s), checked
+        try:
+            with self._opener.open(request, timeout=_TIMEOUT_S) as response:
+                status, text = response.status, response.read()
+        except urllib.error.HTTPError as error:
+            status, text = error.code, error.read()
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            raise Problem(f"{self.name}: cannot be reached: {reason}; is the server up?") from None
+        try:
+            answer = json.loads(text)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise Problem(
+                f"{self.name}: {path} answers HTTP {status} without JSON: another server?"
+            )
+        return status, answer
+
+
+class Policy:
+    """The model in training: its name, and its rollouts of known correctness."""
+
+    def __init__(self, name: str, tokenizer: Any, messages: Sequence[dict[str, str]]) -> None:
+        """
+        Args:
+            messages: a prompt as in the training data; the last turn is replaced by a question.
+        Raises:
+            Problem: the tokenizer has no chat template, or it refuses these roles.
+        """
+        self.name = name
+        if not tokenizer.chat_template:
+            raise Problem(f"{name}: its tokenizer has no chat template, and prompts need one")
+        turns = [*messages[:-1], {"role": "user", "content": _QUESTION}]
+        try:
+            prompt = tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # templates raise what they like
+            roles = ", ".join(turn["role"] for turn in turns)
+            raise Problem(
+                f"{name}: its chat template refuses a prompt of {roles}: {_line(error)}"
+            ) from error
+        self.right, self.wrong = (self._rollout(tokenizer, prompt, r) for r in (_RIGHT, _WRONG))
+
+    @classmethod
+    def load(cls, name: str, messages: Sequence[dict[str, str]]) -> Self:
+        """
+        Args:
+            name: folder or hub id.
+        Raises:
+            Problem: the tokenizer cannot be used.
+        """
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        except Exception as error:  # a broken folder raises all sorts of things
+            raise Problem(f"cannot load the tokenizer of {name}: {_line(error)}") from error
+        return cls(name, tokenizer, messages)
+
+    @staticmethod
+    def _rollout(tokenizer: Any, prompt: str, response: str) -> Rollout:
+        """Source: OpenRLHF 0.11.2, openrlhf/utils/agent.py, SingleTurnAgentExecutor.execute."""
+        prompt_ids = tokenizer(text=prompt, add_special_tokens=False)["input_ids"]
+        response_ids = tokenizer(text=response, add_special_tokens=False)["input_ids"]
+        response_ids = [*response_ids, tokenizer.eos_token_id]
+        query = tokenizer.decode([*prompt_ids, *response_ids], skip_special_tokens=False)
+        return Rollout(query, prompt, len(response_ids))
+
+
+def check_settings(server: Server, sar_weight: float | None, policy: str, model: str) -> Served:
+    """Compares what a server says of itself with what it must be.
+
+    Args:
+        sar_weight: the weight that it must have; None for any.
+        policy: the policy's model.
+        model: the model that it must name.
+    Raises:
+        Problem: it is something else, or not ready.
+    """
+    served = server.served()
+    if sar_weight is not None and not math.isclose(served.sar_weight, sar_weight, abs_tol=1e-9):
+        raise Problem(
+            f"{server.name}: its SAR weight is {served.sar_weight:g}, not {sar_weight:g}; start it "
+            f"with --sar-weight {sar_weight:g}"
+        )
+    if _base_name(served.model) != _base_name(model):
+        raise Problem(
+            f"{server.name}: it serves {served.model}, not {model}; start it with "
+            f"--model {policy}, or name the model it may serve: --server-model {served.model}"
+        )
+    return served
+
+
+def check_rewards(server: Server, served: Served, policy: Policy) -> None:
+    """Asks for the rewards of a right and of a wrong rollout.
+
+    Raises:
+        Problem: they are not what they must be.
+    """
+    for rollout, score in ((policy.right, 1), (policy.wrong, 0)):
+        got = server.reward(rollout)
+        if got["score"] != score:
+            kind = "right" if score else "wrong"
+            raise Problem(f"{server.name}: a {kind} answer has the score {got['score']:g}")
+        if got["template_mismatch"]:
+            raise Problem(
+                f"{server.name}: the prompts have another system prompt or chat template than the "
+                "server's; start it with the data's as --system-prompt, and the policy's --model"
+            )
+        if got["response_tokens"] != rollout.num_response_tokens:
+            raise Problem(
+                f"{server.name}: {rollout.num_response_tokens} tokens of {policy.name} are "
+                f"{got['response_tokens']:g} there: it has another tokenizer"
+            )
+        expected = score + served.sar_weight * got["sar"]
+        if not math.isclose(got["reward"], expected, abs_tol=_TOLERANCE):
+            raise Problem(
+                f"{server.name}: the reward is {got['reward']:g}, and correctness + "
+                f"{served.sar_weight:g} x SAR is {expected:g}"
+            )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 where all servers fit the policy, else 1."""
+    arguments = _parser().parse_args(argv)
+    model = arguments.server_model or arguments.model
+    try:
+        servers = [Server(url) for url in arguments.url]
+        messages = _DEFAULT_PROMPT if arguments.data is None else _first_prompt(arguments.data)
+        checked = [
+            (server, check_settings(server, arguments.sar_weight, arguments.model, model))
+            for server in servers
+        ]
+        (first, served), *others = checked
+        for server, other in others:
+            if other.sar_weight != served.sar_weight:
+                raise Problem(
+                    f"{first.name} has a SAR weight of {served.sar_weight:g}, and {server.name} "
+                    f"one of {other.sar_weight:g}"
+                )
+        policy = Policy.load(arguments.model, messages)
+        for server, served in checked:
+            check_rewards(server, served, policy)
+    except Problem as problem:
+        sys.stderr.write(f"preflight: {problem}\n")
+        return 1
+    for server, served in checked:
+        print(
+            f"preflight: {server.name}: rewards as expected; {served.model}, SAR weight "
+            f"{served.sar_weight:g}, policy version {served.policy_version}"
+        )
+    return 0
+
+
+def _first_prompt(path: str) -> list[dict[str, str]]:
+    """The messages of a training file's first row.
+
+    Raises:
+        Problem: it has none, or its label cannot be graded against.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            row = json.loads(file.readline())
+        messages = row["prompt"]
+        if not messages or not all(isinstance(m[key], str) for m in messages for key in _TURN):
+            raise TypeError
+        parse_label(row["label"])
+    except OSError as error:
+        raise Problem(f"{path}: cannot be read: {error.strerror}") from error
+    except LabelError as error:
+        raise Problem(f"{path}, line 1: {error}") from error
+    except (ValueError, KeyError, TypeError):
+        raise Problem(
+            f"{path}, line 1: not a row of prepare_data.py, with prompt (messages) and label"
+        ) from None
+    return list(messages)
+
+
+def _base_name(model: str) -> str:
+    """`Qwen3-1.7B-Base` for the hub id as for a folder of that name."""
+    return PurePosixPath(model).name.casefold()
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python recipes/preflight.py",
+        description="Checks reward servers against the policy before a run.",
+    )
+    parser.add_argument(
+        "--url", action="append", required=True, help=f"http://host:5000{_PATH}; may be repeated"
+    )
+    parser.add_argument("--model", required=True, help="the policy's folder or hub id")
+    parser.add_argument("--data", help="train.jsonl, for its system prompt (default: ours)")
+    parser.add_argument("--sar-weight", type=float, help="weight of SAR that all must have")
+    parser.add_argument("--server-model", help="the model all must name (default: the policy's)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
