@@ -1,5 +1,6 @@
 # make demo    see rewards for a dozen rollouts; needs Python 3.11 and nothing else
 # make test    the whole suite
+# make fuzz    bad input by the thousand, three minutes; a little of it is in make test
 # make serve   the server: make serve MODEL=Qwen/Qwen3-1.7B-Base PORT=5000
 # make lint    ruff, mypy, hadolint, shellcheck
 # make image-test   builds the Docker image and runs it, without Docker; as root on Debian
@@ -10,7 +11,7 @@ PORT ?= 5000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test image-test serve lint format bench clean
+.PHONY: demo test fuzz image-test serve lint format bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m reward_server.demo
@@ -23,6 +24,10 @@ test: .venv/installed-dev
 
 image-test: .venv/installed-dev
 	IMAGE_TEST=1 $(BIN)/python -m pytest -s --durations=0 --durations-min=1 tests/image
+
+fuzz: .venv/installed-dev
+	$(BIN)/python -m pytest -q -s --hypothesis-profile=fuzz tests/test_reward_server_fuzz.py \
+		tests/test_reward_server_fuzz_http.py tests/test_reward_server_attacks.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -151,10 +151,6 @@ def _load_engine(config: ServerConfig, service: RewardService, path: str) -> Eng
     from reward_server.service import Engine
     from sar.tokenization import RolloutTokenizer
 
-    if config.log_format == "json":
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()  # it is no JSON
     scorer = _load_scorer(config, path)
     from transformers import AutoTokenizer  # slow; a missing vLLM is told of at once
 
@@ -191,8 +187,13 @@ def _load_scorer(config: ServerConfig, path: str) -> TransformersScorer | VllmSc
             tensor_parallel_size=config.tensor_parallel_size,
             trust_remote_code=config.trust_remote_code,
         )
+    from transformers.utils import logging as transformers_logging
+
     from sar.scoring.transformers_scorer import TransformersScorer
 
+    # As all other lines are: by default it has a format and a handler of its own.
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
     return TransformersScorer.from_pretrained(
         path,
         device=config.device,

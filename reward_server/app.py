@@ -11,7 +11,7 @@ from http import HTTPStatus
 from uuid import uuid4
 
 from flask import Flask, Response, g, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from reward_server.auth import ApiKeys
 from reward_server.errors import Forbidden, RequestError, Unauthorized
@@ -76,6 +76,9 @@ def create_app(
     """The WSGI application over a reward service; `updater` takes new weights for it."""
     app = Flask("reward_server", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
+    # Flask would answer these by itself, in ways that /openapi.json does not tell of.
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.merge_slashes = False
     metrics = service.metrics
 
     @app.before_request
@@ -150,7 +153,10 @@ def create_app(
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
-        return _error("http", error.description or error.name, error.code or 500)
+        response = _error("http", error.description or error.name, error.code or 500)
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+        return response
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:

@@ -157,6 +157,11 @@ class _Handler(WSGIHandler):
             return outcome[0], _refusal(int(outcome[0]))
         return None if self.server.state.is_stopping else outcome
 
+    def _handle_client_error(self, ex: Exception) -> tuple[str, bytes]:
+        """For gevent, where what came is not HTTP; its own prints tracebacks of some of it."""
+        _log.warning("400 http: from %s: %.200s", self.client_address[0], ex)
+        return "400", b""
+
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
         environ[CLIENT_IS_GONE] = _hang_up_check(self.socket.fileno())

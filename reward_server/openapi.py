@@ -43,6 +43,37 @@ _REQUEST = {
     },
     "example": {"query": ["Q: 2+3?\nA: 5"], "prompts": ["Q: 2+3?\nA:"], "labels": ["5"]},
 }
+_COUNTS = (
+    "rollouts",
+    "in_flight",
+    "queued_rollouts",
+    "queued_tokens",
+    "oldest_queued_s",
+    "unreadable_labels",
+    "batches",
+    "sequences",
+    "tokens",
+    "abandoned",
+    "busy_s",
+    "busy_share",
+    "grader_restarts",
+    "checkpoints_refused",
+    "decisions_not_logged",
+    "policy_version",
+    "policy_age_s",
+)
+_HEALTH = {
+    "type": "object",
+    "required": ["status", "model", "sar_weight", "ready", *_COUNTS],
+    "additionalProperties": False,
+    "properties": {
+        "status": {"const": "ok"},
+        "model": {"type": "string"},
+        "sar_weight": {"type": "number"},
+        "ready": {"type": "boolean"},
+        **{name: {"type": "number", "minimum": 0} for name in _COUNTS},
+    },
+}
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -91,12 +122,19 @@ def describe(*, needs_key: bool) -> dict[str, Any]:
                 "Rewards": _rewards(),
                 "Label": _LABEL,
                 "Error": _ERROR,
-                "Health": {"type": "object", "required": ["status", "ready"]},
+                "Health": _HEALTH,
                 "State": {
                     "type": "object",
                     "required": ["status"],
+                    "additionalProperties": False,
                     "properties": {"status": {"enum": ["loading", "ready", "failing"]}},
                 },
+            },
+            "responses": {
+                "Refused": _error(
+                    "What is refused before it gets to a route: 404 another path, 405 another "
+                    "method, and 400, 408 or 414 what is not HTTP, too slow or too long."
+                )
             },
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -138,6 +176,7 @@ def _get_reward(needs_key: bool) -> dict[str, Any]:
             },
             "408": _error("The request took too long to come in."),
             **_declared_errors(),
+            "default": _ref_refused(),
         },
     }
     return {**operation, "security": [{"bearer": []}, {"basic": []}]} if needs_key else operation
@@ -158,6 +197,7 @@ def _update_weights() -> dict[str, Any]:
             "200": {"description": "In service.", "content": {_JSON: {"schema": version}}},
             "408": _error("The request took too long to come in."),
             **_declared_errors(),
+            "default": _ref_refused(),
         },
         "security": [{"bearer": []}, {"basic": []}],
     }
@@ -181,10 +221,17 @@ def _page(text: str, schemas: dict[str, Any], mimetype: str = _JSON) -> dict[str
     return {
         "summary": text,
         "responses": {
-            status: {"description": text, "content": {mimetype: {"schema": schema}}}
-            for status, schema in schemas.items()
+            **{
+                status: {"description": text, "content": {mimetype: {"schema": schema}}}
+                for status, schema in schemas.items()
+            },
+            "default": _ref_refused(),
         },
     }
+
+
+def _ref_refused() -> dict[str, str]:
+    return {"$ref": "#/components/responses/Refused"}
 
 
 def _ref(name: str) -> dict[str, str]:

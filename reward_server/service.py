@@ -171,7 +171,8 @@ class RewardService:
     @property
     def status(self) -> dict[str, Any]:
         """How it is, and counters since the start."""
-        engine, done = self.engine, self.counters
+        engine = self.engine
+        done = engine.batcher.counters if engine else self.counters
         queue = engine.batcher.queue if engine else QueueState(0, 0, 0.0)
         return {
             "ready": self.state == "ready",

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import errno
+import http.client
+import io
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
+import hypothesis
+import jsonschema
 import pytest
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 _START_S = 60.0
+# Before a request gets to a route: `default` in the document.
+_REFUSED = {400, 404, 405, 408, 414}
+
+MIN_FUZZ_CASES = 5000
+# Bad input goes over processes and sockets: no example has a deadline.
+hypothesis.settings.register_profile("fuzz", deadline=None)
 
 
 class ServerProcess:
@@ -72,6 +86,152 @@ class ServerProcess:
             time.sleep(0.02)
         self.process.kill()
         raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
+
+
+class Contract:
+    """What /openapi.json promises, to hold answers against."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self.document = document
+
+    def check(self, method: str, path: str, status: int, content_type: str, body: bytes) -> Any:
+        """The answer's JSON (None if it is none); fails where it is not as documented."""
+        path, method = (path, method) if path else ("/get_reward", "POST")
+        operation = self.document["paths"].get(path, {}).get(method.lower(), {})
+        response = operation.get("responses", {}).get(str(status))
+        if not response:
+            assert status in _REFUSED, (method, path, status, body[:500])
+            response = self.document["components"]["responses"]["Refused"]
+        mimetype = content_type.partition(";")[0]
+        assert mimetype in response["content"], (method, path, status, content_type)
+        assert b"Traceback" not in body
+        assert b'File "' not in body
+        if mimetype != "application/json":
+            return None
+        value = json.loads(body)
+        schema = response["content"][mimetype]["schema"]
+        jsonschema.validate(
+            value,
+            {**schema, "components": self.document["components"]},
+            jsonschema.Draft202012Validator,
+        )
+        return value
+
+
+@pytest.fixture(scope="session")
+def contract() -> Contract:
+    from reward_server.openapi import describe
+
+    return Contract(describe(needs_key=False))
+
+
+_KNOWN = {"query": ["Q: 2+3?\nA: 5"] * 2, "prompts": ["Q: 2+3?\nA:"] * 2, "labels": ["5", "6"]}
+
+
+class Fuzzed:
+    """A server that gets what no client should send; every answer is held against the contract."""
+
+    def __init__(self, server: ServerProcess, contract: Contract) -> None:
+        self.server = server
+        self.num_cases = 0
+        self.headers: Any = {}
+        """Of the last answer."""
+        self._contract = contract
+        self._address = urlsplit(server.url)
+        self._known_rewards = self._known()
+
+    def send(
+        self,
+        body: bytes,
+        *,
+        method: str = "POST",
+        path: str = "/get_reward",
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, Any]:
+        """Status and JSON of one request that is proper HTTP."""
+        self.num_cases += 1
+        connection = http.client.HTTPConnection(self._address.netloc, timeout=60)
+        try:
+            connection.request(method, path, body, headers or {})
+            return self._checked(connection.getresponse(), method, path)
+        finally:
+            connection.close()
+
+    def send_raw(
+        self, data: bytes, method: str = "GET", *, is_all: bool = True
+    ) -> list[tuple[int, Any]]:
+        """The answers to bytes; with `is_all`, the client says that it will not send more."""
+        self.num_cases += 1
+        received = _Kept()
+        with socket.create_connection((self._address.hostname, self._address.port), 60) as client:
+            try:
+                client.sendall(data)
+                if is_all:
+                    client.shutdown(socket.SHUT_WR)
+                while chunk := client.recv(1 << 16):
+                    received.write(chunk)
+            except OSError as error:
+                # Refused before all of it was sent.
+                if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
+                    raise
+        end = received.tell()
+        received.seek(0)
+        answers = []
+        while received.tell() < end:
+            response = http.client.HTTPResponse(received, method=method)  # type: ignore[arg-type]
+            response.begin()
+            answers.append(self._checked(response))
+        return answers
+
+    def assert_is_as_right_as_before(self) -> None:
+        assert self._known() == pytest.approx(self._known_rewards, abs=1e-5)
+        assert self.server.request("/healthz")[1]["in_flight"] == 0
+        log = self.server.log.read_text()
+        assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:3000]
+
+    def _checked(
+        self, response: http.client.HTTPResponse, method: str = "", path: str = ""
+    ) -> tuple[int, Any]:
+        """Without a path, only the form of errors is known."""
+        body = response.read()
+        self.headers = response.headers
+        content_type = response.headers["Content-Type"]
+        assert response.status < 500, (response.status, body[:2000])
+        if method == "HEAD" or (not path and response.status == HTTPStatus.OK):
+            return response.status, None
+        # How a path is read: unescaped, whatever it starts with.
+        route = "/" + unquote(path.partition("?")[0]).lstrip("/") if path else ""
+        value = self._contract.check(method, route, response.status, content_type, body)
+        return response.status, value
+
+    def _known(self) -> Any:
+        status, body = self.server.request("/get_reward", _KNOWN)
+        assert (status, body["scores"]) == (200, [1.0, 0.0])
+        return body["rewards"]
+
+
+class _Kept(io.BytesIO):
+    """What a socket received, to be read as several answers."""
+
+    def makefile(self, mode: str) -> _Kept:
+        return self
+
+    def close(self) -> None:
+        """Each answer closes what it was read from."""
+
+
+@pytest.fixture(scope="session")
+def fuzzed(start_server: Callable[..., ServerProcess], contract: Contract) -> Iterator[Fuzzed]:
+    """A server of its own for bad input; its graders give up soon."""
+    server = start_server("--grader-timeout", "1")
+    server.wait_until_ready()
+    fuzzed = Fuzzed(server, contract)
+    yield fuzzed
+    print(f"\nfuzz: {fuzzed.num_cases} cases")
+    fuzzed.assert_is_as_right_as_before()
+    assert server.stop() == 0
+    if hypothesis.settings.get_current_profile_name() == "fuzz":
+        assert fuzzed.num_cases >= MIN_FUZZ_CASES, "make fuzz runs all three files"
 
 
 @pytest.fixture(scope="session")

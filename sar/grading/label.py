@@ -77,7 +77,7 @@ def parse_label(value: object, grader: GraderName | None = None) -> Label:
             r"two backslashes, \\frac and not \frac",
             "answer",
         )
-    choices = _checked_choices(value.get("choices") or ())
+    choices = _checked_choices(value.get("choices"))
     own = _checked_option(value, "grader", get_args(GraderName))
     mode: Mode = _checked_option(value, "mode", get_args(Mode)) or "train"
     answer = answer.strip()
@@ -145,6 +145,8 @@ def _letter_of(answer: str, choices: tuple[str, ...]) -> str:
 
 
 def _checked_choices(choices: Any) -> tuple[str, ...]:
+    if choices is None:
+        return ()
     if not isinstance(choices, (list, tuple)) or not all(isinstance(c, str) for c in choices):
         raise LabelError("choices must be a list of strings", "choices")
     if len(choices) > len(string.ascii_uppercase):
