@@ -1,5 +1,6 @@
 # make demo    see rewards for a dozen rollouts; needs Python 3.11 and nothing else
 # make test    the whole suite
+# make eval-demo   evaluates the bundled model twice, and compares the runs
 # make fuzz    bad input by the thousand, three minutes; a little of it is in make test
 # make serve   the server: make serve MODEL=Qwen/Qwen3-1.7B-Base PORT=5000
 # make lint    ruff, mypy, hadolint, shellcheck
@@ -11,13 +12,20 @@ PORT ?= 5000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test fuzz image-test serve lint format bench clean
+.PHONY: demo eval-demo test fuzz image-test serve lint format bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m reward_server.demo
 
 serve: .venv/installed
 	$(BIN)/python -m reward_server --port $(PORT) $(if $(MODEL),--model $(MODEL))
+
+EVAL := $(BIN)/python -m eval
+eval-demo: .venv/installed-eval
+	$(EVAL) list
+	$(EVAL) run --benchmarks demo --limit 200 --output build/eval-demo/greedy
+	$(EVAL) run --benchmarks demo --limit 200 --n 4 --temperature 1.0 --output build/eval-demo/sampled
+	$(EVAL) compare build/eval-demo/greedy build/eval-demo/sampled --output build/eval-demo/report
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
@@ -52,6 +60,10 @@ bench: .venv/installed-dev
 .venv/installed: .venv/created pyproject.toml constraints.txt
 	@echo "Installing torch, transformers and the server into .venv; this takes a minute or two."
 	$(PIP) install -q -c constraints.txt -e .
+	touch $@
+
+.venv/installed-eval: .venv/installed
+	$(PIP) install -q -c constraints.txt -e '.[eval]'
 	touch $@
 
 # The tests run OpenRLHF's own client; its dependencies (vllm, deepspeed, ...) are not needed for it.
