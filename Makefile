@@ -1,5 +1,6 @@
 # make demo    see rewards for a dozen rollouts; needs Python 3.11 and nothing else
-# make test    the whole suite
+# make test    the suite, without the slow fault tests
+# make chaos   every fault that is injected into live servers; minutes
 # make eval-demo   evaluates the bundled model twice, and compares the runs
 # make fuzz    bad input by the thousand, three minutes; a little of it is in make test
 # make serve   the server: make serve MODEL=Qwen/Qwen3-1.7B-Base PORT=5000
@@ -12,7 +13,7 @@ PORT ?= 5000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo eval-demo test fuzz image-test serve lint format bench clean
+.PHONY: demo eval-demo test chaos fuzz image-test serve lint format bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m reward_server.demo
@@ -28,7 +29,10 @@ eval-demo: .venv/installed-eval
 	$(EVAL) compare build/eval-demo/greedy build/eval-demo/sampled --output build/eval-demo/report
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+chaos: .venv/installed-dev
+	$(BIN)/python -m pytest -s tests/chaos
 
 image-test: .venv/installed-dev
 	IMAGE_TEST=1 $(BIN)/python -m pytest -s --durations=0 --durations-min=1 tests/image

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from sar.scoring.transformers_scorer import TransformersScorer
     from sar.scoring.vllm_scorer import VllmScorer
 
-_DRAIN_S = 60.0
+# Beyond the time that a request has: for a model that still loads, and for answers on their way.
+_DRAIN_MARGIN_S = 10.0
+# For the scorer to end a batch that nobody waits for any more.
+_CLOSE_S = 5.0
 
 _log = logging.getLogger("reward_server")
 
@@ -104,12 +107,15 @@ def main(argv: list[str] | None = None) -> int:
         stop.wait()
         _log.info("stopping: finishing the requests in flight (again to stop at once)")
         listener.stop_listening()
-        if not listener.drain(_DRAIN_S):
-            _log.error("some requests were not finished after %.0f s", _DRAIN_S)
         if updater:
             updater.close()
-        service.close()
-        return 0
+        is_drained = listener.drain(config.request_timeout + _DRAIN_MARGIN_S)
+        if not is_drained:
+            _log.error("some requests were not finished in their time")
+        is_closed = service.close(_CLOSE_S)
+        if not is_closed:
+            _log.error("the scorer hangs: ending without it")
+        return 0 if is_drained and is_closed else 1
     except _CannotLoad as error:
         _log.error("cannot serve --model %s: %s", config.model_path, error)
         return 1

@@ -14,7 +14,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from reward_server.auth import ApiKeys
-from reward_server.errors import Forbidden, RequestError, Unauthorized
+from reward_server.errors import Forbidden, RequestError, TooLarge, Unauthorized
 from reward_server.openapi import describe
 from reward_server.policy import PolicyUpdater
 from reward_server.protocol import (
@@ -75,7 +75,9 @@ def create_app(
 ) -> Flask:
     """The WSGI application over a reward service; `updater` takes new weights for it."""
     app = Flask("reward_server", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
+    if config.max_body_bytes is not None:
+        # One more, as Werkzeug cuts a body that comes in chunks at its limit and says nothing.
+        app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes + 1
     # Flask would answer these by itself, in ways that /openapi.json does not tell of.
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False
@@ -101,7 +103,7 @@ def create_app(
 
     @app.post("/get_reward")
     def get_reward() -> Response:
-        samples = parse_request(request.get_data(cache=False), config.limits)
+        samples = parse_request(_body(config.max_body_bytes), config.limits)
         # Our listener says whether the connection is still there; other WSGI servers do not.
         is_gone = request.environ.get(CLIENT_IS_GONE, lambda: False)
         scored = service.rewards(samples, is_gone, g.request_id)
@@ -164,6 +166,16 @@ def create_app(
         return _error("internal", f"internal error: {type(error).__name__}", 500)
 
     return app
+
+
+def _body(max_bytes: int | None) -> bytes:
+    """The request's body; one that says that it is too large is not read."""
+    limit = float("inf") if max_bytes is None else max_bytes
+    if (request.content_length or 0) <= limit:
+        body = request.get_data(cache=False)
+        if len(body) <= limit:
+            return body
+    raise TooLarge(f"the request is larger than --max-body-bytes, {max_bytes}")
 
 
 def _error(kind: str, message: str, status: int, field: str | None = None) -> Response:

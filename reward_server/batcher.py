@@ -28,6 +28,9 @@ _MAX_PASSED_OVER = 3
 _PAUSE_S = 1.0
 # So many calls of the scorer that fail one after the other are no accident.
 _MAX_FAILURES = 5
+# After this long without a failure it is worth another try: whoever sends no requests to a server
+# that is not ready would never learn that it is.
+_FAILING_S = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -120,6 +123,7 @@ class Batcher:
         """
         self._metrics = metrics or Metrics()
         self._num_failures_in_a_row = 0
+        self._failed_at_s = 0.0
         self._scorer: LogprobScorer = scorer
         self._max_batch_tokens = max_batch_tokens
         self._buckets: dict[int, _Bucket] = {}
@@ -155,8 +159,11 @@ class Batcher:
 
     @property
     def is_failing(self) -> bool:
-        """Whether the scorer has failed again and again, and not been right since."""
-        return self._num_failures_in_a_row >= _MAX_FAILURES
+        """Whether the scorer has failed again and again of late, and not been right since."""
+        return (
+            self._num_failures_in_a_row >= _MAX_FAILURES
+            and time.monotonic() - self._failed_at_s < _FAILING_S
+        )
 
     @property
     def queue(self) -> QueueState:
@@ -169,13 +176,17 @@ class Batcher:
             0.0 if oldest is None else time.monotonic() - oldest,
         )
 
-    def close(self) -> None:
-        """Takes no more jobs, finishes those in the queue, and lets go of the scorer's memory."""
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Takes no more jobs, finishes those in the queue, and lets go of the scorer's memory.
+        False if it took too long."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            return False
         self._scorer = _Closed()
+        return True
 
     def _run(self) -> None:
         while batch := self._next_batch():
@@ -203,6 +214,7 @@ class Batcher:
 
     def _recover(self, jobs: Sequence[_Job], failure: Exception, *, is_retry: bool) -> None:
         self._num_failures_in_a_row += 1
+        self._failed_at_s = time.monotonic()
         trace = failure if self._num_failures_in_a_row == 1 else None
         _log.error("scoring %d rollouts failed: %r", len(jobs), failure, exc_info=trace)
         if len(jobs) > 1:

@@ -97,7 +97,7 @@ _HELP: dict[str, str] = {
         "the memory holds)"
     ),
     "max_samples_per_request": "rollouts in one request",
-    "max_text_chars": "characters of one query or prompt",
+    "max_text_chars": "characters of one query, prompt or label",
     "max_body_bytes": "bytes of one request",
     "follow": (
         "the trainer's --ckpt.path: checkpoints that --ckpt.save_hf writes there are scored with, "

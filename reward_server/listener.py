@@ -5,6 +5,7 @@ no thread. All requests run in one thread, the batcher and the graders in others
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import resource
@@ -29,6 +30,8 @@ _BACKLOG = 4096
 # For a request to come in, head and body, and for a kept connection to bring its next one. Ends
 # clients that send a byte now and then to hold connections open.
 _READ_TIMEOUT_S = 60.0
+# For an answer to be taken by its client.
+_WRITE_TIMEOUT_S = 60.0
 # A client that is refused while it is still sending gets to read why.
 _LINGER_S = 2.0
 _DRAIN_POLL_S = 0.05
@@ -135,6 +138,10 @@ class _Handler(WSGIHandler):
     _is_counted = False
     wsgi_input: Any
 
+    def __init__(self, connection: Any, address: Any, server: WSGIServer) -> None:
+        incoming = io.BufferedReader(_Incoming(connection))
+        super().__init__(connection, address, server, incoming)
+
     def read_requestline(self) -> str:
         line: str = super().read_requestline()
         if line:
@@ -154,13 +161,10 @@ class _Handler(WSGIHandler):
                 self.server.state.num_requests -= 1
                 self._is_counted = False
         if isinstance(outcome, tuple):  # the head was not HTTP, or too long
-            return outcome[0], _refusal(int(outcome[0]))
+            self._refuse(int(outcome[0]))
+            _linger(self.socket)
+            return None
         return None if self.server.state.is_stopping else outcome
-
-    def _handle_client_error(self, ex: Exception) -> tuple[str, bytes]:
-        """For gevent, where what came is not HTTP; its own prints tracebacks of some of it."""
-        _log.warning("400 http: from %s: %.200s", self.client_address[0], ex)
-        return "400", b""
 
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
@@ -180,11 +184,42 @@ class _Handler(WSGIHandler):
         if not self.wsgi_input.is_read:
             self.close_connection = True
 
+    def _sendall(self, data: bytes) -> None:
+        with gevent.Timeout(_WRITE_TIMEOUT_S, TimeoutError("the client does not read")):
+            super()._sendall(data)
+
     def _send_error_response_if_possible(self, error_code: int) -> None:
         self.close_connection = True
         if not self.response_length:
-            with suppress(OSError):
-                self._sendall(_refusal(error_code))
+            self._refuse(error_code)
+
+    def _refuse(self, status: int) -> None:
+        with suppress(OSError):
+            self.code = status
+            self._sendall(_refusal(status))
+
+    def _handle_client_error(self, error: Exception) -> tuple[str, bytes]:
+        # gevent would log what was sent, and there may be a key in it.
+        if not isinstance(error, OSError):
+            kind = type(error).__name__
+            _log.warning("400 from %s: not an HTTP request (%s)", self.client_address[0], kind)
+        return "400", b""
+
+
+class _Incoming(io.RawIOBase):
+    """What a connection brings. gevent reads on for as long as there is more, and a client that
+    sends without end would have the server to itself."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        gevent.sleep(0)
+        num_bytes: int = self._connection.recv_into(buffer)
+        return num_bytes
 
 
 class _Body:
@@ -219,10 +254,15 @@ class _Body:
         """For gevent, after the answer: closing with data unread would take it from the client."""
         if self.is_read:
             return
-        self._connection.shutdown(socket.SHUT_WR)
-        with gevent.Timeout(_LINGER_S, exception=False):
-            while self._connection.recv(1 << 16):
-                pass
+        _linger(self._connection)
+
+
+def _linger(connection: Any) -> None:
+    """Reads on for a while, unless the client has gone."""
+    with suppress(OSError), gevent.Timeout(_LINGER_S, exception=False):
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(1 << 16):
+            gevent.sleep(0)
 
 
 def _refusal(status: int) -> bytes:

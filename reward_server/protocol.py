@@ -72,16 +72,25 @@ def parse_request(body: bytes, limits: RequestLimits = DEFAULT_LIMITS) -> list[S
         )
 
     def text(value: Any, field: str) -> str:
-        if isinstance(value, str) and len(value) > limits.max_text_chars:
-            raise TooLarge(
-                f"{field} has {len(value)} characters: --max-text-chars is {limits.max_text_chars}",
-                field,
-            )
+        _check_length(value, field, limits)
         return _text(value, field)
 
+    def label(value: Any, index: int) -> Label:
+        # Before it is read: a label may be JSON.
+        _check_length(value, f"labels[{index}]", limits)
+        parsed = _label(value, index)
+        for one in (parsed.answer, *parsed.choices):
+            _check_length(one, f"labels[{index}]", limits)
+        return parsed
+
     return [
-        Sample(text(query, f"query[{i}]"), text(prompt, f"prompts[{i}]"), _label(label, i), label)
-        for i, (query, prompt, label) in enumerate(zip(*lists, strict=True))
+        Sample(
+            text(query, f"query[{i}]"),
+            text(prompt, f"prompts[{i}]"),
+            label(ground_truth, i),
+            ground_truth,
+        )
+        for i, (query, prompt, ground_truth) in enumerate(zip(*lists, strict=True))
     ]
 
 
@@ -151,6 +160,14 @@ def _text(value: Any, field: str) -> str:
     except UnicodeEncodeError as error:
         raise InvalidRequest(f"{field} is not Unicode text: {error.reason}", field) from error
     return value
+
+
+def _check_length(value: Any, field: str, limits: RequestLimits) -> None:
+    if isinstance(value, str) and len(value) > limits.max_text_chars:
+        raise TooLarge(
+            f"{field} has {len(value)} characters: --max-text-chars is {limits.max_text_chars}",
+            field,
+        )
 
 
 def _label(value: Any, index: int) -> Label:

@@ -143,10 +143,10 @@ class RewardService:
         with self._counting:
             self._num_checkpoints_refused += 1
 
-    def close(self) -> None:
-        """Finishes what the engine has, and closes it."""
-        if engine := self.engine:
-            engine.batcher.close()
+    def close(self, timeout_s: float | None = None) -> bool:
+        """Finishes what the engine has, and closes it; False if it took too long."""
+        engine = self.engine
+        return engine.batcher.close(timeout_s) if engine else True
 
     @property
     def engine(self) -> Engine | None:

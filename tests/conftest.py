@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,19 @@ hypothesis.settings.register_profile("fuzz", deadline=None)
 class ServerProcess:
     """A `python -m reward_server` on a free port, logging to a file: a full pipe would hang it."""
 
-    def __init__(self, log: Path, *arguments: str) -> None:
+    def __init__(
+        self,
+        log: Path,
+        *arguments: str,
+        program: Sequence[str] = ("-m", "reward_server"),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.log = log
-        command = [sys.executable, "-m", "reward_server", "--port", "0", *arguments]
+        command = [sys.executable, *program, "--port", "0", *arguments]
+        own = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **(environ or {})}
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, stderr=stderr, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+                command, cwd=ROOT, stderr=stderr, env={**os.environ, **own}
             )
         self.url = self._wait(self._listening_on)
 
@@ -241,8 +248,8 @@ def start_server(
     """Starts servers of a test's own: `start_server("--sar-weight", "0.5")`. Not yet ready."""
     started: list[ServerProcess] = []
 
-    def start(*arguments: str) -> ServerProcess:
-        server = ServerProcess(tmp_path_factory.mktemp("server") / "log", *arguments)
+    def start(*arguments: str, **options: Any) -> ServerProcess:
+        server = ServerProcess(tmp_path_factory.mktemp("server") / "log", *arguments, **options)
         started.append(server)
         return server
 

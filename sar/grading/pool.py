@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sar.grading.label import Label
-from sar.grading.process import CallTimedOut, KillableProcess, ProcessDied
+from sar.grading.process import CallTimedOut, KillableProcess, ProcessDied, ProcessStalled
 from sar.grading.verdict import Reason, Verdict
 
 _WORKER = "sar.grading.worker"
@@ -134,30 +134,40 @@ class GraderPool:
         return verdict
 
     def _attempt(self, slot: _Slot, response: str, label: Label, read_label: bool) -> Verdict:
-        """What a process that dies leaves is done by another: a few times can be the machine's
-        doing, again and again is the text's."""
-        for _ in range(_MAX_DEATHS):
-            try:
-                verdict: Verdict = self._call(slot, "run", response, label, read_label)
-                return verdict
-            except CallTimedOut:
-                return Verdict(Reason.TIMEOUT)
-            except ProcessDied as error:
-                _log.warning("a grader process died: %s", error)
-        return Verdict(Reason.CRASHED)
+        try:
+            verdict: Verdict = self._call_again(slot, "run", response, label, read_label)
+            return verdict
+        except CallTimedOut:
+            return Verdict(Reason.TIMEOUT)
+        except ProcessStalled:
+            raise  # the machine's fault is no verdict
+        except ProcessDied:
+            return Verdict(Reason.CRASHED)
 
     def _label_is_hostile(self, slot: _Slot, label: Label) -> bool:
         """Whether reading the label alone takes a grader down: then no response is to blame."""
         if label.grader != "math" or label in self._hostile_labels:
             return label in self._hostile_labels
         try:
-            self._call(slot, "check_label", label)
+            self._call_again(slot, "check_label", label)
+        except ProcessStalled:
+            raise
         except (CallTimedOut, ProcessDied):
             _log.warning("a label cannot be read and is compared as text: %.80r", label.answer)
             if len(self._hostile_labels) < _MAX_HOSTILE_LABELS:
                 self._hostile_labels.add(label)
             return True
         return False
+
+    def _call_again(self, slot: _Slot, function: str, *args: Any) -> Any:
+        """What a process that dies or stands still leaves is done by another: a few times can be
+        the machine's doing, dying again and again is the text's."""
+        for _ in range(_MAX_DEATHS - 1):
+            try:
+                return self._call(slot, function, *args)
+            except ProcessDied as error:
+                _log.warning("a grader process died: %s", error)
+        return self._call(slot, function, *args)
 
     def _call(self, slot: _Slot, function: str, *args: Any) -> Any:
         process = self._process_in(slot)

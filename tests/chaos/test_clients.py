@@ -1,0 +1,223 @@
+"""Clients that leave, that only hold connections, that drip, flood, or do not read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytest
+
+READ_TIMEOUT_S = 3.0  # of the shared server, as is its write timeout
+HEAD = b"POST /get_reward HTTP/1.1\r\nHost: here\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+def _encoded(payload: Any) -> bytes:
+    body = json.dumps(payload).encode()
+    return HEAD + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def _seconds_of(ask: Callable[[], Any]) -> float:
+    started = time.monotonic()
+    ask()
+    return time.monotonic() - started
+
+
+class _Health:
+    """Asks for the health pages again and again; the slowest answer counts."""
+
+    def __init__(self, server: Any) -> None:
+        self.seconds: list[float] = []
+        self._is_over = threading.Event()
+        self._server = server
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+
+    def _ask(self) -> None:
+        while not self._is_over.wait(0.1):
+            for page in ("/healthz", "/readyz"):
+                self.seconds.append(_seconds_of(lambda page=page: self._server.request(page)))
+
+    def __enter__(self) -> _Health:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join(60)
+        assert self.seconds, "no page was answered at all"
+
+
+@contextmanager
+def _attacker(address: Any, start: bytes, unit: bytes, pause_s: float = 0.0) -> Iterator[list[int]]:
+    """Sends `start` and then `unit` without end, from a thread; counts the bytes."""
+    sent = [0]
+    connection = socket.create_connection(address, timeout=5)
+
+    def send() -> None:
+        with suppress(OSError):
+            connection.sendall(start)
+            while True:
+                sent[0] += connection.send(unit)
+                time.sleep(pause_s)
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    yield sent
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["head", "body", "waiting"])
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_500_clients_that_leave(
+    faulty: Any, rollouts: list[Any], chaos: Any, where: str, how: str
+) -> None:
+    faulty.tell(step_s=0.2)
+    before = faulty.health
+    descriptors = faulty.process.num_fds()
+    whole = _encoded(rollouts[0].payload)
+    part = {"head": whole[:40], "body": whole[:-20], "waiting": whole}[where]
+    load = chaos.load(faulty, rollouts, 16)
+    leaving = []
+    for _ in range(500):
+        connection = socket.create_connection(faulty.address, timeout=10)
+        connection.sendall(part)
+        leaving.append(connection)
+    if where == "waiting":
+        chaos.wait_until(lambda: faulty.health["in_flight"] > 100)
+    for connection in leaving:
+        if how == "reset":
+            linger = struct.pack("ii", 1, 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        connection.close()
+    answers = load.stop()
+    chaos.assert_right(answers)
+    chaos.wait_until(lambda: faulty.health["in_flight"] == 0)
+    chaos.wait_until(lambda: faulty.process.num_fds() <= descriptors + 8)
+    after = faulty.health
+    scored = after["rollouts"] - before["rollouts"]
+    abandoned = after["abandoned"] - before["abandoned"]
+    print(f"500 left in {where} by {how}: {abandoned} dropped, {len(answers)} others right")
+    assert scored <= len(answers) + 500
+    if where == "waiting":
+        assert abandoned > 100
+        assert abandoned + scored <= len(answers) + 500
+    else:
+        assert scored == len(answers)
+    assert "Traceback" not in faulty.log_text
+
+
+@pytest.mark.slow
+def test_2000_connections_at_once(faulty: Any, rollouts: list[Any], chaos: Any) -> None:
+    """1,000 of them idle, and 1,000 with a rollout each."""
+    idle = [socket.create_connection(faulty.address, timeout=10) for _ in range(1000)]
+    many = (rollouts * (1000 // len(rollouts) + 1))[:1000]
+    faulty.tell(step_s=0.05)
+    started = time.monotonic()
+    with _Health(faulty) as health:
+        answers = faulty.post_all(many)
+    elapsed_s = time.monotonic() - started
+    print(
+        f"1,000 rollouts beside 1,000 idle: {elapsed_s:.1f} s; health {max(health.seconds):.2f} s"
+    )
+    chaos.assert_right(list(zip(many, answers, strict=True)))
+    assert max(health.seconds) < 1.0
+    # Nobody holds a connection for nothing.
+    for connection in idle:
+        connection.settimeout(READ_TIMEOUT_S + 5)
+        assert connection.recv(1) == b""
+        connection.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("start", "unit"),
+    [
+        (b"", b"P"),
+        (HEAD, b"a"),
+        (HEAD, b"a: b\r\n"),
+        (HEAD + b"Content-Length: 1000\r\n\r\n", b"a"),
+        (CHUNKED, b"1\r\n[\r\n"),
+        (CHUNKED + b"0\r\n", b"a: b\r\n"),
+    ],
+    ids=["first line", "header", "headers", "body", "chunks", "trailers"],
+)
+def test_dripping_ends_and_others_do_not_notice(
+    faulty: Any, rollouts: list[Any], chaos: Any, start: bytes, unit: bytes
+) -> None:
+    """100 connections that bring a little ten times a second."""
+
+    async def drip() -> tuple[float, bytes]:
+        started = time.monotonic()
+        reader, writer = await asyncio.open_connection(*faulty.address)
+        writer.write(start)
+        received = asyncio.ensure_future(reader.read())
+        while not received.done():
+            assert time.monotonic() - started < READ_TIMEOUT_S + 5, "it may drip on"
+            writer.write(unit)
+            await asyncio.sleep(0.1)
+        writer.close()
+        with suppress(OSError):
+            return time.monotonic() - started, await received
+        return time.monotonic() - started, b""
+
+    async def drip_all() -> list[tuple[float, bytes]]:
+        return await asyncio.gather(*(drip() for _ in range(100)))
+
+    load = chaos.load(faulty, rollouts, 8)
+    dripping = chaos.run(drip_all())
+    answers = load.stop()
+    chaos.assert_right(answers)
+    slowest_s = max(answer.elapsed_s for _, answer in answers)
+    print(f"ended after {max(s for s, _ in dripping):.1f} s; others {slowest_s:.2f} s at most")
+    assert slowest_s < 2.0
+    answered = {received[:12] for _, received in dripping}
+    expected = {b"HTTP/1.1 408"} if b"\r\n\r\n" in start else {b"", b"HTTP/1.1 400"}
+    assert answered <= expected, answered
+
+
+@pytest.mark.parametrize(
+    ("start", "unit"),
+    [
+        (b"", b"a" * 10_000),
+        (HEAD, b"a: b\r\n" * 2_000),
+        (HEAD + b"Content-Length: 99999999999\r\n\r\n", b"a" * 100_000),
+        (HEAD + b"Content-Length: 250000000\r\n\r\n", b"[" * 100_000),
+        (CHUNKED, b"1\r\n[\r\n" * 2_000),
+        (CHUNKED + b"0\r\n", b"a: b\r\n" * 2_000),
+        (b"POST /nowhere HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", b"a" * 100_000),
+    ],
+    ids=["first line", "headers", "too large", "large", "chunks", "trailers", "unread"],
+)
+def test_a_flood_does_not_have_the_server_to_itself(
+    faulty: Any, rollouts: list[Any], chaos: Any, start: bytes, unit: bytes
+) -> None:
+    """Sent as fast as it goes: there is always more to read."""
+    with _attacker(faulty.address, start, unit) as sent, _Health(faulty) as health:
+        time.sleep(0.3)
+        answers = faulty.post_all(rollouts[:16])
+    print(f"{sent[0] / 1e6:.0f} MB; health within {max(health.seconds):.2f} s")
+    chaos.assert_right(list(zip(rollouts[:16], answers, strict=True)))
+    assert max(health.seconds) < 2.0
+
+
+@pytest.mark.slow
+def test_a_client_that_does_not_read_is_ended(faulty: Any, chaos: Any) -> None:
+    """Pages asked for again and again, and no answer taken."""
+    descriptors = faulty.process.num_fds()
+    page = b"GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n"
+    with _attacker(faulty.address, b"", page * 100):
+        chaos.wait_until(lambda: faulty.process.num_fds() > descriptors, within_s=5)
+        ended_s = chaos.wait_until(lambda: faulty.process.num_fds() <= descriptors, within_s=20)
+    print(f"ended after {ended_s:.1f} s")

@@ -1,0 +1,81 @@
+"""20,000 requests in a row, over the bundled model: nothing piles up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+
+NUM_REQUESTS = 20_000
+NUM_FIRST = 2_000
+NUM_AT_ONCE = 32
+_SAMPLE_EVERY = 500
+_TIMEOUT_S = 1500.0
+
+
+class _Sample:
+    """What the server and its processes hold."""
+
+    def __init__(self, server: psutil.Process) -> None:
+        children = server.children(recursive=True)
+        self.server_bytes = server.memory_info().rss
+        self.graders_bytes = sum(child.memory_info().rss for child in children)
+        self.num_processes = 1 + len(children)
+        self.num_descriptors = server.num_fds()
+
+    @property
+    def num_bytes(self) -> int:
+        return self.server_bytes + self.graders_bytes
+
+
+@pytest.mark.slow
+def test_memory_is_flat(
+    start_server: Callable[..., Any], rollouts: list[Any], chaos: Any, faulty: Any
+) -> None:
+    server = start_server("--grader-workers", "2")
+    server.wait_until_ready()
+    process = psutil.Process(server.process.pid)
+    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    samples: list[_Sample] = []
+
+    async def send() -> None:
+        numbers = iter(range(NUM_REQUESTS))
+
+        async def client() -> None:
+            for number in numbers:
+                rollout = rollouts[number % len(rollouts)]
+                answer = await chaos.post(address, rollout.payload)
+                assert (answer.status, answer.body["scores"]) == (200, [rollout.score])
+
+        async def samples_of(count: int) -> None:
+            nonlocal numbers
+            numbers = iter(range(count))
+            await asyncio.gather(*(client() for _ in range(NUM_AT_ONCE)))
+            await asyncio.sleep(0.2)  # until the last connections are closed
+            samples.append(_Sample(process))
+
+        for _ in range(NUM_REQUESTS // _SAMPLE_EVERY):
+            await samples_of(_SAMPLE_EVERY)
+
+    started = time.monotonic()
+    chaos.run(send(), timeout_s=_TIMEOUT_S)
+    print(f"{NUM_REQUESTS} requests in {time.monotonic() - started:.0f} s")
+    for number, one in enumerate(samples, 1):
+        print(
+            f"{number * _SAMPLE_EVERY:6d} requests: server {one.server_bytes / 1e6:.1f} MB, "
+            f"graders {one.graders_bytes / 1e6:.1f} MB, {one.num_processes} processes, "
+            f"{one.num_descriptors} descriptors"
+        )
+    assert server.request("/healthz")[1]["rollouts"] == NUM_REQUESTS
+    first = samples[NUM_FIRST // _SAMPLE_EVERY - 1]
+    later = samples[NUM_FIRST // _SAMPLE_EVERY :]
+    growth = max(one.num_bytes for one in later) / first.num_bytes - 1
+    print(f"growth after the first {NUM_FIRST}: {growth:.1%}")
+    assert growth <= 0.05
+    assert max(one.num_processes for one in later) <= first.num_processes
+    assert max(one.num_descriptors for one in later) <= first.num_descriptors
+    assert server.stop() == 0

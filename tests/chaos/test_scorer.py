@@ -1,0 +1,94 @@
+"""A scorer that raises, runs out of memory or takes too long; more work than the server holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize("fail", ["runtime", "memory", "cuda", "nan"])
+def test_a_scorer_that_fails_once_is_not_noticed(
+    faulty: Any, rollouts: list[Any], chaos: Any, fail: str
+) -> None:
+    faulty.tell(fail=fail, times=1)
+    answers = faulty.post_all(rollouts)
+    chaos.assert_right(list(zip(rollouts, answers, strict=True)))
+    assert faulty.server.request("/readyz") == (200, {"status": "ready"})
+
+
+@pytest.mark.parametrize("fail", ["cuda", "memory"])
+def test_batches_too_large_for_memory_are_scored_in_parts(
+    faulty: Any, rollouts: list[Any], chaos: Any, fail: str
+) -> None:
+    """A rollout is two sequences; more of them never fit."""
+    faulty.tell(fail=fail, above=2)
+    answers = faulty.post_all(rollouts)
+    chaos.assert_right(list(zip(rollouts, answers, strict=True)))
+
+
+@pytest.mark.parametrize("fail", ["runtime", "nan"])
+def test_a_scorer_that_fails_for_ever_is_told_of_until_it_recovers(
+    faulty: Any, rollouts: list[Any], chaos: Any, fail: str
+) -> None:
+    faulty.tell(fail=fail)
+    for answer in faulty.post_all(rollouts):
+        assert answer.status == 500, answer
+        assert answer.body["error"]["type"] == "scoring_failed"
+        assert "Traceback" not in answer.body["error"]["message"]
+    assert faulty.server.request("/readyz") == (503, {"status": "failing"})
+    assert faulty.server.request("/healthz")[0] == 200
+    faulty.tell()
+    answers = faulty.post_all(rollouts)
+    chaos.assert_right(list(zip(rollouts, answers, strict=True)))
+    assert faulty.server.request("/readyz") == (200, {"status": "ready"})
+
+
+def test_a_request_that_takes_too_long_is_refused_and_its_work_dropped(
+    start_faulty: Callable[..., Any], rollouts: list[Any], chaos: Any
+) -> None:
+    # A batch holds about one rollout: what waits can be seen, and must go.
+    own = start_faulty("--request-timeout", "2", "--max-batch-tokens", "200")
+    own.tell(step_s=3)
+    answers = own.post_all(rollouts)
+    latest_s = max(answer.elapsed_s for answer in answers)
+    print(f"--request-timeout 2, a batch takes 3 s: the last 504 after {latest_s:.2f} s")
+    assert {answer.status for answer in answers} == {504}
+    assert {answer.body["error"]["type"] for answer in answers} == {"request_timed_out"}
+    assert latest_s < 3
+    own.tell()
+    # One batch is in the scorer; of the others none gets there.
+    chaos.wait_until(lambda: own.health["queued_rollouts"] == 0, within_s=10)
+    assert own.health["batches"] <= 2
+    answers = own.post_all(rollouts)
+    chaos.assert_right(list(zip(rollouts, answers, strict=True)))
+    assert own.stop() == 0
+
+
+def test_overload_is_held_to_the_limit_and_refused_beyond(
+    start_faulty: Callable[..., Any], rollouts: list[Any], chaos: Any
+) -> None:
+    sizes = [len(rollout.payload["query"][0]) // 4 for rollout in rollouts]
+    num_held = 20
+    own = start_faulty("--max-queued-tokens", str(sum(sizes[:num_held])))
+    own.tell(step_s=2)
+    with ThreadPoolExecutor(2) as background:
+        held = background.submit(own.post_all, rollouts[:num_held])
+        chaos.wait_until(lambda: own.health["in_flight"] == num_held)
+        started = time.monotonic()
+        refused = own.post_all(rollouts[num_held:])
+        refused_s = time.monotonic() - started
+        answers = held.result()
+    print(f"{num_held} held, {len(refused)} refused within {refused_s:.2f} s")
+    assert {answer.status for answer in refused} == {503}
+    assert {answer.body["error"]["type"] for answer in refused} == {"overloaded"}
+    assert refused_s < 2
+    chaos.assert_right(list(zip(rollouts[:num_held], answers, strict=True)))
+    own.tell()
+    for start in range(0, len(rollouts), num_held // 2):
+        some = rollouts[start : start + num_held // 2]
+        chaos.assert_right(list(zip(some, own.post_all(some), strict=True)))
+    assert own.stop() == 0

@@ -1,0 +1,190 @@
+"""SIGTERM and SIGKILL under load."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from itertools import islice
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+from openrlhf.utils import agent
+
+from sar.models.problems import generate
+from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
+
+NUM_IN_FLIGHT = 400
+
+
+async def _send_then(own: Any, rollouts: list[Any], chaos: Any, act: Callable[[], None]) -> Any:
+    """Sends every request, acts as soon as all are sent, and reads the answers."""
+
+    async def send(payload: Any) -> Any:
+        body = _encoded(payload)
+        reader, writer = await asyncio.open_connection(*own.address)
+        writer.write(body)
+        await writer.drain()
+        return reader, writer
+
+    connections = await asyncio.gather(*(send(rollout.payload) for rollout in rollouts))
+    act()
+    received = await asyncio.gather(*(reader.read() for reader, _ in connections))
+    for _, writer in connections:
+        writer.close()
+    return [chaos.parsed(one) for one in received]
+
+
+def _encoded(payload: Any) -> bytes:
+    import json
+
+    body = json.dumps(payload).encode()
+    head = f"POST /get_reward HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+@pytest.mark.parametrize("step_s", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
+def test_sigterm_answers_everything_that_was_sent(
+    start_faulty: Callable[..., Any], rollouts: list[Any], chaos: Any, step_s: float
+) -> None:
+    """The signal comes when the last byte is sent: most of it is not even read by then."""
+    own = start_faulty("--max-batch-tokens", "16384")
+    own.tell(step_s=step_s)
+    many = (rollouts * (NUM_IN_FLIGHT // len(rollouts) + 1))[:NUM_IN_FLIGHT]
+    descendants = own.process.children(recursive=True)
+    stop = lambda: own.server.process.send_signal(signal.SIGTERM)  # noqa: E731
+    started = time.monotonic()
+    answers = chaos.run(_send_then(own, many, chaos, stop))
+    assert own.server.process.wait(30) == 0
+    print(f"SIGTERM with {NUM_IN_FLIGHT} in flight: ended {time.monotonic() - started:.1f} s later")
+    chaos.assert_right(list(zip(many, answers, strict=True)))
+    chaos.wait_until(lambda: not any(map(psutil.Process.is_running, descendants)))
+    assert "ERROR" not in own.log_text
+    assert "Traceback" not in own.log_text
+
+
+@pytest.mark.slow
+def test_a_second_sigterm_stops_at_once(
+    start_faulty: Callable[..., Any], rollouts: list[Any], chaos: Any
+) -> None:
+    own = start_faulty()
+    own.tell(step_s=60)
+    descendants = own.process.children(recursive=True)
+
+    def stop_twice() -> None:
+        chaos.wait_until(lambda: own.health["in_flight"] == len(rollouts))
+        own.server.process.send_signal(signal.SIGTERM)
+        chaos.wait_until(lambda: "stopping" in own.log_text)
+        time.sleep(0.5)
+        assert own.server.process.poll() is None
+        own.server.process.send_signal(signal.SIGTERM)
+        assert own.server.process.wait(5) == -signal.SIGTERM
+
+    async def send() -> list[Any]:
+        stopping = asyncio.to_thread(stop_twice)
+        answers = (chaos.post(own.address, rollout.payload) for rollout in rollouts)
+        _, *given = await asyncio.gather(stopping, *answers)
+        return given
+
+    answers = chaos.run(send())
+    assert {answer.status for answer in answers} == {0}
+    chaos.wait_until(lambda: not any(map(psutil.Process.is_running, descendants)))
+
+
+@pytest.mark.slow
+def test_a_scorer_that_hangs_does_not_keep_a_server_that_was_told_to_stop(
+    start_faulty: Callable[..., Any], rollouts: list[Any], chaos: Any
+) -> None:
+    own = start_faulty("--request-timeout", "2")
+    own.tell(step_s=600)
+    descendants = own.process.children(recursive=True)
+    stop = lambda: own.server.process.send_signal(signal.SIGTERM)  # noqa: E731
+    answers = chaos.run(_send_then(own, rollouts, chaos, stop))
+    assert {answer.status for answer in answers} == {504}
+    assert own.server.process.wait(30) == 1
+    chaos.wait_until(lambda: not any(map(psutil.Process.is_running, descendants)))
+
+
+class _Playback:
+    """The rollout engine: answers with given token ids."""
+
+    def __init__(self, tokenizer: Any, response_ids: list[int]) -> None:
+        self._ids = response_ids
+        self._text = tokenizer.decode(response_ids)
+
+    async def generate(self, *_: Any, **__: Any) -> Any:
+        output = SimpleNamespace(
+            token_ids=list(self._ids), text=self._text, finish_reason="stop", logprobs=None
+        )
+        return SimpleNamespace(outputs=[output])
+
+
+def _executions(url: str, tokenizer: Any, count: int) -> list[Any]:
+    """What OpenRLHF's worker awaits, and the score that is right."""
+    made = []
+    for index, problem in enumerate(islice(generate(seed=31, held_out=True), count)):
+        prompt = render_prompt(tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
+        response = problem.wrong_end if index % 2 else problem.concise
+        ids = tokenizer.encode(response + "<|im_end|>", add_special_tokens=False)
+        execution = agent.SingleTurnAgentExecutor(url).execute(
+            prompt,
+            str(problem.answer),
+            SimpleNamespace(max_tokens=400, logprobs=None),
+            1024,
+            tokenizer,
+            _Playback(tokenizer, ids),
+        )
+        made.append((execution, float(index % 2 == 0)))
+    return made
+
+
+def _together(executions: list[Any]) -> list[dict[str, Any]]:
+    async def gather() -> list[dict[str, Any]]:
+        async with asyncio.timeout(120):
+            return await asyncio.gather(*(execution for execution, _ in executions))
+
+    return asyncio.run(gather())
+
+
+@pytest.mark.slow
+def test_openrlhf_gets_every_reward_over_sigkill_and_restart(
+    start_server: Callable[..., Any], bundled_tokenizer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The product as it is: the bundled model, and a new server on the same port at once."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    url = f"http://127.0.0.1:{port}/get_reward"
+    calm = start_server("--port", port)
+    calm.wait_until_ready()
+    executions = _executions(url, bundled_tokenizer, 300)
+    outputs: list[Any] = []
+    clients = threading.Thread(target=lambda: outputs.extend(_together(executions)), daemon=True)
+    with caplog.at_level(logging.INFO):
+        clients.start()
+        deadline = time.monotonic() + 30
+        while calm.request("/healthz")[1]["rollouts"] < 20:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        calm.process.kill()
+        calm.process.wait()
+        killed_at = time.monotonic()
+        new = start_server("--port", port)
+        listening_s = time.monotonic() - killed_at
+        clients.join(120)
+    assert len(outputs) == len(executions)
+    num_again = sum(output["reward"] is not None for output in outputs)
+    print(f"listening again {listening_s:.1f} s after SIGKILL; {num_again} of 300 have rewards")
+    assert [output["scores"] for output in outputs] == [[score] for _, score in executions]
+    new.wait_until_ready()
+    served_by_new = new.request("/healthz")[1]["rollouts"]
+    assert served_by_new > 50, "the kill came too late to show anything"
+    again = _together(_executions(url, bundled_tokenizer, 300))
+    for output, calm_output in zip(outputs, again, strict=True):
+        assert output["reward"] == pytest.approx(calm_output["reward"], abs=1e-4)
+    assert new.stop() == 0
