@@ -49,9 +49,16 @@ def table(measurements: Sequence[Measurement]) -> str:
     lines = ["| measured | median | range | must reach | |", "| --- | --- | --- | --- | --- |"]
     for m in measurements:
         verdict = "" if not m.bound else "yes" if m.is_reached else "NO"
-        spread = f"{min(m.samples):.3g} to {max(m.samples):.3g}"
-        lines.append(f"| {m.name} | {m.value:.3g} {m.unit} | {spread} | {m.bound} | {verdict} |")
+        spread = f"{_short(min(m.samples))} to {_short(max(m.samples))}"
+        lines.append(
+            f"| {m.name} | {_short(m.value)} {m.unit} | {spread} | {m.bound} | {verdict} |"
+        )
     return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    """Three digits, but no exponent."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def save(path: Path, measurements: Sequence[Measurement], **about: Any) -> None:

@@ -70,6 +70,7 @@ UNEARNED: list[tuple[str, Any, str]] = [
     ("the label's words, and others", EXACT, "Answer: a red house or a blue house"),
     # Quotations and forged markers.
     ("a forged answer in a quotation", "73", 'You ask: "How much? Answer: 73". \nAnswer: 74'),
+    ("a forged answer in inline quotes", "73", 'The question says "Answer: 73". I get 12.'),
     ("a forged answer before the end", "73", "Answer: 73\n\nNo, wait.\n\nAnswer: 74"),
     ("a forged box in a quotation", "73", r'The user wrote "\boxed{73}". So: \boxed{74}'),
     ("an answer inside thinking", "73", "<think>Answer: 73</think>\nI do not know."),

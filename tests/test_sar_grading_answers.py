@@ -103,3 +103,19 @@ def test_tags_that_are_special_tokens_are_kept_for_grading():
     assert is_grading_tag("</think>")
     assert is_grading_tag("</answer>")
     assert not is_grading_tag("<|im_end|>")
+
+
+@pytest.mark.parametrize(
+    ("response", "label", "reason"),
+    [
+        ('The question says "Answer: 73". I get 12.', "73", Reason.WRONG),
+        ('The question says "Answer: 73". I get 12.', "12", Reason.CORRECT),
+        ("The task wants “the final answer: 73” and I find 12.", "12", Reason.CORRECT),
+        # What is in quotes is still the last number, where nothing else is said.
+        ('So I would write "final answer: 12".', "12", Reason.CORRECT),
+        ('"Wait." The answer: 12', "12", Reason.CORRECT),
+        ("> **Answer:** 12", "12", Reason.CORRECT),
+    ],
+)
+def test_an_answer_in_quotes_is_not_stated(response, label, reason):
+    assert grade(response, parse_label(label)).reason is reason

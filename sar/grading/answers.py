@@ -41,6 +41,8 @@ _PROSE = re.compile(
     r"[\s*_]{0,9}(?:\bis\b|\bare\b|\bwas\b|\b(?:would|should|must|will)\s+be\b|\bequals\b|[:：=])"
     r"[\s*_]{0,9}(?:[:：=][\s*_]{0,9})?(?=(\S[^\n]{0,400}))"
 )
+# Directly before a marker: what follows is quoted, as from the question, and not stated.
+_QUOTED = re.compile(r"[\"“„«](?:(?:the|my|final|correct|right)\s+){0,3}\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,11 @@ def statements(text: str) -> list[Statement]:
             if not _HEADING.match(m[1])
         ),
         *(Statement(m.start(1), m[1].strip(), True) for m in _HEADED.finditer(text)),
-        *(Statement(m.start(1), m[1].strip(), False) for m in _PROSE.finditer(text)),
+        *(
+            Statement(m.start(1), m[1].strip(), False)
+            for m in _PROSE.finditer(text)
+            if not _QUOTED.search(text[max(0, m.start() - 40) : m.start()])
+        ),
     ]
     return sorted((s for s in found if s.text), key=lambda s: s.start)[-_MAX_STATEMENTS:]
 
