@@ -19,8 +19,9 @@ import numpy.typing as npt
 from reward_server.app import AppConfig, create_app
 from reward_server.batcher import Batcher
 from reward_server.config import ServerConfig
+from reward_server.engines import Engine
 from reward_server.listener import IN_GREENLETS, Listener
-from reward_server.service import Engine, RewardService
+from reward_server.service import RewardService
 from sar.grading.label import Label
 from sar.grading.pool import GraderPool
 from sar.grading.verdict import Reason, Verdict
@@ -79,7 +80,7 @@ def main() -> None:
     app = create_app(service, AppConfig("stand-in", config.sar_weight))
     listener = Listener(app, host="127.0.0.1", port=0)
     batcher = Batcher(StandInScorer(), STEP_ROLLOUTS * _TOKENS_PER_ROLLOUT)
-    service.start(Engine(tokenizer, batcher))
+    service.engines.start(Engine(tokenizer, batcher))
     print("http://{}:{}/get_reward".format(*listener.addresses[0]), flush=True)
     sys.stdin.read()
     batcher.close()

@@ -20,7 +20,8 @@ from reward_server.config import ServerConfig, parse_args
 from reward_server.logs import start_logging
 
 if TYPE_CHECKING:
-    from reward_server.service import Engine, RewardService
+    from reward_server.engines import Engine
+    from reward_server.service import RewardService
     from sar.scoring.transformers_scorer import TransformersScorer
     from sar.scoring.vllm_scorer import VllmScorer
 
@@ -100,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     for host, port in listener.addresses:
         _log.info("listening on http://%s:%s/get_reward", host, port)
     try:
-        service.start(_load(load, config.model_path))
+        service.engines.start(_load(load, config.model_path))
         _log.info("ready: rewards are correctness + %s x SAR", config.sar_weight)
         if updater and config.follow is not None:
             updater.follow(Path(config.follow))
@@ -112,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
         is_drained = listener.drain(config.request_timeout + _DRAIN_MARGIN_S)
         if not is_drained:
             _log.error("some requests were not finished in their time")
-        is_closed = service.close(_CLOSE_S)
+        is_closed = service.engines.close(_CLOSE_S)
         if not is_closed:
             _log.error("the scorer hangs: ending without it")
         return 0 if is_drained and is_closed else 1
@@ -154,7 +155,7 @@ def _load(load: Callable[[str], Engine], path: str) -> Engine:
 def _load_engine(config: ServerConfig, service: RewardService, path: str) -> Engine:
     """Loads model and tokenizer; heavy imports happen here, so that `--help` is instant."""
     from reward_server.batcher import Batcher
-    from reward_server.service import Engine
+    from reward_server.engines import Engine
     from sar.tokenization import RolloutTokenizer
 
     scorer = _load_scorer(config, path)

@@ -12,16 +12,30 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reward_server.checkpoints import missing_from, step_of, steps_in
+from reward_server.engines import Engine
 from reward_server.errors import InvalidRequest, NotReady
-from reward_server.service import Engine, RewardService
+from reward_server.service import RewardService
 
 _POLL_S = 2.0
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is remembered of an engine; the engine itself would keep its weights in memory."""
+
+    path: str
+    architecture: str
+    version: int
+
+    @classmethod
+    def of(cls, engine: Engine) -> _Known:
+        return cls(engine.path, engine.architecture, engine.version)
 
 
 class PolicyUpdater:
@@ -38,7 +52,8 @@ class PolicyUpdater:
         """
         self._service = service
         self._load = load
-        self._last: Engine | None = None
+        self._engines = service.engines
+        self._last: _Known | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy")
         self._stopping = threading.Event()
 
@@ -83,48 +98,61 @@ class PolicyUpdater:
     def _take(self, path: Path) -> int:
         if missing := missing_from(path):
             raise InvalidRequest(f"checkpoint {str(path)!r} lacks {missing}", "path")
-        current = self._service.engine
-        last = current or self._last
-        if last is None:
-            raise NotReady("the model is still loading")
-        self._last = last
         started_s = time.monotonic()
-        if current and current.fits_twice():
-            new = self._loaded(path, last)
-            self._service.replace(new)
+        if self._has_room_beside():
+            new = self._loaded(path)
+            self._engines.replace(new)
         else:
-            if current:
-                self._service.withdraw()
-            try:
-                new = self._loaded(path, last)
-            except InvalidRequest:
-                self._go_back_to(last)
-                raise
-            self._service.start(new)
+            new = self._loaded_in_place(path)
+            self._engines.start(new)
+        self._last = _Known.of(new)
         took_s = time.monotonic() - started_s
         _log.info("policy version %d from %s, in %.1f s", new.version, path, took_s)
         return new.version
 
-    def _go_back_to(self, last: Engine) -> None:
+    def _has_room_beside(self) -> bool:
+        """Also learns what is in service."""
+        if current := self._engines.current:
+            self._last = _Known.of(current)
+            return current.fits_twice()
+        return False
+
+    def _loaded_in_place(self, path: Path) -> Engine:
+        if self._engines.current:
+            self._engines.withdraw()
+        try:
+            return self._loaded(path)
+        except InvalidRequest:
+            self._go_back()
+            raise
+
+    def _go_back(self) -> None:
+        last = self._known()
         try:
             engine = self._load(last.path)
         except Exception:  # noqa: BLE001  it has been written over, or removed
             _log.exception("%s is gone too: requests wait for the next checkpoint", last.path)
         else:
-            self._service.start(replace(engine, version=last.version))
+            self._engines.start(replace(engine, version=last.version))
 
-    def _loaded(self, path: Path, old: Engine) -> Engine:
+    def _known(self) -> _Known:
+        if not self._last:
+            raise NotReady("the model is still loading")
+        return self._last
+
+    def _loaded(self, path: Path) -> Engine:
+        last = self._known()
         try:
             engine = self._load(str(path))
         except Exception as error:  # a broken checkpoint raises all sorts of things
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             raise InvalidRequest(f"checkpoint {str(path)!r}: {reason}", "path") from error
-        if engine.architecture != old.architecture:
+        if engine.architecture != last.architecture:
             engine.batcher.close()
             raise InvalidRequest(
                 f"checkpoint {str(path)!r} is another model, {engine.architecture} and not "
-                f"{old.architecture}",
+                f"{last.architecture}",
                 "path",
             )
         step = step_of(path)
-        return replace(engine, version=old.version + 1 if step is None else step)
+        return replace(engine, version=last.version + 1 if step is None else step)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from reward_server.batcher import Batcher, BatcherCounters, Logprobs, QueueState
+from reward_server.batcher import BatcherCounters, Logprobs, QueueState
+from reward_server.engines import Engine, EngineInService
 from reward_server.errors import (
     InvalidRequest,
     NotReady,
@@ -31,29 +30,13 @@ from sar.grading.pool import GraderPool
 from sar.grading.verdict import Verdict
 from sar.perplexity import mean_nll
 from sar.reward import EMPTY_RESPONSE, Likelihood, Reward, combine
-from sar.tokenization import EncodedRollout, RolloutTokenizer
+from sar.tokenization import EncodedRollout
 
 # An estimate; what counts is memory, and that grows with the text.
 _CHARS_PER_TOKEN = 4
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Engine:
-    """What a loaded model brings."""
-
-    tokenizer: RolloutTokenizer
-    batcher: Batcher
-    path: str = ""
-    architecture: str = ""
-    """What another checkpoint of the same model has in common with this one."""
-    fits_twice: Callable[[], bool] = lambda: True
-    """Whether there is memory for another of its size beside it."""
-    version: int = 0
-    """The policy's step that the weights are of; 0 for those that the server started with."""
-    loaded_at_s: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -107,7 +90,7 @@ class RewardService:
         self._sar_weight = sar_weight
         self._limits = limits
         self.waiting = waiting
-        self._engine: Future[Engine] = Future()
+        self.engines = EngineInService()
         self._in_flight = 0
         self._held_tokens = 0
         self._num_rollouts = 0
@@ -116,62 +99,24 @@ class RewardService:
         self._warned_of_mismatch = False
         self.counters = BatcherCounters()
         """For every engine's batcher to go on with."""
-        self._users: Counter[Batcher] = Counter()
         self._counting = threading.Lock()
-        self._released = threading.Condition(self._counting)
         self.metrics.read_from(lambda: self.status)
-
-    def start(self, engine: Engine) -> None:
-        """Takes the loaded model into service, and with it the requests that waited for one."""
-        _freeze_what_is_loaded()
-        self._engine.set_result(engine)
-
-    def replace(self, engine: Engine) -> None:
-        """Gives new requests to another engine; returns once the one before has finished its own,
-        and is closed."""
-        replacement: Future[Engine] = Future()
-        replacement.set_result(engine)
-        self._retire_for(replacement)
-        _freeze_what_is_loaded()
-
-    def withdraw(self) -> None:
-        """Holds new requests until the next `start`; returns once the engine has finished those it
-        has, and is closed."""
-        self._retire_for(Future())
 
     def count_refused_checkpoint(self) -> None:
         with self._counting:
             self._num_checkpoints_refused += 1
 
-    def close(self, timeout_s: float | None = None) -> bool:
-        """Finishes what the engine has, and closes it; False if it took too long."""
-        engine = self.engine
-        return engine.batcher.close(timeout_s) if engine else True
-
-    @property
-    def engine(self) -> Engine | None:
-        """The one in service; None while one is loaded."""
-        return self._engine.result() if self._engine.done() else None
-
-    def _retire_for(self, next_engine: Future[Engine]) -> None:
-        retired = self._engine.result().batcher
-        with self._released:
-            self._engine = next_engine
-            self._released.wait_for(lambda: not self._users[retired])
-            del self._users[retired]
-        retired.close()
-
     @property
     def state(self) -> Literal["loading", "ready", "failing"]:
         """Ready: rewards are given. Failing: the scorer is loaded, and fails again and again."""
-        if not (engine := self.engine):
+        if not (engine := self.engines.current):
             return "loading"
         return "failing" if engine.batcher.is_failing else "ready"
 
     @property
     def status(self) -> dict[str, Any]:
         """How it is, and counters since the start."""
-        engine = self.engine
+        engine = self.engines.current
         done = engine.batcher.counters if engine else self.counters
         queue = engine.batcher.queue if engine else QueueState(0, 0, 0.0)
         return {
@@ -249,26 +194,14 @@ class RewardService:
         pending: list[_Pending],
     ) -> list[ScoredSample]:
         deadline = time.monotonic() + self._limits.request_timeout_s
-        engine = self._take_engine(deadline)
-        try:
+        with self.engines.used(lambda loading: self._loaded(loading, deadline)) as engine:
             return self._rewards_of(engine, samples, is_abandoned, request_id, pending, deadline)
-        finally:
-            with self._released:
-                self._users[engine.batcher] -= 1
-                self._released.notify_all()
 
-    def _take_engine(self, deadline: float) -> Engine:
-        """The engine for the whole of a request: it is not retired while it is in use."""
-        while True:
-            loading = self._engine
-            try:
-                engine = self._result(loading, deadline)
-            except RequestTimedOut as error:
-                raise NotReady("the model is still loading") from error
-            with self._counting:
-                if loading is self._engine:
-                    self._users[engine.batcher] += 1
-                    return engine
+    def _loaded(self, loading: Future[Engine], deadline: float) -> Engine:
+        try:
+            return self._result(loading, deadline)
+        except RequestTimedOut as error:
+            raise NotReady("the model is still loading") from error
 
     def _rewards_of(
         self,
@@ -375,14 +308,6 @@ class RewardService:
                 "empty-question prompt, so SAR compares unlike things; check --system-prompt and "
                 "--model (said once; template_mismatch in extra_logs)"
             )
-
-
-def _freeze_what_is_loaded() -> None:
-    """What is loaded stays: the collector need not look through it again and again. What was loaded
-    before and is not needed any more goes."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
 
 
 def _likelihood(encoded: EncodedRollout, logprobs: Logprobs) -> Likelihood:

@@ -25,7 +25,18 @@ OURS = {*MAY_IMPORT, "benchmarks", "tests"}
 TRANSFORMERS_INSIDE = "sar/scoring/packed_attention.py"
 TORCH_FREE = {
     f"reward_server/{name}.py"
-    for name in ("protocol", "app", "batcher", "config", "service", "errors", "reward_log")
+    for name in (
+        "protocol",
+        "app",
+        "batcher",
+        "config",
+        "service",
+        "engines",
+        "policy",
+        "checkpoints",
+        "errors",
+        "reward_log",
+    )
 }
 SOURCES = sorted(
     path.relative_to(ROOT).as_posix()

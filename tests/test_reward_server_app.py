@@ -12,7 +12,8 @@ import pytest
 
 from reward_server.app import AppConfig, create_app
 from reward_server.batcher import Batcher
-from reward_server.service import Engine, RewardService
+from reward_server.engines import Engine
+from reward_server.service import RewardService
 from sar.grading.verdict import Reason, Verdict
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 from sar.scoring import TokenSequence
@@ -67,7 +68,7 @@ def _raises(error: BaseException) -> Callable[[Sequence[TokenSequence]], Any]:
 def _client(tokenizer: Any, scorer: Scorer, graders: Graders) -> Any:
     service = RewardService(graders, sar_weight=0.2)  # type: ignore[arg-type]
     rollout_tokenizer = RolloutTokenizer(tokenizer, system_prompt=DEFAULT_SYSTEM_PROMPT)
-    service.start(Engine(rollout_tokenizer, Batcher(scorer, 1000)))
+    service.engines.start(Engine(rollout_tokenizer, Batcher(scorer, 1000)))
     return create_app(service, AppConfig("<b>name</b>", 0.2)).test_client()
 
 

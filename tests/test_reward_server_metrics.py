@@ -17,8 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from reward_server.app import AppConfig, create_app
 from reward_server.batcher import Batcher
+from reward_server.engines import Engine
 from reward_server.metrics import Metrics
-from reward_server.service import Engine, RewardService
+from reward_server.service import RewardService
 from sar.grading.label import parse_label
 from sar.grading.pool import GraderPool
 from sar.grading.verdict import Reason, Verdict
@@ -91,7 +92,7 @@ class InOneProcess:
     def load(self) -> None:
         tokenizer = RolloutTokenizer(self._tokenizer, system_prompt=DEFAULT_SYSTEM_PROMPT)
         self.batcher = Batcher(self.scorer, 1000, self._metrics)
-        self.service.start(Engine(tokenizer, self.batcher))
+        self.service.engines.start(Engine(tokenizer, self.batcher))
 
     def post(self, *rollouts: tuple[str, Any]) -> Any:
         """The answer to responses with their labels."""

@@ -20,10 +20,11 @@ from safetensors.torch import load_file, save_file
 
 from reward_server.batcher import Batcher
 from reward_server.checkpoints import missing_from, step_of, steps_in
+from reward_server.engines import Engine
 from reward_server.errors import InvalidRequest
 from reward_server.policy import PolicyUpdater
 from reward_server.protocol import Sample
-from reward_server.service import Engine, RewardService
+from reward_server.service import RewardService
 from sar.grading.label import parse_label
 from sar.grading.pool import GraderPool
 from sar.models import BUNDLED_MODEL
@@ -290,7 +291,7 @@ def test_a_request_is_scored_by_the_weights_it_began_with(
         return Engine(tokenizer, Batcher(made[-1], 100), path, "one", lambda: fits_twice)
 
     service = RewardService(graders, sar_weight=0.2)
-    service.start(load("start"))
+    service.engines.start(load("start"))
     updater = PolicyUpdater(service, load)
     samples = [Sample(f"Q: {n}\nA: 5", f"Q: {n}\nA:", parse_label("5"), "5") for n in range(6)]
     made[0].may_go.clear()
@@ -324,28 +325,40 @@ def test_a_request_is_scored_by_the_weights_it_began_with(
     assert service.status["checkpoints_refused"] == 1
     assert {s.policy_version for s in service.rewards(samples)} == {10}
     updater.close()
-    service.close()
+    service.engines.close(10)
 
 
+@pytest.mark.parametrize("fits_twice", [True, False])
 def test_the_weights_before_leave_memory(
-    graders: GraderPool, bundled_tokenizer: Any, checkpoints: dict[int, Path]
+    graders: GraderPool, bundled_tokenizer: Any, checkpoints: dict[int, Path], fits_twice: bool
 ) -> None:
-    models = []
+    models: list[weakref.ref[Any]] = []
     tokenizer = RolloutTokenizer(bundled_tokenizer, system_prompt="")
 
+    def num_in_memory() -> int:
+        return sum(model() is not None for model in models)
+
     def load(path: str) -> Engine:
+        assert num_in_memory() <= fits_twice  # none where there is no room beside it
         scorer = TransformersScorer.from_pretrained(path, device="cpu", max_batch_tokens=1000)
         models.append(weakref.ref(scorer._model))
-        return Engine(tokenizer, Batcher(scorer, 1000), path, scorer.architecture)
+        has_room = scorer.fits_twice
+        return Engine(
+            tokenizer,
+            Batcher(scorer, 1000),
+            path,
+            scorer.architecture,
+            lambda: has_room() and fits_twice,
+        )
 
     service = RewardService(graders, sar_weight=0.2)
-    service.start(load(str(BUNDLED_MODEL)))
+    service.engines.start(load(str(BUNDLED_MODEL)))
     updater = PolicyUpdater(service, load)
-    for step in (10, 20):
+    for step in (10, 20, 10):
         assert updater.update(checkpoints[step]).result() == step
-    assert [model() is None for model in models] == [True, True, False]
+        assert num_in_memory() == 1
     updater.close()
-    service.close()
+    service.engines.close(10)
 
 
 def _copy_as_a_trainer_does(source: Path, target: Path) -> None:

@@ -11,7 +11,7 @@ import enum
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -133,10 +133,13 @@ class TransformersScorer:
         num_parameters = sum(p.numel() for p in self._model.parameters())
         return f"{type(self._model).__name__} of {num_parameters:,} parameters"
 
-    def fits_twice(self) -> bool:
-        """Whether the weights of another such model fit into free memory beside this one's."""
+    @property
+    def fits_twice(self) -> Callable[[], bool]:
+        """Says whether the weights of another such model fit into free memory beside this one's; it
+        does not hold these."""
         num_bytes = sum(p.numel() * p.element_size() for p in self._model.parameters())
-        return bool(num_bytes * _ROOM_FOR_WEIGHTS < _free_bytes(self._model.device))
+        device = self._model.device
+        return lambda: num_bytes * _ROOM_FOR_WEIGHTS < _free_bytes(device)
 
     def response_logprobs(
         self, sequences: Sequence[TokenSequence]

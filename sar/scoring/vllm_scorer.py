@@ -9,7 +9,7 @@ tokens are read. vLLM cannot be told to generate nothing: it adds one token, whi
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,9 +111,10 @@ class VllmScorer:
         """What all checkpoints of one model have in common."""
         return ", ".join(self._engine.model_config.architectures)
 
-    def fits_twice(self) -> bool:
+    @property
+    def fits_twice(self) -> Callable[[], bool]:
         """vLLM takes all the memory that it is given."""
-        return False
+        return lambda: False
 
     def response_logprobs(
         self, sequences: Sequence[TokenSequence]
