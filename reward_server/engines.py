@@ -46,7 +46,9 @@ class EngineInService:
 
     def start(self, engine: Engine) -> None:
         """Takes a loaded engine into service, and with it the requests that waited for one."""
-        _freeze_what_is_loaded()
+        # What is loaded stays: the collector need not look through it again and again.
+        gc.collect()
+        gc.freeze()
         self._engine.set_result(engine)
 
     def replace(self, engine: Engine) -> None:
@@ -96,12 +98,6 @@ class EngineInService:
             self._released.wait_for(lambda: not self._num_users[retired])
             del self._num_users[retired]
         retired.close()
-        _freeze_what_is_loaded()
-
-
-def _freeze_what_is_loaded() -> None:
-    """What is loaded stays: the collector need not look through it again and again. What was loaded
-    before and is not needed any more goes."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
+        gc.unfreeze()  # what it had loaded goes
+        gc.collect()
+        gc.freeze()

@@ -29,7 +29,8 @@ SAR_WEIGHT = 0.2
 PROBLEMS = list(islice(generate(seed=20260901, held_out=True), 256))
 EXTRA_LOGS = {
     "correctness", "sar", "ppl_qa", "ppl_a", "response_tokens", "truncated", "no_answer",
-    "grader_timeout", "grader_crashed", "label_unreadable", "template_mismatch",
+    "grader_timeout", "grader_crashed", "label_unreadable", "template_mismatch", "policy_version",
+    "policy_age_s",
 }  # fmt: skip
 
 
