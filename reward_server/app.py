@@ -30,7 +30,7 @@ from reward_server.waiting import CLIENT_IS_GONE
 _KEY_HEADER = "Authorization"
 _ID_HEADER = "X-Request-Id"
 _MAX_ID_CHARS = 128
-# Open to all: they show counters, and nothing that was sent.
+# Open to all: they show counters and the model's name, and nothing that was sent.
 _OPEN = {"/", "/healthz", "/readyz", "/metrics", "/openapi.json"}
 _MAX_UPDATE_S = 3600.0
 
@@ -114,11 +114,11 @@ def create_app(
 
     @app.post("/update_weights")
     def update_weights() -> Response:
-        path = parse_update(request.get_data(cache=False))
         if not config.keys.are_needed:
             raise Forbidden("only those with a key may give weights; see --api-key-file")
         if updater is None:
             raise Forbidden("this backend keeps the weights it started with")
+        path = parse_update(_body(config.max_body_bytes))
         version = service.waiting.for_result(updater.update(path), _MAX_UPDATE_S)
         return _json({"policy_version": version})
 

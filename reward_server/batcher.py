@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -217,6 +218,8 @@ class Batcher:
         self._failed_at_s = time.monotonic()
         trace = failure if self._num_failures_in_a_row == 1 else None
         _log.error("scoring %d rollouts failed: %r", len(jobs), failure, exc_info=trace)
+        # Its frames hold the tensors of the failed call, for which there may have been no room.
+        traceback.clear_frames(failure.__traceback__)
         if len(jobs) > 1:
             for job in jobs:
                 self._score([job])

@@ -196,15 +196,13 @@ class _Handler(WSGIHandler):
             self._refuse(error_code)
 
     def _refuse(self, status: int) -> None:
+        _log.warning("%d to %s: refused before it was a request", status, self.client_address[0])
         with suppress(OSError):
             self.code = status
             self._sendall(_refusal(status))
 
     def _handle_client_error(self, error: Exception) -> tuple[str, bytes]:
         # gevent would log what was sent, and there may be a key in it.
-        if not isinstance(error, OSError):
-            kind = type(error).__name__
-            _log.warning("400 from %s: not an HTTP request (%s)", self.client_address[0], kind)
         return "400", b""
 
 

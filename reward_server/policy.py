@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,7 +54,7 @@ class PolicyUpdater:
         self._load = load
         self._engines = service.engines
         self._last: _Known | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy")
+        self._one_at_a_time = threading.Lock()
         self._stopping = threading.Event()
 
     def update(self, path: Path) -> Future[int]:
@@ -63,31 +63,54 @@ class PolicyUpdater:
         The future raises `InvalidRequest` for one that cannot be taken; the weights before it
         stay then, and `NotReady` where there are none yet.
         """
-        return self._thread.submit(self._update, path)
+        future: Future[int] = Future()
+        # A daemon, as loading may take minutes and the server is not to wait for it to stop.
+        threading.Thread(target=self._run, args=(path, future), name="policy", daemon=True).start()
+        return future
 
     def follow(self, folder: Path) -> None:
         """Takes each newest whole checkpoint of a trainer's folder, until `close`."""
         threading.Thread(target=self._follow, args=(folder,), name="follow", daemon=True).start()
 
     def close(self) -> None:
+        """Takes no more checkpoints; one that is being loaded is not waited for."""
         self._stopping.set()
-        self._thread.shutdown(cancel_futures=True)
+
+    def _run(self, path: Path, future: Future[int]) -> None:
+        with self._one_at_a_time:
+            try:
+                future.set_result(self._update(path))
+            except Exception as error:  # noqa: BLE001  whoever asked for it must hear of it
+                future.set_exception(error)
 
     def _follow(self, folder: Path) -> None:
         done = -1
         while not self._stopping.wait(_POLL_S):
-            newer = {step: path for step, path in steps_in(folder).items() if step > done}
+            try:
+                found = steps_in(folder)
+            except OSError as error:
+                _log.error("cannot read --follow %s: %s", folder, error)
+                continue
+            newer = {step: path for step, path in found.items() if step > done}
             # An older one that is whole is better than to wait for the newest.
             for step in sorted(newer, reverse=True):
                 if missing_from(newer[step]):
                     continue
                 done = step  # whether it can be taken or not
-                error = self.update(newer[step]).exception()
-                if error and not isinstance(error, InvalidRequest):
-                    _log.error("following %s failed", folder, exc_info=error)
+                self._wait_for(self.update(newer[step]))
                 break
 
+    def _wait_for(self, updating: Future[int]) -> None:
+        try:
+            updating.result()
+        except InvalidRequest:
+            pass  # said and counted
+        except Exception:  # noqa: BLE001  the next one may be better
+            _log.exception("a checkpoint could not be taken")
+
     def _update(self, path: Path) -> int:
+        if self._stopping.is_set():
+            raise NotReady("the server is stopping")
         try:
             return self._take(path)
         except InvalidRequest as error:
@@ -122,9 +145,10 @@ class PolicyUpdater:
             self._engines.withdraw()
         try:
             return self._loaded(path)
-        except InvalidRequest:
-            self._go_back()
-            raise
+        except InvalidRequest as error:
+            refused = error
+        self._go_back()
+        raise refused
 
     def _go_back(self) -> None:
         last = self._known()
@@ -142,11 +166,14 @@ class PolicyUpdater:
 
     def _loaded(self, path: Path) -> Engine:
         last = self._known()
+        engine, reason = None, ""
         try:
             engine = self._load(str(path))
-        except Exception as error:  # a broken checkpoint raises all sorts of things
+        except Exception as error:  # noqa: BLE001  a broken checkpoint raises all sorts of things
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            raise InvalidRequest(f"checkpoint {str(path)!r}: {reason}", "path") from error
+        # Outside of the handler, as the exception holds on to the weights in its frames.
+        if engine is None:
+            raise InvalidRequest(f"checkpoint {str(path)!r}: {reason}", "path")
         if engine.architecture != last.architecture:
             engine.batcher.close()
             raise InvalidRequest(

@@ -219,10 +219,11 @@ class RewardService:
         scored = [self._finish(engine, one, deadline) for one in pending]
         self._count(scored)
         if self._reward_log:
-            self._reward_log.record(
+            decisions = [
                 self._decision(engine, request_id, one, s.reward)
                 for one, s in zip(pending, scored, strict=True)
-            )
+            ]
+            self._reward_log.record(decisions)
         return scored
 
     def _decision(self, engine: Engine, request_id: str, one: _Pending, reward: Reward) -> Decision:

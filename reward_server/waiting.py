@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 CLIENT_IS_GONE = "reward_server.client_is_gone"
-"""Where the WSGI environment may have a function that says so, safe to call from any thread."""
+"""Where the WSGI environment may have a function that says so, for one thread at a time to ask."""
 
 
 @dataclass(frozen=True)

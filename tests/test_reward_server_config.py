@@ -261,7 +261,7 @@ def test_help_loads_nothing_heavy():
     code, loaded = json.loads(output.splitlines()[-1])
     assert code == 0
     assert "usage: python -m reward_server" in output
-    heavy = {"torch", "transformers", "tokenizers", "flask", "waitress", "sympy", "math_verify"}
+    heavy = {"torch", "transformers", "tokenizers", "flask", "gevent", "sympy", "math_verify"}
     assert heavy.isdisjoint(loaded)
 
 

@@ -251,7 +251,7 @@ STEPS = st.lists(st.sampled_from(["/metrics", "/healthz", "/readyz", "post", "lo
 
 
 @given(STEPS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_health_and_metrics_never_fail_while_the_model_loads(
     bundled_tokenizer: Any, steps: list[str]
 ) -> None:
@@ -263,7 +263,7 @@ def test_health_and_metrics_never_fail_while_the_model_loads(
     def ask() -> None:
         for path in itertools.cycle(["/metrics", "/healthz"]):
             statuses.add(one.get(path).status_code)
-            if is_over.is_set():
+            if is_over.wait(0.002):  # and not so fast that nothing else gets on
                 return
 
     with ThreadPoolExecutor(20) as clients:

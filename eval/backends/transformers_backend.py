@@ -158,10 +158,16 @@ class TransformersBackend:
             if len(batch) == 1:
                 return [Completion(batch[0].request, error=one_line(error))]
         else:
-            return [
-                self._completion(encoded.request, row)
-                for encoded, row in zip(batch, new_BT.tolist(), strict=True)
-            ]
+            completions: list[Completion] = []
+            for encoded, row in zip(batch, new_BT.tolist(), strict=True):
+                completion = self._completion(encoded.request, row)
+                # The longest prompt of a batch sets the length for all: what it cut is done alone.
+                was_cut = completion.finish_reason == "length" and len(row) < self._room(encoded)
+                is_alone = len(batch) == 1
+                completions += (
+                    self._complete([encoded]) if was_cut and not is_alone else [completion]
+                )
+            return completions
         # Outside of the handler: there, the error's traceback still holds the memory.
         torch.cuda.empty_cache()
         half = len(batch) // 2

@@ -110,17 +110,21 @@ class GraderPool:
 
     def _run(self, slot: _Slot) -> None:
         """One thread, with one process at a time."""
-        with suppress(RuntimeError):  # it is tried again for the first job, which hears of it
+        with suppress(
+            RuntimeError, OSError, EOFError
+        ):  # it is tried again for the first job, which hears of it
             self._process_in(slot)
         while job := self._jobs.get():
             if not job.future.set_running_or_notify_cancel():
                 continue
             start_s = time.monotonic()
             try:
-                job.future.set_result(self._verdict(slot, job.response, job.label))
-                self._on_graded(time.monotonic() - start_s)
+                verdict = self._verdict(slot, job.response, job.label)
             except Exception as error:  # noqa: BLE001  whatever it is, who waits must hear of it
                 job.future.set_exception(error)
+            else:
+                job.future.set_result(verdict)
+                self._on_graded(time.monotonic() - start_s)
         if slot.process:
             slot.process.end()
 
@@ -149,15 +153,16 @@ class GraderPool:
         if label.grader != "math" or label in self._hostile_labels:
             return label in self._hostile_labels
         try:
-            self._call_again(slot, "check_label", label)
+            if self._call_again(slot, "check_label", label):
+                return False
         except ProcessStalled:
             raise
         except (CallTimedOut, ProcessDied):
-            _log.warning("a label cannot be read and is compared as text: %.80r", label.answer)
-            if len(self._hostile_labels) < _MAX_HOSTILE_LABELS:
-                self._hostile_labels.add(label)
-            return True
-        return False
+            pass  # as hostile as one that says so
+        _log.warning("a label cannot be read and is compared as text: %.80r", label.answer)
+        if len(self._hostile_labels) < _MAX_HOSTILE_LABELS:
+            self._hostile_labels.add(label)
+        return True
 
     def _call_again(self, slot: _Slot, function: str, *args: Any) -> Any:
         """What a process that dies or stands still leaves is done by another: a few times can be

@@ -162,8 +162,17 @@ def _serve(connection: socket.socket, module_name: str) -> None:
         try:
             outcome = True, getattr(module, function)(*args)
         except Exception as error:  # noqa: BLE001  it is the parent's to deal with
-            outcome = False, error
+            outcome = False, _portable(error)
         _send(connection, outcome)
+
+
+def _portable(error: Exception) -> Exception:
+    """An exception that survives the way to the parent: not all that can be raised can be sent."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301  our own
+    except Exception:  # noqa: BLE001  whatever its arguments do
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _send(connection: socket.socket, message: object, allowance: _Allowance | None = None) -> None:
