@@ -6,8 +6,10 @@ import html
 import json
 import logging
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Any
 from uuid import uuid4
 
 from flask import Flask, Response, g, request
@@ -20,8 +22,12 @@ from reward_server.policy import PolicyUpdater
 from reward_server.protocol import (
     DEFAULT_LIMITS,
     RequestLimits,
+    Sample,
+    ScoredSample,
     format_response,
+    format_rollout,
     parse_request,
+    parse_rollout,
     parse_update,
 )
 from reward_server.service import RewardService
@@ -49,6 +55,8 @@ Self-Aligned Reward of <a href="https://arxiv.org/abs/2509.05489">arXiv:2509.054
 <ul>
 <li><code>POST /get_reward</code>: <code>query</code>, <code>prompts</code>, <code>labels</code> in;
 <code>rewards</code>, <code>scores</code>, <code>extra_logs</code> out</li>
+<li><code>POST /rm</code>: the same for one rollout, as slime and miles send it:
+<code>prompt</code>, <code>response</code>, <code>label</code></li>
 <li><code>POST /update_weights</code>: <code>{{"path": ...}}</code>, with a key: score with
 another checkpoint of the model</li>
 <li><a href="healthz">/healthz</a>: alive, with counters</li>
@@ -101,16 +109,24 @@ def create_app(
             response.headers["WWW-Authenticate"] = 'Basic realm="reward server"'
         return response
 
-    @app.post("/get_reward")
-    def get_reward() -> Response:
-        samples = parse_request(_body(config.max_body_bytes), config.limits)
+    def answer(
+        samples: list[Sample], body_of: Callable[[Sequence[ScoredSample]], dict[str, Any]]
+    ) -> Response:
         # Our listener says whether the connection is still there; other WSGI servers do not.
         is_gone = request.environ.get(CLIENT_IS_GONE, lambda: False)
         scored = service.rewards(samples, is_gone, g.request_id)
         start_s = time.monotonic()
-        response = _json(format_response(scored))
+        response = _json(body_of(scored))
         metrics.add_stage("reply", time.monotonic() - start_s)
         return response
+
+    @app.post("/get_reward")
+    def get_reward() -> Response:
+        return answer(parse_request(_body(config.max_body_bytes), config.limits), format_response)
+
+    @app.post("/rm")
+    def rm() -> Response:
+        return answer([parse_rollout(_body(config.max_body_bytes), config.limits)], format_rollout)
 
     @app.post("/update_weights")
     def update_weights() -> Response:

@@ -43,6 +43,17 @@ _REQUEST = {
     },
     "example": {"query": ["Q: 2+3?\nA: 5"], "prompts": ["Q: 2+3?\nA:"], "labels": ["5"]},
 }
+_ROLLOUT = {
+    "description": "One rollout, as slime and miles send it.",
+    "type": "object",
+    "required": ["prompt", "response", "label"],
+    "properties": {
+        "prompt": {**_TEXT, "minLength": 1, "description": "what the policy was given"},
+        "response": {**_TEXT, "description": "what it wrote, special tokens too"},
+        "label": {"$ref": "#/components/schemas/Label"},
+    },
+    "example": {"prompt": "Q: 2+3?\nA:", "response": " 5", "label": "5"},
+}
 _COUNTS = (
     "rollouts",
     "in_flight",
@@ -99,12 +110,15 @@ def describe(*, needs_key: bool) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "SAR reward server",
-            "description": "Correctness + Self-Aligned Reward (arXiv:2509.05489) for OpenRLHF.",
+            "description": "Correctness + Self-Aligned Reward (arXiv:2509.05489) for RL trainers.",
             "version": __version__,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": {
-            "/get_reward": {"post": _get_reward(needs_key)},
+            "/get_reward": {
+                "post": _scored("Rewards of rollouts.", "Request", "Rewards", needs_key)
+            },
+            "/rm": {"post": _scored("Reward of one rollout.", "Rollout", "Reward", needs_key)},
             "/update_weights": {"post": _update_weights()},
             "/healthz": {"get": _page("Alive, with counters.", {"200": _ref("Health")})},
             "/readyz": {
@@ -120,6 +134,8 @@ def describe(*, needs_key: bool) -> dict[str, Any]:
             "schemas": {
                 "Request": _REQUEST,
                 "Rewards": _rewards(),
+                "Rollout": _ROLLOUT,
+                "Reward": _reward(),
                 "Label": _LABEL,
                 "Error": _ERROR,
                 "Health": _HEALTH,
@@ -150,29 +166,32 @@ def describe(*, needs_key: bool) -> dict[str, Any]:
 
 def _rewards() -> dict[str, Any]:
     empty = format_response([])
-    names = dict.fromkeys(empty["extra_logs"], _NUMBERS)
-    logs = {
-        "type": "object",
-        "required": list(names),
-        "additionalProperties": False,
-        "properties": names,
-    }
+    logs = _exactly(dict.fromkeys(empty["extra_logs"], _NUMBERS))
+    return _exactly({name: logs if name == "extra_logs" else _NUMBERS for name in empty})
+
+
+def _reward() -> dict[str, Any]:
+    number = {"type": "number"}
+    return _exactly(dict.fromkeys(["reward", "score", *format_response([])["extra_logs"]], number))
+
+
+def _exactly(properties: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
-        "required": list(empty),
+        "required": list(properties),
         "additionalProperties": False,
-        "properties": {name: logs if name == "extra_logs" else _NUMBERS for name in empty},
+        "properties": properties,
     }
 
 
-def _get_reward(needs_key: bool) -> dict[str, Any]:
+def _scored(summary: str, request: str, answer: str, needs_key: bool) -> dict[str, Any]:
     operation = {
-        "summary": "Rewards of rollouts.",
-        "requestBody": {"required": True, "content": {_JSON: {"schema": _ref("Request")}}},
+        "summary": summary,
+        "requestBody": {"required": True, "content": {_JSON: {"schema": _ref(request)}}},
         "responses": {
             "200": {
                 "description": "In the order of the request.",
-                "content": {_JSON: {"schema": _ref("Rewards")}},
+                "content": {_JSON: {"schema": _ref(answer)}},
             },
             "408": _error("The request took too long to come in."),
             **_declared_errors(),

@@ -1,8 +1,15 @@
-"""OpenRLHF's wire format: what a request must look like, and what is answered.
+"""The trainers' wire formats: what a request must look like, and what is answered.
 
-Request:  `{"query": [q, ...], "prompts": [p, ...], "labels": [l, ...]}`, lists of one length.
-Response: `{"rewards": [...], "scores": [...], "extra_logs": {name: [...], ...}}`, likewise.
+OpenRLHF, in lists of one length:
+Request:  `{"query": [q, ...], "prompts": [p, ...], "labels": [l, ...]}`
+Response: `{"rewards": [...], "scores": [...], "extra_logs": {name: [...], ...}}`
 Source: OpenRLHF 0.11.2, openrlhf/utils/agent.py, SingleTurnAgentExecutor.
+
+slime and miles, one rollout:
+Request:  `{"prompt": p, "response": r, "label": l}`
+Response: `{"reward": x, "score": x, name: x, ...}`: all of it becomes the sample's reward, of which
+`--reward-key` names the part to train on and `--eval-reward-key` the part to evaluate by.
+Source: slime at 624b824, slime/rollout/rm_hub/__init__.py, remote_rm; miles at 31f1ca9, likewise.
 """
 
 from __future__ import annotations
@@ -19,6 +26,7 @@ from sar.grading.verdict import Reason
 from sar.reward import Reward
 
 _FIELDS = ("query", "prompts", "labels")
+_ROLLOUT_FIELDS = ("prompt", "response", "label")
 
 
 @dataclass(frozen=True)
@@ -71,27 +79,40 @@ def parse_request(body: bytes, limits: RequestLimits = DEFAULT_LIMITS) -> list[S
             f"{lengths[0]} rollouts in a request: --max-samples-per-request is {limits.max_samples}"
         )
 
-    def text(value: Any, field: str) -> str:
-        _check_length(value, field, limits)
-        return _text(value, field)
-
-    def label(value: Any, index: int) -> Label:
-        # Before it is read: a label may be JSON.
-        _check_length(value, f"labels[{index}]", limits)
-        parsed = _label(value, index)
-        for one in (parsed.answer, *parsed.choices):
-            _check_length(one, f"labels[{index}]", limits)
-        return parsed
-
     return [
         Sample(
-            text(query, f"query[{i}]"),
-            text(prompt, f"prompts[{i}]"),
-            label(ground_truth, i),
+            _checked_text(query, f"query[{i}]", limits),
+            _checked_text(prompt, f"prompts[{i}]", limits),
+            _label(ground_truth, f"labels[{i}]", limits),
             ground_truth,
         )
         for i, (query, prompt, ground_truth) in enumerate(zip(*lists, strict=True))
     ]
+
+
+def parse_rollout(body: bytes, limits: RequestLimits = DEFAULT_LIMITS) -> Sample:
+    """The one rollout of a request of slime or miles.
+
+    Raises:
+        InvalidRequest: naming the field at fault, such as `label.grader`.
+        TooLarge: naming the field and the limit.
+    """
+    payload = _object(body, _ROLLOUT_FIELDS)
+    for name in _ROLLOUT_FIELDS:
+        if payload.get(name) is None:
+            raise InvalidRequest(f"{name} is missing", name)
+    if isinstance(payload["prompt"], list):
+        raise InvalidRequest(
+            "prompt must be a string, not messages: the text that the policy was given, which the "
+            "trainer makes of them with --apply-chat-template",
+            "prompt",
+        )
+    prompt, response = (_checked_text(payload[name], name, limits) for name in _ROLLOUT_FIELDS[:2])
+    if not prompt:
+        raise InvalidRequest("prompt is empty", "prompt")
+    query = prompt + response
+    _check_length(query, "prompt + response", limits)
+    return Sample(query, prompt, _label(payload["label"], "label", limits), payload["label"])
 
 
 def parse_update(body: bytes) -> Path:
@@ -127,6 +148,13 @@ def format_response(scored: Sequence[ScoredSample]) -> dict[str, Any]:
             "policy_age_s": [s.policy_age_s for s in scored],
         },
     }
+
+
+def format_rollout(scored: Sequence[ScoredSample]) -> dict[str, Any]:
+    """The response body for one rollout: the numbers of `format_response`, side by side."""
+    lists = format_response(scored)
+    named = {"reward": lists["rewards"], "score": lists["scores"], **lists["extra_logs"]}
+    return {name: number for name, (number,) in named.items()}
 
 
 def _object(body: bytes, fields: Sequence[str]) -> dict[str, Any]:
@@ -170,8 +198,14 @@ def _check_length(value: Any, field: str, limits: RequestLimits) -> None:
         )
 
 
-def _label(value: Any, index: int) -> Label:
-    field = f"labels[{index}]"
+def _checked_text(value: Any, field: str, limits: RequestLimits) -> str:
+    _check_length(value, field, limits)
+    return _text(value, field)
+
+
+def _label(value: Any, field: str, limits: RequestLimits) -> Label:
+    # Before it is read: a label may be JSON.
+    _check_length(value, field, limits)
     if isinstance(value, str):
         _text(value, field)
     try:
@@ -182,4 +216,6 @@ def _label(value: Any, index: int) -> Label:
     _text(label.answer, field)
     for choice in label.choices:
         _text(choice, f"{field}.choices")
+    for text in (label.answer, *label.choices):
+        _check_length(text, field, limits)
     return label

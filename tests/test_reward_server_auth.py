@@ -103,6 +103,7 @@ def client() -> Any:
     [
         ("POST", "/get_reward"),
         ("GET", "/get_reward"),
+        ("POST", "/rm"),
         ("POST", "//get_reward"),
         ("POST", "get_reward"),
         ("GET", "/none"),

@@ -210,7 +210,9 @@ def test_bytes_that_went_wrong(
 
 
 METHODS = st.sampled_from(["GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "TRACE", "PATCH"])
-PATHS = st.sampled_from(["", "get_reward", "healthz", "readyz", "metrics", "openapi.json", "x"])
+PATHS = st.sampled_from(
+    ["", "get_reward", "rm", "healthz", "readyz", "metrics", "openapi.json", "x"]
+)
 ENDS = st.sampled_from(["", "/", "//", "/..", "%2e", "%00", "%ff", "?", "?a=%ff&a", ";x", "%2f"])
 STARTS = st.sampled_from(["/", "/", "/", "//", "/./", "/../", "/%2f", "*", "http://other/", ""])
 

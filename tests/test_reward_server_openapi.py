@@ -12,7 +12,7 @@ import pytest
 from reward_server import errors
 from reward_server.app import AppConfig, create_app
 from reward_server.openapi import describe
-from reward_server.protocol import parse_request
+from reward_server.protocol import parse_request, parse_rollout
 from reward_server.service import RewardService
 from sar.grading.label import LabelError, parse_label
 
@@ -28,7 +28,8 @@ def test_it_is_valid_openapi_3_1(needs_key: bool) -> None:
     document = describe(needs_key=needs_key)
     assert document["openapi"].startswith("3.1.")
     openapi_spec_validator.OpenAPIV31SpecValidator(document).validate()
-    assert ("security" in document["paths"]["/get_reward"]["post"]) == needs_key
+    for path in ("/get_reward", "/rm"):
+        assert ("security" in document["paths"][path]["post"]) == needs_key
 
 
 def test_it_names_the_routes_of_the_application_and_no_other() -> None:
@@ -43,8 +44,9 @@ def test_it_names_the_routes_of_the_application_and_no_other() -> None:
     assert routes == described
 
 
-def test_every_error_has_its_status_there() -> None:
-    responses = describe(needs_key=False)["paths"]["/get_reward"]["post"]["responses"]
+@pytest.mark.parametrize("path", ["/get_reward", "/rm"])
+def test_every_error_has_its_status_there(path: str) -> None:
+    responses = describe(needs_key=False)["paths"][path]["post"]["responses"]
     statuses = {"200", "400", "401", "403", "408", "413", "499", "500", "503", "504"} | {"default"}
     assert set(responses) == statuses
     kinds = _subclasses(errors.RequestError)
@@ -64,6 +66,11 @@ def test_every_error_has_its_status_there() -> None:
         ("POST", "/get_reward", ONE, 200),
         ("POST", "/get_reward", {"query": [], "prompts": [], "labels": []}, 200),
         ("POST", "/get_reward", {}, 400),
+        ("POST", "/rm", {"prompt": "Q: 2+3?\nA:", "response": " 5", "label": "5"}, 200),
+        ("POST", "/rm", {"prompt": "Q", "response": "", "label": {"answer": "5"}}, 200),
+        ("POST", "/rm", {"prompt": [{"role": "user"}], "response": " 5", "label": "5"}, 400),
+        ("POST", "/rm", ONE, 400),
+        ("GET", "/rm", None, 405),
         ("GET", "/get_reward", None, 405),
         ("OPTIONS", "/get_reward", None, 405),
         ("GET", "/favicon.ico", None, 404),
@@ -127,7 +134,8 @@ def test_its_labels_are_those_that_the_code_takes(contract: Any, label: Any) -> 
     assert validator.is_valid(label) == is_taken
 
 
-def test_its_example_is_a_request(contract: Any) -> None:
-    schema = contract.document["components"]["schemas"]["Request"]
-    (sample,) = parse_request(json.dumps(schema["example"]).encode())
+def test_its_examples_are_requests(contract: Any) -> None:
+    schemas = contract.document["components"]["schemas"]
+    (sample,) = parse_request(json.dumps(schemas["Request"]["example"]).encode())
+    assert parse_rollout(json.dumps(schemas["Rollout"]["example"]).encode()) == sample
     assert sample.query.startswith(sample.prompt)
