@@ -1,4 +1,4 @@
-"""python recipes/preflight.py --url URL [--url URL ...] --model MODEL [--data data/train.jsonl]
+"""python -m recipes.preflight --url URL [--url URL ...] --model MODEL [--data data/train.jsonl]
 
 Asks each reward server for two rewards that are known, as OpenRLHF's client would, and compares
 the server with the policy. A line per server and exit code 0; or one line that says what is wrong,
@@ -8,24 +8,19 @@ and exit code 1.
 from __future__ import annotations
 
 import argparse
-import base64
-import http.client
 import json
 import math
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import Any, Self
-from urllib.parse import unquote, urlsplit
 
+from recipes.endpoint import Endpoint, Unreachable, why
 from sar.grading.label import LabelError, parse_label
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 
-_PATH = "/get_reward"
 _TIMEOUT_S = 180.0  # OpenRLHF's client waits as long
 _TOLERANCE = 1e-4
 _TURN = ("role", "content")
@@ -72,37 +67,23 @@ class Server:
         Raises:
             Problem: the URL cannot be one.
         """
-        parts = urlsplit(url)
         try:
-            port = parts.port
-        except ValueError:
-            raise Problem(f"{url!r}: the port is not a number from 0 to 65535") from None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise Problem(f"{url!r} is not a URL such as http://host:5000{_PATH}")
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        self.name = f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{parts.path}"
-        if not parts.path.endswith(_PATH):
-            raise Problem(f"{self.name}: rewards are at {_PATH}; the URL must end in it")
-        self._base = self.name.removesuffix(_PATH)
-        self._headers = {"Content-Type": "application/json"}
-        if parts.password is not None:
-            pair = f"{unquote(parts.username or '')}:{unquote(parts.password)}"
-            encoded = base64.b64encode(pair.encode()).decode()
-            self._headers["Authorization"] = f"Basic {encoded}"
-        # The client takes no proxy from the environment.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            self._endpoint = Endpoint(url)
+        except ValueError as error:
+            raise Problem(str(error)) from None
+        self.name = self._endpoint.name
 
     def served(self) -> Served:
         """
         Raises:
             Problem: it is not there, not ready, or no reward server.
         """
-        status, body = self._request("/readyz")
+        status, body = self._answer("/readyz")
         state = body.get("status")
         if status != HTTPStatus.OK or state != "ready":
             told = state or f"HTTP {status}"
             raise Problem(f"{self.name}: not ready ({told}); wait until /readyz answers 200")
-        _, health = self._request("/healthz")
+        _, health = self._answer("/healthz")
         try:
             return Served(
                 str(health["model"]), float(health["sar_weight"]), int(health["policy_version"])
@@ -117,33 +98,20 @@ class Server:
             Problem: there is no reward.
         """
         body = {"query": [rollout.query], "prompts": [rollout.prompt], "labels": [_LABEL]}
-        status, answer = self._request(_PATH, body)
-        if status == HTTPStatus.UNAUTHORIZED:
-            raise Problem(
-                f"{self.name}: it wants a key, and this one does not fit; the URL takes it as "
-                f"http://any:KEY@host:5000{_PATH}"
-            )
+        status, answer = self._answer("/get_reward", body)
         if status != HTTPStatus.OK:
-            error = answer.get("error")
-            said = error.get("message") if isinstance(error, dict) else None
-            raise Problem(f"{self.name}: no reward, HTTP {status}: {said or 'no message'}")
+            raise Problem(why(self.name, status, answer))
         try:
             logs = {name: float(values[0]) for name, values in answer["extra_logs"].items()}
             return {"reward": answer["rewards"][0], "score": answer["scores"][0], **logs}
         except (KeyError, IndexError, TypeError, AttributeError):
             raise Problem(f"{self.name}: its answer is not that of a reward server") from None
 
-    def _request(self, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._base + path, data, self._headers)  # noqa: S310  # http(s), checked
+    def _answer(self, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
         try:
-            with self._opener.open(request, timeout=_TIMEOUT_S) as response:
-                status, text = response.status, response.read()
-        except urllib.error.HTTPError as error:
-            status, text = error.code, error.read()
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise Problem(f"{self.name}: cannot be reached: {reason}; is the server up?") from None
+            status, text = self._endpoint.request(path, body, _TIMEOUT_S)
+        except Unreachable as error:
+            raise Problem(f"{self.name}: cannot be reached: {error}; is the server up?") from None
         try:
             answer = json.loads(text)
         except ValueError:
@@ -326,11 +294,11 @@ def _line(error: Exception) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python recipes/preflight.py",
+        prog="python -m recipes.preflight",
         description="Checks reward servers against the policy before a run.",
     )
     parser.add_argument(
-        "--url", action="append", required=True, help=f"http://host:5000{_PATH}; may be repeated"
+        "--url", action="append", required=True, help="http://host:5000/get_reward; may be repeated"
     )
     parser.add_argument("--model", required=True, help="the policy's folder or hub id")
     parser.add_argument("--data", help="train.jsonl, for its system prompt (default: ours)")

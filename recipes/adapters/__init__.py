@@ -1,0 +1,1 @@
+"""Clients of the reward server for other trainers than OpenRLHF."""
