@@ -28,8 +28,7 @@ from sar.decision import Decision
 from sar.grading.answers import opened_thinking
 from sar.grading.pool import GraderPool
 from sar.grading.verdict import Verdict
-from sar.perplexity import mean_nll
-from sar.reward import EMPTY_RESPONSE, Likelihood, Reward, combine
+from sar.reward import Likelihood, Reward, combine
 from sar.tokenization import EncodedRollout
 
 # An estimate; what counts is memory, and that grows with the text.
@@ -266,7 +265,7 @@ class RewardService:
         )
 
     def _finish(self, engine: Engine, one: _Pending, deadline: float) -> ScoredSample:
-        likelihood = _likelihood(one.encoded, self._result(one.logprobs, deadline))
+        likelihood = Likelihood.of(one.encoded, self._result(one.logprobs, deadline))
         try:
             verdict = self._result(one.verdict, deadline)
         except RequestTimedOut:
@@ -309,15 +308,3 @@ class RewardService:
                 "empty-question prompt, so SAR compares unlike things; check --system-prompt and "
                 "--model (said once; template_mismatch in extra_logs)"
             )
-
-
-def _likelihood(encoded: EncodedRollout, logprobs: Logprobs) -> Likelihood:
-    if not encoded.sequences:
-        return EMPTY_RESPONSE
-    logprobs_qa, logprobs_a = logprobs
-    return Likelihood(
-        nll_qa=mean_nll(logprobs_qa),
-        nll_a=mean_nll(logprobs_a),
-        num_response_tokens=encoded.num_response_tokens,
-        truncated=encoded.truncated,
-    )

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from sar.grading.label import Mode
 from sar.grading.verdict import Verdict
-from sar.perplexity import perplexity, self_aligned_reward
+from sar.perplexity import mean_nll, perplexity, self_aligned_reward
+from sar.tokenization import EncodedRollout
 
 DEFAULT_SAR_WEIGHT = 0.2
 
@@ -24,6 +28,22 @@ class Likelihood:
     num_response_tokens: int
     """All tokens of the response, also those that did not fit."""
     truncated: bool
+
+    @classmethod
+    def of(cls, encoded: EncodedRollout, logprobs: list[npt.NDArray[np.float32]]) -> Likelihood:
+        """
+        Args:
+            logprobs: the (T,) log-probabilities of each of `encoded.sequences`, in their order.
+        """
+        if not encoded.sequences:
+            return EMPTY_RESPONSE
+        logprobs_qa_T, logprobs_a_T = logprobs
+        return cls(
+            nll_qa=mean_nll(logprobs_qa_T),
+            nll_a=mean_nll(logprobs_a_T),
+            num_response_tokens=encoded.num_response_tokens,
+            truncated=encoded.truncated,
+        )
 
     @property
     def ppl_qa(self) -> float:

@@ -104,11 +104,17 @@ class RolloutTokenizer:
     def encode(self, prompt: str, response: str) -> EncodedRollout:
         """Token ids of the response after its prompt and after the empty-question prompt.
 
+        Cut as `from_ids` says where they do not fit the context.
+        """
+        prompt_ids = self._encode_prompt(prompt) or self._standalone_ids
+        return self.from_ids(prompt_ids, self._response_ids(prompt_ids, response))
+
+    def from_ids(self, prompt_ids: list[int], response_ids: list[int]) -> EncodedRollout:
+        """The same for a rollout whose token ids are known; the prompt has at least one.
+
         Where they do not fit the context, the end of the response is cut, and of a prompt that
         takes more than half of the context, its start.
         """
-        prompt_ids = self._encode_prompt(prompt) or self._standalone_ids
-        response_ids = self._response_ids(prompt_ids, response)
         num_response_tokens = len(response_ids)
         if not response_ids:
             return EncodedRollout(None, None, 0, truncated=False)

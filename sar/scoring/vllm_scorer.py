@@ -2,8 +2,7 @@
 
 Optional: `pip install -c constraints.txt -e '.[vllm]'`. Written against vLLM 0.29.0.
 
-A sequence is given to vLLM as a prompt of token ids, and the log-probabilities of the prompt's own
-tokens are read. vLLM cannot be told to generate nothing: it adds one token, which is ignored.
+A sequence is given to vLLM as a prompt; see `sar.scoring.vllm_prompt_logprobs`.
 """
 
 from __future__ import annotations
@@ -16,6 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sar.scoring.base import TokenSequence
+from sar.scoring.vllm_prompt_logprobs import (
+    ROOM_TOKENS,
+    SAMPLING_ARGUMENTS,
+    read_response_logprobs,
+)
 
 # Where vLLM falls back to its older model runner, logits of a whole prefill chunk exist at once, in
 # the model's dtype and again in float32, in memory that it did not set aside: under 2 GiB for this
@@ -32,8 +36,7 @@ class VllmScorer:
         """
         Args:
             engine: a `vllm.LLM` without prefix caching, with `logprobs_mode="raw_logprobs"`.
-            sampling_params: `vllm.SamplingParams` with `prompt_logprobs=0`, which is the prompt's
-                own token and no other, and `flat_logprobs=True`.
+            sampling_params: `vllm.SamplingParams` of `SAMPLING_ARGUMENTS`.
         """
         self._engine = engine
         self._sampling_params = sampling_params
@@ -82,19 +85,12 @@ class VllmScorer:
             max_model_len=_FIT_TO_MEMORY,
             logprobs_mode="raw_logprobs",
         )
-        sampling_params = SamplingParams(
-            prompt_logprobs=0,
-            flat_logprobs=True,
-            max_tokens=1,
-            temperature=0.0,
-            detokenize=False,
-        )
-        return cls(engine, sampling_params)
+        return cls(engine, SamplingParams(**SAMPLING_ARGUMENTS))
 
     @property
     def max_context_tokens(self) -> int | None:
-        """vLLM refuses a prompt that leaves no room for the token it generates."""
-        return int(self._engine.model_config.max_model_len) - 1
+        """The longest prompt that vLLM takes."""
+        return int(self._engine.model_config.max_model_len) - ROOM_TOKENS
 
     @property
     def description(self) -> str:
@@ -134,25 +130,6 @@ class VllmScorer:
         if len(outputs) != len(sequences):
             raise RuntimeError(f"vLLM gave {len(outputs)} results for {len(sequences)} sequences")
         return [
-            _response_logprobs(output.prompt_logprobs, sequence)
+            read_response_logprobs(output.prompt_logprobs, sequence)
             for output, sequence in zip(outputs, sequences, strict=True)
         ]
-
-
-def _response_logprobs(flat: Any, sequence: TokenSequence) -> npt.NDArray[np.float32]:
-    """(T,) log-probabilities of the response from vLLM's `FlatLogprobs` of the whole sequence.
-
-    It lists a token id and a log-probability for each position but the first, which has none.
-    Comparing the ids shows that nothing is missing, misplaced or of another sequence.
-    """
-    expected_ids = sequence.context_ids[1:] + sequence.response_ids
-    token_ids = [] if flat is None else flat.token_ids
-    if token_ids != expected_ids or len(flat.logprobs) != len(expected_ids):
-        raise RuntimeError(
-            f"vLLM gave log-probabilities of {len(token_ids)} tokens that are not the "
-            f"{len(expected_ids)} of the sequence"
-        )
-    logprobs_T = np.array(flat.logprobs[-len(sequence.response_ids) :], dtype=np.float32)
-    if not np.isfinite(logprobs_T).all():
-        raise FloatingPointError("vLLM gave a log-probability that is not finite")
-    return logprobs_T
