@@ -8,6 +8,9 @@
 #   SAR_WEIGHT       the weight of SAR that the servers must have; 0 is the correctness-only
 #                    baseline. It is the servers' setting (--sar-weight): here it is only checked.
 #                    Unset: any.
+#   ON_POLICY        1: vLLM scores its own rollouts for SAR (openrlhf_agent.py), and the servers,
+#                    which may have any model, give correctness only; SAR_WEIGHT (then 0.2 where it
+#                    is unset) goes to the agent, and SYSTEM_PROMPT where the data has another
 #   SERVER_MODEL     the model the servers must name, where it is not the policy's (a copy's name)
 #   DATA             folder of prepare_data.py, with train.jsonl and eval.jsonl
 #   OUTPUT           folder for checkpoints and logs; a run that is started again goes on from there
@@ -27,6 +30,7 @@ RECIPES=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 readonly RECIPES
 : "${REWARD_URLS:=http://127.0.0.1:5000/get_reward}"
 : "${SAR_WEIGHT:=}"
+: "${ON_POLICY:=0}"
 : "${SERVER_MODEL:=}"
 : "${DATA:=data}"
 : "${NUM_NODES:=1}"
@@ -69,6 +73,8 @@ read_arguments() {
         TOKENS_PER_GPU; do
         [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "$name='${!name}' is not a positive whole number"
     done
+    [[ $ON_POLICY == [01] ]] || fail "ON_POLICY='$ON_POLICY' is neither 0 nor 1"
+    [[ $ON_POLICY == 0 || -n $SAR_WEIGHT ]] || SAR_WEIGHT=0.2
     NUM_GPUS=$((NUM_NODES * GPUS_PER_NODE))
     ROLLOUTS_PER_UPDATE=$((MINI_BATCH_PROMPTS * N_SAMPLES))
     ((ROLLOUTS_PER_UPDATE % NUM_GPUS == 0)) || fail "$NUM_GPUS GPUs cannot share the \
@@ -106,13 +112,20 @@ launch() {
     local algorithm=$1
     shift
     count_steps
-    local data output
+    local data output name=$algorithm-$MODEL${SAR_WEIGHT:+-sar$SAR_WEIGHT}
+    local rewards=(--reward.remote_url "$REWARD_URLS") environment=()
+    if [[ $ON_POLICY == 1 ]]; then
+        name+=-on-policy
+        rewards=(--train.agent_func_path "$RECIPES/openrlhf_agent.py")
+        environment=(REWARD_URLS="$REWARD_URLS" SAR_WEIGHT="$SAR_WEIGHT" PYTHONPATH="$(python_path)")
+        [[ -z ${SYSTEM_PROMPT+set} ]] || environment+=(SYSTEM_PROMPT="$SYSTEM_PROMPT")
+    fi
     data=$(realpath -- "$DATA")
-    output=$(realpath -m -- "${OUTPUT:-runs/$algorithm-$MODEL${SAR_WEIGHT:+-sar$SAR_WEIGHT}}")
+    output=$(realpath -m -- "${OUTPUT:-runs/$name}")
     local command=(
         "$PYTHON" -m openrlhf.cli.train_ppo_ray
         --actor.model_name_or_path "$MODEL_PATH"
-        --reward.remote_url "$REWARD_URLS"
+        "${rewards[@]}"
         "$@"
 
         --data.prompt_dataset "$data/train.jsonl"
@@ -172,11 +185,34 @@ launch() {
         --logger.tensorboard_dir "$output/tensorboard"
         "${MORE_FLAGS[@]}"
     )
-    [[ -z $RAY_ADDRESS ]] || command=(ray job submit --address "$RAY_ADDRESS" -- "${command[@]}")
+    if [[ -n $RAY_ADDRESS ]]; then
+        local job=(ray job submit --address "$RAY_ADDRESS")
+        # Workers of a cluster that runs already have its environment and not this one.
+        [[ $ON_POLICY == 0 ]] || job+=(--runtime-env-json "$(runtime_environment "${environment[@]}")")
+        command=("${job[@]}" -- "${command[@]}")
+    elif [[ $ON_POLICY == 1 ]]; then
+        command=(env "${environment[@]}" "${command[@]}")
+    fi
     show "${command[@]}"
     [[ -z $DRY_RUN ]] || return 0
     preflight "$data/train.jsonl"
     exec "${command[@]}"
+}
+
+# python_path: where Python finds this repository.
+python_path() { printf '%s' "${RECIPES%/*}${PYTHONPATH:+:$PYTHONPATH}"; }
+
+# runtime_environment NAME=VALUE...: these variables, as Ray takes them for a job's processes.
+runtime_environment() {
+    local pair text json=
+    for pair; do
+        text=${pair#*=}
+        text=${text//\\/\\\\}
+        text=${text//\"/\\\"}
+        text=${text//$'\n'/\\n}
+        json+="${json:+, }\"${pair%%=*}\": \"${text//$'\t'/\\t}\""
+    done
+    printf '{"env_vars": {%s}}' "$json"
 }
 
 # show WORD...: the command, a flag a line, keys hidden.
@@ -192,8 +228,12 @@ preflight() {
     local urls flags=() url
     IFS=, read -ra urls <<<"$REWARD_URLS"
     for url in "${urls[@]}"; do flags+=(--url "$url"); done
-    [[ -z $SAR_WEIGHT ]] || flags+=(--sar-weight "$SAR_WEIGHT")
-    [[ -z $SERVER_MODEL ]] || flags+=(--server-model "$SERVER_MODEL")
-    PYTHONPATH="${RECIPES%/*}${PYTHONPATH:+:$PYTHONPATH}" \
+    if [[ $ON_POLICY == 1 ]]; then
+        flags+=(--on-policy)
+    else
+        [[ -z $SAR_WEIGHT ]] || flags+=(--sar-weight "$SAR_WEIGHT")
+        [[ -z $SERVER_MODEL ]] || flags+=(--server-model "$SERVER_MODEL")
+    fi
+    PYTHONPATH=$(python_path) \
         "$PYTHON" "$RECIPES/preflight.py" --model "$MODEL_PATH" --data "$1" "${flags[@]}"
 }

@@ -8,7 +8,7 @@
 #
 # Departures from the paper (arXiv:2509.05489) and its authors' scripts:
 # 1. SAR comes from the model that a server has loaded, and not from the policy of the same step,
-#    unless the server follows the policy's checkpoints.
+#    unless the server follows the policy's checkpoints. With ON_POLICY=1 it is the policy's.
 # 2. Losses are averaged over all tokens of an update. Theirs sums over a response's tokens and
 #    divides by a constant: equal weights for all tokens too, at another scale.
 # 3. 500 steps are made of equal passes over the data, in whole batches: 501 with three passes.

@@ -8,7 +8,7 @@
 #
 # Departures from the paper (arXiv:2509.05489) and its authors' scripts:
 # 1. SAR comes from the model that a server has loaded, and not from the policy of the same step,
-#    unless the server follows the policy's checkpoints.
+#    unless the server follows the policy's checkpoints. With ON_POLICY=1 it is the policy's.
 # 2. Six responses to a prompt, as the paper says; the authors' PPO scripts leave it at verl's one
 #    (N_SAMPLES=1, and then a mini-batch is 64 rollouts).
 # 3. 500 steps are made of equal passes over the data, in whole batches: 501 with three passes.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any, Self
 from recipes.endpoint import Endpoint, Unreachable, why
 from sar.grading.label import LabelError, parse_label
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
+from sar.tokenization import RolloutTokenizer
 
 _TIMEOUT_S = 180.0  # OpenRLHF's client waits as long
 _TOLERANCE = 1e-4
@@ -147,6 +149,7 @@ class Policy:
                 f"{name}: its chat template refuses a prompt of {roles}: {_line(error)}"
             ) from error
         self.right, self.wrong = (self._rollout(tokenizer, prompt, r) for r in (_RIGHT, _WRONG))
+        self._tokenizer = tokenizer
 
     @classmethod
     def load(cls, name: str, messages: Sequence[dict[str, str]]) -> Self:
@@ -164,6 +167,19 @@ class Policy:
             raise Problem(f"cannot load the tokenizer of {name}: {_line(error)}") from error
         return cls(name, tokenizer, messages)
 
+    def check_own_frame(self, system_prompt: str) -> None:
+        """For a policy that scores itself: its prompts against its own empty-question prompt.
+
+        Raises:
+            Problem: they differ in more than the question.
+        """
+        encoder = RolloutTokenizer(self._tokenizer, system_prompt=system_prompt)
+        if encoder.has_other_frame(self.right.prompt):
+            raise Problem(
+                f"{self.name}: the prompts do not carry the system prompt {system_prompt[:60]!r}; "
+                "set SYSTEM_PROMPT to the data's"
+            )
+
     @staticmethod
     def _rollout(tokenizer: Any, prompt: str, response: str) -> Rollout:
         """Source: OpenRLHF 0.11.2, openrlhf/utils/agent.py, SingleTurnAgentExecutor.execute."""
@@ -174,13 +190,15 @@ class Policy:
         return Rollout(query, prompt, len(response_ids))
 
 
-def check_settings(server: Server, sar_weight: float | None, policy: str, model: str) -> Served:
+def check_settings(
+    server: Server, sar_weight: float | None, policy: str, model: str | None
+) -> Served:
     """Compares what a server says of itself with what it must be.
 
     Args:
         sar_weight: the weight that it must have; None for any.
         policy: the policy's model.
-        model: the model that it must name.
+        model: the model that it must name; None for any.
     Raises:
         Problem: it is something else, or not ready.
     """
@@ -190,7 +208,7 @@ def check_settings(server: Server, sar_weight: float | None, policy: str, model:
             f"{server.name}: its SAR weight is {served.sar_weight:g}, not {sar_weight:g}; start it "
             f"with --sar-weight {sar_weight:g}"
         )
-    if _base_name(served.model) != _base_name(model):
+    if model is not None and _base_name(served.model) != _base_name(model):
         raise Problem(
             f"{server.name}: it serves {served.model}, not {model}; start it with "
             f"--model {policy}, or name the model it may serve: --server-model {served.model}"
@@ -198,9 +216,11 @@ def check_settings(server: Server, sar_weight: float | None, policy: str, model:
     return served
 
 
-def check_rewards(server: Server, served: Served, policy: Policy) -> None:
+def check_rewards(server: Server, served: Served, policy: Policy, *, on_policy: bool) -> None:
     """Asks for the rewards of a right and of a wrong rollout.
 
+    Args:
+        on_policy: the policy scores itself, and the server's likelihoods are not used.
     Raises:
         Problem: they are not what they must be.
     """
@@ -209,6 +229,8 @@ def check_rewards(server: Server, served: Served, policy: Policy) -> None:
         if got["score"] != score:
             kind = "right" if score else "wrong"
             raise Problem(f"{server.name}: a {kind} answer has the score {got['score']:g}")
+        if on_policy:
+            continue
         if got["template_mismatch"]:
             raise Problem(
                 f"{server.name}: the prompts have another system prompt or chat template than the "
@@ -230,7 +252,7 @@ def check_rewards(server: Server, served: Served, policy: Policy) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 where all servers fit the policy, else 1."""
     arguments = _parser().parse_args(argv)
-    model = arguments.server_model or arguments.model
+    model = None if arguments.on_policy else arguments.server_model or arguments.model
     try:
         servers = [Server(url) for url in arguments.url]
         messages = _DEFAULT_PROMPT if arguments.data is None else _first_prompt(arguments.data)
@@ -240,14 +262,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
         (first, served), *others = checked
         for server, other in others:
-            if other.sar_weight != served.sar_weight:
+            if other.sar_weight != served.sar_weight and not arguments.on_policy:
                 raise Problem(
                     f"{first.name} has a SAR weight of {served.sar_weight:g}, and {server.name} "
                     f"one of {other.sar_weight:g}"
                 )
         policy = Policy.load(arguments.model, messages)
+        if arguments.on_policy:
+            policy.check_own_frame(os.environ.get("SYSTEM_PROMPT", DEFAULT_SYSTEM_PROMPT))
         for server, served in checked:
-            check_rewards(server, served, policy)
+            check_rewards(server, served, policy, on_policy=arguments.on_policy)
     except Problem as problem:
         sys.stderr.write(f"preflight: {problem}\n")
         return 1
@@ -304,6 +328,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", help="train.jsonl, for its system prompt (default: ours)")
     parser.add_argument("--sar-weight", type=float, help="weight of SAR that all must have")
     parser.add_argument("--server-model", help="the model all must name (default: the policy's)")
+    parser.add_argument(
+        "--on-policy",
+        action="store_true",
+        help="SAR comes from openrlhf_agent.py: the servers' models and weights do not matter",
+    )
     return parser
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -108,6 +109,29 @@ def test_other_tokenizer(
     result = run(reward_url(server), model=other)
     num_tokens = len(bundled_tokenizer.encode(_RIGHT)) + 1
     assert_one_line(result, f" are {num_tokens} there: it has another tokenizer")
+
+
+def test_a_policy_that_scores_itself_takes_any_model_and_weight(
+    server: Any,
+    tmp_path: Path,
+    bundled_model_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = tmp_path / "policy"
+    shutil.copytree(bundled_model_path, other)
+    tokenizer = (other / "tokenizer.json").read_text()
+    (other / "tokenizer.json").write_text(
+        re.sub(r'"merges": \[[^{}]*\]', '"merges": []', tokenizer)
+    )
+    data = train_file(tmp_path, "Be brief.")
+    command = ["--url", reward_url(server), "--model", str(other), "--data", data, "--on-policy"]
+    monkeypatch.delenv("SYSTEM_PROMPT", raising=False)
+    assert main(command) == 1
+    assert "set SYSTEM_PROMPT to the data's" in capsys.readouterr().err
+    monkeypatch.setenv("SYSTEM_PROMPT", "Be brief.")
+    assert main(command) == 0
+    assert main(command[:-1]) == 1
 
 
 def test_no_chat_template(run: Run, server: Any, tmp_path: Path, bundled_model_path: Path) -> None:

@@ -69,6 +69,12 @@ CASES: dict[str, tuple[str, str, tuple[str, ...], Mapping[str, str]]] = {
         for where, settings in (("one node", {}), ("cluster", CLUSTER))
     },
     "two servers": ("grpo", "Gemma-3-1B", (), {"REWARD_URLS": TWO_URLS}),
+    **{
+        f"on policy {where}": (
+            "grpo", MODELS[0], (), {"ON_POLICY": "1", "REWARD_URLS": TWO_URLS, **settings},
+        )
+        for where, settings in (("one node", {}), ("cluster", CLUSTER))
+    },
     "more flags": ("ppo", "Gemma-3-1B", ("--train.seed", "7", "--algo.kl.horizon", "9"), {}),
     "settings": (
         "grpo",
@@ -221,6 +227,7 @@ def test_passes_over_the_data_make_the_steps(
         ((MODELS[0],), {"DATA": "/nowhere"}, "DATA=/nowhere has no train.jsonl; make it: python"),
         ((MODELS[0],), {"STEPS": "-1"}, "STEPS='-1' is not a positive whole number"),
         ((MODELS[0],), {"N_SAMPLES": "six"}, "N_SAMPLES='six' is not a positive whole number"),
+        ((MODELS[0],), {"ON_POLICY": "yes"}, "ON_POLICY='yes' is neither 0 nor 1"),
         ((MODELS[0],), {"GPUS_PER_NODE": "7"}, "7 GPUs cannot share the 384 rollouts"),
         ((MODELS[0],), {"TENSOR_PARALLEL": "3"}, "TENSOR_PARALLEL=3 does not divide the 8 GPUs"),
         ((MODELS[0],), {"TOKENS_PER_GPU": "4096"}, "TOKENS_PER_GPU=4096 cannot hold one"),
@@ -273,6 +280,7 @@ def recorder(tmp_path: Path) -> Callable[[int], Path]:
         path.write_text(
             "#!/usr/bin/env bash\n"
             f"printf '%s\\n' \"$*\" >> {tmp_path}/ran\n"
+            f"env -0 > {tmp_path}/environ\n"
             f"[[ $1 != */preflight.py ]] || exit {code}\n"
         )
         path.chmod(0o755)
@@ -304,6 +312,60 @@ def test_nothing_is_trained_after_a_failed_preflight(
     (only,) = (tmp_path / "ran").read_text().splitlines()
     assert "preflight.py" in only
     assert "--sar-weight" not in only
+
+
+ON_POLICY = {"ON_POLICY": "1", "REWARD_URLS": TWO_URLS, "SERVER_MODEL": "copy"}
+# All that JSON and a shell take for something else.
+SYSTEM_PROMPT = 'Say "so" \\frac\nand $x:\t` Ünder {a}'
+
+
+@pytest.mark.parametrize("where", ["one node", "cluster"])
+def test_openrlhf_takes_the_agent_in_place_of_servers(
+    where: str, parsed: dict[str, dict[str, Any]]
+) -> None:
+    got = parsed[f"on policy {where}"]["arguments"]
+    assert got["train"]["agent_func_path"] == str(RECIPES / "openrlhf_agent.py")
+    assert got["reward"]["remote_url"] == ["agent"]
+    assert "-sar0.2-on-policy/" in got["ckpt"]["path"]
+    assert parsed["two servers"]["arguments"]["train"]["agent_func_path"] is None
+
+
+def expected_of_workers(**others: str) -> dict[str, str]:
+    return {"REWARD_URLS": TWO_URLS, "SAR_WEIGHT": "0.2", "PYTHONPATH": str(ROOT), **others}
+
+
+def test_the_agents_settings_are_the_trainers_environment(
+    recorder: Callable[[int], Path], data: Path, tmp_path: Path
+) -> None:
+    settings = {**ON_POLICY, "DATA": str(data), "PYTHON": str(recorder(0))}
+    done = run("grpo", MODELS[0], PYTHONPATH="/mine", SYSTEM_PROMPT=SYSTEM_PROMPT, **settings)
+    assert done.returncode == 0, done.stderr
+    assert "k%2Cey" not in done.stdout
+    preflight, training = (tmp_path / "ran").read_text().splitlines()
+    assert preflight.endswith("--url http://two:5000/get_reward --on-policy")
+    assert "get_reward" not in training
+    got = dict(one.split("=", 1) for one in (tmp_path / "environ").read_text().split("\0") if one)
+    expected = expected_of_workers(PYTHONPATH=f"{ROOT}:/mine", SYSTEM_PROMPT=SYSTEM_PROMPT)
+    assert {name: got[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("more", [{}, {"SYSTEM_PROMPT": SYSTEM_PROMPT}, {"SYSTEM_PROMPT": ""}])
+def test_a_cluster_gets_the_agents_settings_with_the_job(
+    more: dict[str, str], recorder: Callable[[int], Path], data: Path, tmp_path: Path
+) -> None:
+    ray = tmp_path / "bin/ray"
+    ray.parent.mkdir()
+    ray.write_text(f"#!/usr/bin/env bash\nprintf '%s\\0' \"$@\" > {tmp_path}/submitted\n")
+    ray.chmod(0o755)
+    path = f"{ray.parent}:{os.environ['PATH']}"
+    settings = {**ON_POLICY, **CLUSTER, "DATA": str(data), "PYTHON": str(recorder(0)), **more}
+    done = run("ppo", MODELS[0], PATH=path, SAR_WEIGHT="0.2", **settings)
+    assert done.returncode == 0, done.stderr
+    words = (tmp_path / "submitted").read_text().split("\0")
+    assert words[:4] == ["job", "submit", "--address", "http://head:8265"]
+    assert json.loads(after(words, "--runtime-env-json")) == {
+        "env_vars": expected_of_workers(**more)
+    }
 
 
 def test_there_are_settings_for_the_papers_models_only() -> None:
