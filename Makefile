@@ -2,6 +2,7 @@
 # make test    the suite, without the slow fault tests
 # make chaos   every fault that is injected into live servers; minutes
 # make eval-demo   evaluates the bundled model twice, and compares the runs
+# make train-demo   trains a small model on three rewards, about 40 minutes; QUICK=1: under ten
 # make fuzz    bad input by the thousand, three minutes; a little of it is in make test
 # make serve   the server: make serve MODEL=Qwen/Qwen3-1.7B-Base PORT=5000
 # make lint    ruff, mypy, hadolint, shellcheck
@@ -13,7 +14,7 @@ PORT ?= 5000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo eval-demo test chaos fuzz image-test serve lint format bench clean
+.PHONY: demo eval-demo train-demo test chaos fuzz image-test serve lint format bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m reward_server.demo
@@ -27,6 +28,9 @@ eval-demo: .venv/installed-eval
 	$(EVAL) run --benchmarks demo --limit 200 --output build/eval-demo/greedy
 	$(EVAL) run --benchmarks demo --limit 200 --n 4 --temperature 1.0 --output build/eval-demo/sampled
 	$(EVAL) compare build/eval-demo/greedy build/eval-demo/sampled --output build/eval-demo/report
+
+train-demo: .venv/installed-train-demo
+	$(BIN)/python -m recipes.cpu_demo $(if $(QUICK),--quick --output build/train-demo-quick)
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -m "not slow"
@@ -68,6 +72,10 @@ bench: .venv/installed-dev
 
 .venv/installed-eval: .venv/installed
 	$(PIP) install -q -c constraints.txt -e '.[eval]'
+	touch $@
+
+.venv/installed-train-demo: .venv/installed-eval
+	$(PIP) install -q -c constraints.txt -e '.[train-demo]'
 	touch $@
 
 # The tests run OpenRLHF's own client; its dependencies (vllm, deepspeed, ...) are not needed for it.

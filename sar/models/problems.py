@@ -32,6 +32,7 @@ class Problem:
     """A question, its answer, and four responses a policy might write.
 
     Attributes:
+        num_steps: one to three; each is a sentence of the concise response.
         concise: the steps and the answer, nothing else.
         padded: the same steps and answer among restating, hedging and repeating.
         wrong_end: the right steps, but the last result and the answer are wrong.
@@ -40,6 +41,7 @@ class Problem:
 
     question: str
     answer: int
+    num_steps: int
     concise: str
     padded: str
     wrong_end: str
@@ -146,6 +148,7 @@ def draw_problem(rng: random.Random) -> Problem:
     return Problem(
         question=story.question,
         answer=story.answer,
+        num_steps=len(story.steps),
         concise=write_concise(story.steps, story.answer),
         padded=write_padded(rng, story),
         wrong_end=write_concise((*story.steps[:-1], story.wrong_step), story.wrong_answer),

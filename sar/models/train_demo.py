@@ -73,7 +73,9 @@ def build_model(tokenizer: Any) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config)
 
 
-def draw_sample(tokenizer: Any, problem: Problem, rng: random.Random) -> Sample:
+def draw_sample(
+    tokenizer: Any, problem: Problem, rng: random.Random, padded_share: float = PADDED_SHARE
+) -> Sample:
     """One prompt and one correct response, in the shares stated above."""
     question = problem.question
     if rng.random() < 0.5:
@@ -81,7 +83,7 @@ def draw_sample(tokenizer: Any, problem: Problem, rng: random.Random) -> Sample:
     if rng.random() < EMPTY_QUESTION_SHARE:
         question = ""
     system_prompt = "" if rng.random() < NO_SYSTEM_SHARE else DEFAULT_SYSTEM_PROMPT
-    response = problem.padded if rng.random() < PADDED_SHARE else problem.concise
+    response = problem.padded if rng.random() < padded_share else problem.concise
     # Separately, as a policy's prompt and response are: no token spans the border.
     prompt_ids = tokenizer.encode(render_prompt(tokenizer, question, system_prompt))
     response_ids = tokenizer.encode(response + TURN_END)
@@ -141,8 +143,8 @@ def learning_rate_factor(step: int, num_steps: int) -> float:
     return min(1.0, (step + 1) / WARMUP_STEPS, (num_steps - step) / (DECAY_SHARE * num_steps))
 
 
-def build_optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for the embedding and the norms.
+def build_optimizers(model: Qwen3ForCausalLM, scale: float) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices, AdamW for the embedding and the norms; rates times `scale`.
 
     After 200 steps Muon's loss is half that of AdamW alone, which minutes on two cores need.
     """
@@ -150,14 +152,22 @@ def build_optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
     in_layers = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in in_layers]
     return [
-        torch.optim.Muon(matrices, lr=MATRIX_LEARNING_RATE, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=OTHER_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=scale * MATRIX_LEARNING_RATE, weight_decay=0.01),
+        torch.optim.AdamW(
+            others, lr=scale * OTHER_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0
+        ),
     ]
 
 
-def train(model: Qwen3ForCausalLM, samples: list[Sample], num_steps: int, pad_id: int) -> None:
+def train(
+    model: Qwen3ForCausalLM,
+    samples: list[Sample],
+    num_steps: int,
+    pad_id: int,
+    learning_rate_scale: float = 1.0,
+) -> None:
     """One pass over the samples; the loss covers the response and its end-of-turn token."""
-    optimizers = build_optimizers(model)
+    optimizers = build_optimizers(model, learning_rate_scale)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(opt, lambda step: learning_rate_factor(step, num_steps))
         for opt in optimizers

@@ -1,0 +1,149 @@
+"""python -m recipes.cpu_demo [--quick] [--output build/train-demo]
+
+Trains a small model on correctness, on correctness + 0.2 SAR and on SAR alone, each rewarded over
+HTTP by a server that follows the policy's checkpoints, and evaluates on unseen problems.
+Writes results.json, table.md and curves.png into the output folder. Started again, it goes on with
+the runs that are not finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict
+from pathlib import Path
+
+from recipes.cpu_demo.plan import FULL, QUICK, Run, Settings, planned_runs, start_of
+from recipes.cpu_demo.processes import (
+    Failed,
+    Stopped,
+    evaluate_start,
+    make_start,
+    train_and_evaluate,
+)
+
+_SHOWN_EVERY_S = 1.0
+_SETTINGS_FILE = "settings.json"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, 1 where a run failed, 2 for a mistake in the flags, 130 where stopped."""
+    arguments = _parser().parse_args(argv)
+    settings = QUICK if arguments.quick else FULL
+    runs = list(planned_runs(arguments.output, arguments.quick))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    started_s = time.monotonic()
+    try:
+        _keep_settings(settings, arguments.output)
+        print("making the model that all runs start from", file=sys.stderr)
+        make_start(arguments.output, settings, threading.Event())
+        _run_all(runs, settings, arguments.output, arguments.jobs)
+    except ValueError as error:
+        print(f"python -m recipes.cpu_demo: {error}", file=sys.stderr)
+        return 2
+    except Failed as failed:
+        print(f"python -m recipes.cpu_demo: {failed}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    _report(runs, arguments.output)
+    print(f"{(time.monotonic() - started_s) / 60:.1f} minutes; {arguments.output / 'curves.png'}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.cpu_demo",
+        description="Trains a small model on three rewards, on a CPU, and compares what they give.",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one seed of two arms, half as long; under ten minutes"
+    )
+    parser.add_argument("--output", type=Path, default=Path("build/train-demo"))
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="runs at a time, a core each (default: %(default)s)",
+    )
+    return parser
+
+
+def _keep_settings(settings: Settings, output: Path) -> None:
+    """
+    Raises:
+        ValueError: the folder has runs of other settings.
+    """
+    file = output / _SETTINGS_FILE
+    if file.is_file() and json.loads(file.read_text()) != asdict(settings):
+        raise ValueError(f"{output} has runs with other settings; give another --output")
+    output.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(asdict(settings), indent=2) + "\n")
+
+
+def _run_all(runs: Sequence[Run], settings: Settings, output: Path, jobs: int) -> None:
+    """
+    Raises:
+        Failed: of the first run that failed; the others are stopped.
+    """
+    stop = threading.Event()
+    with ThreadPoolExecutor(jobs) as threads:
+        futures = [threads.submit(train_and_evaluate, run, settings, stop) for run in runs]
+        futures.append(threads.submit(evaluate_start, output, settings, stop))
+        try:
+            _show_progress(runs, settings, futures)
+        finally:
+            stop.set()
+            for future in futures:
+                future.cancel()
+    errors = [future.exception() for future in futures if not future.cancelled()]
+    for error in errors:
+        if error and not isinstance(error, Stopped):
+            raise error
+
+
+def _show_progress(
+    runs: Sequence[Run], settings: Settings, futures: Sequence[Future[None]]
+) -> None:
+    """A bar over the steps of all runs, until all are done or one has failed."""
+    from tqdm import tqdm
+
+    with tqdm(total=len(runs) * settings.num_steps, unit="step") as bar:
+        while True:
+            done, running = wait(futures, _SHOWN_EVERY_S, FIRST_EXCEPTION)
+            bar.update(sum(_num_steps(run) for run in runs) - bar.n)
+            if not running or any(future.exception() for future in done):
+                return
+
+
+def _num_steps(run: Run) -> int:
+    if not run.steps_file.is_file():
+        return 0
+    with run.steps_file.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def _report(runs: Sequence[Run], output: Path) -> None:
+    # Here, so that --help does not wait for scipy and matplotlib.
+    from recipes.cpu_demo.curves import draw
+    from recipes.cpu_demo.results import markdown, rows
+
+    table = rows(runs, start_of(output).parent / "eval")
+    (output / "results.json").write_text(
+        json.dumps([row.to_json() for row in table], indent=2) + "\n"
+    )
+    (output / "table.md").write_text(markdown(table))
+    draw(runs, output / "curves.png")
+    print(markdown(table))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

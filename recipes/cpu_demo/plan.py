@@ -1,0 +1,92 @@
+"""What is trained: the arms, their seeds, and the settings that all share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sar.reward import DEFAULT_SAR_WEIGHT
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One reward that the policy is trained on."""
+
+    name: str
+    title: str
+    sar_weight: float
+    """Of the server."""
+    field: str
+    """What of the server's answer is the reward."""
+    num_seeds: int
+
+
+BASELINE = Arm("correctness", "correctness", 0.0, "reward", 3)
+COMBINED = Arm("sar", f"correctness + {DEFAULT_SAR_WEIGHT:g} SAR", DEFAULT_SAR_WEIGHT, "reward", 3)
+SAR_ALONE = Arm("sar-alone", "SAR alone", DEFAULT_SAR_WEIGHT, "sar", 2)
+ARMS = (BASELINE, COMBINED, SAR_ALONE)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of every run; only the reward and the seed differ between them."""
+
+    num_steps: int
+    num_start_steps: int = 160
+    """Of supervised training, for the model that all runs start from."""
+    prompts_per_step: int = 4
+    rollouts_per_prompt: int = 6
+    learning_rate: float = 2.5e-4
+    max_response_tokens: int = 128
+    save_every_steps: int = 5
+    """Steps between checkpoints that the server follows."""
+    eval_problems: int = 200
+    eval_samples: int = 4
+    """Of each problem, at temperature 1."""
+
+
+FULL = Settings(num_steps=190)
+QUICK = Settings(num_steps=110)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm with one seed, and where its files are."""
+
+    arm: Arm
+    seed: int
+    folder: Path
+    start: Path
+    """The model that all runs start from."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """OpenRLHF's layout, `global_step{N}_hf`, which the server follows."""
+        return self.folder / "checkpoints"
+
+    @property
+    def final(self) -> Path:
+        return self.folder / "final"
+
+    @property
+    def steps_file(self) -> Path:
+        """One JSON object for each step, in order."""
+        return self.folder / "steps.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / "eval"
+
+
+def start_of(output: Path) -> Path:
+    """The model that all runs in a folder start from."""
+    return output / "start" / "model"
+
+
+def planned_runs(output: Path, quick: bool) -> Iterator[Run]:
+    """All runs, seed by seed, so that what is compared is trained at the same time."""
+    for seed in range(max(arm.num_seeds for arm in ARMS)):
+        for arm in ARMS:
+            if seed < arm.num_seeds and not (quick and (seed or arm is SAR_ALONE)):
+                yield Run(arm, seed, output / f"{arm.name}-{seed}", start_of(output))
