@@ -18,6 +18,7 @@ from benchmarks.gpu_models import make_model
 from benchmarks.gpu_parts import GIB, NO_GPU_MEMORY, SAME, Results
 from benchmarks.gpu_timing import Bench, NotMeasured, interleaved, peak_bytes
 from benchmarks.report import Measurement
+from sar.errors import one_line
 from sar.scoring.transformers_scorer import TransformersScorer
 
 Head = Callable[[], Tensor]
@@ -55,7 +56,7 @@ def _head(bench: Bench) -> Results:
         except ImportError as error:
             yield NotMeasured(f"output head, {name}", f"not installed: {error}")
         except Exception as error:  # noqa: BLE001  of third parties; the others go on
-            yield NotMeasured(f"output head, {name}", _one_line(error))
+            yield NotMeasured(f"output head, {name}", one_line(error))
         else:
             tasks[name] = task
     samples = interleaved(bench.device, dict(tasks), bench.rounds)
@@ -174,8 +175,3 @@ def _torchs(problem: _Problem, **options: Any) -> Head:
             options=chosen,
         )
     )
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

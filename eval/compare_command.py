@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.metrics import NUM_RESAMPLES
+from sar.arguments import number
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,30 +46,27 @@ def _parser() -> argparse.ArgumentParser:
         default="holm",
         help="for the number of tests (default: %(default)s)",
     )
-    parser.add_argument("--k", type=_positive, help="pass@k (default: the smallest n of the runs)")
+    parser.add_argument(
+        "--k", type=number(1, kind=int), help="pass@k (default: the smallest n of the runs)"
+    )
     parser.add_argument(
         "--resamples",
-        type=_positive,
+        type=number(1, kind=int),
         default=NUM_RESAMPLES,
         help="of the bootstrap and of permutation tests (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of resampling (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=number(0, kind=int), default=0, help="of resampling (default: %(default)s)"
+    )
     parser.add_argument(
         "--max-disagreements",
-        type=int,
+        type=number(0, kind=int),
         default=100,
         metavar="N",
         help="problems in the report's browser, for each benchmark and pair of runs "
         "(default: %(default)s)",
     )
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
 
 
 def _compare(arguments: argparse.Namespace) -> str:
@@ -78,8 +76,6 @@ def _compare(arguments: argparse.Namespace) -> str:
     from eval.report.wording import verdict_lines
     from eval.report.write import write_report
 
-    if arguments.seed < 0 or arguments.max_disagreements < 0:
-        raise ValueError("--seed and --max-disagreements must be 0 or more")
     comparison = compare_runs(
         arguments.runs,
         allow_different_inputs=arguments.allow_different_inputs,

@@ -12,6 +12,7 @@ from typing import Any
 from eval.benchmarks import choose_benchmarks
 from eval.errors import UserError
 from eval.prompts import PROMPT_STYLES
+from sar.arguments import number
 
 BUNDLED = "bundled"
 BACKENDS = ("transformers", "vllm", "openai")
@@ -100,15 +101,15 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     add("backend", "what generates", choices=BACKENDS)
     add("benchmarks", "all, or names with commas; `python -m eval list` has them", type=_benchmarks)
     add("data_dir", "folder of the benchmarks' files; the Hugging Face hub if left out", type=Path)
-    add("limit", "only the first so many problems of each benchmark", type=_count)
+    add("limit", "only the first so many problems of each benchmark", type=number(1, kind=int))
 
 
 def _add_generation(parser: argparse.ArgumentParser) -> None:
     add = _adder(parser.add_argument_group("generation"))
-    add("n", "responses to each problem", type=_count)
-    add("temperature", "0 is greedy", type=_number(0, 10))
-    add("top_p", "sample from the likeliest tokens of this share", type=_number(1e-6, 1))
-    add("max_tokens", "longest response", type=_count)
+    add("n", "responses to each problem", type=number(1, kind=int))
+    add("temperature", "0 is greedy", type=number(0, 10))
+    add("top_p", "sample from the likeliest tokens of this share", type=number(1e-6, 1))
+    add("max_tokens", "longest response", type=number(1, kind=int))
     add("seed", "of sampling; each sample gets one of its own from it", type=int)
 
 
@@ -131,8 +132,8 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     add = _adder(group)
     add("device", "auto, cpu, cuda, ...; transformers only")
     add("dtype", "of the weights; auto is float32 on a CPU", choices=DTYPES)
-    add("batch_size", "responses generated at once; transformers only", type=_count)
-    add("tensor_parallel_size", "GPUs that share the model; vllm only", type=_count)
+    add("batch_size", "responses generated at once; transformers only", type=number(1, kind=int))
+    add("tensor_parallel_size", "GPUs that share the model; vllm only", type=number(1, kind=int))
     group.add_argument(
         "--trust-remote-code", action="store_true", default=None, help="run a model's own code"
     )
@@ -140,12 +141,12 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     add("base_url", "such as http://localhost:8000/v1")
     add("endpoint", "completions renders the prompts here, by --tokenizer", choices=ENDPOINTS)
     add("tokenizer", "folder or hub id, for --endpoint completions (default: --model)")
-    add("concurrency", "requests in flight", type=_count)
-    add("max_retries", "further tries of a failed request", type=_number(0, 100, int))
-    add("timeout", "seconds of one try", type=_number(0.1, 86400))
+    add("concurrency", "requests in flight", type=number(1, kind=int))
+    add("max_retries", "further tries of a failed request", type=number(0, 100, int))
+    add("timeout", "seconds of one try", type=number(0.1, 86400))
     add = _adder(parser.add_argument_group("grading"))
-    add("grader_workers", "grader processes", type=_number(1, 256, int))
-    add("grader_timeout", "seconds of work on one response", type=_number(0.1, 3600))
+    add("grader_workers", "grader processes", type=number(1, 256, int))
+    add("grader_timeout", "seconds of work on one response", type=number(0.1, 3600))
 
 
 def _adder(group: Any) -> Callable[..., None]:
@@ -183,24 +184,3 @@ def _benchmarks(text: str) -> str:
         return ",".join(b.name for b in choose_benchmarks(text))
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _number(
-    low: float, high: float, kind: Callable[[str], float] = float
-) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:  # NaN too
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} to {high}")
-        return value
-
-    return parse
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)

@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 from typing import Any, Self
 
 from recipes.endpoint import Endpoint, Unreachable, why
+from sar.errors import first_line
 from sar.grading.label import LabelError, parse_label
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 from sar.tokenization import RolloutTokenizer
@@ -146,7 +147,7 @@ class Policy:
         except Exception as error:  # templates raise what they like
             roles = ", ".join(turn["role"] for turn in turns)
             raise Problem(
-                f"{name}: its chat template refuses a prompt of {roles}: {_line(error)}"
+                f"{name}: its chat template refuses a prompt of {roles}: {first_line(error)}"
             ) from error
         self.right, self.wrong = (self._rollout(tokenizer, prompt, r) for r in (_RIGHT, _WRONG))
         self._tokenizer = tokenizer
@@ -164,7 +165,7 @@ class Policy:
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
         except Exception as error:  # a broken folder raises all sorts of things
-            raise Problem(f"cannot load the tokenizer of {name}: {_line(error)}") from error
+            raise Problem(f"cannot load the tokenizer of {name}: {first_line(error)}") from error
         return cls(name, tokenizer, messages)
 
     def check_own_frame(self, system_prompt: str) -> None:
@@ -310,10 +311,6 @@ def _first_prompt(path: str) -> list[dict[str, str]]:
 def _base_name(model: str) -> str:
     """`Qwen3-1.7B-Base` for the hub id as for a folder of that name."""
     return PurePosixPath(model).name.casefold()
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -37,6 +37,7 @@ from eval.benchmarks import BENCHMARKS, Benchmark, Problem, choose_benchmarks, l
 from eval.benchmarks.numinamath import prepare_training
 from eval.benchmarks.rows import Row
 from eval.errors import UserError
+from sar.arguments import number
 from sar.contamination import NGRAM_WORDS, ContaminationIndex
 from sar.grading.label import parse_label
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION
@@ -295,27 +296,24 @@ def _parser() -> argparse.ArgumentParser:
         help="folder with the seven benchmarks' files in the hub's columns (default: the hub)",
     )
     parser.add_argument(
-        "--cap", type=_count, default=10_000, help="problems of a data set, 0 for all (%(default)s)"
+        "--cap",
+        type=number(0, kind=int),
+        default=10_000,
+        help="problems of a data set, 0 for all (%(default)s)",
     )
     parser.add_argument(
         "--eval-cap",
-        type=_count,
+        type=number(0, kind=int),
         default=250,
         help="problems of a benchmark in eval.jsonl, 0 for all (%(default)s)",
     )
-    parser.add_argument("--seed", type=_count, default=42, help="%(default)s")
+    parser.add_argument("--seed", type=number(0, 2**32 - 1, int), default=42, help="%(default)s")
     parser.add_argument(
         "--system-prompt",
         default=DEFAULT_SYSTEM_PROMPT,
         help="the server needs the same as its --system-prompt; '' for none",
     )
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
-    return int(text)
 
 
 if __name__ == "__main__":

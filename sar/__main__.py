@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_args
 
+from sar.arguments import number
 from sar.grading.label import GraderName
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _add_rescore(commands: Any) -> None:
     )
     parser.add_argument("logs", metavar="LOG", nargs="+", type=Path, help="a file, or a folder")
     parser.add_argument(
-        "--sar-weight", type=_number(-100, 100), help="weight of SAR (default: each decision's own)"
+        "--sar-weight", type=number(-100, 100), help="weight of SAR (default: each decision's own)"
     )
     parser.add_argument("--regrade", action="store_true", help="grade again, as each label asks")
     parser.add_argument(
@@ -59,12 +59,12 @@ def _add_rescore(commands: Any) -> None:
     )
     parser.add_argument(
         "--grader-workers",
-        type=_number(1, 256, int),
+        type=number(1, 256, int),
         help="grader processes (default: one for each CPU, at most 16)",
     )
     parser.add_argument(
         "--grader-timeout",
-        type=_number(0.1, 3600),
+        type=number(0.1, 3600),
         help=f"seconds of work a grader may spend on one response (default: {_DEFAULT_TIMEOUT_S})",
     )
     parser.set_defaults(run=lambda arguments: _rescore(parser, arguments))
@@ -179,20 +179,6 @@ def _example(flip: Rescored) -> str:
         f"{flip.place}: label {label!r:.60}: {before.grader} {before.reason} {before.answer!r:.60}"
         f" -> {after.grader} {after.reason} {after.answer!r:.60}"
     )
-
-
-def _number(low: float, high: float, kind: type[int] | type[float] = float) -> Callable[[str], Any]:
-    def parse(text: str) -> float:
-        try:
-            value: float = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:  # also NaN
-            kind_name = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {kind_name} from {low} to {high}")
-        return value
-
-    return parse
 
 
 if __name__ == "__main__":

@@ -84,9 +84,3 @@ class Backend(Protocol):
     def close(self) -> None:
         """Ends what it started."""
         ...
-
-
-def one_line(error: BaseException) -> str:
-    """An exception for a record or a message: its class and the first line of what it says."""
-    reason = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
-from eval.backends.base import one_line
 from eval.errors import UserError
+from sar.errors import one_line
 from sar.grading.answers import is_grading_tag
 from sar.prompts import render_prompt
 

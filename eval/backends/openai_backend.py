@@ -19,10 +19,10 @@ from eval.backends.base import (
     Completions,
     Request,
     Sampling,
-    one_line,
 )
 from eval.backends.chat_tokenizer import ChatTokenizer
 from eval.errors import UserError
+from sar.errors import one_line
 
 Endpoint = Literal["chat", "completions"]
 

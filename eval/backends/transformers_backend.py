@@ -20,10 +20,10 @@ from eval.backends.base import (
     Completions,
     Request,
     Sampling,
-    one_line,
 )
 from eval.backends.chat_tokenizer import ChatTokenizer
 from eval.errors import UserError
+from sar.errors import one_line
 from sar.scoring.transformers_scorer import resolve_device
 
 # Batches that are taken ahead and sorted by length together.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.errors import UserError
+from sar.errors import one_line
 from sar.grading.label import GraderName, Label, LabelError, parse_label
 
 _INSTALL = "pip install -c constraints.txt -e '.[eval]'"
@@ -195,10 +196,8 @@ def hub_folder(source: HubSource, patterns: Sequence[str]) -> Path:
 
 
 def _not_to_be_had(what: str, error: Exception) -> RowError:
-    reason = str(error).strip().partition("\n")[0]
     return RowError(
-        f"cannot load {what} from the hub: {type(error).__name__}: {reason}; "
-        "files can be read instead: see --help"
+        f"cannot load {what} from the hub: {one_line(error)}; files can be read instead: see --help"
     )
 
 

@@ -28,6 +28,7 @@ from recipes.cpu_demo.processes import (
     make_start,
     train_and_evaluate,
 )
+from sar.arguments import number
 
 _SHOWN_EVERY_S = 1.0
 _SETTINGS_FILE = "settings.json"
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("build/train-demo"))
     parser.add_argument(
         "--jobs",
-        type=int,
+        type=number(1, kind=int),
         default=len(os.sched_getaffinity(0)),
         help="runs at a time, a core each (default: %(default)s)",
     )
