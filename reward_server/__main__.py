@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from reward_server.config import ServerConfig, parse_args
 from reward_server.logs import start_logging
+from sar.errors import one_line
 
 if TYPE_CHECKING:
     from reward_server.engines import Engine
@@ -116,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
         is_closed = service.engines.close(_CLOSE_S)
         if not is_closed:
             _log.error("the scorer hangs: ending without it")
-        return 0 if is_drained and is_closed else 1
+        status = 0 if is_drained and is_closed else 1
     except _CannotLoad as error:
         _log.error("cannot serve --model %s: %s", config.model_path, error)
         return 1
@@ -124,6 +125,11 @@ def main(argv: list[str] | None = None) -> int:
         graders.close()
         if reward_log:
             reward_log.close()
+    if updater and updater.is_loading:
+        # At its end the interpreter would stop that thread inside PyTorch, and abort.
+        logging.shutdown()
+        os._exit(status)
+    return status
 
 
 class _CannotLoad(Exception):
@@ -148,8 +154,7 @@ def _load(load: Callable[[str], Engine], path: str) -> Engine:
     try:
         return load(path)
     except Exception as error:  # a broken model folder raises all sorts of things
-        reason = str(error).partition("\n")[0]
-        raise _CannotLoad(f"{type(error).__name__}: {reason}") from error
+        raise _CannotLoad(one_line(error)) from error
 
 
 def _load_engine(config: ServerConfig, service: RewardService, path: str) -> Engine:
@@ -180,7 +185,7 @@ def _load_engine(config: ServerConfig, service: RewardService, path: str) -> Eng
         config.grader_timeout,
     )
     batcher = Batcher(scorer, config.max_batch_tokens, service.metrics, service.counters)
-    return Engine(tokenizer, batcher, path, scorer.architecture, scorer.fits_twice)
+    return Engine(tokenizer, batcher, path, scorer.architecture, scorer.room_check)
 
 
 def _load_scorer(config: ServerConfig, path: str) -> TransformersScorer | VllmScorer:

@@ -94,7 +94,7 @@ def create_app(
     @app.before_request
     def begin() -> None:
         g.start_s = time.monotonic()
-        g.request_id = request.headers.get(_ID_HEADER, "")[:_MAX_ID_CHARS] or uuid4().hex
+        g.request_id = _request_id(request.headers.get(_ID_HEADER, ""))
         if request.path not in _OPEN and not config.keys.let_in(request.headers.get(_KEY_HEADER)):
             raise Unauthorized(
                 "a key is needed: 'Authorization: Bearer KEY', or http://any:KEY@host/get_reward "
@@ -182,6 +182,12 @@ def create_app(
         return _error("internal", f"internal error: {type(error).__name__}", 500)
 
     return app
+
+
+def _request_id(sent: str) -> str:
+    """The client's own where it can stand in a log line and a head, else a new one."""
+    is_fit = 0 < len(sent) <= _MAX_ID_CHARS and sent.isascii() and sent.isprintable()
+    return sent if is_fit else uuid4().hex
 
 
 def _body(max_bytes: int | None) -> bytes:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from sar.arguments import number
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 from sar.reward import DEFAULT_SAR_WEIGHT
 
@@ -152,7 +153,7 @@ def parse_args(
                 parser.error(f"{variable}={environ[variable]!r}: {error}")
     try:
         keys = _api_keys(values.get("api_key_file"), environ.get(ENV_PREFIX + "API_KEY"))
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         parser.error(str(error))
     config = ServerConfig(**values, api_keys=keys)
     if config.model is not None and not config.model.strip():
@@ -188,14 +189,18 @@ def _api_keys(path: str | None, from_environment: str | None) -> tuple[str, ...]
     """The keys of a file, else the environment's, else none.
 
     Raises:
-        OSError, ValueError: they cannot be read, or are no keys.
+        ValueError: they cannot be read, or are no keys.
     """
     if path is None:
         keys = [] if from_environment is None else [from_environment.strip()]
         where = ENV_PREFIX + "API_KEY"
     else:
-        keys = [line.strip() for line in Path(path).read_text().splitlines() if line.strip()]
         where = f"--api-key-file {path}"
+        try:
+            text = Path(path).read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise ValueError(f"{where}: {error.strerror}") from error
+        keys = [line.strip() for line in text.splitlines() if line.strip()]
         if not keys:
             raise ValueError(f"{where}: there is no key in it")
     for key in keys:
@@ -222,32 +227,16 @@ def _looks_local(model: str) -> bool:
     return model.startswith((".", "/", "~")) or model.count("/") > 1
 
 
-def _number(
-    kind: Callable[[str], Any], low: float, high: float, wanted: str
-) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        # `not (low <= value <= high)` also refuses NaN.
-        if value is None or not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
-        return value
-
-    return parse
-
-
-_COUNT = _number(int, 1, 2**31 - 1, "a positive whole number")
+_COUNT = number(1, 2**31 - 1, int)
 _TYPES: dict[str, Callable[[str], Any]] = {
-    "port": _number(int, 0, 65535, "a port (0-65535)"),
-    "sar_weight": _number(float, -100, 100, "a number from -100 to 100"),
+    "port": number(0, 65535, int),
+    "sar_weight": number(-100, 100),
     "tensor_parallel_size": _COUNT,
     "max_batch_tokens": _COUNT,
     "max_context_tokens": _COUNT,
-    "grader_timeout": _number(float, 0.1, 3600, "a number of seconds from 0.1 to 3600"),
-    "grader_workers": _number(int, 1, 256, "a whole number from 1 to 256"),
-    "request_timeout": _number(float, 1, 86400, "a number of seconds from 1 to 86400"),
+    "grader_timeout": number(0.1, 3600),
+    "grader_workers": number(1, 256, int),
+    "request_timeout": number(1, 86400),
     "max_queued_tokens": _COUNT,
     "max_samples_per_request": _COUNT,
     "max_text_chars": _COUNT,

@@ -19,6 +19,7 @@ from reward_server.checkpoints import missing_from, step_of, steps_in
 from reward_server.engines import Engine
 from reward_server.errors import InvalidRequest, NotReady
 from reward_server.service import RewardService
+from sar.errors import one_line
 
 _POLL_S = 2.0
 
@@ -61,7 +62,7 @@ class PolicyUpdater:
         """Takes a checkpoint into service; the future gives its policy version.
 
         The future raises `InvalidRequest` for one that cannot be taken; the weights before it
-        stay then, and `NotReady` where there are none yet.
+        stay then. `NotReady`: there are none yet, or the server is stopping.
         """
         future: Future[int] = Future()
         # A daemon, as loading may take minutes and the server is not to wait for it to stop.
@@ -72,16 +73,29 @@ class PolicyUpdater:
         """Takes each newest whole checkpoint of a trainer's folder, until `close`."""
         threading.Thread(target=self._follow, args=(folder,), name="follow", daemon=True).start()
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a checkpoint is being taken into service."""
+        return self._one_at_a_time.locked()
+
     def close(self) -> None:
         """Takes no more checkpoints; one that is being loaded is not waited for."""
         self._stopping.set()
 
     def _run(self, path: Path, future: Future[int]) -> None:
-        with self._one_at_a_time:
-            try:
-                future.set_result(self._update(path))
-            except Exception as error:  # noqa: BLE001  whoever asked for it must hear of it
-                future.set_exception(error)
+        try:
+            self._raise_if_stopping()  # and not only once the one that is being loaded is done
+            with self._one_at_a_time:
+                self._raise_if_stopping()
+                version = self._update(path)
+        except Exception as error:  # noqa: BLE001  whoever asked for it must hear of it
+            future.set_exception(error)
+        else:
+            future.set_result(version)
+
+    def _raise_if_stopping(self) -> None:
+        if self._stopping.is_set():
+            raise NotReady("the server is stopping")
 
     def _follow(self, folder: Path) -> None:
         done = -1
@@ -109,8 +123,6 @@ class PolicyUpdater:
             _log.exception("a checkpoint could not be taken")
 
     def _update(self, path: Path) -> int:
-        if self._stopping.is_set():
-            raise NotReady("the server is stopping")
         try:
             return self._take(path)
         except InvalidRequest as error:
@@ -170,7 +182,7 @@ class PolicyUpdater:
         try:
             engine = self._load(str(path))
         except Exception as error:  # noqa: BLE001  a broken checkpoint raises all sorts of things
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            reason = one_line(error)
         # Outside of the handler, as the exception holds on to the weights in its frames.
         if engine is None:
             raise InvalidRequest(f"checkpoint {str(path)!r}: {reason}", "path")

@@ -45,7 +45,6 @@ class RewardLog:
         Raises:
             OSError: no file can be written there.
         """
-        self.num_written = 0
         self.num_dropped = 0
         """Decisions that are lost to the log: the queue was full, or the time to close over."""
         self._file = _RotatedFile(directory, max_file_bytes)
@@ -125,7 +124,6 @@ class RewardLog:
                 return
             self._queue.popleft()
             self._queued_chars -= _size_chars(decision)
-            self.num_written += was_written
             self.num_dropped += not was_written
 
     def _write(self, line: bytes) -> bool:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -289,3 +290,79 @@ def bundled_tokenizer(bundled_model_path: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(bundled_model_path)
+
+
+def _write_checkpoint(model: Path, folder: Path, factor: float, num_shards: int = 1) -> Path:
+    """A model with its last norm scaled: the same architecture, other likelihoods."""
+    from safetensors.torch import load_file, save_file
+
+    folder.mkdir(parents=True)
+    for file in model.iterdir():
+        if file.suffix in (".json", ".jinja"):
+            shutil.copy(file, folder)
+    weights = "model.safetensors"
+    tensors = load_file(model / weights)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * factor
+    if num_shards == 1:
+        save_file(tensors, folder / weights, {"format": "pt"})
+        return folder
+    names = [f"model-{n + 1:05}-of-{num_shards:05}.safetensors" for n in range(num_shards)]
+    weight_map = {key: names[i % num_shards] for i, key in enumerate(sorted(tensors))}
+    for name in names:
+        shard = {key: tensors[key] for key, file in weight_map.items() if file == name}
+        save_file(shard, folder / name, {"format": "pt"})
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoints(
+    tmp_path_factory: pytest.TempPathFactory, bundled_model_path: Path
+) -> dict[int, Path]:
+    """Whole checkpoints by step, elsewhere than where a server looks."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {
+        10: _write_checkpoint(bundled_model_path, folder / "global_step10_hf", 0.5),
+        20: _write_checkpoint(bundled_model_path, folder / "global_step20_hf", 2.0, num_shards=3),
+    }
+
+
+@pytest.fixture(scope="session")
+def decision() -> Callable[..., Any]:
+    """Makes decisions as a server logs them: `decision("It is 5.", "5", sar_weight=0.1)`."""
+    from sar.decision import Decision
+    from sar.grading.label import parse_label
+    from sar.grading.verdict import Reason, Verdict
+    from sar.reward import Likelihood, combine
+
+    def make(
+        response: str = "The answer is 5.",
+        label: Any = "5",
+        reason: Reason = Reason.CORRECT,
+        *,
+        answer: str | None = None,
+        sar_weight: float = 0.2,
+        nll_qa: float = 0.25,
+        nll_a: float = 0.75,
+        special_tokens: Sequence[str] = (),
+        prompt: str = "What is 2 + 3?",
+    ) -> Decision:
+        parsed = parse_label(label)
+        likelihood = Likelihood(nll_qa, nll_a, num_response_tokens=9, truncated=False)
+        verdict = Verdict(reason, answer)
+        return Decision.of(
+            combine(verdict, likelihood, sar_weight=sar_weight, mode=parsed.mode),
+            request_id="r1",
+            prompt=prompt,
+            response=response,
+            special_tokens=special_tokens,
+            label_as_sent=label,
+            label=parsed,
+            sar_weight=sar_weight,
+            template_mismatch=False,
+            model="demo",
+            server_version="0.1.0",
+        )
+
+    return make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -156,6 +157,22 @@ def test_one_failing_batch_leaves_the_requests_behind_it_alone(bundled_tokenizer
     for thread in (first, *others):
         thread.join(10)
     assert sorted(statuses) == [200] * 8 + [500]
+
+
+@pytest.mark.parametrize("id_", ["r", "batch 7, try=2", "~" * 128])
+def test_a_request_keeps_the_id_it_brings(bundled_tokenizer: Any, id_: str) -> None:
+    client = _client(bundled_tokenizer, Scorer(), Graders())
+    assert client.get("/healthz", headers={"X-Request-Id": id_}).headers["X-Request-Id"] == id_
+
+
+@pytest.mark.parametrize("id_", ["", "x" * 129, "a\tb", "a\x7f", "a\x1b[2J", "caf\xe9", "a\xa0b"])
+def test_what_is_no_id_is_replaced_by_a_new_one(bundled_tokenizer: Any, id_: str) -> None:
+    """It goes into the log and the answer's head, whoever sent it."""
+    client = _client(bundled_tokenizer, Scorer(), Graders())
+    headers = {"X-Request-Id": id_}
+    made = [client.get("/healthz", headers=headers).headers["X-Request-Id"] for _ in range(2)]
+    assert all(re.fullmatch("[0-9a-f]{32}", one) for one in made)
+    assert made[0] != made[1]
 
 
 def test_the_page_escapes_the_models_name(bundled_tokenizer: Any) -> None:

@@ -211,17 +211,26 @@ def test_a_key_comes_from_the_environment_or_from_a_file(tmp_path):
 def test_what_is_no_key_exits_2(content, tmp_path, capsys):
     file = tmp_path / "keys"
     if content is not None:
-        file.write_text(content)
+        file.write_text(content, encoding="utf-8")
     with pytest.raises(SystemExit) as caught:
         parse_args(["--api-key-file", str(file)], {})
     assert caught.value.code == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert str(file) in error
+    assert f"error: --api-key-file {file}: " in error
     assert not content or not content.strip() or content not in error
     if content:
         with pytest.raises(SystemExit):
             parse_args([], {variable("api_key"): content})
         assert variable("api_key") in capsys.readouterr().err
+
+
+def test_a_file_of_keys_that_is_no_text_or_a_folder_is_named_with_its_flag(tmp_path, capsys):
+    file = tmp_path / "keys"
+    file.write_bytes(bytes(range(128, 256)))
+    for path in (file, tmp_path):
+        with pytest.raises(SystemExit):
+            parse_args([], {variable("api_key_file"): str(path)})
+        assert f"error: --api-key-file {path}: " in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 import time
@@ -16,12 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from reward_server.batcher import Batcher
-from reward_server.checkpoints import missing_from, step_of, steps_in
 from reward_server.engines import Engine
-from reward_server.errors import InvalidRequest
+from reward_server.errors import InvalidRequest, NotReady
 from reward_server.policy import PolicyUpdater
 from reward_server.protocol import Sample
 from reward_server.service import RewardService
@@ -36,38 +33,6 @@ from sar.tokenization import RolloutTokenizer
 
 KEY = "a-key-for-the-tests"
 TOLERANCE = 1e-4
-WEIGHTS = "model.safetensors"
-
-
-def _write_checkpoint(folder: Path, factor: float, num_shards: int = 1) -> Path:
-    """The bundled model with its last norm scaled: the same architecture, other likelihoods."""
-    folder.mkdir(parents=True)
-    for file in BUNDLED_MODEL.iterdir():
-        if file.suffix in (".json", ".jinja"):
-            shutil.copy(file, folder)
-    tensors = load_file(BUNDLED_MODEL / WEIGHTS)
-    tensors["model.norm.weight"] = tensors["model.norm.weight"] * factor
-    if num_shards == 1:
-        save_file(tensors, folder / WEIGHTS, {"format": "pt"})
-        return folder
-    names = [f"model-{n + 1:05}-of-{num_shards:05}.safetensors" for n in range(num_shards)]
-    weight_map = {key: names[i % num_shards] for i, key in enumerate(sorted(tensors))}
-    for name in names:
-        shard = {key: tensors[key] for key, file in weight_map.items() if file == name}
-        save_file(shard, folder / name, {"format": "pt"})
-    index = {"metadata": {}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Whole checkpoints by step, elsewhere than where a server looks."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    return {
-        10: _write_checkpoint(folder / "global_step10_hf", 0.5),
-        20: _write_checkpoint(folder / "global_step20_hf", 2.0, num_shards=3),
-    }
 
 
 @pytest.fixture(scope="module")
@@ -104,58 +69,6 @@ def expected(
             correctness = 1.0 - index % 2
             rewards[version].append(correctness + 0.2 * self_aligned_reward(nll_qa, nll_a))
     return rewards
-
-
-# What makes a checkpoint whole.
-
-
-@pytest.mark.parametrize("step", [10, 20])
-def test_a_checkpoint_without_one_of_its_files_is_not_whole(
-    checkpoints: dict[int, Path], step: int, tmp_path: Path
-) -> None:
-    assert missing_from(checkpoints[step]) == ""
-    needed = [f for f in checkpoints[step].iterdir() if "safetensors" in f.name]
-    needed += [checkpoints[step] / name for name in ("config.json", "tokenizer.json")]
-    for number, file in enumerate(needed):
-        torn = shutil.copytree(checkpoints[step], tmp_path / str(number))
-        (torn / file.name).unlink()
-        assert missing_from(torn), file.name
-
-
-def test_a_file_cut_anywhere_is_not_whole(checkpoints: dict[int, Path], tmp_path: Path) -> None:
-    torn = shutil.copytree(checkpoints[20], tmp_path / "torn")
-    (shard, *_) = sorted(torn.glob("*.safetensors"))
-    data = shard.read_bytes()
-    rng = np.random.default_rng(0)
-    for size in [0, 1, 7, 8, 9, 100, len(data) - 1, *rng.integers(len(data), size=20)]:
-        shard.write_bytes(data[:size])
-        assert shard.name in missing_from(torn), size
-    shard.write_bytes(data)
-    for name in ("config.json", "model.safetensors.index.json"):
-        text = (torn / name).read_text()
-        for cut in (0, 1, len(text) // 2, len(text) - 2):
-            (torn / name).write_text(text[:cut])
-            assert missing_from(torn), (name, cut)
-        (torn / name).write_text(text)
-    for wrong in ("[]", '{"weight_map": 5}', "{}", "null"):
-        (torn / "model.safetensors.index.json").write_text(wrong)
-        assert missing_from(torn), wrong
-
-
-def test_which_folders_are_followed(tmp_path: Path) -> None:
-    assert steps_in(tmp_path / "not there yet") == {}
-    for name in (
-        "global_step5_hf",
-        "global_step10_hf",
-        "global_step10",
-        "best_hf",
-        "x_global_step7_hf",
-    ):
-        (tmp_path / name).mkdir()
-    (tmp_path / "global_step30_hf").touch()
-    assert set(steps_in(tmp_path)) == {5, 10}
-    assert step_of(Path("a/global_step500_hf")) == 500
-    assert step_of(Path("a/final")) is None
 
 
 # A live server, and the checkpoints that appear before it.
@@ -293,7 +206,7 @@ def test_a_request_is_scored_by_the_weights_it_began_with(
     service = RewardService(graders, sar_weight=0.2)
     service.engines.start(load("start"))
     updater = PolicyUpdater(service, load)
-    samples = [Sample(f"Q: {n}\nA: 5", f"Q: {n}\nA:", parse_label("5"), "5") for n in range(6)]
+    samples = _samples()
     made[0].may_go.clear()
     with ThreadPoolExecutor(2) as background:
         first = background.submit(service.rewards, samples)
@@ -342,7 +255,7 @@ def test_the_weights_before_leave_memory(
         assert num_in_memory() <= fits_twice  # none where there is no room beside it
         scorer = TransformersScorer.from_pretrained(path, device="cpu", max_batch_tokens=1000)
         models.append(weakref.ref(scorer._model))
-        has_room = scorer.fits_twice
+        has_room = scorer.room_check
         return Engine(
             tokenizer,
             Batcher(scorer, 1000),
@@ -359,6 +272,52 @@ def test_the_weights_before_leave_memory(
         assert num_in_memory() == 1
     updater.close()
     service.engines.close(10)
+
+
+@pytest.mark.parametrize("fits_twice", [True, False])
+def test_closing_during_a_load_waits_for_nothing(
+    graders: GraderPool, bundled_tokenizer: Any, checkpoints: dict[int, Path], fits_twice: bool
+) -> None:
+    loading, may_load = threading.Event(), threading.Event()
+    tokenizer = RolloutTokenizer(bundled_tokenizer, system_prompt="")
+
+    def load(path: str) -> Engine:
+        if path != "start":
+            loading.set()
+            assert may_load.wait(30)
+        return Engine(tokenizer, Batcher(_Scorer(-1.0), 100), path, "one", lambda: fits_twice)
+
+    service = RewardService(graders, sar_weight=0.2)
+    service.engines.start(load("start"))
+    updater = PolicyUpdater(service, load)
+    with ThreadPoolExecutor(1) as background:
+        try:
+            updating = updater.update(checkpoints[10])
+            assert loading.wait(10)
+            behind = updater.update(checkpoints[20])
+            accepted = background.submit(service.rewards, _samples())
+            started = time.monotonic()
+            updater.close()
+            with pytest.raises(NotReady, match="stopping"):
+                updater.update(checkpoints[20]).result(5)
+            assert time.monotonic() - started < 1.0
+            if fits_twice:
+                accepted.result(30)
+            assert not updating.done()
+            assert updater.is_loading
+        finally:
+            may_load.set()
+        assert updating.result(30) == 10
+        with pytest.raises(NotReady, match="stopping"):
+            behind.result(30)
+        # Where the old weights had to go first, the request is held for the new ones.
+        version = 0 if fits_twice else 10
+        assert {s.policy_version for s in accepted.result(30)} == {version}
+    service.engines.close(10)
+
+
+def _samples() -> list[Sample]:
+    return [Sample(f"Q: {n}\nA: 5", f"Q: {n}\nA:", parse_label("5"), "5") for n in range(6)]
 
 
 def _copy_as_a_trainer_does(source: Path, target: Path) -> None:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sar.errors import first_line
 from sar.scoring.base import TokenSequence
 from sar.scoring.output_head import OutputHead
 from sar.scoring.packed_attention import PACKED, packed
@@ -135,7 +136,7 @@ class TransformersScorer:
         return f"{type(self._model).__name__} of {num_parameters:,} parameters"
 
     @property
-    def fits_twice(self) -> Callable[[], bool]:
+    def room_check(self) -> Callable[[], bool]:
         """Says whether the weights of another such model fit into free memory beside this one's; it
         does not hold these."""
         num_bytes = sum(p.numel() * p.element_size() for p in self._model.parameters())
@@ -263,7 +264,7 @@ class TransformersScorer:
         except Exception as error:  # whatever a model raises where it is not made for this
             if _is_out_of_memory(error):
                 raise
-            return str(error).partition("\n")[0] or type(error).__name__
+            return first_line(error)
         off = np.abs(np.concatenate(got) - np.concatenate(expected)).mean()
         # Not-a-number fails too.
         if not off <= (1e-4 if self._model.dtype == torch.float32 else 5e-2):
@@ -348,5 +349,5 @@ def resolve_device(device: str) -> torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"no device {device!r} here: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"no device {device!r} here: {first_line(error)}") from error
     return torch.device(device)

@@ -108,7 +108,7 @@ class VllmScorer:
         return ", ".join(self._engine.model_config.architectures)
 
     @property
-    def fits_twice(self) -> Callable[[], bool]:
+    def room_check(self) -> Callable[[], bool]:
         """vLLM takes all the memory that it is given."""
         return lambda: False
 

@@ -2,13 +2,15 @@
 
 `python tests/chaos/faulty_server.py CONTROL [the server's flags]`. CONTROL is a JSON file, read
 before every batch: `step_s` seconds for a batch, `fail` what to raise (`runtime`, `memory`, `cuda`,
-`nan`), `times` so many batches, `above` only for batches of more sequences. `READ_TIMEOUT_S` and
-`WRITE_TIMEOUT_S` in the environment take the listener's places.
+`nan`), `times` so many batches, `above` only for batches of more sequences; and before a checkpoint
+is loaded: `load_s` seconds for it, `has_room` whether it fits beside the one in service.
+`READ_TIMEOUT_S` and `WRITE_TIMEOUT_S` in the environment take the listener's places.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -30,11 +32,11 @@ class FaultyScorer:
         self._version: Any = None
         self._times_left = 0
 
-    def fits_twice(self) -> bool:
-        return True
+    def room_check(self) -> bool:
+        return _orders(self._control).get("has_room", True)
 
     def response_logprobs(self, sequences: Sequence[Any]) -> list[Any]:
-        control = json.loads(self._control.read_text())
+        control = _orders(self._control)
         if control != self._version:
             self._version = control
             self._times_left = control.get("times", 1 << 30)
@@ -46,6 +48,22 @@ class FaultyScorer:
                 raise _failure(fail)
             return [_logprobs(s) * float("nan") for s in sequences]
         return [_logprobs(s) for s in sequences]
+
+
+def _orders(control: Path) -> dict[str, Any]:
+    return json.loads(control.read_text())
+
+
+def _load(control: Path, path: str) -> FaultyScorer:
+    """Spends its time in PyTorch, as a real load does: a thread that sleeps ends more easily."""
+    if load_s := _orders(control).get("load_s"):
+        import torch
+
+        logging.getLogger("reward_server").info("loading %s", path)
+        end_s = time.monotonic() + load_s
+        while time.monotonic() < end_s:
+            torch.zeros(1000).add_(1)
+    return FaultyScorer(control)
 
 
 def _logprobs(sequence: Any) -> Any:
@@ -73,7 +91,7 @@ def main() -> int:
     for name in ("READ_TIMEOUT_S", "WRITE_TIMEOUT_S"):
         if name in os.environ:
             setattr(listener, f"_{name}", float(os.environ[name]))
-    entry._load_scorer = lambda config, path: FaultyScorer(Path(control))
+    entry._load_scorer = lambda config, path: _load(Path(control), path)
     return entry.main(arguments)
 
 

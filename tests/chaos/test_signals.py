@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -109,6 +110,34 @@ def test_a_scorer_that_hangs_does_not_keep_a_server_that_was_told_to_stop(
     assert {answer.status for answer in answers} == {504}
     assert own.server.process.wait(30) == 1
     chaos.wait_until(lambda: not any(map(psutil.Process.is_running, descendants)))
+
+
+@pytest.mark.parametrize(
+    ("has_room", "load_s"), [(True, 600.0), pytest.param(False, 2.0, marks=pytest.mark.slow)]
+)
+def test_sigterm_while_a_checkpoint_loads(
+    start_faulty: Callable[..., Any],
+    rollouts: list[Any],
+    chaos: Any,
+    checkpoints: dict[int, Path],
+    has_room: bool,
+    load_s: float,
+) -> None:
+    """Beside the weights in service, nobody waits for it. In their place, the requests that were
+    held for it get its rewards."""
+    own = start_faulty("--follow", str(checkpoints[10].parent))
+    own.tell(has_room=has_room, load_s=load_s)
+    descendants = own.process.children(recursive=True)
+    chaos.wait_until(lambda: f"loading {checkpoints[20]}" in own.log_text)
+    stop = lambda: own.server.process.send_signal(signal.SIGTERM)  # noqa: E731
+    answers = chaos.run(_send_then(own, rollouts, chaos, stop))
+    assert own.server.process.wait(10) == 0
+    chaos.assert_right(list(zip(rollouts, answers, strict=True)))
+    versions = {answer.body["extra_logs"]["policy_version"][0] for answer in answers}
+    assert versions == {0 if has_room else 20}
+    chaos.wait_until(lambda: not any(map(psutil.Process.is_running, descendants)))
+    assert "ERROR" not in own.log_text
+    assert "Traceback" not in own.log_text
 
 
 class _Playback:
