@@ -23,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 whatever is found; 2 where it could not be looked for, with a line why."""
     arguments = _parser().parse_args(argv)
     try:
+        # First, as the benchmarks may come from the hub, in their own time.
+        arguments.train.open("rb").close()
         problems = {
             benchmark.name: load_problems(benchmark, arguments.data_dir).problems
             for benchmark in choose_benchmarks(arguments.benchmarks)

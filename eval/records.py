@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from eval.errors import UserError
@@ -139,23 +138,11 @@ def write_json(path: Path, values: Any) -> None:
     os.replace(partial, path)
 
 
-def read_records(path: Path) -> list[Record]:
-    """The records of a file, the last one of each sample, sorted by problem's first appearance
-    and sample.
-
-    Raises:
-        UserError: a line is not a record (a torn last line is passed over); names file and line.
-    """
-    latest = {record.key: record for record in iter_records(path)}
-    order = {id_: i for i, id_ in enumerate(dict.fromkeys(id_ for id_, _ in latest))}
-    return sorted(latest.values(), key=lambda r: (order[r.id], r.sample))
-
-
 def iter_records(path: Path) -> Iterator[Record]:
     """All records of a file as written, one at a time: a sample that was asked again comes twice.
 
     Raises:
-        UserError: as `read_records`.
+        UserError: a line is not a record (a torn last line is passed over); names file and line.
     """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
@@ -192,17 +179,6 @@ class RecordWriter:
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _cut_torn_line(file: Any) -> None:

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -113,12 +114,14 @@ def _ask(
     try:
         _describe(config, style, parts, backend, earlier)
         with (
-            Grader(config.grader_workers, config.grader_timeout) as grader,
+            closing(Grader(config.grader_workers, config.grader_timeout)) as grader,
             record_writers(config.output, [part.name for part in parts]) as writers,
-            Progress(
-                total=config.n * sum(len(part.loaded.problems) for part in parts),
-                num_done=sum(len(part.done.keys) for part in parts),
-                num_correct=sum(part.done.num_correct for part in parts),
+            closing(
+                Progress(
+                    total=config.n * sum(len(part.loaded.problems) for part in parts),
+                    num_done=sum(len(part.done.keys) for part in parts),
+                    num_correct=sum(part.done.num_correct for part in parts),
+                )
             ) as progress,
         ):
 

@@ -13,12 +13,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
-from eval.backends.base import Backend, Completion, Request, one_line
+from eval.backends.base import Backend, Completion, Request
 from eval.benchmarks import Benchmark, Problem
 from eval.errors import UserError
 from eval.grading import Grader
 from eval.prompts import PromptStyle
 from eval.records import Record
+from sar.errors import one_line
 
 # Responses that wait for a verdict, per grader process, before generation has to wait for them.
 _AHEAD_PER_WORKER = 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import platform
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -37,7 +37,6 @@ class Done:
     keys: set[tuple[str, int]] = field(default_factory=set)
     """Samples that were graded, right or wrong; errors are asked again."""
     num_correct: int = 0
-    num_errors: int = 0
 
 
 @contextmanager
@@ -141,21 +140,17 @@ def read_done(output: Path, benchmark: str) -> Done:
     return Done(
         keys={key for key, correct in verdicts.items() if correct is not None},
         num_correct=sum(correct is True for correct in verdicts.values()),
-        num_errors=sum(correct is None for correct in verdicts.values()),
     )
 
 
 @contextmanager
 def record_writers(output: Path, benchmarks: Iterable[str]) -> Iterator[dict[str, RecordWriter]]:
     """A writer for each benchmark, open for as long as the context lasts."""
-    writers: dict[str, RecordWriter] = {}
-    try:
-        for name in benchmarks:
-            writers[name] = RecordWriter(records_path(output, name))
-        yield writers
-    finally:
-        for writer in writers.values():
-            writer.close()
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(closing(RecordWriter(records_path(output, name))))
+            for name in benchmarks
+        }
 
 
 def versions() -> dict[str, str]:

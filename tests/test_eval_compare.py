@@ -7,6 +7,7 @@ import re
 import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def write_run(folder: Path, records: Mapping[str, Sequence[Record]], **described
     }  # fmt: skip
     write_json(folder / RUN_FILE, RunDescription(**{**values, **described}).to_json())
     for name, of_one in records.items():
-        with RecordWriter(records_path(folder, name)) as writer:
+        with closing(RecordWriter(records_path(folder, name))) as writer:
             for each in of_one:
                 writer.write(each)
     return folder

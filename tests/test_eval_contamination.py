@@ -188,6 +188,21 @@ def test_rollouts_of_a_benchmark_hold_its_problems(data_folder: Path) -> None:
     assert found == {str(row["gsm8k_test_index"]) for row in rows}
 
 
+@pytest.mark.parametrize("name", ["absent.jsonl", "folder"])
+def test_a_training_file_that_cannot_be_read_is_told_of_before_benchmarks_are_loaded(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They may come from the hub, in their own time."""
+
+    def load_problems(*_: object) -> None:
+        raise AssertionError("the benchmarks were loaded first")
+
+    monkeypatch.setattr("eval.contamination_command.load_problems", load_problems)
+    (tmp_path / "folder").mkdir()
+    assert main([str(tmp_path / name), "--benchmarks", "gsm8k"]) == 2
+    assert name in capsys.readouterr().err
+
+
 def test_users_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torn = tmp_path / "torn.jsonl"
     torn.write_text('{"prompt": "fine"}\n\n{"prompt": \n')

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import pytest
 
 from eval.backends.base import BackendDescription, Completion, Completions, Request
-from eval.records import read_records
+from eval.records import iter_records
 from eval.run_command import main
 
 
@@ -50,5 +50,5 @@ def test_accuracy_of_400_rollouts_is_the_known_one(data_folder, tmp_path, monkey
     summary = json.loads((run / "summary.json").read_text())
     accuracy = summary["benchmarks"]["gsm8k"]["metrics"]["accuracy"]["value"]
     assert abs(accuracy - sum(known.values()) / 400) < 0.01
-    records = read_records(run / "gsm8k.jsonl")
+    records = iter_records(run / "gsm8k.jsonl")
     assert {r.id: r.correct for r in records} == known

@@ -24,7 +24,7 @@ import pytest
 from eval.backends.base import Completion, Request, Sampling
 from eval.backends.openai_backend import OpenAIBackend, completion_of
 from eval.errors import UserError
-from eval.records import read_records
+from eval.records import iter_records
 from eval.run_command import main
 
 pytest.importorskip("openai")
@@ -83,7 +83,7 @@ def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> Non
 def _run(output: Path, *flags: str) -> list[Any]:
     shared = ["--benchmarks", "demo", "--limit", "6", "--max-tokens", "60", *flags]
     assert main(["--output", str(output), *shared]) == 0
-    return sorted(read_records(output / "demo.jsonl"), key=lambda r: r.key)
+    return sorted(iter_records(output / "demo.jsonl"), key=lambda r: r.key)
 
 
 def test_transformers_serve_gives_what_the_transformers_backend_gives(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import asdict, replace
 
 import pytest
@@ -16,10 +17,10 @@ from eval.records import (
     RecordWriter,
     RunDescription,
     iter_records,
-    read_records,
     read_run,
     write_json,
 )
+from eval.run_output import Done, read_done
 
 RECORD = Record(
     id="a/1",
@@ -53,7 +54,7 @@ RUN = RunDescription(
 
 
 def _write(path, records):
-    with RecordWriter(path) as writer:
+    with closing(RecordWriter(path)) as writer:
         for record in records:
             writer.write(record)
 
@@ -74,16 +75,15 @@ def test_any_text_comes_back(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("records") / "x.jsonl"
     written = replace(RECORD, response=text)
     _write(path, [written, RECORD])
-    assert read_records(path) == [RECORD]
     assert list(iter_records(path)) == [written, RECORD]
 
 
 def test_the_last_record_of_a_sample_counts(tmp_path):
-    path = tmp_path / "x.jsonl"
-    other = replace(RECORD, id="a/0")
-    _write(path, [ERROR, other, replace(RECORD, sample=1), RECORD])
-    assert read_records(path) == [RECORD, replace(RECORD, sample=1), other]
-    assert len(list(iter_records(path))) == 4
+    wrong, other = replace(RECORD, sample=1, correct=False), replace(RECORD, id="a/0")
+    records = [ERROR, other, wrong, RECORD, replace(ERROR, id="a/0")]
+    _write(tmp_path / "x.jsonl", records)
+    assert list(iter_records(tmp_path / "x.jsonl")) == records
+    assert read_done(tmp_path, "x") == Done(keys={("a/1", 0), ("a/1", 1)}, num_correct=1)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 50, 200])
@@ -101,9 +101,9 @@ def test_a_torn_last_line_is_passed_over_and_cut_off(tmp_path, cut):
 def test_a_torn_first_line(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"id": "a')
-    assert read_records(path) == []
+    assert list(iter_records(path)) == []
     _write(path, [RECORD])
-    assert read_records(path) == [RECORD]
+    assert list(iter_records(path)) == [RECORD]
 
 
 def test_a_torn_line_longer_than_a_block(tmp_path):
@@ -130,7 +130,7 @@ def test_a_line_that_is_no_record(tmp_path, line, complaint):
     with path.open("a") as file:
         file.write(line + "\n")
     with pytest.raises(UserError, match=complaint):
-        read_records(path)
+        list(iter_records(path))
 
 
 def test_run_description(tmp_path):

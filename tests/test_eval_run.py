@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from eval.backends.base import BackendDescription, Completion, Completions, Requ
 from eval.benchmarks import BENCHMARKS, Problem
 from eval.errors import UserError
 from eval.grading import Grader
-from eval.records import Record, read_records
+from eval.records import Record, iter_records
 from eval.run_command import main, run
 from eval.run_config import parse_args
 from eval.run_loop import Task, ask_and_grade, sample_seed
@@ -73,8 +74,9 @@ def start(monkeypatch, tmp_path, data_folder) -> Callable[..., tuple[int, Canned
 
 
 def _records(tmp_path: Path, benchmark: str) -> list[Record]:
-    """Sorted by id and sample: in the file they come as they finish."""
-    return sorted(read_records(tmp_path / "run" / f"{benchmark}.jsonl"), key=lambda r: r.key)
+    """The last of each sample, sorted by id and sample: in the file they come as they finish."""
+    latest = {r.key: r for r in iter_records(tmp_path / "run" / f"{benchmark}.jsonl")}
+    return [latest[key] for key in sorted(latest)]
 
 
 def test_all_seven(start, tmp_path, capsys):
@@ -330,7 +332,7 @@ def test_a_full_disk_is_not_passed_over(data_folder):
     assert config.limit is None
     task = Task(BENCHMARKS["gsm8k"], _problem("1"), 0)
     requests = [Request(task, "", "", "", None)] * 5
-    with Grader(1, 5.0) as grader, pytest.raises(OSError, match="No space left"):
+    with closing(Grader(1, 5.0)) as grader, pytest.raises(OSError, match="No space left"):
         ask_and_grade(requests, CannedBackend(right), grader, record, 1)
 
 
@@ -346,7 +348,7 @@ def test_requests_are_taken_a_few_ahead_only(tmp_path):
             ahead.append(len(taken) - len(recorded))
             yield Request(Task(BENCHMARKS["gsm8k"], _problem("1"), index), "", "", "", None)
 
-    with Grader(2, 5.0) as grader:
+    with closing(Grader(2, 5.0)) as grader:
         ask_and_grade(requests(), CannedBackend(right), grader, lambda *_: recorded.append(1), 2)
     assert len(recorded) == 2000
     assert max(ahead) < 100
@@ -356,7 +358,7 @@ def test_requests_are_taken_a_few_ahead_only(tmp_path):
     ("flags", "complaint"),
     [
         (["--n", "2"], "--n 2 with --temperature 0"),
-        (["--n", "0"], "'0' is not a positive whole number"),
+        (["--n", "0"], "'0' is not a whole number from 1 on"),
         (["--temperature", "nan"], "'nan' is not a number from 0 to 10"),
         (["--top-p", "0"], "'0' is not a number"),
         (["--benchmarks", "gsm9k"], "no benchmark 'gsm9k'"),
