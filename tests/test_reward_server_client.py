@@ -10,8 +10,7 @@ import asyncio
 import json
 import math
 import re
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from types import SimpleNamespace
 from typing import Any
@@ -168,6 +167,16 @@ def _execute(
     )
 
 
+def _played(
+    server: Any, tokenizer: Any, response_ids: list[int], **rollout: Any
+) -> tuple[dict[str, Any], list[int]]:
+    """The output for a response of these ids, and the prompt's ids as the policy saw them."""
+    engine = PlaybackEngine(tokenizer, response_ids)
+    output = asyncio.run(_execute(server.url, tokenizer, engine, **rollout))
+    ((prompt_ids, _),) = engine.generated
+    return output, prompt_ids
+
+
 def _assert_agrees(output: dict[str, Any], expected: dict[str, float]) -> None:
     logs = {name: values[0] for name, values in output["extra_logs"].items()}
     assert set(logs) == EXTRA_LOGS
@@ -252,19 +261,15 @@ def test_a_prompt_cut_on_the_left_is_scored_as_the_policy_saw_it(
     for problem in PROBLEMS[:8]:
         response_ids = bundled_tokenizer.encode(problem.concise + "<|im_end|>")
         for kept_tokens in (7, 20, 41):
-            engine = PlaybackEngine(bundled_tokenizer, response_ids)
-            output = asyncio.run(
-                _execute(
-                    server.url,
-                    bundled_tokenizer,
-                    engine,
-                    question=problem.question,
-                    label=str(problem.answer),
-                    max_tokens=200,
-                    max_length=200 + kept_tokens,
-                )
+            output, prompt_ids = _played(
+                server,
+                bundled_tokenizer,
+                response_ids,
+                question=problem.question,
+                label=str(problem.answer),
+                max_tokens=200,
+                max_length=200 + kept_tokens,
             )
-            prompt_ids, _ = engine.generated[0]
             assert len(prompt_ids) == kept_tokens
             _assert_agrees(output, reference.expected(prompt_ids, response_ids, correct=True))
 
@@ -274,11 +279,10 @@ def test_an_empty_response_earns_nothing(
     server: Any, bundled_tokenizer: Any, reference: Reference, finish: str
 ) -> None:
     response_ids = [bundled_tokenizer.eos_token_id] if finish == "eos" else []
-    engine = PlaybackEngine(bundled_tokenizer, response_ids)
-    output = asyncio.run(
-        _execute(server.url, bundled_tokenizer, engine, question=PROBLEMS[0].question, label="5")
+    output, prompt_ids = _played(
+        server, bundled_tokenizer, response_ids, question=PROBLEMS[0].question, label="5"
     )
-    _assert_agrees(output, reference.expected(engine.generated[0][0], response_ids, correct=False))
+    _assert_agrees(output, reference.expected(prompt_ids, response_ids, correct=False))
     assert output["extra_logs"]["no_answer"] == [1]
     if finish == "nothing":
         assert output["reward"] == [0.0]
@@ -306,17 +310,13 @@ def test_special_tokens_are_scored_and_not_graded(
     problem = PROBLEMS[1]
     filled = text.format(answer=problem.answer, wrong=problem.answer + 1)
     response_ids = bundled_tokenizer.encode(filled, add_special_tokens=False)
-    engine = PlaybackEngine(bundled_tokenizer, response_ids)
-    output = asyncio.run(
-        _execute(
-            server.url,
-            bundled_tokenizer,
-            engine,
-            question=problem.question,
-            label=str(problem.answer),
-        )
+    output, prompt_ids = _played(
+        server,
+        bundled_tokenizer,
+        response_ids,
+        question=problem.question,
+        label=str(problem.answer),
     )
-    prompt_ids, _ = engine.generated[0]
     _assert_agrees(output, reference.expected(prompt_ids, response_ids, correct=correct))
 
 
@@ -329,17 +329,13 @@ def test_a_response_beyond_the_context_is_cut_for_sar_and_graded_whole(
     last = problem.answer if ends_right else problem.answer + 1
     response_ids = bundled_tokenizer.encode(f"{filler}\nAnswer: {last}<|im_end|>")
     assert len(response_ids) > 2 * CONTEXT_TOKENS
-    engine = PlaybackEngine(bundled_tokenizer, response_ids)
-    output = asyncio.run(
-        _execute(
-            server.url,
-            bundled_tokenizer,
-            engine,
-            question=problem.question,
-            label=str(problem.answer),
-        )
+    output, prompt_ids = _played(
+        server,
+        bundled_tokenizer,
+        response_ids,
+        question=problem.question,
+        label=str(problem.answer),
     )
-    prompt_ids, _ = engine.generated[0]
     expected = reference.expected(prompt_ids, response_ids, correct=ends_right)
     assert expected["truncated"] == 1
     _assert_agrees(output, expected)
@@ -371,88 +367,15 @@ def test_json_labels_choose_grader_and_mode(
 ) -> None:
     for text, correct in ((right, True), (wrong, False)):
         response_ids = bundled_tokenizer.encode(text + "<|im_end|>", add_special_tokens=False)
-        engine = PlaybackEngine(bundled_tokenizer, response_ids)
-        output = asyncio.run(
-            _execute(
-                server.url,
-                bundled_tokenizer,
-                engine,
-                question=PROBLEMS[3].question,
-                label=json.dumps({**label, "mode": mode}),
-            )
+        output, prompt_ids = _played(
+            server,
+            bundled_tokenizer,
+            response_ids,
+            question=PROBLEMS[3].question,
+            label=json.dumps({**label, "mode": mode}),
         )
-        expected = reference.expected(engine.generated[0][0], response_ids, correct=correct)
+        expected = reference.expected(prompt_ids, response_ids, correct=correct)
         assert expected["sar"] != pytest.approx(0.0, abs=0.01)
         if mode == "eval":
             expected["reward"] = float(correct)
         _assert_agrees(output, expected)
-
-
-def _many(tokenizer: Any, count: int) -> list[tuple[Problem, list[int], bool]]:
-    """Rollouts of four kinds, right and wrong, all different."""
-    kinds = ("concise", "padded", "wrong_end", "unrelated")
-    rollouts = []
-    for index in range(count):
-        problem = PROBLEMS[index // len(kinds)]
-        kind = kinds[index % len(kinds)]
-        ids = tokenizer.encode(getattr(problem, kind) + "<|im_end|>", add_special_tokens=False)
-        rollouts.append((problem, ids, _is_correct(tokenizer, ids, problem)))
-    return rollouts
-
-
-def _all_at_once(
-    server: Any, tokenizer: Any, rollouts: Sequence[tuple[Problem, list[int], bool]]
-) -> tuple[list[dict[str, Any]], float]:
-    async def gather() -> list[dict[str, Any]]:
-        return await asyncio.gather(
-            *(
-                _execute(
-                    server.url,
-                    tokenizer,
-                    PlaybackEngine(tokenizer, ids),
-                    question=problem.question,
-                    label=str(problem.answer),
-                )
-                for problem, ids, _ in rollouts
-            )
-        )
-
-    started = time.monotonic()
-    outputs = asyncio.run(gather())
-    return outputs, time.monotonic() - started
-
-
-def test_concurrent_rollouts_share_batches_and_change_nothing(
-    server: Any, bundled_tokenizer: Any, record_property: Any
-) -> None:
-    rollouts = _many(bundled_tokenizer, 1024)
-    assert 240 < sum(correct for *_, correct in rollouts) < 800
-    time.sleep(1.5)  # the tests before this one are another stretch of work
-    before = server.request("/healthz")[1]
-    outputs, elapsed_s = _all_at_once(server, bundled_tokenizer, rollouts)
-    after = server.request("/healthz")[1]
-
-    num_batches = after["batches"] - before["batches"]
-    per_batch = 2048 / num_batches
-    record_property("sequences_per_batch", per_batch)
-    record_property("busy_share", after["busy_share"])
-    print(
-        f"1024 requests in {elapsed_s:.1f} s: {num_batches} batches of {per_batch:.0f} sequences, "
-        f"engine busy {after['busy_share']:.0%} of the time"
-    )
-    assert after["sequences"] - before["sequences"] == 2048
-    assert after["rollouts"] - before["rollouts"] == 1024
-    assert after["in_flight"] == 0
-    assert per_batch >= 64
-    assert after["busy_share"] >= 0.9
-    for (_, ids, correct), output in zip(rollouts, outputs, strict=True):
-        assert output["scores"] == [float(correct)]
-        assert output["extra_logs"]["response_tokens"] == [len(ids)]
-
-    for rollout, together in list(zip(rollouts, outputs, strict=True))[::20]:
-        (alone,), _ = _all_at_once(server, bundled_tokenizer, [rollout])
-        assert alone["reward"] == pytest.approx(together["reward"], abs=1e-4)
-        assert alone["scores"] == together["scores"]
-        del alone["extra_logs"]["policy_age_s"]
-        for name, value in alone["extra_logs"].items():
-            assert value == pytest.approx(together["extra_logs"][name], rel=1e-4, abs=1e-4)

@@ -1,16 +1,12 @@
-"""Rewards of logged decisions, computed again: by the library and by its command."""
+"""Rewards of logged decisions, computed again with another weight or grader."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import pty
-import re
 import subprocess
 import sys
-import termios
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,62 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sar.__main__ import main
-from sar.decision import Decision
-from sar.grading.label import parse_label
 from sar.grading.pool import GraderPool
 from sar.grading.verdict import Reason, Verdict
-from sar.rescore import Logged, RescoreError, log_files, read_log, regrade, rescore
+from sar.rescore import Logged, RescoreError, regrade, rescore
 from sar.reward import Likelihood, combine
 
 ROOT = Path(__file__).parents[1]
-
-
-def decision(
-    response: str = "The answer is 5.",
-    label: Any = "5",
-    reason: Reason = Reason.CORRECT,
-    *,
-    answer: str | None = None,
-    sar_weight: float = 0.2,
-    nll_qa: float = 0.25,
-    nll_a: float = 0.75,
-    special_tokens: Sequence[str] = (),
-    prompt: str = "What is 2 + 3?",
-) -> Decision:
-    parsed = parse_label(label)
-    likelihood = Likelihood(nll_qa, nll_a, num_response_tokens=9, truncated=False)
-    verdict = Verdict(reason, answer)
-    return Decision.of(
-        combine(verdict, likelihood, sar_weight=sar_weight, mode=parsed.mode),
-        request_id="r1",
-        prompt=prompt,
-        response=response,
-        special_tokens=special_tokens,
-        label_as_sent=label,
-        label=parsed,
-        sar_weight=sar_weight,
-        template_mismatch=False,
-        model="demo",
-        server_version="0.1.0",
-    )
-
-
-def write_log(path: Path, decisions: Sequence[Decision]) -> Path:
-    path.write_text("".join(d.to_json() + "\n" for d in decisions), encoding="utf-8")
-    return path
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    status = main(["rescore", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def counts(report: str) -> dict[str, str]:
-    """The report's figures by their names."""
-    lines = [line.split("  ", 1) for line in report.splitlines() if not line.startswith(" ")]
-    return {name.strip(): value.strip() for name, value in lines}
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +28,6 @@ def graders() -> Iterator[GraderPool]:
     pool = GraderPool(2, 10.0)
     yield pool
     pool.close()
-
-
-# --- rewards from logged verdicts ---
 
 
 @given(
@@ -99,7 +42,7 @@ def graders() -> Iterator[GraderPool]:
     ),
     st.floats(-2, 2),
 )
-def test_another_weight_gives_the_servers_rewards(rows, weight):
+def test_another_weight_gives_the_servers_rewards(decision, rows, weight):
     log = [
         Logged("x", decision(label=label, reason=reason, nll_qa=qa, nll_a=a, sar_weight=own))
         for reason, label, qa, a, own in rows
@@ -116,169 +59,6 @@ def test_another_weight_gives_the_servers_rewards(rows, weight):
         assert replace(after, reward=before.reward, sar_weight=before.sar_weight) == before
 
 
-def test_the_command_says_what_a_weight_changes(tmp_path, capsys):
-    half = {"nll_qa": 0.0, "nll_a": math.log(2)}  # SAR 0.5
-    log = write_log(
-        tmp_path / "a.jsonl",
-        [
-            decision(**half),
-            decision(reason=Reason.WRONG, **half),
-            decision(label={"answer": "5", "mode": "eval"}, **half),
-            decision(nll_qa=0.5, nll_a=0.5),
-        ],
-    )
-    before = log.read_bytes()
-    status, report, errors = run(capsys, log)
-    assert (status, errors) == (0, "")
-    assert counts(report)["rewards changed"] == "0"
-    assert counts(report)["mean reward"] == "0.800000 -> 0.800000"
-
-    output = tmp_path / "new" / "out.jsonl"
-    output.parent.mkdir()
-    status, report, _ = run(capsys, log, "--sar-weight", "0.4", "--output", output)
-    assert status == 0
-    assert counts(report) == {
-        "decisions": "4",
-        "rewards changed": "2",
-        "mean reward": "0.800000 -> 0.850000",
-        "right -> wrong": "0",
-        "wrong -> right": "0",
-    }
-    rows = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [row["reward"] for row in rows] == [1.2, 0.2, 1.0, 1.0]
-    assert [row["was"]["reward"] for row in rows] == [1.1, 0.1, 1.0, 1.0]
-    assert log.read_bytes() == before
-
-    status, report, _ = run(capsys, output)  # an output is a log
-    assert counts(report)["rewards changed"] == "0"
-    status, report, _ = run(capsys, output, "--sar-weight", "0.2")
-    assert counts(report)["mean reward"] == "0.850000 -> 0.800000"
-
-
-def test_a_folder_is_read_in_order_and_each_file_once(tmp_path, capsys):
-    for number in range(3):
-        write_log(tmp_path / f"rewards-{number}.jsonl", [decision()] * (number + 1))
-    (tmp_path / "notes.txt").write_text("not a log")
-    assert [f.name[8] for f in log_files([tmp_path, tmp_path / "rewards-1.jsonl"])] == list("012")
-    _, report, _ = run(capsys, tmp_path, tmp_path / "rewards-1.jsonl")
-    assert counts(report)["decisions"] == "6"
-
-
-def test_empty_files_have_no_decisions(tmp_path, capsys):
-    (tmp_path / "empty.jsonl").touch()
-    status, report, _ = run(capsys, tmp_path)
-    assert status == 0
-    assert counts(report)["mean reward"] == "0.000000 -> 0.000000"
-
-
-# --- what is wrong with a log or a command ---
-
-
-@pytest.mark.parametrize("cut", [1, 30, -1, -2])
-def test_a_torn_last_line_is_told_of_and_skipped(tmp_path, capsys, cut):
-    log = write_log(tmp_path / "a.jsonl", [decision("你好 5")] * 3)
-    whole = log.read_bytes()
-    last = whole.splitlines(keepends=True)[-1]
-    log.write_bytes(whole[: -len(last)] + last[:cut])
-    write_log(tmp_path / "b.jsonl", [decision()])
-    status, report, errors = run(capsys, tmp_path)
-    assert status == 0
-    if cut == -1:  # only its line end is missing
-        assert (counts(report)["decisions"], errors) == ("4", "")
-    else:
-        assert counts(report)["decisions"] == "3"
-        assert errors == f"warning: {log}:3: a line without its end, skipped\n"
-
-
-def test_a_character_cut_in_two_is_a_torn_line(tmp_path, capsys):
-    log = write_log(tmp_path / "a.jsonl", [decision("你好")] * 2)
-    cut = log.read_bytes().rindex("好".encode()) + 1
-    log.write_bytes(log.read_bytes()[:cut])
-    status, report, errors = run(capsys, log)
-    assert (status, counts(report)["decisions"]) == (0, "1")
-    assert f"{log}:2" in errors
-
-
-@pytest.mark.parametrize("bad", [b"{", b"", b"\xff", b'{"schema": 1}', b"\0" * 10])
-def test_any_other_bad_line_is_an_error_that_names_it(tmp_path, capsys, bad):
-    good = decision().to_json().encode()
-    log = tmp_path / "a.jsonl"
-    log.write_bytes(good + b"\n" + bad + b"\n" + good + b"\n")
-    output = tmp_path / "out" / "o.jsonl"
-    output.parent.mkdir()
-    status, report, errors = run(capsys, log, "--output", output)
-    assert (status, report) == (1, "")
-    assert errors.startswith(f"error: {log}:2: not a decision: ")
-    assert errors.count("\n") == 1
-    assert list(output.parent.iterdir()) == []
-
-
-def test_a_path_that_is_not_there_is_named(tmp_path, capsys):
-    status, _, errors = run(capsys, tmp_path / "nowhere")
-    assert (status, errors) == (1, f"error: {tmp_path}/nowhere: no such file or folder\n")
-    status, _, errors = run(capsys, tmp_path)
-    assert (status, errors) == (1, f"error: {tmp_path}: no .jsonl file in it\n")
-
-
-def test_an_output_never_takes_a_logs_place(tmp_path, capsys):
-    log = write_log(tmp_path / "a.jsonl", [decision()])
-    before = log.read_bytes()
-    for arguments in ([log, "--output", log], [tmp_path, "--output", tmp_path / "b.jsonl"]):
-        status, _, errors = run(capsys, *arguments)
-        assert status == 1
-        assert "in the place of the log" in errors
-    assert list(tmp_path.iterdir()) == [log]
-    assert log.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (["--sar-weight", "nan"], "'nan' is not a number from -100 to 100"),
-        (["--sar-weight", "x"], "'x' is not a number"),
-        (["--grader", "maths"], "invalid choice: 'maths'"),
-        (["--grader-workers", "2"], "--grader-workers: only with --regrade or --grader"),
-        (["--grader-timeout", "2"], "--grader-timeout: only with --regrade or --grader"),
-        (["--regrade", "--grader-workers", "0"], "'0' is not a whole number from 1 to 256"),
-        (["--regrade", "--grader-workers", "1.5"], "'1.5' is not a whole number"),
-        (["--regrade", "--grader-timeout", "0"], "'0' is not a number from 0.1 to 3600"),
-    ],
-)
-def test_a_wrong_option_is_named(tmp_path, capsys, arguments, complaint):
-    log = write_log(tmp_path / "a.jsonl", [decision()])
-    with pytest.raises(SystemExit) as exit_:
-        main(["rescore", str(log), *arguments])
-    assert exit_.value.code == 2
-    assert complaint in capsys.readouterr().err
-
-
-def test_help_loads_nothing_heavy():
-    script = (
-        "import sys\nfrom sar.__main__ import main\n"
-        "try:\n main(['rescore', '--help'])\nexcept SystemExit:\n pass\n"
-        "print('LOADED', *({'torch', 'transformers', 'sympy', 'numpy', 'tqdm'} & set(sys.modules)))"
-    )
-    command = [sys.executable, "-c", script]
-    shown = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
-    ).stdout
-    assert "--sar-weight" in shown
-    assert shown.splitlines()[-1].split() == ["LOADED"]
-
-
-def test_a_terminal_gets_a_progress_bar(tmp_path):
-    log = write_log(tmp_path / "a.jsonl", [decision()] * 3)
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 80))
-    command = [sys.executable, "-m", "sar", "rescore", str(log)]
-    subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, check=True, timeout=60)
-    os.close(theirs)
-    shown = os.read(ours, 65536).decode()
-    os.close(ours)
-    assert re.search(r"rescoring: +0%", shown)
-    assert "rescoring: 100%" in shown
-
-
 def test_rescoring_loads_no_model_library():
     script = (
         "import sar.rescore, sys\nprint(*({'torch', 'transformers', 'sympy'} & set(sys.modules)))"
@@ -288,65 +68,7 @@ def test_rescoring_loads_no_model_library():
     assert done.stdout.split() == []
 
 
-def test_memory_does_not_grow_with_the_log(tmp_path):
-    """20,000 responses of 10 kB, 200 MB, in little more memory than one."""
-    line = decision("x" * 10_000).to_json() + "\n"
-    script = (
-        "import re, sys\nfrom pathlib import Path\nfrom sar.__main__ import main\n"
-        "assert main(['rescore', sys.argv[1], '--sar-weight', '0.1']) == 0\n"
-        # Not getrusage, which starts from the parent's peak.
-        "print(re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1])"
-    )
-    peaks = []
-    for num_lines in (1, 20_000):
-        log = tmp_path / f"{num_lines}.jsonl"
-        with log.open("w") as file:
-            file.writelines(line for _ in range(num_lines))
-        command = [sys.executable, "-c", script, str(log)]
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
-        )
-        peaks.append(int(done.stdout.split()[-1]))
-        log.unlink()
-    print(f"peak kB for 1 and 20,000 decisions: {peaks}")
-    assert peaks[1] - peaks[0] < 10_000
-
-
-# --- grading again ---
-
-
-def test_grading_again_is_in_order_and_flips_what_it_should(tmp_path, capsys):
-    log = write_log(
-        tmp_path / "a.jsonl",
-        [
-            decision("The answer is 5.", "5", answer="5"),
-            decision("The answer is 5.", "5", Reason.WRONG, answer="?"),  # a false verdict
-            decision("The answer is 5.0.", "5", answer="5.0"),
-            decision("The answer is 6.", "5", Reason.WRONG, answer="6"),
-            decision("The answer is 6.", "5", Reason.CORRECT, answer="6"),  # another
-        ],
-    )
-    output = tmp_path / "out" / "o.jsonl"
-    output.parent.mkdir()
-    workers = ["--grader-workers", 1, "--output", output]
-    status, report, _ = run(capsys, log, "--regrade", *workers)
-    assert status == 0
-    assert (counts(report)["right -> wrong"], counts(report)["wrong -> right"]) == ("1", "1")
-    assert f"{log}:2: label '5': math wrong '?' -> math correct '5'" in report
-    assert f"{log}:5: label '5': math correct '6' -> math wrong '6'" in report
-    rows = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [row["reason"] for row in rows] == ["correct", "correct", "correct", "wrong", "wrong"]
-    flipped = [row for row in rows if row["was"]["correctness"] != row["correctness"]]
-    assert [row["reward"] - row["was"]["reward"] for row in flipped] == pytest.approx([1, -1])
-
-    status, report, _ = run(capsys, log, "--grader", "exact", *workers)
-    rows = [json.loads(line) for line in output.read_text().splitlines()]
-    assert [row["reason"] for row in rows] == ["correct", "correct", "wrong", "wrong", "wrong"]
-    assert {row["grader"] for row in rows} == {"exact"}
-    assert {row["was"]["grader"] for row in rows} == {"math"}
-
-
-def test_another_grader_reads_the_label_as_it_was_sent(graders):
+def test_another_grader_reads_the_label_as_it_was_sent(decision, graders):
     """Of `yes`, the boolean grader's label is true; the exact grader needs the word itself."""
     choices = {"answer": "the blue one", "choices": ["the red one", "the blue one"]}
     log = [
@@ -363,7 +85,7 @@ def test_another_grader_reads_the_label_as_it_was_sent(graders):
     assert [a.grader for a in own] == ["boolean", "choice", "choice", "math", "exact"]
 
 
-def test_the_grader_sees_neither_special_tokens_nor_open_thinking(graders):
+def test_the_grader_sees_neither_special_tokens_nor_open_thinking(decision, graders):
     log = [
         Logged(
             "a:1", decision("Answer: Lisbon<|im_end|>", "Lisbon", special_tokens=["<|im_end|>"])
@@ -374,24 +96,9 @@ def test_the_grader_sees_neither_special_tokens_nor_open_thinking(graders):
     assert reasons == [Reason.CORRECT, Reason.NO_ANSWER]
 
 
-def test_a_label_that_the_grader_cannot_grade_is_an_error_with_its_line(tmp_path, capsys):
-    log = write_log(tmp_path / "a.jsonl", [decision(label="B"), decision(label="17")])
-    status, report, errors = run(capsys, log, "--grader", "choice", "--grader-workers", 1)
-    assert (status, report) == (1, "")
-    assert (
-        errors
-        == f"error: {log}:2: the choice answer '17' is not a letter A-E or one option's text\n"
-    )
-
-
-def test_a_failing_grader_is_an_error_and_no_verdict():
-    pool = GraderPool(1, 5.0)
-    pool.close()
-
+def test_a_failing_grader_is_an_error_and_no_verdict(decision):
     class Failing:
         def submit(self, *_: object) -> Any:
-            from concurrent.futures import Future
-
             future: Future[Verdict] = Future()
             future.set_exception(ZeroDivisionError("by zero"))
             return future
@@ -400,7 +107,7 @@ def test_a_failing_grader_is_an_error_and_no_verdict():
         list(regrade([Logged("a:1", decision())], Failing(), num_in_flight=3))
 
 
-def test_decisions_are_read_no_further_ahead_than_allowed(graders):
+def test_decisions_are_read_no_further_ahead_than_allowed(decision, graders):
     num_read = 0
 
     def log() -> Iterator[Logged]:
@@ -413,70 +120,3 @@ def test_decisions_are_read_no_further_ahead_than_allowed(graders):
         assert rescored.place == f"a:{number}"
         assert rescored.after.answer == str(number)
         assert num_read <= number + 9
-
-
-# --- real rollouts ---
-
-
-def real_decisions(folder: Path) -> list[Decision]:
-    """400 published responses of known verdict, logged as a server that graded them would."""
-    lines = (folder / "gsm8k_rollouts.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    return [
-        decision(
-            row["response"],
-            row["answer"],
-            Reason.CORRECT if row["is_correct"] else Reason.WRONG,
-            prompt=row["question"],
-            nll_qa=0.3 + index / 1000,
-            nll_a=0.5,
-        )
-        for index, row in enumerate(rows)
-    ]
-
-
-def test_real_rollouts_graded_again_keep_their_verdict(data_folder, tmp_path, capsys):
-    log = write_log(tmp_path / "a.jsonl", real_decisions(data_folder))
-    status, report, _ = run(capsys, log, "--grader", "math", "--grader-workers", 2)
-    assert status == 0
-    assert counts(report)["decisions"] == "400"
-    assert counts(report)["rewards changed"] == "0"
-
-
-def test_real_rollouts_with_forged_verdicts_are_put_right(data_folder, tmp_path, capsys):
-    decisions = real_decisions(data_folder)
-    forged = [
-        one.decided_again(
-            Verdict(Reason.WRONG if one.correctness else Reason.CORRECT), one.grader, "train", 0.2
-        )
-        for one in decisions
-    ]
-    log = write_log(tmp_path / "a.jsonl", forged)
-    output = tmp_path / "out" / "o.jsonl"
-    output.parent.mkdir()
-    status, report, _ = run(capsys, log, "--regrade", "--grader-workers", 2, "--output", output)
-    assert status == 0
-    assert (counts(report)["right -> wrong"], counts(report)["wrong -> right"]) == ("200", "200")
-    assert len([line for line in report.splitlines() if line.startswith("  ")]) == 10
-    afters = [d.decision for d in read_log(output, on_torn=pytest.fail)]
-    assert [a.reward for a in afters] == [d.reward for d in decisions]
-
-
-def test_real_solutions_by_words_alone(data_folder, tmp_path, capsys):
-    """Numbers that are equal but not the same words flip, and nothing else does."""
-    rows = [json.loads(line) for line in (data_folder / "openr1.jsonl").read_text().splitlines()]
-    answers = [row["answer"] for row in rows if row["answer"].isdecimal()]
-    assert len(answers) > 20
-    log = write_log(
-        tmp_path / "a.jsonl",
-        [
-            decision(rf"So it is \boxed{{{said}}}.", label)
-            for answer in answers
-            for said, label in ((answer, answer), (f"{answer}.0", answer))
-        ],
-    )
-    status, report, _ = run(capsys, log, "--grader", "math", "--grader-workers", 2)
-    assert (status, counts(report)["right -> wrong"]) == (0, "0")
-    status, report, _ = run(capsys, log, "--grader", "exact", "--grader-workers", 2)
-    assert (status, counts(report)["right -> wrong"]) == (0, str(len(answers)))
-    assert report.count(": math correct None -> exact wrong '") == 5

@@ -110,9 +110,8 @@ class GraderPool:
 
     def _run(self, slot: _Slot) -> None:
         """One thread, with one process at a time."""
-        with suppress(
-            RuntimeError, OSError, EOFError
-        ):  # it is tried again for the first job, which hears of it
+        # A start that fails is tried again for the first job, which hears of it.
+        with suppress(RuntimeError, OSError, EOFError):
             self._process_in(slot)
         while job := self._jobs.get():
             if not job.future.set_running_or_notify_cancel():
