@@ -42,7 +42,8 @@ class EngineInService:
     @property
     def current(self) -> Engine | None:
         """None while one is loaded."""
-        return self._engine.result() if self._engine.done() else None
+        engine = self._engine  # read once: it may be withdrawn meanwhile
+        return engine.result() if engine.done() else None
 
     def start(self, engine: Engine) -> None:
         """Takes a loaded engine into service, and with it the requests that waited for one."""
@@ -65,7 +66,8 @@ class EngineInService:
 
     def close(self, timeout_s: float) -> bool:
         """Finishes what the engine has, and closes it; False if it took too long."""
-        return self.current.batcher.close(timeout_s) if self.current else True
+        current = self.current
+        return current.batcher.close(timeout_s) if current else True
 
     @contextmanager
     def used(self, wait: Callable[[Future[Engine]], Engine]) -> Iterator[Engine]:

@@ -190,7 +190,7 @@ def _scored(summary: str, request: str, answer: str, needs_key: bool) -> dict[st
         "requestBody": {"required": True, "content": {_JSON: {"schema": _ref(request)}}},
         "responses": {
             "200": {
-                "description": "In the order of the request.",
+                "description": "Of all rollouts, in the order of the request.",
                 "content": {_JSON: {"schema": _ref(answer)}},
             },
             "408": _error("The request took too long to come in."),

@@ -11,7 +11,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,6 +58,7 @@ class PolicyUpdater:
         self._last: _Known | None = None
         self._one_at_a_time = threading.Lock()
         self._stopping = threading.Event()
+        self._asked: set[Future[int]] = set()
 
     def update(self, path: Path) -> Future[int]:
         """Takes a checkpoint into service; the future gives its policy version.
@@ -65,6 +67,8 @@ class PolicyUpdater:
         stay then. `NotReady`: there are none yet, or the server is stopping.
         """
         future: Future[int] = Future()
+        self._asked.add(future)
+        future.add_done_callback(self._asked.discard)
         # A daemon, as loading may take minutes and the server is not to wait for it to stop.
         threading.Thread(target=self._run, args=(path, future), name="policy", daemon=True).start()
         return future
@@ -79,8 +83,12 @@ class PolicyUpdater:
         return self._one_at_a_time.locked()
 
     def close(self) -> None:
-        """Takes no more checkpoints; one that is being loaded is not waited for."""
+        """Takes no more checkpoints; one that is being loaded is not waited for, and whoever asked
+        for it gets `NotReady`."""
         self._stopping.set()
+        for future in list(self._asked):
+            with suppress(InvalidStateError):
+                future.set_exception(NotReady("the server is stopping"))
 
     def _run(self, path: Path, future: Future[int]) -> None:
         try:
@@ -89,9 +97,11 @@ class PolicyUpdater:
                 self._raise_if_stopping()
                 version = self._update(path)
         except Exception as error:  # noqa: BLE001  whoever asked for it must hear of it
-            future.set_exception(error)
+            with suppress(InvalidStateError):  # `close` was sooner
+                future.set_exception(error)
         else:
-            future.set_result(version)
+            with suppress(InvalidStateError):
+                future.set_result(version)
 
     def _raise_if_stopping(self) -> None:
         if self._stopping.is_set():
@@ -119,6 +129,8 @@ class PolicyUpdater:
             updating.result()
         except InvalidRequest:
             pass  # said and counted
+        except NotReady as error:
+            _log.info("a checkpoint was not taken: %s", error)
         except Exception:  # noqa: BLE001  the next one may be better
             _log.exception("a checkpoint could not be taken")
 

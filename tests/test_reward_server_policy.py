@@ -296,23 +296,21 @@ def test_closing_during_a_load_waits_for_nothing(
             assert loading.wait(10)
             behind = updater.update(checkpoints[20])
             accepted = background.submit(service.rewards, _samples())
-            started = time.monotonic()
             updater.close()
-            with pytest.raises(NotReady, match="stopping"):
-                updater.update(checkpoints[20]).result(5)
-            assert time.monotonic() - started < 1.0
+            # Whoever asked is told so at once, though the load goes on.
+            for asked in (updating, behind, updater.update(checkpoints[20])):
+                with pytest.raises(NotReady, match="stopping"):
+                    asked.result(5)
             if fits_twice:
                 accepted.result(30)
-            assert not updating.done()
             assert updater.is_loading
         finally:
             may_load.set()
-        assert updating.result(30) == 10
-        with pytest.raises(NotReady, match="stopping"):
-            behind.result(30)
         # Where the old weights had to go first, the request is held for the new ones.
         version = 0 if fits_twice else 10
         assert {s.policy_version for s in accepted.result(30)} == {version}
+        while updater.is_loading:
+            time.sleep(0.01)
     service.engines.close(10)
 
 
