@@ -39,6 +39,13 @@ class Endpoint:
             ) from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{_hidden(url)!r} is not a URL such as http://host:5000{_PATH}")
+        try:
+            parts.hostname.encode("idna")
+            parts.path.encode("ascii")
+        except UnicodeError:
+            raise ValueError(
+                f"{_hidden(url)!r}: the host is none, or the path is not ASCII"
+            ) from None
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         self.name = f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{parts.path}"
         """The URL without credentials, to be shown."""

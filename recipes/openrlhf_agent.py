@@ -50,7 +50,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 # Of one engine, at once. More would wait at the server, where time runs out; here it does not.
-_MAX_REQUESTS = 64
+_MAX_REQUESTS = 16
 # What the server's answer says of the grading; what it says of likelihoods is another model's.
 _OF_GRADING = ("correctness", "no_answer", "grader_timeout", "grader_crashed", "label_unreadable")
 

@@ -174,7 +174,13 @@ class Policy:
         Raises:
             Problem: they differ in more than the question.
         """
-        encoder = RolloutTokenizer(self._tokenizer, system_prompt=system_prompt)
+        try:
+            encoder = RolloutTokenizer(self._tokenizer, system_prompt=system_prompt)
+        except Exception as error:  # templates raise what they like
+            raise Problem(
+                f"{self.name}: no empty-question prompt with the system prompt "
+                f"{system_prompt[:60]!r}: {first_line(error)}"
+            ) from error
         if encoder.has_other_frame(self.right.prompt):
             raise Problem(
                 f"{self.name}: the prompts do not carry the system prompt {system_prompt[:60]!r}; "

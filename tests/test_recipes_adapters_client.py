@@ -220,6 +220,8 @@ def test_a_redirect_does_not_get_the_key(scripted: Scripted) -> None:
         "http://any:hidden77@host:x/get_reward",
         "http://any:hidden77@[::1/get_reward",
         "http://any:hidden77@ho\u2100st/get_reward",
+        "http://any:hidden77@a..b/get_reward",
+        "http://any:hidden77@host/\u00e9/get_reward",
     ],
 )
 def test_no_url(url: str) -> None:

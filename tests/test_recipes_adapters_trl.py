@@ -217,10 +217,14 @@ def test_only_the_chunks_that_fail_have_no_reward(
     assert logged["correctness"] == pytest.approx(2 / 3)
 
 
-def test_nothing_is_logged_where_there_is_no_reward(call: Callable[..., Any], flaky: Flaky) -> None:
+def test_a_step_without_any_reward_ends_the_training(
+    call: Callable[..., Any], flaky: Flaky
+) -> None:
+    """Else a server that went down for the night would let a run "train" on nothing."""
     flaky.refused = {"7": 500}
     logged: dict[str, float] = {}
-    assert call(flaky.url, ["7"], log_metric=logged.__setitem__) == [None]
+    with pytest.raises(RewardError, match="HTTP 500"):
+        call(flaky.url, ["7", "7", "7"], batch_size=2, log_metric=logged.__setitem__)
     assert logged == {}
 
 

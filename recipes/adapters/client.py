@@ -27,10 +27,11 @@ _log = logging.getLogger(__name__)
 class RewardError(Exception):
     """There is no reward; one line that says why, without credentials."""
 
-    def __init__(self, message: str, *, may_pass: bool) -> None:
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
         """
         Args:
             may_pass: whether the same request may get its reward later; False where it is wrong.
+                It has a default so that the error can be unpickled, as Ray does.
         """
         super().__init__(message)
         self.may_pass = may_pass

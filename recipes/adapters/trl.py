@@ -6,9 +6,9 @@
     GRPOTrainer(model, reward_funcs=reward, train_dataset=dataset, ...)
 
 The dataset has the columns `prompt` (text, or messages) and `label` (the ground truth; see
-docs/protocol.md). A completion without a reward, as the server was down for all tries, gets None:
-TRL leaves it out of its group's baseline and learns nothing from it. A mistake that will not pass,
-such as a wrong key, ends the training.
+docs/protocol.md). A completion without a reward, after all tries, gets None: TRL leaves it out of
+its group's baseline and learns nothing from it. A step without any reward ends the training, and
+so does a mistake that will not pass, such as a wrong key.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class RemoteReward:
             label: the dataset's column of that name.
             log_metric: takes the mean of each number that comes with the rewards.
         Raises:
-            RewardError: the request is wrong, so that another try will not help.
+            RewardError: the request is wrong, so that another try will not help; or no completion
+                at all has a reward.
             ValueError: there are no completion ids or labels.
         """
         if completion_ids is None:
@@ -96,7 +97,15 @@ class RemoteReward:
         size = self._batch_size
         chunks = [rollouts[start : start + size] for start in range(0, len(rollouts), size)]
         with ThreadPoolExecutor(min(len(chunks), _MAX_THREADS) or 1) as threads:
-            answers = [one for chunk in threads.map(self._ask, chunks) for one in chunk]
+            got = list(threads.map(self._ask, chunks))
+        errors = [answer for answer in got if isinstance(answer, RewardError)]
+        if errors and len(errors) == len(got):
+            raise errors[0]
+        answers = [
+            one
+            for chunk, answer in zip(chunks, got, strict=True)
+            for one in ([None] * len(chunk) if isinstance(answer, RewardError) else answer)
+        ]
         if log_metric is not None:
             _log_means(answers, log_metric)
         return [None if answer is None else self._value(answer) for answer in answers]
@@ -116,7 +125,7 @@ class RemoteReward:
         query = self._tokenizer.decode([*ids, *completion_ids], skip_special_tokens=False)
         return query, text
 
-    def _ask(self, chunk: Sequence[_Rollout]) -> Sequence[_Answer | None]:
+    def _ask(self, chunk: Sequence[_Rollout]) -> list[_Answer] | RewardError:
         queries, prompts, labels = zip(*chunk, strict=True)
         try:
             return self._client.ask(queries, prompts, labels)
@@ -124,7 +133,7 @@ class RemoteReward:
             if not error.may_pass:
                 raise
             _log.warning("%d completions have no reward: %s", len(chunk), error)
-            return [None] * len(chunk)
+            return error
 
     def _value(self, answer: _Answer) -> float:
         try:
@@ -137,6 +146,6 @@ class RemoteReward:
 
 def _log_means(answers: Sequence[_Answer | None], log_metric: Callable[[str, float], None]) -> None:
     scored = [answer for answer in answers if answer is not None]
-    for name in scored[0] if scored else ():
+    for name in scored[0]:
         if name not in _NOT_LOGGED:
             log_metric(name, sum(answer[name] for answer in scored) / len(scored))
