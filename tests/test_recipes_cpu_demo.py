@@ -9,23 +9,34 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import recipes.cpu_demo.__main__ as command
+from recipes.cpu_demo.__main__ import _run_all
 from recipes.cpu_demo.curves import smoothed
-from recipes.cpu_demo.plan import ARMS, BASELINE, COMBINED, FULL, QUICK, Settings, planned_runs
+from recipes.cpu_demo.plan import (
+    ARMS,
+    BASELINE,
+    COMBINED,
+    FULL,
+    QUICK,
+    Run,
+    Settings,
+    planned_runs,
+    start_of,
+)
 from recipes.cpu_demo.processes import Failed, Stopped, _finish
-from recipes.cpu_demo.results import Measured, _row, markdown, read_steps
+from recipes.cpu_demo.results import Measured, markdown, read_steps, row
 from recipes.cpu_demo.verbose import with_remarks
 from sar.models.problems import generate
 
-# A checkpoint after five steps, and enough steps for the server to have taken it.
-SHORT = Settings(num_steps=12, num_start_steps=2, eval_problems=40, eval_samples=1)
+# Checkpoints after each fifth step, and enough steps for the server to have taken one.
+SHORT = Settings(num_steps=16, num_start_steps=2, eval_problems=40, eval_samples=1)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +53,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_both_arms_are_trained_on_what_the_server_gives(finished: Path) -> None:
     for run in planned_runs(finished, quick=True):
         steps = read_steps(run)
-        assert [step["step"] for step in steps] == list(range(1, 13))
+        assert [step["step"] for step in steps] == list(range(1, 17))
         for step in steps:
             expected = step["correctness"] + run.arm.sar_weight * step["sar"]
             assert step["reward"] == pytest.approx(expected, abs=1e-4)
@@ -56,7 +67,8 @@ def test_the_server_follows_the_policy(finished: Path) -> None:
         versions = [step["policy_version"] for step in read_steps(run)]
         assert versions[0] == 0
         assert versions[-1] >= 5
-        assert not list(run.checkpoints.glob("global_step1_hf"))
+        kept = sorted(folder.name for folder in run.checkpoints.iterdir())
+        assert kept == ["global_step10_hf", "global_step15_hf"]
 
 
 def test_arms_of_a_seed_begin_alike(finished: Path) -> None:
@@ -68,12 +80,12 @@ def test_arms_of_a_seed_begin_alike(finished: Path) -> None:
 
 def test_what_is_written(finished: Path) -> None:
     start, baseline, combined = json.loads((finished / "results.json").read_text())
-    assert [row["seeds"] for row in (start, baseline, combined)] == [[], [0], [0]]
+    assert [one["seeds"] for one in (start, baseline, combined)] == [[], [0], [0]]
     assert baseline["accuracy_gain"] is None
     assert combined["tokens_gain"]["low"] <= combined["tokens_gain"]["high"]
-    for row in (start, baseline, combined):
-        assert 0.6 < row["accuracy"]["value"] < 1
-        assert 25 < row["tokens"]["value"] < 60
+    for one in (start, baseline, combined):
+        assert 0.6 < one["accuracy"]["value"] < 1
+        assert 25 < one["tokens"]["value"] < 60
     assert (finished / "table.md").read_text().count("\n") == 5
     assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -96,16 +108,40 @@ def test_runs_of_other_settings_are_not_mixed(
     assert "other settings" in capsys.readouterr().err
 
 
-def test_a_run_that_fails_ends_the_others(
+def test_a_run_that_fails_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One fails while the other would take a minute."""
+    ended = []
+
+    def train(run: Run, settings: Settings, stop: threading.Event) -> None:
+        seconds = "60" if run.arm is BASELINE else "0"
+        code = f"import sys, time; time.sleep({seconds}); sys.exit(4)"
+        tmp_path.joinpath(run.arm.name).mkdir()
+        try:
+            _finish("train", tmp_path / run.arm.name, stop, "-c", code)
+        except Stopped:
+            ended.append(run.arm)
+            raise
+
+    monkeypatch.setattr(command, "train_and_evaluate", train)
+    monkeypatch.setattr(command, "evaluate_start", lambda *_: None)
+    runs = list(planned_runs(tmp_path, quick=True))
+    started_s = time.monotonic()
+    with pytest.raises(Failed, match=r"exit code 4: .*sar/train\.log"):
+        _run_all(runs, SHORT, tmp_path, jobs=2)
+    assert ended == [BASELINE]
+    assert time.monotonic() - started_s < 40
+
+
+def test_a_training_that_cannot_start_names_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(
-        command, "QUICK", Settings(num_steps=-5, num_start_steps=2)
-    )  # TRL refuses it
+    monkeypatch.setattr(command, "QUICK", SHORT)
+    model = start_of(tmp_path)
+    model.mkdir(parents=True)  # a model without weights
     assert command.main(["--quick", "--output", str(tmp_path)]) == 1
     error = capsys.readouterr().err
-    assert "exit code 1" in error
-    assert "train.log" in error
+    assert "python -m recipes.cpu_demo: " in error
+    assert ".log" in error
 
 
 def test_a_process_that_fails_is_named_by_its_log(tmp_path: Path) -> None:
@@ -116,15 +152,19 @@ def test_a_process_that_fails_is_named_by_its_log(tmp_path: Path) -> None:
 
 def test_a_process_that_is_stopped_does_not_stay(tmp_path: Path) -> None:
     stop = threading.Event()
-    threading.Timer(1.0, stop.set).start()
-    code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-    started_s = time.monotonic()
+    log = tmp_path / "sleeper.log"
+
+    def stop_once_it_runs() -> None:
+        while not log.is_file() or not log.read_text().endswith("\n"):
+            time.sleep(0.1)
+        stop.set()
+
+    threading.Thread(target=stop_once_it_runs, daemon=True).start()
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     with pytest.raises(Stopped):
         _finish("sleeper", tmp_path, stop, "-c", code)
-    assert time.monotonic() - started_s < 10
-    pid = int((tmp_path / "sleeper.log").read_text())
     with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+        os.kill(int(log.read_text()), 0)
 
 
 def test_all_arms_have_the_seeds_they_are_compared_on() -> None:
@@ -150,81 +190,75 @@ def test_the_policy_that_pads_is_right_and_keeps_its_steps_together() -> None:
         assert "{" not in padded
 
 
-def _measured(seed: int, num_seeds: int, length: float, accuracy: float) -> Measured:
+def _measured(seed: int, seeds: tuple[int, ...], length: float, accuracy: float) -> Measured:
     draw = np.random.default_rng(seed)
+    shape = len(seeds), 80
     difficulty_P = np.random.default_rng(1).normal(0, 3, 80)
-    tokens_SP = length + difficulty_P + draw.normal(0, 4, (num_seeds, 80))
-    correct_SP = draw.binomial(4, accuracy, (num_seeds, 80)) / 4
-    return Measured(correct_SP, tokens_SP + draw.normal(0, 1, (num_seeds, 1)))
+    tokens_SP = length + difficulty_P + draw.normal(0, 4, shape)
+    problems = tuple(str(index) for index in range(80))
+    return Measured(problems, seeds, draw.binomial(4, accuracy, shape) / 4, tokens_SP)
 
 
-def test_intervals_are_those_of_a_bootstrap_over_seeds_and_problems() -> None:
-    baseline, other = _measured(2, 3, 41, 0.85), _measured(3, 3, 31, 0.9)
-    row = _row("other", (0, 1, 2), other, baseline)
+ALL = (0, 1, 2)
+
+
+def test_intervals_are_those_of_a_bootstrap_over_problems() -> None:
+    baseline, other = _measured(2, ALL, 41, 0.85), _measured(3, ALL, 31, 0.9)
+    found = row("other", other, baseline)
     draw = np.random.default_rng(9)
     lengths, gains, accuracies = [], [], []
     for _ in range(4000):
-        seeds, problems = draw.integers(0, 3, 3), draw.integers(0, 80, 80)
-        drawn = np.ix_(seeds, problems)
-        lengths.append(other.tokens_SP[drawn].mean() / baseline.tokens_SP[drawn].mean() - 1)
-        accuracies.append(other.correct_SP[drawn].mean())
-        gains.append(accuracies[-1] - baseline.correct_SP[drawn].mean())
+        drawn = draw.integers(0, 80, 80)
+        length = other.tokens_SP[:, drawn].mean() / baseline.tokens_SP[:, drawn].mean()
+        lengths.append(length - 1)
+        accuracies.append(other.correct_SP[:, drawn].mean())
+        gains.append(accuracies[-1] - baseline.correct_SP[:, drawn].mean())
     for estimate, resamples in (
-        (row.tokens_gain, lengths),
-        (row.accuracy_gain, gains),
-        (row.accuracy, accuracies),
+        (found.tokens_gain, lengths),
+        (found.accuracy_gain, gains),
+        (found.accuracy, accuracies),
     ):
         assert estimate is not None
         width = np.quantile(resamples, 0.975) - np.quantile(resamples, 0.025)
         assert estimate.low == pytest.approx(np.quantile(resamples, 0.025), abs=0.12 * width)
         assert estimate.high == pytest.approx(np.quantile(resamples, 0.975), abs=0.12 * width)
-    assert row.tokens_gain is not None
-    assert row.tokens_gain.value == pytest.approx(
+    assert found.tokens_gain is not None
+    assert found.tokens_gain.value == pytest.approx(
         other.tokens_SP.mean() / baseline.tokens_SP.mean() - 1
     )
 
 
-def test_fewer_seeds_are_compared_with_the_same_of_the_baseline() -> None:
-    baseline, other = _measured(2, 3, 41, 0.85), _measured(3, 2, 31, 0.9)
-    row = _row("other", (0, 1), other, baseline)
-    assert row.tokens_gain is not None
-    assert row.tokens_gain.value == pytest.approx(
-        other.tokens_SP.mean() / baseline.tokens_SP[:2].mean() - 1
+def test_an_arm_is_compared_with_the_same_seeds_of_the_baseline() -> None:
+    baseline, other = _measured(2, ALL, 41, 0.85), _measured(3, (2, 0), 31, 0.9)
+    found = row("other", other, baseline)
+    assert found.tokens_gain is not None
+    assert found.tokens_gain.value == pytest.approx(
+        other.tokens_SP.mean() / baseline.tokens_SP[[2, 0]].mean() - 1
     )
 
 
+def test_what_cannot_be_compared_is_refused() -> None:
+    baseline, other = _measured(2, (0, 1), 41, 0.85), _measured(3, ALL, 31, 0.9)
+    with pytest.raises(ValueError, match="not in tuple"):
+        row("other", other, baseline)
+    with pytest.raises(ValueError, match="other problems"):
+        row("other", other, replace(other, problems=other.problems[::-1]))
+
+
 def test_an_arm_against_itself_gains_nothing() -> None:
-    same = _measured(2, 3, 41, 0.85)
-    row = _row("same", (0, 1, 2), same, same)
-    for gain in (row.tokens_gain, row.accuracy_gain):
+    same = _measured(2, ALL, 41, 0.85)
+    found = row("same", same, same)
+    for gain in (found.tokens_gain, found.accuracy_gain):
         assert gain is not None
         assert (gain.value, gain.low, gain.high) == (0, 0, 0)
 
 
-def test_seeds_widen_the_interval() -> None:
-    alike = _measured(2, 1, 41, 0.85)
-    apart_SP = alike.tokens_SP + np.array([[-6.0], [0.0], [6.0]])
-    alike_SP = np.repeat(alike.tokens_SP, 3, axis=0)
-    correct_SP = np.repeat(alike.correct_SP, 3, axis=0)
-    narrow, wide = (
-        _row("", (0, 1, 2), Measured(correct_SP, tokens_SP), None).tokens
-        for tokens_SP in (alike_SP, apart_SP)
-    )
-    assert _width(wide) > 3 * _width(narrow)
-
-
-def _width(estimate: Any) -> float:
-    return float(estimate.high - estimate.low)
-
-
 def test_the_table_is_markdown() -> None:
-    baseline, other = _measured(2, 3, 41, 0.85), _measured(3, 3, 31, 0.9)
-    table = markdown([_row("a", (0, 1, 2), baseline, None), _row("b", (0, 1, 2), other, baseline)])
-    lines = table.splitlines()
+    baseline, other = _measured(2, ALL, 41, 0.85), _measured(3, ALL, 31, 0.9)
+    lines = markdown([row("a", baseline, None), row("b", other, baseline)]).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert lines[2].startswith("| a | 8")
     assert "| -2" in lines[3]
-    assert "%" in lines[3]
 
 
 @pytest.mark.parametrize("length", [1, 7, 40])

@@ -20,6 +20,9 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 
+from eval.errors import UserError
+from eval.records import write_json
+from eval.run_output import locked
 from recipes.cpu_demo.plan import FULL, QUICK, Run, Settings, planned_runs, start_of
 from recipes.cpu_demo.processes import (
     Failed,
@@ -42,11 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     started_s = time.monotonic()
     try:
-        _keep_settings(settings, arguments.output)
-        print("making the model that all runs start from", file=sys.stderr)
-        make_start(arguments.output, settings, threading.Event())
-        _run_all(runs, settings, arguments.output, arguments.jobs)
-    except ValueError as error:
+        with locked(arguments.output):
+            _keep_settings(settings, arguments.output)
+            print("making the model that all runs start from", file=sys.stderr)
+            make_start(arguments.output, settings, threading.Event())
+            _run_all(runs, settings, arguments.output, arguments.jobs)
+            _report(runs, arguments.output)
+    except UserError as error:
         print(f"python -m recipes.cpu_demo: {error}", file=sys.stderr)
         return 2
     except Failed as failed:
@@ -55,7 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
-    _report(runs, arguments.output)
     print(f"{(time.monotonic() - started_s) / 60:.1f} minutes; {arguments.output / 'curves.png'}")
     return 0
 
@@ -81,13 +85,12 @@ def _parser() -> argparse.ArgumentParser:
 def _keep_settings(settings: Settings, output: Path) -> None:
     """
     Raises:
-        ValueError: the folder has runs of other settings.
+        UserError: the folder has runs of other settings.
     """
     file = output / _SETTINGS_FILE
     if file.is_file() and json.loads(file.read_text()) != asdict(settings):
-        raise ValueError(f"{output} has runs with other settings; give another --output")
-    output.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(asdict(settings), indent=2) + "\n")
+        raise UserError(f"{output} has runs with other settings; give another --output")
+    write_json(file, asdict(settings))
 
 
 def _run_all(runs: Sequence[Run], settings: Settings, output: Path, jobs: int) -> None:
@@ -138,9 +141,7 @@ def _report(runs: Sequence[Run], output: Path) -> None:
     from recipes.cpu_demo.results import markdown, rows
 
     table = rows(runs, start_of(output).parent / "eval")
-    (output / "results.json").write_text(
-        json.dumps([row.to_json() for row in table], indent=2) + "\n"
-    )
+    write_json(output / "results.json", [row.to_json() for row in table])
     (output / "table.md").write_text(markdown(table))
     draw(runs, output / "curves.png")
     print(markdown(table))

@@ -5,6 +5,7 @@ Each logs into the run's folder, and is stopped when the run ends, however it en
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,9 +15,9 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
-from eval.records import SUMMARY_FILE
 from recipes.cpu_demo.plan import Run, Settings, start_of
 
 _START_S = 120.0
@@ -34,10 +35,11 @@ class Failed(Exception):
 
 
 def train_and_evaluate(run: Run, settings: Settings, stop: threading.Event) -> None:
-    """What is left of one run; nothing, where it is finished.
+    """What is left of one run.
 
     Raises:
-        Failed, Stopped.
+        Failed: a process ended with an error.
+        Stopped: `stop` was set; what was running is ended.
     """
     if not run.final.is_dir():
         shutil.rmtree(run.folder, ignore_errors=True)  # a run that was cut short begins again
@@ -49,15 +51,13 @@ def train_and_evaluate(run: Run, settings: Settings, stop: threading.Event) -> N
                 stop,
                 *("-m", "recipes.cpu_demo.train", "--arm", run.arm.name, "--seed", str(run.seed)),
                 *("--model", str(run.start), "--url", url, "--output", str(run.folder)),
-                *("--steps", str(settings.num_steps)),
+                *("--settings", json.dumps(asdict(settings))),
             )
     evaluate(run.final, run.evaluation, settings, stop)
 
 
 def evaluate(model: Path, output: Path, settings: Settings, stop: threading.Event) -> None:
-    """Samples at temperature 1 on problems that no training has seen."""
-    if (output / SUMMARY_FILE).is_file():
-        return
+    """Samples at temperature 1 on problems that no training has seen; goes on where it stopped."""
     output.mkdir(parents=True, exist_ok=True)
     _finish(
         "eval",
@@ -121,16 +121,16 @@ def _process(
     # real server is told by the environment is not for these.
     environ = {k: v for k, v in os.environ.items() if not k.startswith("REWARD_SERVER_")}
     environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
-    with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603
-            [sys.executable, *arguments], stdout=log, stderr=log, env=environ
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
+    command = [sys.executable, *arguments]
+    with (
+        (folder / f"{name}.log").open("wb") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, env=environ) as process,  # noqa: S603
+    ):
         try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()

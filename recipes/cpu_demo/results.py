@@ -1,10 +1,9 @@
 """What the arms achieved: accuracy and length on unseen problems, with bootstrap intervals.
 
-Intervals are 95 %, over problems and training seeds: each resample draws both with replacement, and
-the same ones for both arms of a difference. Three seeds say little of what a fourth would do, so
-each seed's own figures stand beside them.
+Intervals are 95 %, over problems, for the seeds that were trained: what another seed would do they
+do not say. Three are too few for an interval; each one's figures stand beside them instead.
 
-Shapes: S seeds, P problems, R resamples.
+Shapes: S seeds, P problems, C columns that are resampled together.
 """
 
 from __future__ import annotations
@@ -17,19 +16,29 @@ from typing import Any
 
 import numpy as np
 
-from eval.bootstrap import interval
-from eval.metrics import NUM_RESAMPLES, Estimate
+from eval.bootstrap import generator, resampled_ratios
+from eval.metrics import NUM_RESAMPLES, Estimate, Resampled
 from eval.records import iter_records, records_path
 from eval.samples import Floats, collect
-from recipes.cpu_demo.plan import BASELINE, Arm, Run
+from recipes.cpu_demo.plan import ARMS, BASELINE, Run
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Means over the samples of each problem, of all seeds of an arm."""
+    """Means over the samples of each problem, of some seeds of an arm."""
 
+    problems: tuple[str, ...]
+    seeds: tuple[int, ...]
     correct_SP: Floats
     tokens_SP: Floats
+
+    def of_seeds(self, seeds: tuple[int, ...]) -> Measured:
+        """
+        Raises:
+            ValueError: a seed is not among them.
+        """
+        rows = [self.seeds.index(seed) for seed in seeds]
+        return Measured(self.problems, seeds, self.correct_SP[rows], self.tokens_SP[rows])
 
 
 @dataclass(frozen=True)
@@ -43,115 +52,108 @@ class Row:
     accuracy_of_seeds: tuple[float, ...]
     tokens_of_seeds: tuple[float, ...]
     accuracy_gain: Estimate | None
-    """Over the baseline, shares of 1; None for the baseline and before training."""
+    """Over the same seeds of the baseline, shares of 1; None for itself and before training."""
     tokens_gain: Estimate | None
-    """Over the baseline, as a share of its length."""
+    """Likewise, as a share of the baseline's length."""
 
     def to_json(self) -> dict[str, Any]:
         values = dict(vars(self))
         return values | {k: v.to_json() for k, v in values.items() if isinstance(v, Estimate)}
 
 
-def measure(evaluations: Sequence[Path]) -> Measured:
-    """The evaluations of one arm's seeds.
+def rows(runs: Sequence[Run], start: Path) -> list[Row]:
+    """The table: the model that all start from, then an arm a line."""
+    measured = {arm: measure([run for run in runs if run.arm is arm]) for arm in ARMS}
+    of_start = _measured([start], seeds=(0,))
+    table = [row("nothing yet", of_start, None)]
+    for arm, of_arm in measured.items():
+        if of_arm:
+            table.append(row(arm.title, of_arm, None if arm is BASELINE else measured[BASELINE]))
+    return table
 
+
+def measure(runs: Sequence[Run]) -> Measured | None:
+    """The evaluations of one arm's runs; None where there are none."""
+    seeds = tuple(run.seed for run in runs)
+    return _measured([run.evaluation for run in runs], seeds) if runs else None
+
+
+def _measured(evaluations: Sequence[Path], seeds: tuple[int, ...]) -> Measured:
+    """
     Raises:
-        ValueError: one has errors, or other problems than the first.
+        ValueError: an evaluation has errors, or other problems than the first.
     """
     all_samples = [collect(iter_records(records_path(folder, "demo"))) for folder in evaluations]
     for folder, samples in zip(evaluations, all_samples, strict=True):
         if samples.num_errors or samples.ids != all_samples[0].ids:
             raise ValueError(f"{folder}: errors, or not the problems of {evaluations[0]}")
     return Measured(
+        all_samples[0].ids,
+        seeds,
         np.stack([samples.problem_means(samples.correct_N) for samples in all_samples]),
         np.stack([samples.problem_means(samples.num_tokens_N) for samples in all_samples]),
     )
 
 
-def rows(runs: Sequence[Run], start: Path) -> list[Row]:
-    """The table: the model that all start from, then an arm a line."""
-    by_arm: dict[Arm, list[Run]] = {}
-    for run in runs:
-        by_arm.setdefault(run.arm, []).append(run)
-    measured = {arm: measure([r.evaluation for r in ofarm]) for arm, ofarm in by_arm.items()}
-    baseline = measured[BASELINE]
-    table = [_row("nothing yet", (), measure([start]), None)]
-    for arm, of_arm in by_arm.items():
-        seeds = tuple(run.seed for run in of_arm)
-        against = None if arm is BASELINE else baseline
-        table.append(_row(arm.title, seeds, measured[arm], against))
-    return table
+def row(title: str, measured: Measured, baseline: Measured | None) -> Row:
+    """One arm, and what it gained over the same seeds and problems of the baseline.
 
-
-def _row(title: str, seeds: tuple[int, ...], measured: Measured, baseline: Measured | None) -> Row:
-    correct_SP, tokens_SP = measured.correct_SP, measured.tokens_SP
-    num_problems = correct_SP.shape[1]
-
-    def estimate(value: float, resamples_R: Floats) -> Estimate:
-        return Estimate(value, *(interval(value, resamples_R, num_problems) or (None, None)))
-
-    draws = _Draws(*correct_SP.shape)
-    accuracy_R, length_R = draws.means(correct_SP), draws.means(tokens_SP)
-    accuracy_gain = tokens_gain = None
-    if baseline is not None:
-        # Of the baseline, the same seeds.
-        base_correct_SP = baseline.correct_SP[: len(correct_SP)]
-        base_tokens_SP = baseline.tokens_SP[: len(tokens_SP)]
-        base_length_R = draws.means(base_tokens_SP)
-        accuracy_gain = estimate(
-            float(correct_SP.mean() - base_correct_SP.mean()),
-            accuracy_R - draws.means(base_correct_SP),
-        )
-        tokens_gain = estimate(
-            float(tokens_SP.mean() / base_tokens_SP.mean() - 1), length_R / base_length_R - 1
-        )
-    return Row(
-        title=title,
-        seeds=seeds,
-        accuracy=estimate(float(correct_SP.mean()), accuracy_R),
-        tokens=estimate(float(tokens_SP.mean()), length_R),
-        accuracy_of_seeds=tuple(correct_SP.mean(axis=1).tolist()),
-        tokens_of_seeds=tuple(tokens_SP.mean(axis=1).tolist()),
-        accuracy_gain=accuracy_gain,
-        tokens_gain=tokens_gain,
+    Raises:
+        ValueError: the baseline lacks a seed, or has other problems.
+    """
+    against = measured if baseline is None else baseline.of_seeds(measured.seeds)
+    if against.problems != measured.problems:
+        raise ValueError(f"{title}: evaluated on other problems than the baseline")
+    columns_PC = np.stack(
+        [
+            values_SP.mean(axis=0)
+            for one in (measured, against)
+            for values_SP in (one.correct_SP, one.tokens_SP)
+        ],
+        axis=1,
+    )
+    resamples_RC = resampled_ratios(
+        columns_PC, np.ones_like(columns_PC), NUM_RESAMPLES, generator(0, "train-demo")
     )
 
+    def estimate(values: Floats, resamples_R: Floats) -> Estimate:
+        return Resampled(float(values), resamples_R, len(columns_PC)).estimate()
 
-class _Draws:
-    """How often each seed and each problem is drawn, in each resample; the same for all values."""
-
-    def __init__(self, num_seeds: int, num_problems: int) -> None:
-        random = np.random.default_rng([0, num_seeds])
-        self._seeds_RS = _shares(num_seeds, random)
-        self._problems_RP = _shares(num_problems, random)
-
-    def means(self, values_SP: Floats) -> Floats:
-        """(R,) means over the drawn seeds and problems."""
-        found: Floats = np.einsum("rs,sp,rp->r", self._seeds_RS, values_SP, self._problems_RP)
-        return found
-
-
-def _shares(count: int, random: np.random.Generator) -> Floats:
-    return random.multinomial(count, np.full(count, 1 / count), NUM_RESAMPLES) / count
+    accuracy, tokens, base_accuracy, base_tokens = columns_PC.mean(axis=0)
+    accuracy_R, tokens_R, base_accuracy_R, base_tokens_R = resamples_RC.T
+    return Row(
+        title=title,
+        seeds=measured.seeds,
+        accuracy=estimate(accuracy, accuracy_R),
+        tokens=estimate(tokens, tokens_R),
+        accuracy_of_seeds=tuple(measured.correct_SP.mean(axis=1).tolist()),
+        tokens_of_seeds=tuple(measured.tokens_SP.mean(axis=1).tolist()),
+        accuracy_gain=None
+        if baseline is None
+        else estimate(accuracy - base_accuracy, accuracy_R - base_accuracy_R),
+        tokens_gain=None
+        if baseline is None
+        else estimate(tokens / base_tokens - 1, tokens_R / base_tokens_R - 1),
+    )
 
 
 def markdown(table: Sequence[Row]) -> str:
     """The table as it stands in the README."""
     lines = [
-        "| trained on | accuracy | tokens | accuracy gained | length | of each seed |",
+        "| trained on | accuracy | tokens | accuracy, points | length | each seed |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for row in table:
+    for one in table:
         each = ", ".join(
             f"{100 * accuracy:.1f} / {tokens:.1f}"
-            for accuracy, tokens in zip(row.accuracy_of_seeds, row.tokens_of_seeds, strict=True)
+            for accuracy, tokens in zip(one.accuracy_of_seeds, one.tokens_of_seeds, strict=True)
         )
         cells = (
-            row.title,
-            _shown(row.accuracy, 100, "%"),
-            _shown(row.tokens, 1, ""),
-            _shown(row.accuracy_gain, 100, "", "+"),
-            _shown(row.tokens_gain, 100, "%", "+"),
+            one.title,
+            _shown(one.accuracy, 100, "%"),
+            _shown(one.tokens, 1, ""),
+            _shown(one.accuracy_gain, 100, "", "+"),
+            _shown(one.tokens_gain, 100, "%", "+"),
             each,
         )
         lines.append(f"| {' | '.join(cells)} |")

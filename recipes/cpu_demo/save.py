@@ -8,6 +8,7 @@ from typing import Any
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Writes beside the folder, which must not be there yet, and renames."""
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     model.save_pretrained(unfinished)

@@ -130,14 +130,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, type=Path, help="what training starts from")
     parser.add_argument("--url", required=True, help="of a server that follows OUTPUT/checkpoints")
     parser.add_argument("--output", required=True, type=Path)
-    parser.add_argument("--steps", type=int, default=FULL.num_steps)
+    parser.add_argument(
+        "--settings",
+        type=lambda text: Settings(**json.loads(text)),
+        default=FULL,
+        help="a JSON object, as in settings.json (default: those of the whole demo)",
+    )
     arguments = parser.parse_args(argv)
     os.environ["HF_HUB_OFFLINE"] = "1"
     (arm,) = (arm for arm in ARMS if arm.name == arguments.arm)
     run = Run(arm, arguments.seed, arguments.output, arguments.model)
     run.folder.mkdir(parents=True, exist_ok=True)
     run.steps_file.unlink(missing_ok=True)
-    train(run, Settings(num_steps=arguments.steps), arguments.url)
+    train(run, arguments.settings, arguments.url)
     return 0
 
 
