@@ -36,7 +36,14 @@ from recipes.cpu_demo.verbose import with_remarks
 from sar.models.problems import generate
 
 # Checkpoints after each fifth step, and enough steps for the server to have taken one.
-SHORT = Settings(num_steps=16, num_start_steps=2, eval_problems=40, eval_samples=1)
+SHORT = Settings(
+    num_steps=16,
+    num_start_steps=2,
+    prompts_per_step=2,
+    rollouts_per_prompt=3,
+    eval_problems=40,
+    eval_samples=1,
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +66,8 @@ def test_both_arms_are_trained_on_what_the_server_gives(finished: Path) -> None:
             assert step["reward"] == pytest.approx(expected, abs=1e-4)
             assert step["template_mismatch"] == 0
             assert -1 <= step["sar"] <= 1
-            assert step["response_tokens"] == pytest.approx(step["completions/mean_length"])
+            # What was sampled need not be how a tokenizer would split the text.
+            assert step["response_tokens"] == pytest.approx(step["completions/mean_length"], abs=2)
 
 
 def test_the_server_follows_the_policy(finished: Path) -> None:
