@@ -75,7 +75,8 @@ read_arguments() {
     done
     [[ $ON_POLICY == [01] ]] || fail "ON_POLICY='$ON_POLICY' is neither 0 nor 1"
     [[ $ON_POLICY == 0 || -n $SAR_WEIGHT ]] || SAR_WEIGHT=0.2
-    [[ $SAR_WEIGHT =~ ^(-?([0-9]+\.?[0-9]*|\.[0-9]+))?$ ]] || fail "SAR_WEIGHT='$SAR_WEIGHT' is not a number"
+    [[ $SAR_WEIGHT =~ ^([-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?)?$ ]] ||
+        fail "SAR_WEIGHT='$SAR_WEIGHT' is not a number"
     NUM_GPUS=$((NUM_NODES * GPUS_PER_NODE))
     ROLLOUTS_PER_UPDATE=$((MINI_BATCH_PROMPTS * N_SAMPLES))
     ((ROLLOUTS_PER_UPDATE % NUM_GPUS == 0)) || fail "$NUM_GPUS GPUs cannot share the \

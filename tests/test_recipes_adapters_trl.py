@@ -228,6 +228,12 @@ def test_a_step_without_any_reward_ends_the_training(
     assert logged == {}
 
 
+def test_nothing_to_reward_is_nothing(call: Callable[..., Any], server: Any) -> None:
+    logged: dict[str, float] = {}
+    assert call(server.url + "/get_reward", [], log_metric=logged.__setitem__) == []
+    assert logged == {}
+
+
 def test_the_end_of_sequence_counts_where_the_policy_wrote_it(
     server: Any, bundled_tokenizer: Any
 ) -> None:

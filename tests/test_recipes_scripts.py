@@ -227,6 +227,7 @@ def test_passes_over_the_data_make_the_steps(
         ((MODELS[0],), {"DATA": "/nowhere"}, "DATA=/nowhere has no train.jsonl; make it: python"),
         ((MODELS[0],), {"STEPS": "-1"}, "STEPS='-1' is not a positive whole number"),
         ((MODELS[0],), {"N_SAMPLES": "six"}, "N_SAMPLES='six' is not a positive whole number"),
+        ((MODELS[0],), {"SAR_WEIGHT": "0,2"}, "SAR_WEIGHT='0,2' is not a number"),
         ((MODELS[0],), {"ON_POLICY": "yes"}, "ON_POLICY='yes' is neither 0 nor 1"),
         ((MODELS[0],), {"GPUS_PER_NODE": "7"}, "7 GPUs cannot share the 384 rollouts"),
         ((MODELS[0],), {"TENSOR_PARALLEL": "3"}, "TENSOR_PARALLEL=3 does not divide the 8 GPUs"),

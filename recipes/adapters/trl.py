@@ -146,6 +146,6 @@ class RemoteReward:
 
 def _log_means(answers: Sequence[_Answer | None], log_metric: Callable[[str, float], None]) -> None:
     scored = [answer for answer in answers if answer is not None]
-    for name in scored[0]:
+    for name in scored[0] if scored else ():
         if name not in _NOT_LOGGED:
             log_metric(name, sum(answer[name] for answer in scored) / len(scored))
