@@ -83,6 +83,8 @@ def create_app(
 ) -> Flask:
     """The WSGI application over a reward service; `updater` takes new weights for it."""
     app = Flask("reward_server", static_folder=None)
+    # Neither `/healthz//` nor an empty path is answered with a redirect: no document names one.
+    app.url_map.merge_slashes = False
     if config.max_body_bytes is not None:
         # One more, as Werkzeug cuts a body that comes in chunks at its limit and says nothing.
         app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes + 1
@@ -156,7 +158,7 @@ def create_app(
     def openapi() -> Response:
         return _json(describe(needs_key=config.keys.are_needed))
 
-    @app.get("/")
+    @app.get("/", strict_slashes=False)
     def index() -> str:
         return _PAGE.format(
             model=html.escape(config.model_name),

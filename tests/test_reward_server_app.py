@@ -122,6 +122,17 @@ def test_a_failing_grader_is_an_error_and_no_wrong_answer(bundled_tokenizer: Any
     assert (following.status_code, following.json["scores"]) == (200, [0.0])
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("", 200), ("//", 200), ("//healthz", 200), ("/healthz//", 404), ("/healthz/", 404)],
+)
+def test_no_path_is_answered_with_a_redirect(
+    bundled_tokenizer: Any, path: str, status: int
+) -> None:
+    client = _client(bundled_tokenizer, Scorer(), Graders())
+    assert client.get(environ_overrides={"PATH_INFO": path}).status_code == status
+
+
 def test_timeouts_and_crashes_are_counted_apart(bundled_tokenizer: Any) -> None:
     verdicts = [Verdict(r) for r in (Reason.TIMEOUT, Reason.CRASHED, Reason.NO_ANSWER)]
     client = _client(bundled_tokenizer, Scorer(), Graders(*verdicts))
