@@ -42,8 +42,8 @@ image-test: .venv/installed-dev
 	IMAGE_TEST=1 $(BIN)/python -m pytest -s --durations=0 --durations-min=1 tests/image
 
 fuzz: .venv/installed-dev
-	$(BIN)/python -m pytest -q -s --hypothesis-profile=fuzz tests/test_reward_server_fuzz.py \
-		tests/test_reward_server_fuzz_http.py tests/test_reward_server_attacks.py
+	$(BIN)/python -m pytest -q -s --hypothesis-profile=fuzz tests/reward_server/http/test_fuzz.py \
+		tests/reward_server/http/test_fuzz_http.py tests/reward_server/http/test_attacks.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -57,7 +57,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 
 bench: .venv/installed-dev
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m performance
 
 .venv/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sar.grading.answers import opened_thinking
 from sar.grading.label import Label
-from sar.grading.pool import GraderPool
+from sar.grading.processes.pool import GraderPool
+from sar.grading.rules.answers import opened_thinking
 from sar.grading.verdict import Verdict
 
 

@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -39,6 +38,7 @@ from eval.benchmarks.rows import Row
 from eval.errors import UserError
 from sar.arguments import number
 from sar.contamination import NGRAM_WORDS, ContaminationIndex
+from sar.files import write_atomically
 from sar.grading.label import parse_label
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION
 
@@ -200,24 +200,13 @@ def prepare(arguments: argparse.Namespace) -> dict[str, Any]:
         "eval": {b.name: _counts(benchmarks, evaluated, b, arguments.benchmark_dir) for b in seven},
         "dropped": list(map(asdict, dropped)),
     }
-    write_text(arguments.output / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    write_atomically(arguments.output / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     return manifest
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:
     """JSON lines; the file is there whole or not at all."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def write_text(path: Path, text: str) -> None:
-    """The file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

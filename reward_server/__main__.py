@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reward_server.config import ServerConfig, parse_args
-from reward_server.logs import start_logging
+from reward_server.observe.logs import start_logging
 from sar.errors import one_line
+from sar.files import write_atomically
 
 if TYPE_CHECKING:
-    from reward_server.engines import Engine
-    from reward_server.service import RewardService
+    from reward_server.pipeline.service import RewardService
+    from reward_server.weights.engines import Engine
     from sar.scoring.transformers_scorer import TransformersScorer
     from sar.scoring.vllm_scorer import VllmScorer
 
@@ -50,15 +51,15 @@ def main(argv: list[str] | None = None) -> int:
             config.host,
         )
 
-    from reward_server.app import AppConfig, create_app
-    from reward_server.auth import ApiKeys
-    from reward_server.listener import IN_GREENLETS, Listener
-    from reward_server.metrics import Metrics
-    from reward_server.policy import PolicyUpdater
-    from reward_server.protocol import RequestLimits
-    from reward_server.reward_log import RewardLog
-    from reward_server.service import Limits, RewardService
-    from sar.grading.pool import GraderPool
+    from reward_server.http.app import AppConfig, create_app
+    from reward_server.http.auth import ApiKeys
+    from reward_server.http.listener import IN_GREENLETS, Listener
+    from reward_server.http.schema import RequestLimits
+    from reward_server.observe.metrics import Metrics
+    from reward_server.observe.reward_log import RewardLog
+    from reward_server.pipeline.service import Limits, RewardService
+    from reward_server.weights.policy import PolicyUpdater
+    from sar.grading.processes.pool import GraderPool
 
     try:
         reward_log = RewardLog(Path(config.reward_log)) if config.reward_log else None
@@ -99,8 +100,11 @@ def main(argv: list[str] | None = None) -> int:
         _log.error("cannot listen on %s:%d: %s", config.host, config.port, error)
         graders.close()
         return 1
-    for host, port in listener.addresses:
-        _log.info("listening on http://%s:%s/get_reward", host, port)
+    urls = [f"http://{host}:{port}" for host, port in listener.addresses]
+    for url in urls:
+        _log.info("listening on %s/get_reward", url)
+    if config.url_file:
+        write_atomically(Path(config.url_file), urls[0] + "\n")
     try:
         service.engines.start(_load(load, config.model_path))
         _log.info("ready: rewards are correctness + %s x SAR", config.sar_weight)
@@ -159,8 +163,8 @@ def _load(load: Callable[[str], Engine], path: str) -> Engine:
 
 def _load_engine(config: ServerConfig, service: RewardService, path: str) -> Engine:
     """Loads model and tokenizer; heavy imports happen here, so that `--help` is instant."""
-    from reward_server.batcher import Batcher
-    from reward_server.engines import Engine
+    from reward_server.pipeline.batcher import Batcher
+    from reward_server.weights.engines import Engine
     from sar.tokenization import RolloutTokenizer
 
     scorer = _load_scorer(config, path)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sar.arguments import number
+from sar.arguments import looks_like_folder, number
+from sar.memory import total_memory_bytes
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 from sar.reward import DEFAULT_SAR_WEIGHT
 
@@ -52,6 +53,7 @@ class ServerConfig:
     api_key_file: str | None = None
     log_format: str = "text"
     reward_log: str | None = None
+    url_file: str | None = None
     api_keys: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     """Not a flag, as command lines are there for all to see: from `api_key_file`, or from
     `REWARD_SERVER_API_KEY`."""
@@ -71,7 +73,7 @@ class ServerConfig:
     @property
     def queued_tokens_limit(self) -> int:
         """`max_queued_tokens`, by default what a quarter of the memory holds."""
-        return self.max_queued_tokens or _memory_bytes() // 4 // _BYTES_PER_QUEUED_TOKEN
+        return self.max_queued_tokens or total_memory_bytes() // 4 // _BYTES_PER_QUEUED_TOKEN
 
 
 _HELP: dict[str, str] = {
@@ -110,6 +112,9 @@ _HELP: dict[str, str] = {
     "log_format": "text or json",
     "reward_log": (
         "folder to log every reward in, with its rollout, for python -m sar rescore (default: none)"
+    ),
+    "url_file": (
+        "file to write the server's URL to once it listens, as with --port 0 (default: none)"
     ),
 }
 
@@ -158,7 +163,11 @@ def parse_args(
     config = ServerConfig(**values, api_keys=keys)
     if config.model is not None and not config.model.strip():
         parser.error("--model is empty; leave it out to serve the bundled demo model")
-    if config.model is not None and _looks_local(config.model) and not Path(config.model).is_dir():
+    if (
+        config.model is not None
+        and looks_like_folder(config.model)
+        and not Path(config.model).is_dir()
+    ):
         parser.error(f"--model {config.model!r}: no such folder")
     if config.backend == "vllm" and config.device != "auto":
         parser.error(
@@ -210,21 +219,6 @@ def _api_keys(path: str | None, from_environment: str | None) -> tuple[str, ...]
                 "spaces; try: openssl rand -hex 32"
             )
     return tuple(keys)
-
-
-def _memory_bytes() -> int:
-    """The memory that this process may use: the machine's, or its container's."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        container = int(Path("/sys/fs/cgroup/memory.max").read_text())
-    except (OSError, ValueError):  # none, or "max"
-        return machine
-    return min(machine, container)
-
-
-def _looks_local(model: str) -> bool:
-    """A hub id is `name` or `owner/name`; what starts as a path is one."""
-    return model.startswith((".", "/", "~")) or model.count("/") > 1
 
 
 _COUNT = number(1, 2**31 - 1, int)

@@ -7,19 +7,17 @@ python -m reward_server.demo
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from reward_server.config import ENV_PREFIX
+from reward_server.launch import ServerDidNotStart, ServerProcess
 from sar.models import BUNDLED_MODEL
 from sar.models.problems import Problem, generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
@@ -78,25 +76,13 @@ def _request(rollout: _Rollout, tokenizer: Any) -> dict[str, list[str]]:
 @contextmanager
 def _running_server() -> Iterator[str]:
     """The URL of a server on a free port, for as long as the context lasts."""
-    command = [sys.executable, "-m", "reward_server", "--port", "0"]
-    # The demo shows the defaults, whatever a real server is told here.
-    environ = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)}
-    with subprocess.Popen(  # noqa: S603
-        command, stderr=subprocess.PIPE, text=True, env=environ
-    ) as server:
-        assert server.stderr is not None
+    with TemporaryDirectory() as folder:
         try:
-            log = ""
-            for line in server.stderr:
-                log += line
-                if "ready:" in line:
-                    yield re.findall(r"listening on (http://\S+)", log)[0]
-                    break
-            else:
-                raise SystemExit(f"the server did not start:\n{log}")
-        finally:
-            server.terminate()
-            server.communicate()
+            with ServerProcess(log=Path(folder) / "server.log") as server:
+                server.wait_until_ready()
+                yield f"{server.url}/get_reward"
+        except ServerDidNotStart as error:
+            raise SystemExit(str(error)) from error
 
 
 def _post(url: str, payload: dict[str, list[str]]) -> dict[str, Any]:

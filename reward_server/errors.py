@@ -1,79 +1,59 @@
-"""What can go wrong with a request, and the HTTP status each error has."""
+"""What can go wrong with a request. `reward_server.http.statuses` gives each error its HTTP status.
+
+The docstring of each class is what /openapi.json says about it.
+"""
 
 from __future__ import annotations
 
-from http import HTTPStatus
 
-
-class RequestError(Exception):
-    """An error a client is told about: its type's name, a message, and the field at fault."""
-
-    status: int = HTTPStatus.INTERNAL_SERVER_ERROR
-    type = "internal"
+class RewardServerError(Exception):
+    """The server failed in a way that it did not foresee."""
 
     def __init__(self, message: str, field: str | None = None) -> None:
+        """
+        Args:
+            message: one line for whoever sent the request.
+            field: the field of the request at fault, such as `labels[3].grader`.
+        """
         super().__init__(message)
         self.field = field
 
 
-class InvalidRequest(RequestError):
-    """The request is not one that can be answered; sending it again will not help."""
-
-    status = HTTPStatus.BAD_REQUEST
-    type = "invalid_request"
+class InvalidRequest(RewardServerError):
+    """The request cannot be answered as it is. Sending it again will not help."""
 
 
-class Unauthorized(RequestError):
+class CheckpointRefused(RewardServerError):
+    """The checkpoint is incomplete, broken or of another model. The weights in service stay."""
+
+
+class Unauthorized(RewardServerError):
     """The request carries no key, or a wrong one."""
 
-    status = HTTPStatus.UNAUTHORIZED
-    type = "unauthorized"
+
+class Forbidden(RewardServerError):
+    """This server was not started with what the request needs."""
 
 
-class Forbidden(RequestError):
-    """The server was not started for this."""
-
-    status = HTTPStatus.FORBIDDEN
-    type = "forbidden"
+class TooLarge(RewardServerError):
+    """The request exceeds a limit of this server. Sending it again will not help."""
 
 
-class TooLarge(RequestError):
-    """The request is beyond a limit of this server; sending it again will not help."""
-
-    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    type = "too_large"
+class Overloaded(RewardServerError):
+    """The server already holds as many waiting tokens as it may."""
 
 
-class Overloaded(RequestError):
-    """More is waiting than the server may hold."""
-
-    status = HTTPStatus.SERVICE_UNAVAILABLE
-    type = "overloaded"
-
-
-class NotReady(RequestError):
+class NotReady(RewardServerError):
     """The model is not loaded yet, or the server is stopping."""
 
-    status = HTTPStatus.SERVICE_UNAVAILABLE
-    type = "not_ready"
+
+class ClientGone(RewardServerError):
+    """The client closed the connection before its rollouts were scored. They were skipped."""
 
 
-class ClientGone(RequestError):
-    """Nobody waits for the answer any more, so it is not computed. No one will read this status,
-    which is the one nginx logs for it."""
-
-    status = 499
-    type = "client_gone"
+class RequestTimedOut(RewardServerError):
+    """The rewards were not ready in time. The answer comes before the client gives up by itself."""
 
 
-class RequestTimedOut(RequestError):
-    """The rewards were not there in time; refused before the client stops waiting by itself."""
-
-    status = HTTPStatus.GATEWAY_TIMEOUT
-    type = "request_timed_out"
-
-
-class ScoringFailed(RequestError):
-    """The scorer or a grader failed: our fault, and no reward."""
-
-    type = "scoring_failed"
+class ScoringFailed(RewardServerError):
+    """The scorer or a grader failed. This is the server's fault, and no reward."""

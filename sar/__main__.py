@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_args
 
 from sar.arguments import number
+from sar.files import open_atomically
 from sar.grading.label import GraderName
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _rescore(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
 def _rescored(
     arguments: argparse.Namespace, is_regrading: bool, log: Iterator[Any]
 ) -> Generator[Rescored, None, None]:
-    from sar.grading.pool import GraderPool
+    from sar.grading.processes.pool import GraderPool
     from sar.rescore import regrade, rescore
 
     if not is_regrading:
@@ -151,13 +152,8 @@ def _output(path: Path | None, logs: Sequence[Path]) -> Iterator[TextIO | None]:
         return
     if not {path.resolve(), path.resolve().parent}.isdisjoint(log.resolve() for log in logs):
         raise RescoreError(f"--output {path}: in the place of the log; choose another folder")
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("w", encoding="utf-8") as output:
-            yield output
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with open_atomically(path) as output:
+        yield output
 
 
 def _report(summary: Summary) -> str:

@@ -1,4 +1,4 @@
-"""Numbers on the command lines of all packages."""
+"""What the command lines of all packages share: numbers in bounds, model paths."""
 
 from __future__ import annotations
 
@@ -29,3 +29,8 @@ def number(
         return value
 
     return parse
+
+
+def looks_like_folder(model: str) -> bool:
+    """True if `--model` means a local folder; a Hugging Face id is `name` or `owner/name`."""
+    return model.startswith((".", "/", "~")) or model.count("/") > 1

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 
-from sar.grading.answers import opened_thinking
 from sar.grading.label import GraderName, Label, Mode
+from sar.grading.rules.answers import opened_thinking
 from sar.grading.verdict import Reason, Verdict
 from sar.reward import Likelihood, Reward, combine
 

@@ -17,7 +17,7 @@ from typing import TextIO
 
 from sar.decision import Decision
 from sar.grading.label import GraderName, Label, LabelError, Mode, parse_label
-from sar.grading.pool import GraderPool
+from sar.grading.processes.pool import GraderPool
 from sar.grading.verdict import Verdict
 
 _NUM_EXAMPLES_EACH_WAY = 5

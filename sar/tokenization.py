@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sar.grading.answers import is_grading_tag
+from sar.grading.rules.answers import is_grading_tag
 from sar.prompts import empty_question_prompt, prompt_frame
 from sar.rollout import split_query, strip_padding
 from sar.scoring.base import TokenSequence

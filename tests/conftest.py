@@ -6,14 +6,8 @@ import errno
 import http.client
 import io
 import json
-import os
-import re
 import shutil
-import signal
 import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,9 +20,10 @@ import hypothesis
 import jsonschema
 import pytest
 
+from reward_server.launch import ServerProcess
+
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
-_START_S = 60.0
 # Before a request gets to a route: `default` in the document.
 _REFUSED = {400, 404, 405, 408, 414}
 
@@ -37,8 +32,10 @@ MIN_FUZZ_CASES = 5000
 hypothesis.settings.register_profile("fuzz", deadline=None)
 
 
-class ServerProcess:
-    """A `python -m reward_server` on a free port, logging to a file: a full pipe would hang it."""
+class TestedServer(ServerProcess):
+    """A `python -m reward_server` of this checkout on a free port, and requests to it."""
+
+    __test__ = False
 
     def __init__(
         self,
@@ -47,17 +44,8 @@ class ServerProcess:
         program: Sequence[str] = ("-m", "reward_server"),
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        self.log = log
-        command = [sys.executable, *program, "--port", "0", *arguments]
         own = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), **(environ or {})}
-        with log.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, stderr=stderr, env={**os.environ, **own}
-            )
-        self.url = self._wait(self._listening_on)
-
-    def wait_until_ready(self) -> None:
-        self._wait(lambda: self.request("/readyz")[0] == 200)
+        super().__init__(*arguments, log=log, program=program, environ=own)
 
     def request(self, path: str, body: Any = None, method: str | None = None) -> tuple[int, Any]:
         """Status and JSON (else text) of one request; `body` is sent as JSON, bytes as they are."""
@@ -72,28 +60,6 @@ class ServerProcess:
             return status, json.loads(text)
         except ValueError:
             return status, text
-
-    def stop(self) -> int:
-        """SIGTERM; the exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(90)
-        finally:
-            self.process.kill()
-
-    def _listening_on(self) -> str | None:
-        found = re.search(r"listening on (http://\S+)/get_reward", self.log.read_text())
-        return found and found[1]
-
-    def _wait(self, condition: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + _START_S
-        while time.monotonic() < deadline and self.process.poll() is None:
-            if value := condition():
-                return value
-            time.sleep(0.02)
-        self.process.kill()
-        raise AssertionError(f"the server did not start:\n{self.log.read_text()}")
 
 
 class Contract:
@@ -128,7 +94,7 @@ class Contract:
 
 @pytest.fixture(scope="session")
 def contract() -> Contract:
-    from reward_server.openapi import describe
+    from reward_server.http.openapi import describe
 
     return Contract(describe(needs_key=False))
 
@@ -139,7 +105,7 @@ _KNOWN = {"query": ["Q: 2+3?\nA: 5"] * 2, "prompts": ["Q: 2+3?\nA:"] * 2, "label
 class Fuzzed:
     """A server that gets what no client should send; every answer is held against the contract."""
 
-    def __init__(self, server: ServerProcess, contract: Contract) -> None:
+    def __init__(self, server: TestedServer, contract: Contract) -> None:
         self.server = server
         self.num_cases = 0
         self.headers: Any = {}
@@ -229,7 +195,7 @@ class _Kept(io.BytesIO):
 
 
 @pytest.fixture(scope="session")
-def fuzzed(start_server: Callable[..., ServerProcess], contract: Contract) -> Iterator[Fuzzed]:
+def fuzzed(start_server: Callable[..., TestedServer], contract: Contract) -> Iterator[Fuzzed]:
     """A server of its own for bad input; its graders give up soon."""
     server = start_server("--grader-timeout", "1")
     server.wait_until_ready()
@@ -245,12 +211,12 @@ def fuzzed(start_server: Callable[..., ServerProcess], contract: Contract) -> It
 @pytest.fixture(scope="session")
 def start_server(
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[..., ServerProcess]]:
+) -> Iterator[Callable[..., TestedServer]]:
     """Starts servers of a test's own: `start_server("--sar-weight", "0.5")`. Not yet ready."""
-    started: list[ServerProcess] = []
+    started: list[TestedServer] = []
 
-    def start(*arguments: str, **options: Any) -> ServerProcess:
-        server = ServerProcess(tmp_path_factory.mktemp("server") / "log", *arguments, **options)
+    def start(*arguments: str, **options: Any) -> TestedServer:
+        server = TestedServer(tmp_path_factory.mktemp("server") / "log", *arguments, **options)
         started.append(server)
         return server
 
@@ -260,7 +226,7 @@ def start_server(
 
 
 @pytest.fixture(scope="session")
-def server(start_server: Callable[..., ServerProcess]) -> Iterator[ServerProcess]:
+def server(start_server: Callable[..., TestedServer]) -> Iterator[TestedServer]:
     """A server on the bundled model that the whole session shares."""
     shared = start_server()
     shared.wait_until_ready()

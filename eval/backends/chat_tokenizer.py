@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from eval.errors import UserError
 from sar.errors import one_line
-from sar.grading.answers import is_grading_tag
+from sar.grading.rules.answers import is_grading_tag
 from sar.prompts import render_prompt
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from eval.backends.base import Backend, Sampling
-from eval.run_config import RunConfig
+from eval.run.config import RunConfig
 
 
 def load_backend(config: RunConfig) -> Backend:

@@ -8,7 +8,6 @@ one returns only when all of its prompts are done.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Self
@@ -23,6 +22,7 @@ from eval.backends.base import (
 from eval.backends.chat_tokenizer import ChatTokenizer
 from eval.errors import UserError
 from sar.errors import one_line
+from sar.scoring.vllm_import import import_vllm
 
 _FIT_TO_MEMORY = -1
 # Requests in the engine: enough that one which finishes always has a successor.
@@ -63,21 +63,15 @@ class VllmBackend:
         Raises:
             UserError: vLLM is not installed, or cannot load the model.
         """
-        # vLLM forks by default, and grader processes and threads do not belong into its workers.
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         try:
-            from vllm import LLM, SamplingParams
-        except ModuleNotFoundError as error:
-            if error.name != "vllm":
-                raise
-            raise UserError(
-                "vLLM is not installed: pip install -c constraints.txt -e '.[vllm]'"
-            ) from error
+            vllm = import_vllm()
+        except ValueError as error:
+            raise UserError(str(error)) from error
         tokenizer = ChatTokenizer.from_pretrained(
             path_or_id, enable_thinking=enable_thinking, trust_remote_code=trust_remote_code
         )
         try:
-            llm = LLM(
+            llm = vllm.LLM(
                 model=path_or_id,
                 dtype=dtype,
                 tensor_parallel_size=tensor_parallel_size,
@@ -87,7 +81,7 @@ class VllmBackend:
             )
         except Exception as error:  # vLLM raises all sorts of things
             raise UserError(f"cannot load --model {path_or_id}: {one_line(error)}") from error
-        return cls(llm, tokenizer, SamplingParams, sampling)
+        return cls(llm, tokenizer, vllm.SamplingParams, sampling)
 
     @property
     def description(self) -> BackendDescription:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eval.comparison import Comparison
+from eval.compare.comparison import Comparison
 
 
 def explanations(comparison: Comparison, correction: str) -> list[str]:

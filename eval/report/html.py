@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from eval.comparison import Comparison
+from eval.compare.comparison import Comparison
 from eval.report.disagreements import Disagreements
 from eval.report.explanations import explanations
 from eval.report.tables import metrics_tables, pair_table, runs_table

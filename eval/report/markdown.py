@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.comparison import Comparison
+from eval.compare.comparison import Comparison
 from eval.report.explanations import explanations
 from eval.report.tables import Table, metrics_tables, pair_table, runs_table
 from eval.report.wording import findings, verdict_lines

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.comparison import Comparison, RunPair
-from eval.metrics import Resampled
-from eval.paired import PairedAverage, PairedBenchmark
+from eval.compare.comparison import Comparison, RunPair
 from eval.report.wording import (
     AVERAGE,
     PERCENT,
@@ -19,6 +17,8 @@ from eval.report.wording import (
     p_text,
     value_text,
 )
+from eval.statistics.metrics import Resampled
+from eval.statistics.paired import PairedAverage, PairedBenchmark
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from eval.bootstrap import CONFIDENCE
-from eval.comparison import RunPair
-from eval.metrics import Estimate, Resampled
-from eval.paired import Difference, SignificanceTest
+from eval.compare.comparison import RunPair
+from eval.statistics.bootstrap import CONFIDENCE
+from eval.statistics.metrics import Estimate, Resampled
+from eval.statistics.paired import Difference, SignificanceTest
 
 AVERAGE = "average"
 NOTHING = "–"

@@ -6,14 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eval.comparison import Comparison
-from eval.metrics import Resampled
-from eval.paired import Difference, PairedAverage, PairedBenchmark
-from eval.records import write_json
+from eval.compare.comparison import Comparison
 from eval.report.disagreements import find_disagreements
 from eval.report.figures import draw_figures
 from eval.report.html import write_html
 from eval.report.markdown import write_markdown
+from eval.run.records import write_json
+from eval.statistics.metrics import Resampled
+from eval.statistics.paired import Difference, PairedAverage, PairedBenchmark
 
 
 def write_report(

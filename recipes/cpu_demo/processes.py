@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from recipes.cpu_demo.plan import Run, Settings, start_of
+from reward_server.launch import ServerDidNotStart, ServerProcess
 
-_START_S = 120.0
 _POLL_S = 0.2
 _STOP_S = 30.0
-_LISTENING = re.compile(r"listening on (http://\S+)")
+# Each run gets one core; threads that spin while they wait would take the cores of other runs.
+_ONE_CORE = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
 
 
 class Stopped(Exception):
@@ -88,19 +87,21 @@ def make_start(output: Path, settings: Settings, stop: threading.Event) -> None:
 def _serving(run: Run, stop: threading.Event) -> Iterator[str]:
     """Where a server that follows the run's checkpoints gives rewards, once it is ready."""
     arguments = (
-        *("-m", "reward_server", "--port", "0", "--model", str(run.start)),
+        *("--model", str(run.start)),
         *("--sar-weight", f"{run.arm.sar_weight:g}", "--follow", str(run.checkpoints)),
         *("--grader-workers", "1"),
     )
-    with _process("server", run.folder, arguments) as server:
-        log = run.folder / "server.log"
-        deadline_s = time.monotonic() + _START_S
-        while "ready:" not in (text := log.read_text()):
-            if server.poll() is not None or time.monotonic() > deadline_s:
-                raise Failed(f"the server did not start: {log}")
-            if stop.wait(_POLL_S):
-                raise Stopped
-        yield _LISTENING.findall(text)[0]
+    log = run.folder / "server.log"
+    try:
+        with ServerProcess(
+            *arguments, log=log, environ=_ONE_CORE, is_cancelled=stop.is_set
+        ) as server:
+            server.wait_until_ready()
+            yield f"{server.url}/get_reward"
+    except ServerDidNotStart as error:
+        if stop.is_set():
+            raise Stopped from error
+        raise Failed(f"the server did not start: {log}") from error
 
 
 def _finish(name: str, folder: Path, stop: threading.Event, *arguments: str) -> None:
@@ -117,10 +118,7 @@ def _finish(name: str, folder: Path, stop: threading.Event, *arguments: str) -> 
 def _process(
     name: str, folder: Path, arguments: Sequence[str]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    # A core for each run; threads that spin while they wait would take those of the others. What a
-    # real server is told by the environment is not for these.
-    environ = {k: v for k, v in os.environ.items() if not k.startswith("REWARD_SERVER_")}
-    environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    environ = {**os.environ, **_ONE_CORE}
     command = [sys.executable, *arguments]
     with (
         (folder / f"{name}.log").open("wb") as log,

@@ -5,12 +5,12 @@ Called in a grader process only (see `pool`): what a response holds can take a p
 
 from __future__ import annotations
 
-from sar.grading.answers import visible_text
-from sar.grading.boolean import grade_boolean
-from sar.grading.choice import grade_choice
-from sar.grading.exact import grade_exact
 from sar.grading.label import Label
-from sar.grading.math import grade_math
+from sar.grading.rules.answers import visible_text
+from sar.grading.rules.boolean import grade_boolean
+from sar.grading.rules.choice import grade_choice
+from sar.grading.rules.exact import grade_exact
+from sar.grading.rules.math import grade_math
 from sar.grading.verdict import NO_ANSWER, Verdict
 
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 import enum
 import logging
 import math
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sar.errors import first_line
+from sar.memory import free_memory_bytes
 from sar.scoring.base import TokenSequence
 from sar.scoring.output_head import OutputHead
 from sar.scoring.packed_attention import PACKED, packed
@@ -322,14 +321,7 @@ def _free_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         # What PyTorch keeps for later use is free as well.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    try:  # of a container with a limit of its own
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # there is none
-        return free_bytes
-    return min(free_bytes, limit - used)
+    return free_memory_bytes()
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

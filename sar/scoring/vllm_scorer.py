@@ -7,7 +7,6 @@ A sequence is given to vLLM as a prompt; see `sar.scoring.vllm_prompt_logprobs`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sar.scoring.base import TokenSequence
+from sar.scoring.vllm_import import import_vllm
 from sar.scoring.vllm_prompt_logprobs import (
     ROOM_TOKENS,
     SAMPLING_ARGUMENTS,
@@ -61,18 +61,8 @@ class VllmScorer:
         Raises:
             ValueError: vLLM is not installed.
         """
-        # vLLM forks by default, and a server's threads and sockets do not belong into its workers.
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-        try:
-            from vllm import LLM, SamplingParams
-        except ModuleNotFoundError as error:
-            if error.name != "vllm":
-                raise
-            raise ValueError(
-                "vLLM is not installed: pip install -c constraints.txt -e '.[vllm]'"
-            ) from error
-
-        engine = LLM(
+        vllm = import_vllm()
+        engine = vllm.LLM(
             model=path_or_id,
             dtype=dtype,
             trust_remote_code=trust_remote_code,
@@ -85,7 +75,7 @@ class VllmScorer:
             max_model_len=_FIT_TO_MEMORY,
             logprobs_mode="raw_logprobs",
         )
-        return cls(engine, SamplingParams(**SAMPLING_ARGUMENTS))
+        return cls(engine, vllm.SamplingParams(**SAMPLING_ARGUMENTS))
 
     @property
     def max_context_tokens(self) -> int | None:

@@ -85,7 +85,7 @@ def _failure(kind: str) -> Exception:
 
 def main() -> int:
     from reward_server import __main__ as entry
-    from reward_server import listener
+    from reward_server.http import listener
 
     control, *arguments = sys.argv[1:]
     for name in ("READ_TIMEOUT_S", "WRITE_TIMEOUT_S"):

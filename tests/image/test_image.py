@@ -27,7 +27,7 @@ def running(run_image: Callable[..., Any]) -> Any:
     return running
 
 
-def test_its_configuration_is_what_the_readme_says(image: dict[str, Any]):
+def test_its_configuration_is_what_the_readme_says(image: dict[str, Any]) -> None:
     assert image["Entrypoint"] == ["python", "-m", "reward_server"]
     assert not image["Cmd"]
     assert re.fullmatch(
@@ -37,7 +37,9 @@ def test_its_configuration_is_what_the_readme_says(image: dict[str, Any]):
     assert list(image["ExposedPorts"]) == ["5000/tcp"]
 
 
-def test_rewards_are_those_of_this_checkout(running: Any, server: Any, bundled_tokenizer: Any):
+def test_rewards_are_those_of_this_checkout(
+    running: Any, server: Any, bundled_tokenizer: Any
+) -> None:
     for problem in islice(generate(seed=31, held_out=True), NUM_PROBLEMS):
         prompt = render_prompt(bundled_tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
         responses = [f"{text}<|im_end|>" for text in (problem.concise, problem.wrong_end)]
@@ -54,7 +56,7 @@ def test_rewards_are_those_of_this_checkout(running: Any, server: Any, bundled_t
         assert answer["rewards"] == pytest.approx(expected["rewards"], abs=1e-3)
 
 
-def test_no_process_is_root(running: Any, image: dict[str, Any]):
+def test_no_process_is_root(running: Any, image: dict[str, Any]) -> None:
     assert len(running.processes) > 1  # the graders are there too
     for pid in running.processes:
         status = Path(f"/proc/{pid}/status").read_text()
@@ -62,13 +64,13 @@ def test_no_process_is_root(running: Any, image: dict[str, Any]):
             assert set(ids.split()) == {image["User"]}, status
 
 
-def test_its_user_writes_to_the_cache_and_not_to_the_code(running: Any):
+def test_its_user_writes_to_the_cache_and_not_to_the_code(running: Any) -> None:
     assert running.run("sh", "-c", 'touch "$HF_HOME/model" && test -w "$XDG_CACHE_HOME"') == 0
     writable = "find /opt/venv -writable ! -type l | grep -q ."
     assert running.run("sh", "-c", writable) == 1
 
 
-def test_a_server_is_healthy_while_its_model_loads(run_image: Callable[..., Any]):
+def test_a_server_is_healthy_while_its_model_loads(run_image: Callable[..., Any]) -> None:
     """The command of the README, on a hub that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as hub:
         loading = run_image(
@@ -85,19 +87,21 @@ def test_a_server_is_healthy_while_its_model_loads(run_image: Callable[..., Any]
         assert not loading.is_healthy()  # nobody listens there any more
 
 
-def test_a_proxy_of_the_environment_is_not_asked_for_the_health(run_image: Callable[..., Any]):
+def test_a_proxy_of_the_environment_is_not_asked_for_the_health(
+    run_image: Callable[..., Any],
+) -> None:
     proxied = run_image(http_proxy="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9")
     proxied.wait_for("/healthz", 200)
     assert proxied.is_healthy()
 
 
-def test_it_holds_no_sources_and_no_build_of_torch_for_gpus(image_bytes: int, running: Any):
+def test_it_holds_no_sources_and_no_build_of_torch_for_gpus(image_bytes: int, running: Any) -> None:
     print(f"image: {image_bytes / 1e9:.2f} GB")
     assert image_bytes < MAX_CPU_IMAGE_BYTES
     assert running.run("sh", "-c", "test ! -e /source && test ! -e /wheels") == 0
 
 
-def test_sigterm_ends_it_cleanly(run_image: Callable[..., Any]):
+def test_sigterm_ends_it_cleanly(run_image: Callable[..., Any]) -> None:
     stopped = run_image()
     stopped.wait_for("/readyz", 200)
     processes = stopped.processes

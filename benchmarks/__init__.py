@@ -1,1 +1,0 @@
-"""Speed and memory, measured side by side: `make bench`; on a GPU, `python -m benchmarks.gpu`."""

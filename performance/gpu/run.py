@@ -1,0 +1,260 @@
+"""The scorer on a GPU: `python -m performance.gpu`, in less than eight minutes on a large one.
+
+Random weights in the shapes of Qwen3-1.7B and Qwen3-4B, made on the device; nothing is downloaded.
+`--tiny` takes every path that can be taken without a GPU, in seconds; its figures mean nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from performance import report
+from performance.gpu import head as gpu_head
+from performance.gpu import parts as gpu_parts
+from performance.gpu import vllm as gpu_vllm
+from performance.gpu.models import (
+    QWEN3_1_7B,
+    QWEN3_4B,
+    STEP_GROUPS,
+    TINY,
+    TINY_DEEPER,
+    TINY_LENGTHS,
+    Lengths,
+)
+from performance.gpu.timing import Bench, NotMeasured, free
+from performance.report import Measurement
+from performance.workload import MAX_BATCH_TOKENS
+from sar.scoring.transformers_scorer import resolve_device
+
+MIN_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    measure: Callable[[Bench], Iterator[Measurement | NotMeasured]]
+    limit_s: float
+
+
+# In this order: the first sets the yardstick of utilisation, the last reckons with the rates of
+# those before it. The limits add up to less than eight minutes by what starting up takes.
+PARTS = (
+    Part("matmul", gpu_parts.matmul, 10),
+    Part("scorer", gpu_parts.scorer, 70),
+    Part("scorer-large", gpu_parts.scorer_large, 60),
+    Part("memory", gpu_parts.memory, 25),
+    Part("naive", gpu_parts.naive, 40),
+    Part("attention", gpu_parts.attention, 30),
+    Part("head", gpu_head.head, 55),
+    Part("budgets", gpu_parts.budgets, 40),
+    Part("vllm", gpu_vllm.vllm, 100),
+    Part("step", gpu_parts.step, 1),
+)
+
+
+class TimeUp(BaseException):
+    """A part took longer than its limit. Not an Exception, so that nothing on the way eats it."""
+
+
+@dataclass
+class Outcome:
+    """What became of a part: "measured", "not measured" if nothing could be, or "failed"."""
+
+    name: str
+    status: str = "measured"
+    reason: str = ""
+    seconds: float = 0.0
+    measurements: list[Measurement] = field(default_factory=list)
+    not_measured: list[NotMeasured] = field(default_factory=list)
+
+
+def run_part(part: Part, bench: Bench) -> Outcome:
+    """Runs a part within its limit. What it gave before it failed is kept."""
+    _say(f"{part.name}: at most {part.limit_s:g} s")
+    bench.limit_s = part.limit_s
+    outcome = Outcome(part.name)
+    start = time.perf_counter()
+    try:
+        with _limit(part.limit_s):
+            for result in part.measure(bench):
+                if isinstance(result, Measurement):
+                    outcome.measurements.append(result)
+                    _say(f"  {result.name}: {result.value:.4g} {result.unit}")
+                else:
+                    outcome.not_measured.append(result)
+                    _say(f"  {result.name}: not measured, {result.reason}")
+        if not outcome.measurements:
+            outcome.status = "not measured"
+            outcome.reason = "; ".join(dict.fromkeys(r.reason for r in outcome.not_measured))
+    except (Exception, TimeUp) as error:  # noqa: BLE001  the other parts go on
+        lines = str(error).strip().splitlines()
+        outcome.status = "failed"
+        outcome.reason = f"{type(error).__name__}: {lines[0] if lines else ''}"
+        _say(f"  FAILED: {outcome.reason}")
+    outcome.seconds = time.perf_counter() - start
+    # After the handler: the exception held on to the tensors of its frames.
+    free(bench.device)
+    return outcome
+
+
+@contextmanager
+def _limit(limit_s: float) -> Iterator[None]:
+    """Raises TimeUp when the time is over, as soon as Python gets to run."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise TimeUp(f"not done within its {limit_s:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def make_bench(device: torch.device, *, tiny: bool, rounds: int, step_seconds: float) -> Bench:
+    on_cuda = device.type == "cuda"
+    if tiny:
+        return Bench(
+            device=device,
+            dtype=torch.bfloat16 if on_cuda else torch.float32,
+            small=TINY,
+            large=TINY_DEEPER,
+            vocabularies=(512, 2048),
+            lengths=TINY_LENGTHS,
+            max_batch_tokens=512,
+            token_budgets=(128, 256, 512, 1024),
+            matmul_sizes=(64, 256),
+            max_groups=2,
+            head_positions=512,
+            rounds=rounds,
+            step_seconds=step_seconds,
+            utilisation_bound=None,
+            matmul_size=256,
+        )
+    return Bench(
+        device=device,
+        dtype=torch.bfloat16,
+        small=QWEN3_1_7B,
+        large=QWEN3_4B,
+        vocabularies=(32_000, 152_000),
+        lengths=Lengths(),
+        max_batch_tokens=MAX_BATCH_TOKENS,
+        token_budgets=(8192, 16_384, 32_768, 65_536),
+        matmul_sizes=(4096, 8192, 16_384),
+        max_groups=STEP_GROUPS,
+        head_positions=16_384,
+        rounds=rounds,
+        step_seconds=step_seconds,
+        utilisation_bound=gpu_parts.UTILISATION,
+        matmul_size=8192,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 1 if a part failed."""
+    parser = argparse.ArgumentParser(prog="python -m performance.gpu", description=__doc__)
+    parser.add_argument("--device", default="auto", help="auto, cuda, cuda:1; cpu with --tiny only")
+    parser.add_argument("--tiny", action="store_true", help="tiny models, to see that all runs")
+    parser.add_argument("--parts", nargs="+", choices=[p.name for p in PARTS], metavar="PART")
+    parser.add_argument("--rounds", type=int, default=MIN_ROUNDS, help="repetitions, at least 5")
+    parser.add_argument(
+        "--step-seconds",
+        type=float,
+        default=120.0,
+        help="how long a training step is ASSUMED to take, for the share that scoring would have",
+    )
+    parser.add_argument("--output", type=Path, help="default: performance/results/gpu.json")
+    arguments = parser.parse_args(argv)
+    try:
+        device = resolve_device(arguments.device)
+    except ValueError as error:
+        parser.error(str(error))
+    if device.type != "cuda" and not arguments.tiny:
+        parser.error("needs a CUDA device; --tiny runs on a CPU")
+    if arguments.rounds < MIN_ROUNDS:
+        parser.error(f"--rounds {arguments.rounds}: at least {MIN_ROUNDS}")
+    if not arguments.step_seconds > 0:
+        parser.error(f"--step-seconds {arguments.step_seconds:g}: more than 0")
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # matrices this small only wait for other threads
+    bench = make_bench(
+        device,
+        tiny=arguments.tiny,
+        rounds=arguments.rounds,
+        step_seconds=arguments.step_seconds,
+    )
+    wanted = [p for p in PARTS if arguments.parts is None or p.name in arguments.parts]
+    outcomes = [run_part(part, bench) for part in wanted]
+    _say(_summary(outcomes, bench))
+
+    output: Path | None = arguments.output
+    if output is None and not arguments.tiny:
+        output = report.RESULTS / "gpu.json"
+    if output is not None:
+        _save(output, outcomes, bench, tiny=arguments.tiny)
+        _say(f"written to {output}")
+    return int(any(outcome.status == "failed" for outcome in outcomes))
+
+
+def _summary(outcomes: Sequence[Outcome], bench: Bench) -> str:
+    lines = ["", report.table([m for outcome in outcomes for m in outcome.measurements])]
+    missing = [r for outcome in outcomes for r in outcome.not_measured]
+    if missing:
+        lines += ["", "| not measured | why |", "| --- | --- |"]
+        lines += [f"| {r.name} | {r.reason} |" for r in missing]
+    lines += ["", "| part | | seconds | |", "| --- | --- | --- | --- |"]
+    lines += [f"| {o.name} | {o.status} | {o.seconds:.1f} | {o.reason} |" for o in outcomes]
+    lines += [
+        "",
+        f"Ran on {bench.device.type}, {bench.dtype}. The share of a step rests on an assumption: "
+        f"a step of {bench.step_seconds:g} s (--step-seconds).",
+    ]
+    return "\n".join(lines)
+
+
+def _save(path: Path, outcomes: Sequence[Outcome], bench: Bench, *, tiny: bool) -> None:
+    report.save(
+        path,
+        [measurement for outcome in outcomes for measurement in outcome.measurements],
+        device=bench.device.type,
+        dtype=str(bench.dtype).removeprefix("torch."),
+        tiny=tiny,
+        rounds=bench.rounds,
+        assumed_step_seconds=bench.step_seconds,
+        shapes=[asdict(bench.small), asdict(bench.large)],
+        lengths=asdict(bench.lengths),
+        parts=[
+            {
+                "name": o.name,
+                "status": o.status,
+                "reason": o.reason,
+                "seconds": round(o.seconds, 2),
+                "measurements": [m.name for m in o.measurements],
+            }
+            for o in outcomes
+        ],
+        not_measured=[
+            {"part": o.name, "name": r.name, "reason": r.reason}
+            for o in outcomes
+            for r in o.not_measured
+        ],
+    )
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,162 @@
+"""vLLM's prompt log-probabilities on the same rollouts, in a process of its own.
+
+vLLM takes nearly all of the GPU's memory and gives it back when its process ends. That process is
+`python -m performance.gpu.vllm FOLDER`; the rest of this file prepares the folder and reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import sar.models
+from performance.gpu.models import make_model, rollouts
+from performance.gpu.parts import SAME, Results
+from performance.gpu.timing import Bench, NotMeasured, free, seconds
+from performance.report import Measurement
+from performance.workload import GROUP_SIZE
+from sar.scoring import TokenSequence
+from sar.scoring.transformers_scorer import TransformersScorer
+from sar.scoring.vllm_scorer import VllmScorer
+
+_NAME = "vLLM's prompt log-probabilities"
+_ROOT = Path(__file__).parents[2]
+# Starting vLLM takes most of the time there is, so the rollouts get only this share of it.
+_SHARE = 0.1
+
+
+def vllm(bench: Bench) -> Results:
+    """The same model and rollouts in vLLM, and how its speed compares with the scorer's.
+
+    Not interleaved, as both cannot have the GPU's memory: first the scorer, then vLLM.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        yield NotMeasured(_NAME, "not installed: pip install -c constraints.txt -e '.[vllm]'")
+        return
+    if not bench.is_cuda:
+        yield NotMeasured(_NAME, "needs CUDA")
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sequences, times, expected = _with_the_scorer(bench, folder)
+        free(bench.device)
+        _run(folder)
+        results = np.load(folder / "results.npz")
+    num_tokens = sum(map(len, sequences))
+    about = {"rollouts": len(sequences) // 2, "seconds": results["seconds"].tolist()}
+    yield Measurement(
+        f"{bench.small.name}: {_NAME}, tokens scored per second",
+        [num_tokens / t for t in results["seconds"].tolist()],
+        "tokens/s",
+        details=about,
+    )
+    yield Measurement(
+        f"{bench.small.name}: the scorer on the same, tokens scored per second",
+        [num_tokens / t for t in times],
+        "tokens/s",
+    )
+    off = np.abs(results["logprobs"] - expected)
+    yield Measurement(
+        f"{bench.small.name}: mean difference between vLLM's numbers and the scorer's",
+        [float(off.mean())],
+        "nats",
+        at_most=SAME[bench.dtype],
+        details={"largest": float(off.max())},
+    )
+
+
+def _with_the_scorer(
+    bench: Bench, folder: Path
+) -> tuple[list[TokenSequence], list[float], np.ndarray[Any, np.dtype[np.float32]]]:
+    """Leaves model, tokenizer and rollouts in the folder, and scores them itself: seconds of each
+    round, and the log-probabilities one after the other."""
+    shape = bench.small
+    model = make_model(shape, bench.device, bench.dtype)
+    save_for_vllm(model, folder)
+    scoring = TransformersScorer(model, bench.max_batch_tokens)
+    probe = rollouts(2, shape.vocabulary, bench.lengths)
+    scoring.response_logprobs(probe)
+    per_group_s = seconds(bench.device, lambda: scoring.response_logprobs(probe)) / 2
+    # vLLM is taken to need three times as long.
+    num_groups = bench.num_groups(4 * per_group_s, _SHARE)
+    sequences = rollouts(num_groups, shape.vocabulary, bench.lengths)
+    expected = np.concatenate(scoring.response_logprobs(sequences))
+    times = [
+        seconds(bench.device, lambda: scoring.response_logprobs(sequences))
+        for _ in range(bench.rounds)
+    ]
+    task = {
+        "rounds": bench.rounds,
+        "dtype": str(bench.dtype).removeprefix("torch."),
+        "max_batch_tokens": bench.max_batch_tokens,
+        "sequences": [[s.context_ids, s.response_ids] for s in sequences],
+    }
+    (folder / "task.json").write_text(json.dumps(task))
+    assert len(sequences) == 2 * GROUP_SIZE * num_groups
+    return sequences, times, expected
+
+
+def save_for_vllm(model: Any, folder: Path) -> None:
+    """The model as a checkpoint, beside the demo's tokenizer: vLLM wants one, whatever it is."""
+    model.save_pretrained(folder)
+    for path in (Path(sar.models.__file__).parent / "demo").glob("*token*"):
+        shutil.copy(path, folder)
+
+
+def _run(folder: Path) -> None:
+    """Raises RuntimeError with what vLLM said last if it did not get through."""
+    log = folder / "log.txt"
+    environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "performance.gpu.vllm", str(folder)],
+            cwd=_ROOT,
+            env=os.environ | environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait()
+        finally:
+            # vLLM has processes of its own, which go with it also when the time is up.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if code:
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        errors = [line for line in lines if "Error" in line]
+        raise RuntimeError(f"vLLM ended with {code}: {' ... '.join([*errors[:1], *lines[-1:]])}")
+
+
+def main(folder: Path) -> None:
+    """What runs in the process of its own."""
+    task = json.loads((folder / "task.json").read_text())
+    sequences = [TokenSequence(*ids) for ids in task["sequences"]]
+    scoring = VllmScorer.from_pretrained(
+        str(folder), dtype=task["dtype"], max_batch_tokens=task["max_batch_tokens"]
+    )
+    logprobs = np.concatenate(scoring.response_logprobs(sequences))
+    # Its results lie in host memory: nothing is left to wait for.
+    nowhere = torch.device("cpu")
+    times = [
+        seconds(nowhere, lambda: scoring.response_logprobs(sequences))
+        for _ in range(task["rounds"])
+    ]
+    np.savez(folder / "results.npz", seconds=np.array(times), logprobs=logprobs)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,257 @@
+"""The scorer beside the naive loop, beside the bare matrix products, and its memory.
+
+Each contender lives in a process of its own, set up as its user's would be. They are asked in turn:
+one works while the others wait, and a ratio is of two times taken one right after the other.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from performance import workload
+from performance.report import Measurement
+from performance.workload import (
+    DEFAULT_ENVIRONMENT,
+    SERVER_ENVIRONMENT,
+    ModelShape,
+    Scored,
+    Worker,
+    timed,
+)
+from sar.scoring import TokenSequence
+
+MIN_OVER_NAIVE = 3.5
+MIN_OF_FLOOR = 0.65
+MAX_MEMORY_RATIO = 1.3
+MAX_DIFFERENCE = 1e-4  # nats, between the log-probabilities of scorer and naive loop
+FLOOR_ROWS = 1024
+# The allocator's blocks are not yet what they will be after the first score: the peak settles.
+SETTLING_SCORES = 4
+
+
+SHAPE = ModelShape()
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured."""
+
+    repetitions: int = 7
+    num_rollouts: int = 24
+    shape: ModelShape = SHAPE
+    memory_repetitions: int = 5
+    num_memory_rollouts: int = 6
+    memory_vocabularies: tuple[int, int] = (152_000, 32_000)
+
+
+QUICK = Sizes(
+    repetitions=2,
+    num_rollouts=6,
+    shape=ModelShape(vocabulary=500, hidden=64, intermediate=128, num_layers=2, head_dim=32),
+    memory_repetitions=1,
+    num_memory_rollouts=2,
+    memory_vocabularies=(4000, 1000),
+)
+
+
+class ServedScorer:
+    """The scorer as the server runs it: in one thread, which is not the main one."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        from sar.scoring.transformers_scorer import TransformersScorer
+
+        self._thread = ThreadPoolExecutor(1)
+        self._model = workload.build_model(shape)
+        self._scorer = self._thread.submit(
+            TransformersScorer, self._model, workload.MAX_BATCH_TOKENS
+        ).result()
+
+    def score(self, batches: list[list[TokenSequence]]) -> Scored:
+        return self._thread.submit(timed, self._scorer, batches).result()
+
+    def floor(self, num_tokens: int, num_response_tokens: int) -> float:
+        """Seconds of the matrix products alone: those of the body's linear layers for all tokens,
+        the output head's for the response tokens."""
+        return self._thread.submit(self._floor, num_tokens, num_response_tokens).result()
+
+    def _floor(self, num_tokens: int, num_response_tokens: int) -> float:
+        import torch
+
+        body = [
+            m.weight for m in self._model.base_model.modules() if isinstance(m, torch.nn.Linear)
+        ]
+        head = [self._model.get_output_embeddings().weight]
+        rows = {w.shape[1]: torch.randn(FLOOR_ROWS, w.shape[1]) for w in body + head}
+        # Results go to the same place each time: no time is spent on getting memory.
+        results = {w.shape[0]: torch.empty(FLOOR_ROWS, w.shape[0]) for w in body + head}
+        with torch.inference_mode():
+            started = time.perf_counter()
+            for weights, num_rows in ((body, num_tokens), (head, num_response_tokens)):
+                for weight in weights:
+                    for start in range(0, num_rows, FLOOR_ROWS):
+                        num = min(FLOOR_ROWS, num_rows - start)
+                        result = results[weight.shape[0]][:num]
+                        torch.mm(rows[weight.shape[1]][:num], weight.T, out=result)
+            return time.perf_counter() - started
+
+    def num_parameters(self) -> tuple[int, int]:
+        """Those of the body's linear layers, those of the output head."""
+        import torch
+
+        linear = [m for m in self._model.base_model.modules() if isinstance(m, torch.nn.Linear)]
+        head = self._model.get_output_embeddings().weight
+        return sum(m.weight.numel() for m in linear), head.numel()
+
+    def memory(self, batches: list[list[TokenSequence]]) -> tuple[int, int]:
+        """Resident bytes before scoring, and the most while scoring."""
+        # What loading freed would be used again, and not be seen.
+        with suppress(AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+        # 5 sets the peak to what is resident now. Where that is not allowed, loading counts too.
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        before = _status_bytes("VmRSS")
+        for _ in range(SETTLING_SCORES):
+            self.score(batches)
+        return before, _status_bytes("VmHWM")
+
+
+class NaiveProcess:
+    """The naive loop in the main thread of a script: first one pass, then the other."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        from performance.naive import NaiveScorer
+
+        self._scorer = NaiveScorer(workload.build_model(shape))
+
+    def score(self, passes: list[list[TokenSequence]]) -> Scored:
+        return timed(self._scorer, passes)
+
+
+def _status_bytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def measure(quick: bool) -> list[Measurement]:
+    """Speed and memory of scoring; under five minutes on two cores, `quick` in half a minute."""
+    sizes = QUICK if quick else Sizes()
+    return [*measure_speed(sizes), measure_memory(sizes)]
+
+
+def measure_speed(sizes: Sizes) -> list[Measurement]:
+    """The scorer against the naive loop and the floor, and what sharing contexts gains."""
+    from performance.naive import padding_share
+
+    rollouts = workload.draw_rollouts(sizes.num_rollouts, sizes.shape.vocabulary)
+    distinct = workload.with_distinct_contexts(rollouts, sizes.shape.vocabulary)
+    sequences = workload.sequences_of(rollouts)
+    num_tokens = workload.count_tokens(sequences)
+    num_response_tokens = workload.count_response_tokens(sequences)
+    batches = workload.server_batches(rollouts)
+    passes = [[r.with_question for r in rollouts], [r.without_question for r in rollouts]]
+    times: dict[str, list[float]] = {}
+    print(f"scoring: {len(rollouts)} rollouts, {num_tokens:,} tokens in two passes", flush=True)
+    with (
+        Worker(NaiveProcess, sizes.shape, environment=DEFAULT_ENVIRONMENT) as naive,
+        Worker(ServedScorer, sizes.shape, environment=SERVER_ENVIRONMENT) as scorer,
+    ):
+        num_body, num_head = scorer.ask("num_parameters")
+        for repetition in range(sizes.repetitions + 1):
+            by_naive: Scored = naive.ask("score", passes)
+            by_scorer: Scored = scorer.ask("score", batches)
+            _check_same(by_naive, by_scorer)
+            taken = {
+                "naive": by_naive.seconds,
+                "scorer": by_scorer.seconds,
+                "floor": scorer.ask("floor", num_tokens, num_response_tokens),
+                "distinct": scorer.ask("score", workload.server_batches(distinct)).seconds,
+            }
+            if not repetition:  # warms up
+                continue
+            for name, seconds in taken.items():
+                times.setdefault(name, []).append(seconds)
+            shown = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in taken.items())
+            print(f"scoring: repetition {repetition} of {sizes.repetitions}: {shown}", flush=True)
+
+    def ratios(slow: str, fast: str) -> list[float]:
+        return [a / b for a, b in zip(times[slow], times[fast], strict=True)]
+
+    def tokens_per_s(name: str) -> float:
+        return num_tokens / statistics.median(times[name])
+
+    num_operations = 2 * (num_body * num_tokens + num_head * num_response_tokens)
+    work = {
+        "rollouts": len(rollouts),
+        "tokens_both_passes": num_tokens,
+        "response_tokens_both_passes": num_response_tokens,
+        "scorer_tokens_per_s": tokens_per_s("scorer"),
+    }
+    return [
+        Measurement(
+            "scorer against the naive loop",
+            ratios("naive", "scorer"),
+            "x",
+            at_least=MIN_OVER_NAIVE,
+            details=work
+            | {
+                "naive_tokens_per_s": tokens_per_s("naive"),
+                "naive_padding_share": padding_share(passes),
+                "times_s": times,
+            },
+        ),
+        Measurement(
+            "scorer against the matmul floor",
+            ratios("floor", "scorer"),
+            "x",
+            at_least=MIN_OF_FLOOR,
+            details=work
+            | {
+                "floor_tokens_per_s": tokens_per_s("floor"),
+                "floor_gflop": num_operations / 1e9,
+                "floor_gflop_per_s": num_operations / 1e9 / statistics.median(times["floor"]),
+            },
+        ),
+        Measurement("gain of sharing contexts", ratios("distinct", "scorer"), "x"),
+    ]
+
+
+def _check_same(by_naive: Scored, by_scorer: Scored) -> None:
+    """The naive loop's come pass by pass, the scorer's rollout by rollout."""
+    in_passes = by_scorer.logprobs[::2] + by_scorer.logprobs[1::2]
+    off = np.abs(np.concatenate(by_naive.logprobs) - np.concatenate(in_passes)).max()
+    if not off <= MAX_DIFFERENCE:
+        raise RuntimeError(f"scorer and naive loop differ by {off:.2g} nats: they do other work")
+
+
+def measure_memory(sizes: Sizes) -> Measurement:
+    """Whether memory grows with the vocabulary; each figure is of a fresh process: peaks stay."""
+    large, small = sizes.memory_vocabularies
+    rollouts = workload.draw_rollouts(sizes.num_memory_rollouts, small)
+    above: dict[int, list[int]] = {large: [], small: []}
+    for repetition in range(sizes.memory_repetitions):
+        for vocabulary in (large, small):
+            shape = replace(sizes.shape, vocabulary=vocabulary)
+            with Worker(ServedScorer, shape, environment=SERVER_ENVIRONMENT) as scorer:
+                before, peak = scorer.ask("memory", workload.server_batches(rollouts))
+            above[vocabulary].append(peak - before)
+        shown = ", ".join(f"{v:,}: {above[v][-1] / 2**20:.0f} MiB" for v in above)
+        print(f"memory: {repetition + 1} of {sizes.memory_repetitions}: {shown}", flush=True)
+    return Measurement(
+        f"peak memory above the weights, vocabulary {large:,} against {small:,}",
+        [a / b for a, b in zip(above[large], above[small], strict=True)],
+        "x",
+        at_most=MAX_MEMORY_RATIO,
+        details={
+            "tokens_both_passes": workload.count_tokens(workload.sequences_of(rollouts)),
+            "peak_above_weights_bytes": {str(v): above[v] for v in above},
+        },
+    )

@@ -1,0 +1,92 @@
+"""python -m performance.stand_in_server [--graders]: the server with its scorer stood in for.
+
+Everything else is the product's: HTTP, protocol, tokenisation, batcher, rewards, and with
+`--graders` the grader processes. Prints its URL, and stops when its standard input closes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reward_server.config import ServerConfig
+from reward_server.http.app import AppConfig, create_app
+from reward_server.http.listener import IN_GREENLETS, Listener
+from reward_server.pipeline.batcher import Batcher
+from reward_server.pipeline.service import RewardService
+from reward_server.weights.engines import Engine
+from sar.grading.label import Label
+from sar.grading.processes.pool import GraderPool
+from sar.grading.verdict import Reason, Verdict
+from sar.models import BUNDLED_MODEL
+from sar.scoring import TokenSequence
+from sar.tokenization import RolloutTokenizer
+
+STEP_S = 0.05
+"""Seconds that the stand-in takes for a batch."""
+STEP_ROLLOUTS = 256
+"""About as many rollouts fit into a batch."""
+_TOKENS_PER_ROLLOUT = 250
+
+
+class StandInScorer:
+    """Takes `STEP_S` per batch, as a GPU would, and leaves the CPU to the server meanwhile."""
+
+    max_context_tokens = 1024
+
+    def response_logprobs(
+        self, sequences: Sequence[TokenSequence]
+    ) -> list[npt.NDArray[np.float32]]:
+        time.sleep(STEP_S)
+        return [np.full(len(s.response_ids), -0.5, np.float32) for s in sequences]
+
+
+class StandInGraders:
+    """Finds every response right, at once."""
+
+    num_restarts = 0
+
+    def submit(self, response: str, label: Label) -> Future[Verdict]:
+        verdict: Future[Verdict] = Future()
+        verdict.set_result(Verdict(Reason.CORRECT))
+        return verdict
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--graders", action="store_true")
+    use_graders = parser.parse_args().graders
+    config = ServerConfig()
+    from transformers import AutoTokenizer
+
+    tokenizer = RolloutTokenizer(
+        AutoTokenizer.from_pretrained(BUNDLED_MODEL),
+        system_prompt=config.system_prompt,
+        max_context_tokens=1024,
+    )
+    pool: Any = (
+        GraderPool(config.grader_workers, config.grader_timeout)
+        if use_graders
+        else StandInGraders()
+    )
+    service = RewardService(pool, sar_weight=config.sar_weight, waiting=IN_GREENLETS)
+    app = create_app(service, AppConfig("stand-in", config.sar_weight))
+    listener = Listener(app, host="127.0.0.1", port=0)
+    batcher = Batcher(StandInScorer(), STEP_ROLLOUTS * _TOKENS_PER_ROLLOUT)
+    service.engines.start(Engine(tokenizer, batcher))
+    print("http://{}:{}/get_reward".format(*listener.addresses[0]), flush=True)
+    sys.stdin.read()
+    batcher.close()
+    if use_graders:
+        pool.close()
+
+
+if __name__ == "__main__":
+    main()

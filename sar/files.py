@@ -1,0 +1,37 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+
+@contextmanager
+def open_atomically(path: Path) -> Iterator[TextIO]:
+    """Opens a text file (UTF-8) that appears under its name only once the block has succeeded.
+
+    The text goes to `path` + ".partial" first. If the block raises, that file is removed and
+    whatever was at `path` stays. Missing parent folders are created.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a whole text file with `open_atomically`."""
+    with open_atomically(path) as file:
+        file.write(text)

@@ -1,0 +1,135 @@
+"""Answers taken apart into lists, sets, tuples, intervals and unions, so that brackets and order
+count in a comparison."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sar.grading.rules.quantities import read_quantity
+
+_MAX_PARTS = 64
+
+_OPENING, _CLOSING = "([{", ")]}"
+_SET = re.compile(r"\\\{(.*)\\\}")
+_MEMBER = re.compile(r"\s*[a-zA-Z](?:_\{?\w+\}?)?\s*\\in(?![a-z])\s*")
+_LIST_WORD = re.compile(r"\s*,?\s+(?:or|and)\s+(?=\S)|\s*;\s*|\s*\\(?:vee|lor)\s*")
+_THOUSANDS = re.compile(r"(?<![\d,.(\[{])\d{1,3}(?:,\d{3})+(?![\d,])")
+_PLUS_MINUS = re.compile(r"\\pm(?![a-z])")
+_RELATION = re.compile(r"\\(?:le|ge|ne)(?![a-z])|<=|>=|<|>")
+_EQUALS = re.compile(r"(?<![<>!=\\])=(?!=)")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """An answer taken apart.
+
+    `brackets` is "" for a single value or a bare list, "()", "[)" and so on for tuples and
+    intervals, "{}" for a set, "U" for a union.
+    """
+
+    brackets: str
+    parts: tuple[str | Structure, ...]
+
+    @property
+    def leaves(self) -> list[str]:
+        """The single values, in order."""
+        found: list[str] = []
+        for part in self.parts:
+            found.extend(part.leaves if isinstance(part, Structure) else [part])
+        return found
+
+    @property
+    def is_unordered(self) -> bool:
+        return self.brackets in ("", "{}")
+
+
+def read_structure(text: str) -> Structure:
+    """Takes a normalised answer apart; whatever has no structure is a list of one."""
+    text = _MEMBER.sub("", text.strip(), count=1).strip()
+    sides = sides_of(text)
+    if len(sides) == 2 and sides[1].startswith(("(", "[", r"\{")):
+        text = sides[1]  # (a, b) = (6, 5)
+    if interval := _from_inequality(text):
+        return interval
+    unions = _split(text, r"\cup")
+    if len(unions) > 1:
+        return Structure("U", tuple(map(read_structure, unions)))
+    if (braced := _SET.fullmatch(text)) and _is_closed(braced[1]):
+        return Structure("{}", _list_parts(braced[1]))
+    if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _is_closed(text[1:-1]):
+        inner = _split(text[1:-1], ",")
+        if len(inner) > 1:
+            return Structure(text[0] + text[-1], tuple(part.strip() for part in inner))
+    return Structure("", _list_parts(text))
+
+
+def sides_of(text: str) -> list[str]:
+    """Sides of an equation, in order; of a chain its ends only."""
+    sides = [side.strip() for side in _EQUALS.split(text)]
+    if len(sides) == 1:
+        return sides
+    return [sides[0], sides[-1]] if sides[-1] else [sides[0]]
+
+
+def _list_parts(text: str) -> tuple[str, ...]:
+    """Elements of a list; `\\pm` stands for two of them."""
+    if read_quantity(text):
+        return (text,)
+    text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
+    parts = []
+    for part in _split(_LIST_WORD.sub(" , ", text), ","):
+        signs = "+-" if _PLUS_MINUS.search(part) else ""
+        signed = [_PLUS_MINUS.sub(sign, part) for sign in signs] or [part]
+        parts += [s.strip().lstrip("+ ") for s in signed if s.strip()]
+    return tuple(parts[:_MAX_PARTS])
+
+
+def _from_inequality(text: str) -> Structure | None:
+    """`1 < x \\le 2` as (1, 2]; `x \\ge 3` as [3, infinity); two joined by `or` as their union."""
+    relations = _RELATION.findall(text)
+    if not relations or r"\ne" in relations:
+        return None
+    pieces = re.split(r"\s+or\s+", text)
+    if len(pieces) > 1:
+        parts = [part for piece in pieces if (part := _from_inequality(piece))]
+        return Structure("U", tuple(parts)) if len(parts) == len(pieces) else None
+    sides = [side.strip() for side in _RELATION.split(text)]
+    is_variable = [re.fullmatch(r"\\?[a-zA-Z]+", side) is not None for side in sides]
+    greater = [relation in (">", ">=", r"\ge") for relation in relations]
+    closed = [relation in ("<=", ">=", r"\le", r"\ge") for relation in relations]
+    if len(sides) == 2 and any(is_variable):
+        variable_first = is_variable[0] and not is_variable[1]
+        bound = sides[1] if variable_first else sides[0]
+        if greater[0] == variable_first:
+            return Structure("[)" if closed[0] else "()", (bound, r"\infty"))
+        return Structure("(]" if closed[0] else "()", (r"-\infty", bound))
+    if len(sides) == 3 and is_variable[1] and greater[0] == greater[1]:
+        if greater[0]:
+            sides, closed = sides[::-1], closed[::-1]
+        brackets = ("[" if closed[0] else "(") + ("]" if closed[1] else ")")
+        return Structure(brackets, (sides[0], sides[2]))
+    return None
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Splits where no bracket is open."""
+    parts, depth, start, index = [], 0, 0, 0
+    while index < len(text):
+        depth += (text[index] in _OPENING) - (text[index] in _CLOSING)
+        if depth == 0 and text.startswith(separator, index):
+            parts.append(text[start:index])
+            start = index = index + len(separator)
+        else:
+            index += 1
+    return [*parts, text[start:]]
+
+
+def _is_closed(text: str) -> bool:
+    """Whether the brackets opened in a text, and none else, are closed in it."""
+    depth = 0
+    for char in text:
+        depth += (char in _OPENING) - (char in _CLOSING)
+        if depth < 0:
+            return False
+    return depth == 0

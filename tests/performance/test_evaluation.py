@@ -1,0 +1,21 @@
+"""The figures of what an evaluation costs beside its model come out."""
+
+from __future__ import annotations
+
+from performance import evaluation
+
+
+def test_the_figures_come_out() -> None:
+    graded, resumed, memory = evaluation.measure(quick=True)
+    assert graded.name == "evaluation: 200 responses graded and recorded"
+    assert 0 < graded.value < evaluation.MAX_GRADING_S
+    assert 0 < resumed.value < 60
+    small, large = memory.details["peak_bytes"]
+    assert min(small, large) > 10 * 2**20
+
+
+def test_every_response_is_graded_right(tmp_path) -> None:
+    """The backend answers each problem, and not some other."""
+    evaluation._write_problems(tmp_path, 20)
+    evaluation._run_here(tmp_path, 20)
+    assert (tmp_path / "run-20" / "gsm8k.jsonl").read_text().count('"correct": true') == 20

@@ -1,0 +1,105 @@
+"""Log lines: one per event, as text or as JSON, whatever is in them."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = r"""
+import logging, sys
+from reward_server.observe.logs import start_logging
+start_logging(sys.argv[1])
+log = logging.getLogger("reward_server.x")
+log.debug("not shown")
+log.info("two\nlines, a \x00, a \ud800 and %s", "é")
+try:
+    raise ValueError("a\nb")
+except ValueError:
+    log.exception("failed")
+log.warning("last")
+"""
+
+
+def _lines(log_format: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, log_format],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == b""
+    return done.stderr.decode().splitlines()
+
+
+def test_json_has_one_line_for_each_event_and_a_traceback_in_it() -> None:
+    events = [json.loads(line) for line in _lines("json")]
+    assert [event["level"] for event in events] == ["INFO", "ERROR", "WARNING"]
+    assert events[0]["message"] == "two\nlines, a \x00, a \ud800 and é"
+    assert events[1]["traceback"].startswith("Traceback")
+    assert events[1]["traceback"].endswith("ValueError: a\nb")
+    assert all(event["logger"] == "reward_server.x" for event in events)
+    assert all(re.fullmatch(r"[\d-]{10}T[\d:.]{12}\+00:00", event["time"]) for event in events)
+
+
+def test_text_starts_each_event_with_its_time_and_level() -> None:
+    lines = _lines("text")
+    levels = [m[1] for line in lines if (m := re.match(r"\d{4}-.{18} ([A-Z]+) ", line))]
+    assert levels == ["INFO", "ERROR", "WARNING"]
+
+
+KEY = "a-key-that-is-nowhere-to-be-seen"
+
+
+@pytest.fixture(scope="module")
+def events(
+    start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    """What a server with a key logs of good and bad requests."""
+    key_file = tmp_path_factory.mktemp("keys") / "key"
+    key_file.write_text(KEY + "\n")
+    server = start_server("--log-format", "json", "--api-key-file", str(key_file))
+    server.wait_until_ready()
+    address = urlsplit(server.url)
+    heads = [
+        b"POST /get_reward HTTP/1.1\r\nAuthorization: Bearer %b\r\nContent-Length: 1\r\n\r\n{",
+        b"POST /get_reward HTTP/1.1\r\nAuthorization: Bearer %bx\r\nContent-Length: 2\r\n\r\n{}",
+        b"GET /%%0a HTTP/1.x\r\nAuthorization: Bearer %b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nAuthorization: Bearer %b\r\n" + b"X: y\r\n" * 150 + b"\r\n",
+    ]
+    statuses = []
+    for head in heads:
+        with socket.create_connection((address.hostname, address.port), 30) as client:
+            client.sendall(head % KEY.encode())
+            statuses.append(int(client.recv(1000).split()[1]))
+    assert statuses == [400, 401, 400, 400]
+    assert server.stop() == 0
+    return [json.loads(line) for line in server.log.read_text().splitlines()]
+
+
+def test_all_that_a_server_logs_is_json_in_single_lines(events: list[dict[str, Any]]) -> None:
+    for event in events:
+        assert {"time", "level", "logger", "message"} <= set(event)
+        assert "traceback" not in event
+    assert [e["level"] for e in events].count("ERROR") == 0
+
+
+def test_a_start_says_model_device_limits_and_url(events: list[dict[str, Any]]) -> None:
+    said = "\n".join(event["message"] for event in events)
+    for wanted in ("listening on http://", "model ", " cpu", "limits: ", "ready: ", "stopping"):
+        assert wanted in said
+
+
+def test_the_key_is_nowhere(events: list[dict[str, Any]]) -> None:
+    assert len(events) > 5
+    assert KEY not in json.dumps(events)

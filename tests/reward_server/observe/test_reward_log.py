@@ -1,0 +1,403 @@
+"""The reward log against full disks, full queues, deleted files and a killed server."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reward_server.observe import reward_log
+from reward_server.observe.reward_log import RewardLog
+from sar.decision import Decision
+from sar.grading.label import parse_label
+from sar.grading.verdict import Reason, Verdict
+from sar.rescore import read_log
+from sar.reward import Likelihood, combine
+
+ROOT = Path(__file__).parents[3]
+WAIT_S = 10.0
+
+
+def decision(number: int = 0, response: str = "So it is 5.") -> Decision:
+    likelihood = Likelihood(0.25, 0.5 + number / 1000, num_response_tokens=7, truncated=False)
+    reward = combine(Verdict(Reason.CORRECT, "5"), likelihood, sar_weight=0.2, mode="train")
+    return Decision.of(
+        reward,
+        request_id=f"r{number}",
+        prompt="What is 2 + 3?",
+        response=response,
+        special_tokens=(),
+        label_as_sent="5",
+        label=parse_label("5"),
+        sar_weight=0.2,
+        template_mismatch=False,
+        model="demo",
+        server_version="0.1.0",
+    )
+
+
+def read_all(folder: Path) -> list[Decision]:
+    """All decisions of all files; a torn line is an error here."""
+
+    def torn(place: str) -> None:
+        raise AssertionError(place)
+
+    files = sorted(folder.glob("*.jsonl"))
+    return [logged.decision for file in files for logged in read_log(file, on_torn=torn)]
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class Disk:
+    """What stands in for os.write: refuses while it is full, after a few bytes of a line."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_full = False
+        self.num_refused = 0
+        self._write = os.write
+        monkeypatch.setattr(reward_log.os, "write", self.write)
+
+    def write(self, fd: int, data: Any) -> int:
+        # The log's thread only: what else writes in this process goes its way.
+        if threading.current_thread().name != "reward-log" or not self.is_full:
+            return self._write(fd, data)
+        if self.num_refused % 2 == 0:
+            self.num_refused += 1
+            return self._write(fd, bytes(data)[:20])
+        self.num_refused += 1
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    monkeypatch.setattr(reward_log, "_RETRY_S", 0.02)
+    return Disk(monkeypatch)
+
+
+def test_what_is_recorded_is_read_back_in_order(tmp_path) -> None:
+    log = RewardLog(tmp_path / "made" / "here")
+    decisions = [decision(n, f"line one\nline\u2028 two \0 № {n} 你好 🙂") for n in range(500)]
+    for start in range(0, 500, 50):
+        log.record(decisions[start : start + 50])
+    log.close()
+    assert read_all(tmp_path / "made" / "here") == decisions
+    assert (log.num_dropped, log.num_queued) == (0, 0)
+
+
+def test_many_threads_record_at_once(tmp_path) -> None:
+    log = RewardLog(tmp_path, max_file_bytes=50_000)
+    with ThreadPoolExecutor(8) as senders:
+        list(senders.map(lambda n: log.record([decision(n)]), range(800)))
+    log.close()
+    assert sorted(d.request_id for d in read_all(tmp_path)) == sorted(f"r{n}" for n in range(800))
+
+
+def test_what_was_recorded_is_in_the_file_before_the_close(tmp_path) -> None:
+    log = RewardLog(tmp_path)
+    one = decision()
+    log.record([one])
+    wait_for(lambda: not log.num_queued)
+    assert read_all(tmp_path) == [one]
+    log.close()
+
+
+def test_files_rotate_by_size_and_old_runs_stay(tmp_path) -> None:
+    old = tmp_path / "rewards-20200101T000000Z-1-00001.jsonl"
+    old.write_text(decision(999).to_json() + "\n")
+    line_bytes = len(decision().to_json()) + 1
+    log = RewardLog(tmp_path, max_file_bytes=10 * line_bytes + 50)
+    log.record([decision(n % 10) for n in range(95)])
+    log.record([decision(1, "x" * 20 * line_bytes)])  # longer than a file may be
+    log.record([decision(2)])
+    log.close()
+    files = sorted(tmp_path.glob("*.jsonl"))
+    assert files[0] == old
+    assert [len(f.read_text().splitlines()) for f in files[1:]] == [10] * 9 + [5, 1, 1]
+    assert len(read_all(tmp_path)) == 98
+    for number, file in enumerate(files[1:], 1):
+        assert file.name.startswith("rewards-2")
+        assert file.name.endswith(f"Z-{os.getpid()}-{number:05d}.jsonl")
+
+
+def test_two_logs_of_one_process_do_not_share_a_file(tmp_path) -> None:
+    """As of two servers that are process 1 of their containers, with one folder."""
+    logs = [RewardLog(tmp_path) for _ in range(3)]
+    for number, log in enumerate(logs):
+        log.record([decision(number)])
+    for log in logs:
+        log.close()
+    assert sorted(d.request_id for d in read_all(tmp_path)) == ["r0", "r1", "r2"]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_log_without_decisions_leaves_no_file(tmp_path) -> None:
+    RewardLog(tmp_path).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_told_of_at_the_start(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        RewardLog(tmp_path / "file")
+    with pytest.raises(OSError, match="proc"):
+        RewardLog(Path("/proc/nowhere"))
+
+
+def test_a_full_disk_loses_nothing_once_there_is_room(tmp_path, disk, caplog) -> None:
+    log = RewardLog(tmp_path)
+    log.record([decision(n) for n in range(10)])
+    wait_for(lambda: not log.num_queued)
+    disk.is_full = True
+    log.record([decision(n) for n in range(10, 20)])
+    wait_for(lambda: disk.num_refused >= 10)
+    assert log.num_queued == 10
+    assert len(read_all(tmp_path)) == 10  # parts of lines were taken back
+    disk.is_full = False
+    log.close()
+    assert [d.request_id for d in read_all(tmp_path)] == [f"r{n}" for n in range(20)]
+    assert log.num_dropped == 0
+    messages = [record.getMessage() for record in caplog.records]
+    assert len([m for m in messages if "No space left on device" in m]) == 1  # once a minute
+    assert len([m for m in messages if "written again" in m]) == 1
+
+
+def test_part_of_a_line_that_cannot_be_taken_back_ends_its_file(
+    tmp_path, disk, monkeypatch
+) -> None:
+    log = RewardLog(tmp_path)
+    log.record([decision(0)])
+    wait_for(lambda: not log.num_queued)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reward_log.os, "ftruncate", refuse)
+        disk.is_full = True
+        log.record([decision(1)])
+        wait_for(lambda: disk.num_refused == 2)
+        disk.is_full = False
+        wait_for(lambda: not log.num_queued)
+    log.close()
+    torn: list[str] = []
+    files = sorted(tmp_path.glob("*.jsonl"))
+    found = [d.decision.request_id for f in files for d in read_log(f, on_torn=torn.append)]
+    assert found == ["r0", "r1"]
+    assert torn == [f"{files[0]}:2"]
+
+
+def test_a_full_queue_drops_the_newest_and_says_so_once(tmp_path, disk, caplog) -> None:
+    size = reward_log._size_chars(decision())
+    log = RewardLog(tmp_path, max_queued_chars=5 * size)
+    disk.is_full = True
+    start = time.monotonic()
+    for number in range(100):
+        log.record([decision(number)])
+    assert time.monotonic() - start < 1.0
+    assert (log.num_queued, log.num_dropped) == (5, 95)
+    disk.is_full = False
+    wait_for(lambda: not log.num_queued)
+    log.record([decision(200)])
+    log.close()
+    assert [d.request_id for d in read_all(tmp_path)] == ["r0", "r1", "r2", "r3", "r4", "r200"]
+    assert len([r for r in caplog.records if "queue is full" in r.getMessage()]) == 1
+
+
+def test_texts_that_wait_are_bounded_by_their_size(tmp_path, disk) -> None:
+    log = RewardLog(tmp_path, max_queued_chars=1_000_000)
+    disk.is_full = True
+    log.record([decision(n, "x" * 300_000) for n in range(10)])
+    assert (log.num_queued, log.num_dropped) == (3, 7)
+    disk.is_full = False
+    log.close()
+    assert len(read_all(tmp_path)) == 3
+
+
+def test_closing_on_a_full_disk_ends_in_time_and_counts_what_is_lost(
+    tmp_path, disk, caplog
+) -> None:
+    log = RewardLog(tmp_path)
+    disk.is_full = True
+    log.record([decision(n) for n in range(7)])
+    start = time.monotonic()
+    log.close(timeout_s=0.3)
+    assert time.monotonic() - start < 2.0
+    assert log.num_dropped == 7
+    assert "could not be written" in caplog.text
+    log.record([decision()])  # too late: counted, and no error
+    assert log.num_dropped == 8
+
+
+def test_closing_while_a_write_hangs_ends_in_time(tmp_path, monkeypatch) -> None:
+    goes_on = threading.Event()
+    write = os.write
+
+    def hang(fd: int, data: Any) -> int:
+        if threading.current_thread().name == "reward-log":
+            goes_on.wait(WAIT_S)
+        return write(fd, data)
+
+    monkeypatch.setattr(reward_log, "_RETRY_S", 0.02)
+    monkeypatch.setattr(reward_log.os, "write", hang)
+    log = RewardLog(tmp_path)
+    log.record([decision(n) for n in range(3)])
+    start = time.monotonic()
+    log.close(timeout_s=0.2)
+    assert time.monotonic() - start < 2.0
+    assert log.num_dropped == 3
+    goes_on.set()
+    log._thread.join(WAIT_S)
+    assert not log._thread.is_alive()
+
+
+def test_a_file_deleted_meanwhile_is_followed_by_a_new_one(tmp_path) -> None:
+    folder = tmp_path / "log"
+    log = RewardLog(folder)
+    log.record([decision(0)])
+    wait_for(lambda: not log.num_queued)
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+    log.record([decision(1)])
+    log.close()
+    assert [d.request_id for d in read_all(folder)] == ["r1"]
+
+
+def test_a_decision_that_is_no_json_is_told_of_and_the_log_goes_on(tmp_path, caplog) -> None:
+    log = RewardLog(tmp_path)
+    not_finite = replace(decision(), nll_qa=float("nan"))
+    log.record([decision(0), not_finite, decision(1, "\ud800"), decision(2)])
+    log.close()
+    assert [d.request_id for d in read_all(tmp_path)] == ["r0", "r2"]
+    assert log.num_dropped == 2
+    assert "cannot be written as JSON" in caplog.text
+
+
+@contextmanager
+def tiny_disk(folder: Path) -> Iterator[Path]:
+    """A file system of 256 KiB; a skip where mounting is not permitted."""
+    folder.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(["mount", *options], capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("no mount command")
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small file system: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(reward_log, "_RETRY_S", 0.02)
+    with tiny_disk(tmp_path / "disk") as folder:
+        filler = folder / "filler"
+        filler.write_bytes(b"x" * 180 * 1024)
+        log = RewardLog(folder, max_file_bytes=30_000)
+        decisions = [decision(n) for n in range(200)]  # 140 kB
+        log.record(decisions)
+        wait_for(lambda: log.num_queued < 190)
+        time.sleep(0.3)
+        assert log.num_queued > 0
+        assert read_all(folder) == decisions[: -log.num_queued]
+        filler.unlink()
+        log.close()
+        assert read_all(folder) == decisions
+        assert log.num_dropped == 0
+
+
+WRITER = """
+import itertools, os, signal, sys
+from dataclasses import replace
+from pathlib import Path
+from reward_server.observe import reward_log
+from sar.decision import Decision
+
+folder, line, dies_in_write = sys.argv[1:]
+one = Decision.from_json(line)
+log = reward_log.RewardLog(Path(folder), max_file_bytes=10_000_000)
+write = os.write
+num_writes = itertools.count()  # one for each line
+
+def write_and_die(fd, data):
+    if next(num_writes) < 60:
+        return write(fd, data)
+    write(fd, data[:60_000])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if dies_in_write == "yes":
+    reward_log.os.write = write_and_die
+number = 0
+while True:
+    if log.num_queued < 100:
+        log.record([replace(one, request_id=f"r{number}")])
+        number += 1
+"""
+
+
+@pytest.mark.parametrize("dies_in_write", ["yes", "no"])
+def test_a_server_killed_leaves_whole_lines_but_for_the_last(tmp_path, dies_in_write) -> None:
+    line = decision(response="x" * 100_000).to_json()
+    line = line.replace('"What is 2 + 3?"', '"' + "y" * 20_000 + '"')
+    arguments = [sys.executable, "-c", WRITER, str(tmp_path), line, dies_in_write]
+    process = subprocess.Popen(arguments, cwd=ROOT)
+    try:
+        if dies_in_write == "no":
+            wait_for(lambda: len(list(tmp_path.glob("*.jsonl"))) >= 3)
+            process.send_signal(signal.SIGKILL)
+        assert process.wait(WAIT_S) == -signal.SIGKILL
+    finally:
+        process.kill()
+    torn: list[str] = []
+    files = sorted(tmp_path.glob("*.jsonl"))
+    found = [d.decision.request_id for f in files for d in read_log(f, on_torn=torn.append)]
+    assert found == [f"r{n}" for n in range(len(found))]
+    assert all(place.startswith(str(files[-1])) for place in torn)
+    if dies_in_write == "yes":
+        assert (len(found), len(torn)) == (60, 1)
+    else:
+        assert len(found) > 60
+
+
+def test_recording_takes_little_of_a_request(tmp_path) -> None:
+    """A thousand responses of 16 kB are queued in well under the time that writing them takes."""
+    log = RewardLog(tmp_path)
+    decisions = [decision(n, "x" * 16_000) for n in range(1000)]
+    start = time.perf_counter()
+    for one in decisions:
+        log.record([one])
+    took_s = time.perf_counter() - start
+    log.close()
+    assert len(read_all(tmp_path)) == 1000
+    print(f"record: {took_s * 1000:.1f} us each")
+    assert took_s < 1.0
+
+
+def test_no_message_holds_a_prompt_or_response(tmp_path, disk, caplog) -> None:
+    caplog.set_level(logging.DEBUG)
+    log = RewardLog(tmp_path, max_queued_chars=3000)
+    disk.is_full = True
+    log.record([decision(0, "SECRET"), decision(1, "SECRET")])
+    log.close(timeout_s=0.1)
+    assert caplog.records
+    assert "SECRET" not in caplog.text

@@ -1,0 +1,320 @@
+"""The command line and the environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reward_server.config import ServerConfig, parse_args
+from sar.models import BUNDLED_MODEL
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_defaults_are_the_classs() -> None:
+    assert parse_args([], {}) == ServerConfig()
+    assert parse_args([], {}).model_path == str(BUNDLED_MODEL)
+    assert (ServerConfig.host, ServerConfig.port) == ("127.0.0.1", 5000)
+
+
+def test_a_config_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parse_args([], {}).port = 1
+
+
+SETTINGS = [
+    ("model", "Qwen/Qwen3-1.7B-Base", "Qwen/Qwen3-1.7B-Base"),
+    ("model", str(ROOT), str(ROOT)),
+    ("host", "0.0.0.0", "0.0.0.0"),
+    ("port", "0", 0),
+    ("port", "65535", 65535),
+    ("sar_weight", "0", 0.0),
+    ("sar_weight", "-0.5", -0.5),
+    ("sar_weight", "1e-3", 0.001),
+    ("system_prompt", "", ""),
+    ("system_prompt", "100% sure, --really", "100% sure, --really"),
+    ("standalone_prompt", "bos", "bos"),
+    ("standalone_prompt", "Answer:\n", "Answer:\n"),
+    ("backend", "vllm", "vllm"),
+    ("tensor_parallel_size", "1", 1),
+    ("device", "cuda:1", "cuda:1"),
+    ("dtype", "bfloat16", "bfloat16"),
+    ("max_batch_tokens", "8192", 8192),
+    ("max_context_tokens", "4096", 4096),
+    ("grader_timeout", "2.5", 2.5),
+    ("grader_workers", "3", 3),
+    ("request_timeout", "60", 60.0),
+    ("max_queued_tokens", "5000", 5000),
+    ("max_samples_per_request", "8", 8),
+    ("max_text_chars", "100000", 100_000),
+    ("max_body_bytes", "1000", 1000),
+    ("log_format", "json", "json"),
+    ("reward_log", "/var/log/rewards", "/var/log/rewards"),
+    ("follow", "/checkpoints", "/checkpoints"),
+]
+
+
+def flag(name):
+    return "--" + name.replace("_", "-")
+
+
+def variable(name):
+    return "REWARD_SERVER_" + name.upper()
+
+
+@pytest.mark.parametrize(("name", "text", "value"), SETTINGS)
+def test_flag_and_variable_are_the_same(name, text, value) -> None:
+    expected = dataclasses.replace(ServerConfig(), **{name: value})
+    assert parse_args([flag(name), text], {}) == expected
+    assert parse_args([], {variable(name): text}) == expected
+
+
+def test_every_setting_is_tried_here() -> None:
+    tried = {name for name, *_ in SETTINGS} | {"trust_remote_code", "api_key_file", "api_keys"}
+    assert tried == {field.name for field in dataclasses.fields(ServerConfig)}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1", True), ("true", True), ("TRUE", True), ("0", False), ("false", False)],
+)
+def test_a_switch(text, value) -> None:
+    assert parse_args([], {variable("trust_remote_code"): text}).trust_remote_code is value
+    assert parse_args(["--trust-remote-code"], {}).trust_remote_code is True
+
+
+def test_the_flag_wins() -> None:
+    environ = {
+        variable("port"): "6000",
+        variable("grader_workers"): "9",
+        variable("dtype"): "float16",
+    }
+    config = parse_args(["--port", "7000", "--dtype", "auto"], environ)
+    assert (config.port, config.grader_workers, config.dtype) == (7000, 9, "auto")
+    off = {variable("trust_remote_code"): "0"}
+    assert parse_args(["--trust-remote-code"], off).trust_remote_code
+
+
+def test_a_flag_beats_a_bad_variable() -> None:
+    assert parse_args(["--port", "7000"], {variable("port"): "none"}).port == 7000
+
+
+def test_other_variables_are_left_alone() -> None:
+    assert parse_args([], {"PORT": "1", "REWARD_SERVER_COLOUR": "red"}) == ServerConfig()
+
+
+BAD = [
+    ("port", "65536"),
+    ("port", "-1"),
+    ("port", "http"),
+    ("port", "5000.0"),
+    ("sar_weight", "nan"),
+    ("sar_weight", "inf"),
+    ("sar_weight", "101"),
+    ("sar_weight", "much"),
+    ("max_batch_tokens", "0"),
+    ("max_batch_tokens", "-5"),
+    ("max_batch_tokens", "1e4"),
+    ("max_context_tokens", "0"),
+    ("max_context_tokens", "long"),
+    ("backend", "sglang"),
+    ("tensor_parallel_size", "0"),
+    ("tensor_parallel_size", "two"),
+    ("grader_timeout", "0"),
+    ("grader_timeout", "nan"),
+    ("grader_timeout", "inf"),
+    ("grader_timeout", "5s"),
+    ("grader_workers", "0"),
+    ("grader_workers", "257"),
+    ("request_timeout", "0"),
+    ("request_timeout", "soon"),
+    ("max_queued_tokens", "0"),
+    ("max_samples_per_request", "none"),
+    ("max_text_chars", "-1"),
+    ("max_body_bytes", "0"),
+    ("log_format", "xml"),
+    ("dtype", "int8"),
+    ("model", "/no/such/folder"),
+    ("model", "./nothing-here"),
+    ("model", "some/hub/path"),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), BAD)
+@pytest.mark.parametrize("source", ["flag", "variable"])
+def test_a_bad_value_exits_2_and_is_named(name, text, source, capsys) -> None:
+    arguments, environ = [f"{flag(name)}={text}"], {}
+    if source == "variable":
+        arguments, environ = [], {variable(name): text}
+    with pytest.raises(SystemExit) as caught:
+        parse_args(arguments, environ)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "error:" in error
+    assert repr(text) in error
+    assert (flag(name) in error) or (variable(name) in error)
+
+
+def test_bad_switches_and_flags_exit_2(capsys) -> None:
+    for arguments, environ, named in [
+        ([], {variable("trust_remote_code"): "yes please"}, "yes please"),
+        (["--trust-remote-code=1"], {}, "--trust-remote-code"),
+        (["--colour", "red"], {}, "--colour"),
+        (["5000"], {}, "5000"),
+    ]:
+        with pytest.raises(SystemExit) as caught:
+            parse_args(arguments, environ)
+        assert caught.value.code == 2
+        assert named in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_help_names_every_flag_with_its_default(capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_args(["--help"], {})
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(ServerConfig):
+        if field.name == "api_keys":
+            assert flag("api_key") + " " not in text  # a command line is there for all to see
+            continue
+        assert flag(field.name) in text
+        if field.default not in (None, False) and field.name not in ("system_prompt", "dtype"):
+            assert f"(default: {field.default})" in text
+    assert "REWARD_SERVER_PORT=5000" in text
+
+
+KEY = "correct-horse-battery"
+
+
+def test_a_key_comes_from_the_environment_or_from_a_file(tmp_path) -> None:
+    assert parse_args([], {}).api_keys == ()
+    assert parse_args([], {variable("api_key"): KEY}).api_keys == (KEY,)
+    file = tmp_path / "keys"
+    file.write_text(f"{KEY}\n\n  another-key-for-tomorrow \n")
+    for config in (
+        parse_args(["--api-key-file", str(file)], {}),
+        parse_args([], {variable("api_key_file"): str(file), variable("api_key"): "another one"}),
+    ):
+        assert config.api_keys == (KEY, "another-key-for-tomorrow")
+        assert KEY not in repr(config)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "\n", "short", "two words here", "schlüssel-schlüssel", None]
+)
+def test_what_is_no_key_exits_2(content, tmp_path, capsys) -> None:
+    file = tmp_path / "keys"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    with pytest.raises(SystemExit) as caught:
+        parse_args(["--api-key-file", str(file)], {})
+    assert caught.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"error: --api-key-file {file}: " in error
+    assert not content or not content.strip() or content not in error
+    if content:
+        with pytest.raises(SystemExit):
+            parse_args([], {variable("api_key"): content})
+        assert variable("api_key") in capsys.readouterr().err
+
+
+def test_a_file_of_keys_that_is_no_text_or_a_folder_is_named_with_its_flag(
+    tmp_path, capsys
+) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes(bytes(range(128, 256)))
+    for path in (file, tmp_path):
+        with pytest.raises(SystemExit):
+            parse_args([], {variable("api_key_file"): str(path)})
+        assert f"error: --api-key-file {path}: " in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("host", "reachable"),
+    [
+        ("127.0.0.1", False),
+        ("127.1.2.3", False),
+        ("localhost", False),
+        ("::1", False),
+        ("0.0.0.0", True),
+        ("::", True),
+        ("10.0.0.1", True),
+        ("node-1", True),
+    ],
+)
+def test_who_can_reach_it(host, reachable) -> None:
+    assert ServerConfig(host=host).is_reachable is reachable
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import json, runpy, sys\n"
+        "sys.argv = ['reward_server', '--help']\n"
+        "try:\n    runpy.run_module('reward_server', run_name='__main__')\n"
+        "except SystemExit as exit:\n    code = exit.code\n"
+        "print(json.dumps([code, sorted(sys.modules)]))\n"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    code, loaded = json.loads(output.splitlines()[-1])
+    assert code == 0
+    assert "usage: python -m reward_server" in output
+    heavy = {"torch", "transformers", "tokenizers", "flask", "gevent", "sympy", "math_verify"}
+    assert heavy.isdisjoint(loaded)
+
+
+def test_a_bad_value_ends_the_command_at_once() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "reward_server", "--port", "99999"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert result.returncode == 2
+    assert "99999" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_vllm_on_several_gpus() -> None:
+    config = parse_args(["--backend", "vllm", "--tensor-parallel-size", "4"], {})
+    assert (config.backend, config.tensor_parallel_size) == ("vllm", 4)
+    environ = {variable("backend"): "vllm", variable("tensor_parallel_size"): "4"}
+    assert parse_args([], environ) == config
+    assert parse_args(["--backend", "vllm", "--device", "auto"], {}).device == "auto"
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"tensor_parallel_size": "2"}, "--tensor-parallel-size 2"),
+        ({"backend": "transformers", "tensor_parallel_size": "8"}, "--tensor-parallel-size 8"),
+        ({"backend": "vllm", "device": "cuda:1"}, "--device 'cuda:1'"),
+        ({"backend": "vllm", "device": "cpu"}, "--device 'cpu'"),
+    ],
+)
+@pytest.mark.parametrize("source", ["flags", "variables"])
+def test_settings_of_the_other_backend_are_refused(settings, named, source, capsys) -> None:
+    arguments, environ = [f"{flag(name)}={text}" for name, text in settings.items()], {}
+    if source == "variables":
+        arguments, environ = [], {variable(name): text for name, text in settings.items()}
+    with pytest.raises(SystemExit) as caught:
+        parse_args(arguments, environ)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert named in error
+    assert "--backend vllm" in error

@@ -1,0 +1,221 @@
+"""The server as a process: while it loads, when it is told to stop, and when it cannot start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sar.models import BUNDLED_MODEL
+from sar.models.problems import generate
+from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
+
+ROOT = Path(__file__).parents[2]
+NUM_REQUESTS = 48
+
+
+@pytest.fixture(scope="module")
+def payloads(bundled_tokenizer: Any) -> list[dict[str, list[str]]]:
+    """One rollout each, long enough that they are worked on for a while."""
+    made = []
+    for index, problem in enumerate(islice(generate(seed=8, held_out=True), NUM_REQUESTS)):
+        prompt = render_prompt(bundled_tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
+        last = problem.answer + index % 2
+        response = f"{problem.padded} " * 2 + f"\nAnswer: {last}<|im_end|>"
+        made.append(
+            {"query": [prompt + response], "prompts": [prompt], "labels": [str(problem.answer)]}
+        )
+    return made
+
+
+class Posts:
+    """Requests sent from a thread each; their answers by index."""
+
+    def __init__(self, server: Any, payloads: list[dict[str, list[str]]]) -> None:
+        self.answers: dict[int, Any] = {}
+        self._threads = [
+            threading.Thread(target=self._post, args=(server, index, payload), daemon=True)
+            for index, payload in enumerate(payloads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _post(self, server: Any, index: int, payload: dict[str, list[str]]) -> None:
+        try:
+            self.answers[index] = server.request("/get_reward", payload)
+        except OSError as error:
+            self.answers[index] = (repr(error), None)
+
+    def wait(self) -> list[Any]:
+        for thread in self._threads:
+            thread.join(60)
+        return [self.answers.get(index) for index in range(len(self._threads))]
+
+
+def test_requests_are_held_while_loading_and_finished_when_stopping(
+    start_server: Callable[..., Any], payloads: list[dict[str, list[str]]]
+) -> None:
+    """One start for both ends of a server's life."""
+    starting = start_server()
+    assert starting.request("/readyz") == (503, {"status": "loading"})
+    early = Posts(starting, payloads[:8])
+    _wait_until(lambda: starting.request("/healthz")[1]["in_flight"] == 8)
+    health = starting.request("/healthz")[1]
+    assert (health["status"], health["ready"], early.answers) == ("ok", False, {})
+    starting.wait_until_ready()
+    first = early.wait()
+    assert [status for status, _ in first] == [200] * 8
+    assert [body["scores"] for _, body in first] == [[1.0], [0.0]] * 4
+
+    late = Posts(starting, payloads)
+    _wait_until(lambda: starting.request("/healthz")[1]["in_flight"] > NUM_REQUESTS // 2)
+    # A connection that the server never saw cannot be answered: wait until all are in.
+    _wait_until(
+        lambda: starting.request("/healthz")[1]["in_flight"] + len(late.answers) >= NUM_REQUESTS
+    )
+    num_before = len(late.answers)
+    starting.process.send_signal(signal.SIGTERM)
+    second = late.wait()
+    assert starting.process.wait(30) == 0
+    assert num_before < NUM_REQUESTS, "the signal came too late to show anything"
+    assert [status for status, _ in second] == [200] * NUM_REQUESTS
+    assert [body["scores"] for _, body in second] == [[1.0], [0.0]] * (NUM_REQUESTS // 2)
+    assert [body["rewards"] for _, body in second[:8]] == [
+        pytest.approx(body["rewards"], abs=1e-4) for _, body in first
+    ]
+    log = starting.log.read_text()
+    assert "Traceback" not in log
+    assert "ERROR" not in log
+
+
+def test_ctrl_c_while_loading_answers_what_is_held(
+    start_server: Callable[..., Any], payloads: list[dict[str, list[str]]]
+) -> None:
+    starting = start_server()
+    held = Posts(starting, payloads[:4])
+    _wait_until(lambda: starting.request("/healthz")[1]["in_flight"] == 4)
+    starting.process.send_signal(signal.SIGINT)
+    assert [status for status, _ in held.wait()] == [200] * 4
+    assert starting.process.wait(30) == 0
+    assert "Traceback" not in starting.log.read_text()
+
+
+# What starts the real command line several times in one process: torch is imported once.
+_DRIVER = """
+import os, runpy, sys, traceback
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.models.qwen3 import modeling_qwen3
+for number, line in enumerate(open(sys.argv[1]).read().splitlines()):
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.dup2(os.open(f"{sys.argv[1]}.{number}", os.O_CREAT | os.O_WRONLY), 2)
+            sys.argv = ["reward_server", *line.split("\\t")]
+            runpy.run_module("reward_server", run_name="__main__")
+        except SystemExit as ended:
+            code = ended.code
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str]]:
+    """For each bad start: exit code, standard error, and the value at fault."""
+    folder = tmp_path_factory.mktemp("models")
+    taken = socket.create_server(("127.0.0.1", 0))
+    port = str(taken.getsockname()[1])
+
+    def broken(name: str, file: str, content: bytes) -> str:
+        shutil.copytree(BUNDLED_MODEL, folder / name)
+        (folder / name / file).write_bytes(content)
+        return str(folder / name)
+
+    weights = (BUNDLED_MODEL / "model.safetensors").read_bytes()
+    models = {
+        "no model": str(folder),
+        "half the weights": broken("b", "model.safetensors", weights[: len(weights) // 2]),
+        "unknown architecture": broken("f", "config.json", b'{"model_type": "none-such"}'),
+        "half a tokenizer": broken("h", "tokenizer.json", b'{"version": "1.0", "trunc'),
+        "unknown hub id": "no-such-owner/no-such-model",
+    }
+    cases = {name: (["--model", model], model) for name, model in models.items()}
+    cases["missing folder"] = (["--model", "/none/such"], "/none/such")
+    cases["no CUDA"] = (["--device", "cuda"], "cuda")
+    cases["unknown device"] = (["--device", "gpu"], "gpu")
+    cases["port in use"] = (["--port", port], port)
+    cases["port out of range"] = (["--port", "70000"], "70000")
+    cases["unknown host"] = (["--host", "256.1.1.1"], "256.1.1.1")
+    cases["unknown flag"] = (["--modle", "x"], "--modle")
+    cases["small context"] = (["--max-context-tokens", "20"], "20")
+    arguments = folder / "arguments"
+    lines = ["\t".join(["--port", "0", *given]) for given, _ in cases.values()]
+    arguments.write_text("\n".join(lines))
+    done = subprocess.run(
+        [sys.executable, "-c", _DRIVER, str(arguments)],
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    taken.close()
+    assert done.returncode == 0, done.stderr
+    codes = done.stdout.split()
+    return {
+        name: (int(codes[number]), Path(f"{arguments}.{number}").read_text(), cases[name][1])
+        for number, name in enumerate(cases)
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "no model",
+        "half the weights",
+        "unknown architecture",
+        "half a tokenizer",
+        "unknown hub id",
+        "missing folder",
+        "no CUDA",
+        "unknown device",
+        "port in use",
+        "port out of range",
+        "unknown host",
+        "unknown flag",
+        "small context",
+    ],
+)
+def test_a_start_that_cannot_succeed_says_why_in_a_line(
+    refusals: dict[str, tuple[int, str, str]], name: str
+) -> None:
+    code, log, value = refusals[name]
+    assert code in (1, 2), log
+    assert "Traceback" not in log
+    errors = [line for line in log.splitlines() if "ERROR" in line or "error:" in line]
+    assert len(errors) == 1, log
+    assert value in errors[0]
+
+
+def _wait_until(condition: Callable[[], bool], within_s: float = 30.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,66 @@
+"""Agreement of the graders with 1,652 cases that were judged by hand before the graders existed.
+
+    pytest tests/sar/grading/test_cases.py -s      prints the agreement of each grader
+
+The cases (`data/grading_cases.jsonl`) are of the kinds in which math-verify and simpler extraction
+are known to fail. Disputed ones, on which sensible people differ, are counted but not required.
+"""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from sar.grading.label import parse_label
+from sar.grading.processes.pool import GraderPool
+
+CASES = Path(__file__).parent / "cases.jsonl"
+REQUIRED_AGREEMENT = 0.98
+
+
+@pytest.fixture(scope="module")
+def graded():
+    """(case, verdict) for every case, by the grader's name."""
+    cases = [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()]
+    pool = GraderPool(num_workers=2, timeout_s=5)
+    pending = [(case, pool.submit(case["response"], parse_label(case["label"]))) for case in cases]
+    by_grader = defaultdict(list)
+    for case, verdict in pending:
+        by_grader[parse_label(case["label"]).grader].append((case, verdict.result()))
+    pool.close()
+    return by_grader
+
+
+@pytest.mark.parametrize("grader", ["math", "choice", "boolean", "exact"])
+def test_agrees_with_undisputed_cases(graded, grader) -> None:
+    undisputed = [(c, v) for c, v in graded[grader] if not c.get("disputed")]
+    wrong = [(c, v) for c, v in undisputed if bool(v.correctness) != c["correct"]]
+    agreement = 1 - len(wrong) / len(undisputed)
+    print(f"\n{grader}: {len(undisputed) - len(wrong)} of {len(undisputed)} ({agreement:.1%})")
+    listing = "\n".join(
+        f"{c['id']}: {c['response'][-90:]!r} | {c['label']} | {v}" for c, v in wrong
+    )
+    assert agreement >= REQUIRED_AGREEMENT, f"{agreement:.1%}\n{listing}"
+
+
+def test_false_positives_are_as_rare_as_false_negatives(graded) -> None:
+    """A reward for a wrong answer is what a policy learns to exploit."""
+    undisputed = [(c, v) for cases in graded.values() for c, v in cases if not c.get("disputed")]
+    wrong_answers = [(c, v) for c, v in undisputed if not c["correct"]]
+    rewarded = [c["id"] for c, v in wrong_answers if v.correctness]
+    assert len(rewarded) <= 0.01 * len(wrong_answers), rewarded
+
+
+def test_no_case_is_too_much_for_a_grader(graded) -> None:
+    """Except the one that is meant to be."""
+    late = [
+        c["id"] for cases in graded.values() for c, v in cases if v.reason in ("timeout", "crashed")
+    ]
+    bombs = [
+        i
+        for i in late
+        if "9^{9^"
+        in str(next(c["response"] for cases in graded.values() for c, _ in cases if c["id"] == i))
+    ]
+    assert late == bombs

@@ -1,0 +1,296 @@
+"""The grader pool against killed, stopped and hung processes, and its own faults."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sar.grading.label import Label, parse_label
+from sar.grading.processes import pool as pool_module
+from sar.grading.processes.pool import GraderPool
+from sar.grading.verdict import Reason
+
+ROOT = Path(__file__).parents[3]
+TIMEOUT_S = 1.0
+GRACE_S = 1.0
+NUM_WORKERS = 2
+MEGABYTE = 1_000_000
+
+MATH = parse_label("5")
+# Enormous to work out: it runs into the time limit.
+POWER = r"So it is \boxed{9^{9^{9^9}}}."
+
+
+@pytest.fixture(scope="module")
+def graders() -> Iterator[GraderPool]:
+    pool = GraderPool(NUM_WORKERS, TIMEOUT_S)
+    for _ in range(2 * NUM_WORKERS):
+        assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def new_pool(graders: GraderPool) -> Iterator[Callable[..., GraderPool]]:
+    """Makes pools that a test may harm. The shared one has started the fork server already."""
+    made: list[GraderPool] = []
+
+    def make(timeout_s: float = TIMEOUT_S) -> GraderPool:
+        made.append(GraderPool(NUM_WORKERS, timeout_s))
+        return made[-1]
+
+    yield make
+    for pool in made:
+        pool.close()
+
+
+def _descendants(of: int | None = None) -> dict[int, str]:
+    """Process ids below one (by default this) that belong to the fork server, with their states."""
+    parents: dict[int, tuple[int, str]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            after_name = stat.read_text().rpartition(")")[2].split()
+            command = (stat.parent / "cmdline").read_text()
+        except OSError:
+            continue  # it has just ended
+        if after_name[0] == "Z" or "forkserver" in command:
+            parents[int(stat.parent.name)] = (int(after_name[1]), after_name[0])
+
+    def is_ours(pid: int) -> bool:
+        parent = parents[pid][0]
+        return parent == (of or os.getpid()) or (parent in parents and is_ours(parent))
+
+    return {pid: state for pid, (_, state) in parents.items() if is_ours(pid)}
+
+
+def _busy_pids(pids: set[int], within_s: float = 0.3) -> set[int]:
+    """Those of the processes that use a processor."""
+
+    def used() -> dict[int, int]:
+        return {pid: sum(map(int, _stat(pid)[11:13])) for pid in pids if _stat(pid)}
+
+    before = used()
+    time.sleep(within_s)
+    return {pid for pid, ticks in used().items() if ticks > before.get(pid, ticks) + 5}
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _is_running(pid: int) -> bool:
+    return bool(stat := _stat(pid)) and stat[0] != "Z"
+
+
+def _kill(pids: set[int]) -> None:
+    assert pids
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_a_killed_idle_process_is_replaced(new_pool: Callable[..., GraderPool]) -> None:
+    before = set(_descendants())
+    pool = new_pool()
+    for delay_s in (0.0, 0.01, 0.1, 0.3, 1.0):
+        assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT
+        _kill(set(_descendants()) - before)
+        time.sleep(delay_s)
+        assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT, delay_s
+        assert pool.grade("Answer: 6", MATH).reason is Reason.WRONG, delay_s
+
+
+def test_replacing_a_killed_idle_process_leaves_none_of_the_others_behind(
+    new_pool: Callable[..., GraderPool],
+) -> None:
+    before = set(_descendants())
+    pool = new_pool()
+    for _ in range(3):
+        assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT
+        _kill({max(set(_descendants()) - before)})
+        time.sleep(0.3)
+    assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT
+    _wait_until(lambda: len(set(_descendants()) - before) <= NUM_WORKERS)
+
+
+def test_the_work_of_a_stopped_process_is_done_by_another(
+    new_pool: Callable[..., GraderPool],
+) -> None:
+    """A stopped process does not even read: a long text does not fit into the pipe to it."""
+    before = set(_descendants())
+    pool = new_pool()
+    _wait_until(lambda: len(set(_descendants()) - before) == NUM_WORKERS)
+    time.sleep(0.5)  # until both are ready
+    stopped = set(_descendants()) - before
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    started = time.monotonic()
+    pending = [pool.submit(" " * MEGABYTE + "Answer: 5", MATH) for _ in stopped]
+    assert [p.result().reason for p in pending] == [Reason.CORRECT] * len(stopped)
+    assert time.monotonic() - started < TIMEOUT_S + GRACE_S
+    assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT
+    assert pool.num_restarts == len(stopped)
+
+
+def test_processes_that_do_not_start_are_an_error_and_no_verdict(
+    new_pool: Callable[..., GraderPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_WORKER", "sar.grading.no_such_module")
+    pool = new_pool()
+    with pytest.raises(RuntimeError, match="before they are ready"):
+        pool.grade("Answer: 5", MATH)
+
+
+def test_a_grader_has_no_network_and_starts_no_program() -> None:
+    """In a process of its own, as the ban cannot be lifted again."""
+    script = """
+import socket, subprocess
+from sar.grading.processes import worker
+worker.initialize()
+for forbidden in (
+    lambda: socket.create_connection(("127.0.0.1", 9)),
+    lambda: socket.getaddrinfo("localhost", 80),
+    lambda: subprocess.run(["true"]),
+    lambda: __import__("os").system("true"),
+):
+    try:
+        forbidden()
+    except PermissionError:
+        print("forbidden")
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ran.stdout.split() == ["forbidden"] * 4
+
+
+def test_hung_graders_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(f"""
+from sar.grading.label import parse_label
+from sar.grading.processes.pool import GraderPool
+if __name__ == "__main__":
+    pool = GraderPool(2, 600.0)
+    print(pool.grade("Answer: 5", parse_label("5")).reason, flush=True)
+    bombs = [pool.submit({POWER!r}, parse_label("5")) for _ in range(2)]
+    bombs[0].result()
+""")
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert parent.stdout is not None
+    assert "CORRECT" in parent.stdout.readline().upper()
+    graders = set(_descendants(parent.pid))
+    assert graders
+    _wait_until(lambda: bool(_busy_pids(graders)))
+    parent.kill()
+    parent.wait()
+    _wait_until(lambda: not any(_is_running(pid) for pid in graders))
+
+
+def test_work_of_killed_busy_processes_is_done_again(new_pool: Callable[..., GraderPool]) -> None:
+    before = set(_descendants())
+    pool = new_pool(timeout_s=30.0)
+    assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT
+    slow = "{" * MEGABYTE + "\nAnswer: "
+    pending = [pool.submit(slow + str(5 + index % 2), MATH) for index in range(6)]
+    time.sleep(0.05)
+    pids = set(_descendants()) - before
+    busy = _busy_pids(pids)
+    assert busy
+    _kill(busy)
+    verdicts = [p.result().reason for p in pending]
+    assert verdicts == [Reason.CORRECT, Reason.WRONG] * 3
+    assert not busy & {pid for pid, state in _descendants().items() if state != "Z"}
+
+
+def test_hung_graders_make_others_wait_and_no_more(graders: GraderPool) -> None:
+    """More bombs than processes: those behind them wait far longer than the time limit."""
+    started = time.monotonic()
+    bombs = [graders.submit(POWER, MATH) for _ in range(2 * NUM_WORKERS)]
+    behind = [graders.submit(f"Answer: {answer}", MATH) for answer in (5, 6)]
+    assert [b.result().reason for b in behind] == [Reason.CORRECT, Reason.WRONG]
+    assert time.monotonic() - started > 1.5 * TIMEOUT_S  # they did queue
+    assert [b.result().reason for b in bombs] == [Reason.TIMEOUT] * len(bombs)
+    assert graders.grade("Answer: 5", MATH).reason is Reason.CORRECT
+
+
+def test_a_graders_own_error_is_raised(graders: GraderPool) -> None:
+    broken = Label(answer=5, grader="math")  # type: ignore[arg-type]  # a bug of ours, say
+    with pytest.raises((TypeError, AttributeError)):
+        graders.grade("Answer: 5", broken)
+    assert graders.grade("Answer: 5", MATH).reason is Reason.CORRECT
+
+
+def test_processes_neither_grow_nor_stay_as_zombies(
+    new_pool: Callable[..., GraderPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_VERDICTS_PER_PROCESS", 20)
+    before = set(_descendants())
+    pool = new_pool()
+    pending = [pool.submit(f"Answer: {5 + index % 2}", MATH) for index in range(200)]
+    pending.insert(100, pool.submit(POWER, MATH))
+    reasons = [p.result().reason for p in pending]
+    assert reasons.pop(100) is Reason.TIMEOUT
+    assert reasons == [Reason.CORRECT, Reason.WRONG] * 100
+    _wait_until(lambda: len(set(_descendants()) - before) <= NUM_WORKERS)
+    assert "Z" not in _descendants().values()
+    pool.close()
+    _wait_until(lambda: not set(_descendants()) - before)
+
+
+def test_many_threads_share_a_pool(graders: GraderPool) -> None:
+    found: dict[int, Reason] = {}
+
+    def work(index: int) -> None:
+        found[index] = graders.grade(f"Answer: {index}", parse_label("7")).reason
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert found == {i: Reason.CORRECT if i == 7 else Reason.WRONG for i in range(64)}
+
+
+def test_closing_ends_hung_graders_and_who_waits_for_them(
+    new_pool: Callable[..., GraderPool],
+) -> None:
+    before = set(_descendants())
+    pool = new_pool()
+    assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT
+    outcome: list[object] = []
+
+    def wait_for_a_bomb() -> None:
+        try:
+            outcome.append(pool.grade(POWER, MATH))
+        except Exception as error:  # noqa: BLE001
+            outcome.append(error)
+
+    waiting = threading.Thread(target=wait_for_a_bomb, daemon=True)
+    waiting.start()
+    time.sleep(0.3)
+    started = time.monotonic()
+    pool.close()
+    assert time.monotonic() - started < GRACE_S
+    waiting.join(2 * TIMEOUT_S + GRACE_S)
+    assert outcome, "it waits for ever"
+    assert isinstance(outcome[0], Exception), f"a closed pool went on to say {outcome[0]}"
+    _wait_until(lambda: not set(_descendants()) - before)
+
+
+def _wait_until(condition: Callable[[], bool], within_s: float = 5.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,40 @@
+"""Numbers on command lines: taken within their limits, else refused in words a user understands."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+import pytest
+
+from sar.arguments import number
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "value"),
+    [
+        (number(0, 1), "0", 0.0),
+        (number(0, 1), "1", 1.0),
+        (number(0, 10), "1e-3", 0.001),
+        (number(1, kind=int), "123456789012", 123456789012),
+        (number(-5, 5, int), "-5", -5),
+    ],
+)
+def test_a_number_within_its_limits(parse, text, value) -> None:
+    assert parse(text) == value
+    assert type(parse(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("limits", "texts", "complaint"),
+    [
+        ((0, 1), ["-0.1", "1.01", "nan", "inf", "x", ""], "is not a number from 0 to 1"),
+        ((1, 256, int), ["0", "257", "1.5", "1e2", "nan"], "is not a whole number from 1 to 256"),
+        ((0, math.inf, int), ["-1", "9" * 5000], "is not a whole number from 0 on"),
+    ],
+)
+def test_any_other_text_is_refused_by_name(limits, texts, complaint) -> None:
+    for text in texts:
+        with pytest.raises(argparse.ArgumentTypeError) as caught:
+            number(*limits)(text)
+        assert str(caught.value) == f"{text!r} {complaint}"

@@ -1,0 +1,143 @@
+"""The record of a decision, and the JSON line it is kept in."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sar.decision import Decision
+from sar.grading.label import GraderName, parse_label
+from sar.grading.verdict import Reason, Verdict
+from sar.reward import Likelihood, combine
+
+
+def decision(
+    response: str = "The answer is 5.",
+    *,
+    prompt: str = "What is 2 + 3?",
+    special_tokens: Sequence[str] = (),
+    nll_qa: float = 0.25,
+    nll_a: float = 0.75,
+) -> Decision:
+    likelihood = Likelihood(nll_qa, nll_a, num_response_tokens=9, truncated=False)
+    return Decision.of(
+        combine(Verdict(Reason.CORRECT, "5"), likelihood, sar_weight=0.2, mode="train"),
+        request_id="r1",
+        prompt=prompt,
+        response=response,
+        special_tokens=special_tokens,
+        label_as_sent="5",
+        label=parse_label("5"),
+        sar_weight=0.2,
+        template_mismatch=False,
+        model="demo",
+        server_version="0.1.0",
+    )
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+LABELS = TEXTS | st.dictionaries(TEXTS, TEXTS | st.lists(TEXTS))
+VALUES = {
+    "str": TEXTS,
+    "str | None": st.none() | TEXTS,
+    "str | int | None": st.none() | TEXTS | st.integers(),
+    "str | dict[str, Any]": LABELS,
+    "tuple[str, ...]": st.lists(TEXTS).map(tuple),
+    "int": st.integers(),
+    "float": NUMBERS,
+    "bool": st.booleans(),
+    "Reason": st.sampled_from(Reason),
+    "GraderName": st.sampled_from(get_args(GraderName)),
+    "Mode": st.sampled_from(["train", "eval"]),
+}
+DECISIONS = st.builds(
+    Decision, **{f.name: VALUES[f.type] for f in fields(Decision) if f.name != "schema"}
+)
+
+
+@given(DECISIONS)
+def test_a_decision_survives_its_line(one) -> None:
+    line = one.to_json()
+    assert not set(line) & set("\n\r\0")
+    assert Decision.from_json(line) == one
+
+
+def test_an_improbable_response_is_logged_with_finite_numbers() -> None:
+    """Perplexities are capped where they are computed, so no number here is infinite."""
+    one = decision(nll_qa=5000.0, nll_a=1e300)
+    assert one.ppl_qa == one.ppl_a == pytest.approx(1e30)
+    assert Decision.from_json(one.to_json()) == one
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_neither_written_nor_read(value) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        replace(decision(), nll_qa=value).to_json()
+    line = json.dumps({**json.loads(decision().to_json()), "nll_qa": value})
+    with pytest.raises(ValueError, match=r"nll_qa is .*not a finite number"):
+        Decision.from_json(line)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"schema": 2}, "schema 2; this version reads 1"),
+        ({"schema": None}, "schema None"),
+        ({"prompt": 5}, "prompt is '5': of a wrong type, int"),
+        ({"nll_a": "0.5"}, "nll_a is '0.5': of a wrong type, str"),
+        ({"nll_a": True}, "nll_a is 'True': of a wrong type, bool"),
+        ({"nll_a": 10**400}, "nll_a is"),
+        ({"truncated": 1}, "truncated is '1'"),
+        ({"num_response_tokens": 1.5}, "num_response_tokens is '1.5'"),
+        ({"reason": "right"}, "reason is 'right'"),
+        ({"mode": "test"}, "mode is 'test': not one of train, eval"),
+        ({"grader": ["math"]}, "grader is"),
+        ({"label": None}, "label is 'None'"),
+        ({"special_tokens": [1]}, "special_tokens is"),
+    ],
+)
+def test_a_wrong_field_is_named(change, complaint) -> None:
+    line = json.dumps({**json.loads(decision().to_json()), **change})
+    with pytest.raises(ValueError, match=re.escape(complaint)):
+        Decision.from_json(line)
+
+
+def test_a_missing_field_is_named_and_an_unknown_one_passed_over() -> None:
+    record = json.loads(decision().to_json())
+    assert Decision.from_json(json.dumps({**record, "later": [1]})).to_json() == json.dumps(record)
+    del record["nll_qa"]
+    with pytest.raises(ValueError, match="nll_qa is missing"):
+        Decision.from_json(json.dumps(record))
+
+
+@pytest.mark.parametrize("line", ["", "5", "[]", "{", "[" * 100_000, "null", '{"schema": 1}'])
+def test_other_lines_are_no_decisions(line) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  each says something else
+        Decision.from_json(line)
+
+
+def test_the_graded_text_is_the_servers(bundled_tokenizer) -> None:
+    from sar.tokenization import RolloutTokenizer
+
+    tokenizer = RolloutTokenizer(bundled_tokenizer, system_prompt="")
+    special = next(t for t in bundled_tokenizer.all_special_tokens if t)
+    response = f"a{special}b <think>c</think> so 5.{special}{special}"
+    assert tokenizer.special_tokens_in(response) == (special,)
+    assert tokenizer.special_tokens_in("nothing") == ()
+    special_tokens = tokenizer.special_tokens_in(response)
+    one = decision(response, special_tokens=special_tokens, prompt="Q?\n<think>\n")
+    assert one.graded_text == "<think>" + tokenizer.without_special_tokens(response)
+
+
+def test_special_tokens_that_start_alike_are_removed_longest_first() -> None:
+    one = decision("x<a><a>b<a>", special_tokens=("<a>", "<a>b"))
+    assert one.graded_text == "x"
