@@ -19,8 +19,9 @@ import numpy.typing as npt
 from reward_server.config import ServerConfig
 from reward_server.http.app import AppConfig, create_app
 from reward_server.http.listener import IN_GREENLETS, Listener
+from reward_server.http.request_schema import RequestLimits
 from reward_server.pipeline.batcher import Batcher
-from reward_server.pipeline.service import RewardService
+from reward_server.pipeline.service import RewardService, ServiceLimits
 from reward_server.weights.engines import Engine
 from sar.grading.label import Label
 from sar.grading.processes.pool import GraderPool
@@ -76,8 +77,16 @@ def main() -> None:
         if use_graders
         else StandInGraders()
     )
-    service = RewardService(pool, sar_weight=config.sar_weight, waiting=IN_GREENLETS)
-    app = create_app(service, AppConfig("stand-in", config.sar_weight))
+    service = RewardService(
+        pool,
+        sar_weight=config.sar_weight,
+        limits=ServiceLimits(config.request_timeout, config.queued_tokens_limit),
+        waiting=IN_GREENLETS,
+    )
+    limits = RequestLimits(
+        config.max_samples_per_request, config.max_text_chars, config.max_body_bytes
+    )
+    app = create_app(service, AppConfig("stand-in", config.sar_weight, limits))
     listener = Listener(app, host="127.0.0.1", port=0)
     batcher = Batcher(StandInScorer(), STEP_ROLLOUTS * _TOKENS_PER_ROLLOUT)
     service.engines.start(Engine(tokenizer, batcher))

@@ -54,10 +54,10 @@ def main(argv: list[str] | None = None) -> int:
     from reward_server.http.app import AppConfig, create_app
     from reward_server.http.auth import ApiKeys
     from reward_server.http.listener import IN_GREENLETS, Listener
-    from reward_server.http.schema import RequestLimits
+    from reward_server.http.request_schema import RequestLimits
     from reward_server.observe.metrics import Metrics
     from reward_server.observe.reward_log import RewardLog
-    from reward_server.pipeline.service import Limits, RewardService
+    from reward_server.pipeline.service import RewardService, ServiceLimits
     from reward_server.weights.policy import PolicyUpdater
     from sar.grading.processes.pool import GraderPool
 
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     service = RewardService(
         graders,
         sar_weight=config.sar_weight,
-        limits=Limits(config.request_timeout, config.queued_tokens_limit),
+        limits=ServiceLimits(config.request_timeout, config.queued_tokens_limit),
         waiting=IN_GREENLETS,
         metrics=metrics,
         reward_log=reward_log,
@@ -88,9 +88,10 @@ def main(argv: list[str] | None = None) -> int:
         AppConfig(
             config.model_path,
             config.sar_weight,
+            RequestLimits(
+                config.max_samples_per_request, config.max_text_chars, config.max_body_bytes
+            ),
             ApiKeys(config.api_keys),
-            RequestLimits(config.max_samples_per_request, config.max_text_chars),
-            config.max_body_bytes,
         ),
         updater,
     )

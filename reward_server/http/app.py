@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import html
 import json
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from pathlib import Path
 from uuid import uuid4
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g, render_template, request
+from pydantic import BaseModel
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from reward_server.errors import Forbidden, RewardServerError, TooLarge, Unauthorized
+from reward_server.http.answer_schema import (
+    Error,
+    ErrorAnswer,
+    GetRewardAnswer,
+    HealthAnswer,
+    ReadyAnswer,
+    RmAnswer,
+    UpdateWeightsAnswer,
+)
 from reward_server.http.auth import ApiKeys
 from reward_server.http.openapi import describe
-from reward_server.http.schema import (
-    DEFAULT_LIMITS,
+from reward_server.http.request_schema import (
     RequestLimits,
-    Sample,
-    ScoredSample,
-    format_response,
-    format_rollout,
-    parse_request,
-    parse_rollout,
-    parse_update,
+    parse_get_reward,
+    parse_rm,
+    parse_update_weights,
 )
 from reward_server.http.statuses import STATUSES
+from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
 from reward_server.pipeline.service import RewardService
 from reward_server.pipeline.waiting import CLIENT_IS_GONE
 from reward_server.weights.policy import PolicyUpdater
@@ -37,35 +42,12 @@ from reward_server.weights.policy import PolicyUpdater
 _KEY_HEADER = "Authorization"
 _ID_HEADER = "X-Request-Id"
 _MAX_ID_CHARS = 128
-# Open to all: they show counters and the model's name, and nothing that was sent.
+# Open to all: they show counters and the model's name, and nothing of any request.
 _OPEN = {"/", "/healthz", "/readyz", "/metrics", "/openapi.json"}
 _MAX_UPDATE_S = 3600.0
+_JSON = "application/json"
 
 _log = logging.getLogger(__name__)
-
-_PAGE = """<!doctype html>
-<title>SAR reward server</title>
-<style>
-body {{ font: 16px/1.5 sans-serif; max-width: 44em; margin: 3em auto; padding: 0 1em }}
-</style>
-<h1>SAR reward server</h1>
-<p>Rewards rollouts of reasoning models with <b>correctness + {sar_weight} &times; SAR</b>, the
-Self-Aligned Reward of <a href="https://arxiv.org/abs/2509.05489">arXiv:2509.05489</a>.</p>
-<p>Model: <code>{model}</code></p>
-<p>Train with it: <code>--reward.remote_url {url}get_reward</code></p>
-<ul>
-<li><code>POST /get_reward</code>: <code>query</code>, <code>prompts</code>, <code>labels</code> in;
-<code>rewards</code>, <code>scores</code>, <code>extra_logs</code> out</li>
-<li><code>POST /rm</code>: the same for one rollout, as slime and miles send it:
-<code>prompt</code>, <code>response</code>, <code>label</code></li>
-<li><code>POST /update_weights</code>: <code>{{"path": ...}}</code>, with a key: score with
-another checkpoint of the model</li>
-<li><a href="healthz">/healthz</a>: alive, with counters</li>
-<li><a href="readyz">/readyz</a>: 200 while rewards are given</li>
-<li><a href="metrics">/metrics</a>: for Prometheus</li>
-<li><a href="openapi.json">/openapi.json</a>: all of this for programs</li>
-</ul>
-"""
 
 
 @dataclass(frozen=True)
@@ -74,30 +56,34 @@ class AppConfig:
 
     model_name: str
     sar_weight: float
+    limits: RequestLimits
     keys: ApiKeys = field(default_factory=ApiKeys)
-    limits: RequestLimits = DEFAULT_LIMITS
-    max_body_bytes: int | None = None
 
 
 def create_app(
     service: RewardService, config: AppConfig, updater: PolicyUpdater | None = None
 ) -> Flask:
-    """The WSGI application over a reward service; `updater` takes new weights for it."""
-    app = Flask("reward_server", static_folder=None)
-    # Neither `/healthz//` nor an empty path is answered with a redirect: no document names one.
+    """The WSGI application over a reward service.
+
+    Args:
+        updater: loads the checkpoints of `/update_weights`; None if the backend cannot.
+    """
+    app = Flask(
+        "reward_server", static_folder=None, template_folder=Path(__file__).parent / "templates"
+    )
+    # Without this, Flask redirects `//healthz`, and /openapi.json documents no redirects.
     app.url_map.merge_slashes = False
-    if config.max_body_bytes is not None:
-        # One more, as Werkzeug cuts a body that comes in chunks at its limit and says nothing.
-        app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes + 1
-    # Flask would answer these by itself, in ways that /openapi.json does not tell of.
+    # Nor does it document Flask's own answers to OPTIONS.
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    app.url_map.merge_slashes = False
+    # One byte more than the limit: Werkzeug cuts chunked bodies there without an error, and
+    # `_read_body` can then see that the body was longer.
+    app.config["MAX_CONTENT_LENGTH"] = config.limits.max_body_bytes + 1
     metrics = service.metrics
 
     @app.before_request
     def begin() -> None:
         g.start_s = time.monotonic()
-        g.request_id = _request_id(request.headers.get(_ID_HEADER, ""))
+        g.request_id = _choose_request_id(request.headers.get(_ID_HEADER, ""))
         if request.path not in _OPEN and not config.keys.let_in(request.headers.get(_KEY_HEADER)):
             raise Unauthorized(
                 "a key is needed: 'Authorization: Bearer KEY', or http://any:KEY@host/get_reward "
@@ -112,44 +98,48 @@ def create_app(
             response.headers["WWW-Authenticate"] = 'Basic realm="reward server"'
         return response
 
-    def answer(
-        samples: list[Sample], body_of: Callable[[Sequence[ScoredSample]], dict[str, Any]]
-    ) -> Response:
-        # Our listener says whether the connection is still there; other WSGI servers do not.
+    def compute_rewards(rollouts: Sequence[SubmittedRollout]) -> list[ScoredRollout]:
+        # Only our own listener can tell whether the connection is still open.
         is_gone = request.environ.get(CLIENT_IS_GONE, lambda: False)
-        scored = service.rewards(samples, is_gone, g.request_id)
+        return service.compute_rewards(rollouts, is_gone, g.request_id)
+
+    def reply(make_answer: Callable[[], BaseModel]) -> Response:
         start_s = time.monotonic()
-        response = _json(body_of(scored))
+        response = _to_json(make_answer())
         metrics.add_stage("reply", time.monotonic() - start_s)
         return response
 
     @app.post("/get_reward")
     def get_reward() -> Response:
-        return answer(parse_request(_body(config.max_body_bytes), config.limits), format_response)
+        scored = compute_rewards(parse_get_reward(_read_body(config.limits), config.limits))
+        return reply(lambda: GetRewardAnswer.of(scored))
 
     @app.post("/rm")
     def rm() -> Response:
-        return answer([parse_rollout(_body(config.max_body_bytes), config.limits)], format_rollout)
+        (scored,) = compute_rewards([parse_rm(_read_body(config.limits), config.limits)])
+        return reply(lambda: RmAnswer.of(scored))
 
     @app.post("/update_weights")
     def update_weights() -> Response:
         if not config.keys.are_needed:
-            raise Forbidden("only those with a key may give weights; see --api-key-file")
+            raise Forbidden("only a server with API keys takes weights; see --api-key-file")
         if updater is None:
             raise Forbidden("this backend keeps the weights it started with")
-        path = parse_update(_body(config.max_body_bytes))
+        path = parse_update_weights(_read_body(config.limits))
         version = service.waiting.for_result(updater.update(path), _MAX_UPDATE_S)
-        return _json({"policy_version": version})
+        return _to_json(UpdateWeightsAnswer(policy_version=version))
 
     @app.get("/healthz")
     def healthz() -> Response:
-        served = {"model": config.model_name, "sar_weight": config.sar_weight}
-        return _json({"status": "ok", **served, **service.status})
+        status = service.status.model_dump()
+        return _to_json(
+            HealthAnswer(model=config.model_name, sar_weight=config.sar_weight, **status)
+        )
 
     @app.get("/readyz")
     def readyz() -> Response:
         state = service.state
-        return _json({"status": state}, 200 if state == "ready" else 503)
+        return _to_json(ReadyAnswer(status=state), 200 if state == "ready" else 503)
 
     @app.get("/metrics")
     def prometheus() -> Response:
@@ -157,25 +147,27 @@ def create_app(
 
     @app.get("/openapi.json")
     def openapi() -> Response:
-        return _json(describe(needs_key=config.keys.are_needed))
+        document = json.dumps(describe(needs_key=config.keys.are_needed))
+        return Response(document, mimetype=_JSON)
 
     @app.get("/", strict_slashes=False)
     def index() -> str:
-        return _PAGE.format(
-            model=html.escape(config.model_name),
+        return render_template(
+            "index.html",
+            model=config.model_name,
             sar_weight=config.sar_weight,
-            url=html.escape(request.url_root),
+            url=request.url_root,
         )
 
     @app.errorhandler(RewardServerError)
     def request_error(error: RewardServerError) -> Response:
         status, kind = STATUSES[type(error)]
         _log.warning("%d %s: %s (request %s)", status, kind, error, g.request_id)
-        return _error(kind, str(error), status, error.field)
+        return _to_error(kind, str(error), status, error.field)
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
-        response = _error("http", error.description or error.name, error.code or 500)
+        response = _to_error("http", error.description or error.name, error.code or 500)
         if isinstance(error, MethodNotAllowed) and error.valid_methods:
             response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
         return response
@@ -183,32 +175,29 @@ def create_app(
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:
         _log.error("request %s failed", g.request_id, exc_info=error)
-        return _error("internal", f"internal error: {type(error).__name__}", 500)
+        return _to_error("internal", f"internal error: {type(error).__name__}", 500)
 
     return app
 
 
-def _request_id(sent: str) -> str:
-    """The client's own where it can stand in a log line and a head, else a new one."""
+def _choose_request_id(sent: str) -> str:
+    """The client's own id if it is fit for a log line and a header, else a new one."""
     is_fit = 0 < len(sent) <= _MAX_ID_CHARS and sent.isascii() and sent.isprintable()
     return sent if is_fit else uuid4().hex
 
 
-def _body(max_bytes: int | None) -> bytes:
-    """The request's body; one that says that it is too large is not read."""
-    limit = float("inf") if max_bytes is None else max_bytes
-    if (request.content_length or 0) <= limit:
+def _read_body(limits: RequestLimits) -> bytes:
+    """The request's body. It is not read if its announced length exceeds the limit."""
+    if (request.content_length or 0) <= limits.max_body_bytes:
         body = request.get_data(cache=False)
-        if len(body) <= limit:
+        if len(body) <= limits.max_body_bytes:
             return body
-    raise TooLarge(f"the request is larger than --max-body-bytes, {max_bytes}")
+    raise TooLarge(f"the request is larger than --max-body-bytes, {limits.max_body_bytes}")
 
 
-def _error(kind: str, message: str, status: int, field: str | None = None) -> Response:
-    return _json({"error": {"type": kind, "message": message, "field": field}}, status)
+def _to_error(kind: str, message: str, status: int, field: str | None = None) -> Response:
+    return _to_json(ErrorAnswer(error=Error(type=kind, message=message, field=field)), status)
 
 
-def _json(body: object, status: int = 200) -> Response:
-    # Not-a-number is refused here rather than sent: the trainer would learn from it.
-    text = json.dumps(body, allow_nan=False)
-    return Response(text, status, mimetype="application/json")
+def _to_json(answer: BaseModel, status: int = 200) -> Response:
+    return Response(answer.model_dump_json(), status, mimetype=_JSON)

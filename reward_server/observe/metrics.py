@@ -1,12 +1,12 @@
-"""What the server shows of itself to Prometheus, at /metrics.
+"""The server's metrics for Prometheus, at /metrics.
 
-Histograms are filled as things happen; everything that is counted elsewhere already is read from
-there when Prometheus asks.
+Histograms are filled as things happen. Counters that other parts keep are read from `Status` when
+Prometheus asks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,13 +17,15 @@ from prometheus_client import (
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from reward_server.observe.status import EXPORTED, Status
 from sar.grading.label import Label
 from sar.reward import Reward
 
-# A series for each, with the time it was made, that nobody asks for.
+# By default, every metric gets a second series that holds its creation time.
 disable_created_metrics()
 
 _PREFIX = "reward_server_"
+_FAMILIES = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
 _SECONDS = (
     0.001,
     0.0025,
@@ -48,29 +50,6 @@ _SEQUENCES = tuple(2**n for n in range(13))
 _REWARDS = (-0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 1, 1.05, 1.1, 1.15, 1.2)
 _SAR = (-1, -0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 
-# Of `RewardService.status`: the metric's name, without the prefix, and what it says.
-_COUNTED = {
-    "rollouts": ("rollouts", "rollouts that got a reward"),
-    "unreadable_labels": ("unreadable_labels", "math labels that could not be read"),
-    "sequences": ("scored_sequences", "sequences scored, two to a rollout"),
-    "tokens": ("scored_tokens", "tokens scored"),
-    "abandoned": ("abandoned", "rollouts left out because their client had gone"),
-    "busy_s": ("busy_seconds", "seconds in the scorer"),
-    "checkpoints_refused": ("checkpoints_refused", "checkpoints that could not be taken"),
-    "decisions_not_logged": ("decisions_not_logged", "decisions lost to the reward log"),
-    "grader_restarts": ("grader_restarts", "grader processes that were late or died"),
-}
-_CURRENT = {
-    "in_flight": ("in_flight_rollouts", "rollouts of requests that wait for their answer"),
-    "queued_rollouts": ("queued_rollouts", "rollouts that wait to be scored"),
-    "queued_tokens": ("queued_tokens", "their tokens"),
-    "oldest_queued_s": ("oldest_queued_s", "seconds that the first of them has waited"),
-    "busy_share": ("busy_share", "share of the latest stretch of work spent in the scorer"),
-    "ready": ("ready", "1 while rewards are given"),
-    "policy_version": ("policy_version", "the policy's step that the scoring weights are of"),
-    "policy_age_s": ("policy_age_seconds", "seconds since they were loaded"),
-}
-
 
 class Metrics:
     """All metrics of one server."""
@@ -89,8 +68,8 @@ class Metrics:
         )
         self._stages = Histogram(
             _PREFIX + "stage_seconds",
-            "seconds of a stage: tokenise (a rollout), grade (a rollout, in its process), "
-            "score (a batch), reply (a request)",
+            "seconds of a stage: tokenise (of a rollout), grade (of a rollout, in its process), "
+            "score (of a batch), reply (of a request)",
             ["stage"],
             buckets=_SECONDS,
             registry=self._registry,
@@ -106,12 +85,12 @@ class Metrics:
         self._sar = histogram("sar", "Self-Aligned Reward", _SAR)
         self._response_tokens = histogram("response_tokens", "tokens of a response", _TOKENS)
 
-    def read_from(self, status: Callable[[], Mapping[str, float]]) -> None:
-        """Adds what is counted elsewhere."""
-        self._registry.register(_Status(status))
+    def read_from(self, read_status: Callable[[], Status]) -> None:
+        """Adds the counters that other parts of the server keep."""
+        self._registry.register(_StatusCollector(read_status))
 
     def text(self) -> bytes:
-        """Everything, in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def add_request(self, status: int, seconds: float) -> None:
@@ -133,18 +112,18 @@ class Metrics:
         self._response_tokens.observe(reward.likelihood.num_response_tokens)
 
 
-class _Status:
-    """A collector over `RewardService.status`."""
+class _StatusCollector:
+    """Reads the counters of `Status` when Prometheus asks for them."""
 
-    def __init__(self, status: Callable[[], Mapping[str, float]]) -> None:
-        self._status = status
+    def __init__(self, read_status: Callable[[], Status]) -> None:
+        self._read_status = read_status
 
     def describe(self) -> Iterable[Metric]:
-        return ()  # asked for at registration, when there may be nothing to read yet
+        return ()  # prometheus_client asks at registration, before there is a status to read
 
     def collect(self) -> Iterator[Metric]:
-        status = self._status()
-        for key, (name, text) in _COUNTED.items():
-            yield CounterMetricFamily(_PREFIX + name, text, value=float(status[key]))
-        for key, (name, text) in _CURRENT.items():
-            yield GaugeMetricFamily(_PREFIX + name, text, value=float(status[key]))
+        status = self._read_status()
+        for name, exported in EXPORTED.items():
+            family = _FAMILIES[exported.kind]
+            text = Status.model_fields[name].description or ""
+            yield family(_PREFIX + exported.name, text, value=float(getattr(status, name)))

@@ -1,8 +1,9 @@
-"""One queue over all requests, so that rollouts which arrive one by one are scored together.
+"""One queue over all requests, so that rollouts that arrive one by one are scored together.
 
-There is no timer: an idle engine starts at once with what is there, and what arrives while it works
-is the next batch. Jobs wait in buckets of similar length, short ones first, so that a long rollout
-does not hold up a hundred short ones; a bucket that was passed over a few times is next.
+There is no timer: an idle scorer starts at once with the jobs that are there, and jobs that arrive
+while it works form the next batch. Jobs wait in buckets of similar length. Short buckets go first,
+so that one long rollout does not delay a hundred short ones. A bucket that was passed over a few
+times goes next.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from reward_server.errors import ClientGone, NotReady, ScoringFailed
 from reward_server.observe.metrics import Metrics
 from sar.scoring import LogprobScorer, TokenSequence
 
-# Batches that may go before a bucket whose jobs were there already.
+# Batches after which a bucket that none of them took from goes first.
 _MAX_PASSED_OVER = 3
-# A longer pause ends a stretch of work.
+# A pause longer than this ends a stretch of work.
 _PAUSE_S = 1.0
-# So many calls of the scorer that fail one after the other are no accident.
+# Consecutive scorer failures after which the server reports itself as failing.
 _MAX_FAILURES = 5
-# After this long without a failure it is worth another try: whoever sends no requests to a server
-# that is not ready would never learn that it is.
+# Seconds after the last failure until the server reports itself as ready again. A trainer sends
+# nothing to a server that is not ready, so no success would ever clear the failure.
 _FAILING_S = 30.0
 
 _log = logging.getLogger(__name__)
@@ -63,24 +64,24 @@ class _Bucket:
 
 @dataclass
 class BatcherCounters:
-    """What the engine has done since the start."""
+    """What the scorer has done since the start."""
 
     num_batches: int = 0
     num_sequences: int = 0
     num_tokens: int = 0
     num_abandoned: int = 0
-    """Jobs left out because their client had gone."""
+    """Jobs skipped because their client had gone."""
     busy_s: float = 0.0
     """Seconds in the scorer."""
     stretch_started_s: float = 0.0
     stretch_ended_s: float = 0.0
     stretch_busy_s: float = 0.0
-    """The latest stretch of work, on the clock of `time.monotonic`, and the seconds of it in the
-    scorer. Pauses of less than a second are part of a stretch."""
+    """Start and end of the latest stretch of work (`time.monotonic`), and its seconds in the
+    scorer. Pauses of up to a second belong to a stretch."""
 
     @property
     def busy_share(self) -> float:
-        """Share of the latest stretch of work that was spent in the scorer; 0 before the first."""
+        """Share of the latest stretch of work spent in the scorer; 0 before the first batch."""
         elapsed_s = self.stretch_ended_s - self.stretch_started_s
         return self.stretch_busy_s / elapsed_s if elapsed_s else 0.0
 
@@ -98,16 +99,16 @@ class BatcherCounters:
 
 @dataclass(frozen=True)
 class QueueState:
-    """What waits to be scored."""
+    """What waits for the scorer."""
 
     num_rollouts: int
     num_tokens: int
     oldest_s: float
-    """Seconds that the first of them has waited; 0 when there is none."""
+    """Seconds that the oldest job has waited; 0 if none waits."""
 
 
 class Batcher:
-    """Feeds one scorer. Safe to use from many threads."""
+    """Feeds one scorer from a thread of its own. Safe to use from many threads."""
 
     def __init__(
         self,
@@ -120,12 +121,12 @@ class Batcher:
         Args:
             scorer: used from one thread only.
             max_batch_tokens: tokens handed to the scorer at once; a larger job goes alone.
-            counters: those of the batcher before it, to go on with.
+            counters: counters of an earlier batcher, to continue.
         """
         self._metrics = metrics or Metrics()
         self._num_failures_in_a_row = 0
         self._failed_at_s = 0.0
-        self._scorer: LogprobScorer = scorer
+        self._scorer: LogprobScorer | None = scorer
         self._max_batch_tokens = max_batch_tokens
         self._buckets: dict[int, _Bucket] = {}
         self._changed = threading.Condition()
@@ -142,8 +143,8 @@ class Batcher:
         """Queues sequences to be scored together; the future gives their log-probabilities.
 
         Args:
-            is_abandoned: asked just before scoring; the future of a job that nobody waits for any
-                more raises `ClientGone`.
+            is_abandoned: called just before scoring. If it returns True, the job is skipped and
+                its future raises `ClientGone`.
         Raises:
             NotReady: the batcher is closed.
         """
@@ -160,7 +161,7 @@ class Batcher:
 
     @property
     def is_failing(self) -> bool:
-        """Whether the scorer has failed again and again of late, and not been right since."""
+        """Whether the latest calls of the scorer have all failed, not long ago."""
         return (
             self._num_failures_in_a_row >= _MAX_FAILURES
             and time.monotonic() - self._failed_at_s < _FAILING_S
@@ -178,15 +179,18 @@ class Batcher:
         )
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """Takes no more jobs, finishes those in the queue, and lets go of the scorer's memory.
-        False if it took too long."""
+        """Refuses new jobs, finishes those in the queue, and drops the reference to the scorer.
+
+        Returns:
+            False if that took longer than `timeout_s`.
+        """
         with self._changed:
             self._is_closed = True
             self._changed.notify()
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             return False
-        self._scorer = _Closed()
+        self._scorer = None
         return True
 
     def _run(self) -> None:
@@ -194,15 +198,16 @@ class Batcher:
             self._score(batch)
 
     def _score(self, jobs: Sequence[_Job], *, is_retry: bool = False) -> None:
-        """Scores some jobs together; where that fails, each alone, so that one job which is too
-        much for the scorer does not take the others with it, and one alone a second time."""
+        """Scores jobs together. If that fails, `_recover` scores each of them alone."""
+        if self._scorer is None:
+            raise RuntimeError("the batcher is closed")
         sequences = [s for job in jobs for s in job.sequences]
         failure = None
         start_s = time.monotonic()
         try:
             results = self._scorer.response_logprobs(sequences)
-            _check(results, sequences)
-        except Exception as error:  # noqa: BLE001  whatever it is, these jobs must hear of it
+            _check_logprobs(results, sequences)
+        except Exception as error:  # noqa: BLE001  whatever it is, these jobs must get it
             failure = error
         self._count(sequences, start_s, time.monotonic())
         if failure:
@@ -214,11 +219,15 @@ class Batcher:
             job.future.set_result([next(remaining) for _ in job.sequences])
 
     def _recover(self, jobs: Sequence[_Job], failure: Exception, *, is_retry: bool) -> None:
+        """Scores each job alone after a failure, and a job that fails alone once more.
+
+        So one job that is too large for the scorer does not fail the others.
+        """
         self._num_failures_in_a_row += 1
         self._failed_at_s = time.monotonic()
         trace = failure if self._num_failures_in_a_row == 1 else None
         _log.error("scoring %d rollouts failed: %r", len(jobs), failure, exc_info=trace)
-        # Its frames hold the tensors of the failed call, for which there may have been no room.
+        # Its frames hold the tensors of the failed call, which may be what memory ran out for.
         traceback.clear_frames(failure.__traceback__)
         if len(jobs) > 1:
             for job in jobs:
@@ -234,7 +243,7 @@ class Batcher:
         self._metrics.add_batch(len(sequences), sum(map(len, sequences)), end_s - start_s)
 
     def _next_batch(self) -> list[_Job]:
-        """Waits for jobs and takes as many as fit; empty when closed and done."""
+        """Waits for jobs and takes as many as fit; empty once closed and done."""
         while True:
             with self._changed:
                 while not self._buckets and not self._is_closed:
@@ -246,9 +255,9 @@ class Batcher:
                 return wanted
 
     def _take_batch(self) -> list[_Job]:
-        """As many jobs as fit, from the bucket whose turn it is and then from the others."""
+        """As many jobs as fit: first from the bucket whose turn it is, then from the others."""
         order = sorted(self._buckets)
-        # max() keeps to the first, the shortest, among equals.
+        # Among equals, max() returns the first, which is the shortest.
         most_passed_over = max(
             order, key=lambda length: self._buckets[length].times_passed_over, default=None
         )
@@ -277,7 +286,7 @@ class Batcher:
         return batch
 
     def _is_wanted(self, job: _Job) -> bool:
-        """Takes a job up; one that was cancelled, or whose client has gone, is left out."""
+        """Marks a job as running; False if it was cancelled or its client has gone."""
         if not job.future.set_running_or_notify_cancel():
             return False
         if job.is_abandoned():
@@ -287,19 +296,15 @@ class Batcher:
         return True
 
 
-class _Closed:
-    """The scorer of a batcher that is closed."""
-
-    max_context_tokens = None
-
-    def response_logprobs(self, sequences: Sequence[TokenSequence]) -> Logprobs:
-        raise AssertionError("the batcher is closed")
-
-
-def _check(results: Logprobs, sequences: Sequence[TokenSequence]) -> None:
-    """Nothing but a log-probability for each response token may become a reward."""
-    assert len(results) == len(sequences), "the scorer lost results"
+def _check_logprobs(results: Logprobs, sequences: Sequence[TokenSequence]) -> None:
+    """A reward may only come from one finite log-probability for each response token."""
+    if len(results) != len(sequences):
+        raise RuntimeError(f"the scorer gave {len(results)} results for {len(sequences)} sequences")
     for logprobs_T, sequence in zip(results, sequences, strict=True):
-        assert len(logprobs_T) == len(sequence.response_ids), "the scorer lost tokens"
+        if len(logprobs_T) != len(sequence.response_ids):
+            raise RuntimeError(
+                f"the scorer gave {len(logprobs_T)} log-probabilities for "
+                f"{len(sequence.response_ids)} tokens"
+            )
         if not np.isfinite(logprobs_T).all():
             raise FloatingPointError("the model gave a log-probability that is not finite")

@@ -1,14 +1,20 @@
-"""How a request waits, so that the service need not know what runs it."""
+"""How a request waits. The service does not know whether threads or greenlets run its requests."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+from reward_server.errors import RequestTimedOut
+
+_T = TypeVar("_T")
 
 CLIENT_IS_GONE = "reward_server.client_is_gone"
-"""Where the WSGI environment may have a function that says so, for one thread at a time to ask."""
+"""Key of the WSGI environment under which the listener puts a function that tells whether the
+client has closed its connection. Only one thread at a time may call it."""
 
 
 @dataclass(frozen=True)
@@ -16,10 +22,36 @@ class Waiting:
     """The two ways in which a request waits."""
 
     for_result: Callable[[Future[Any], float], Any]
-    """The future's result; `TimeoutError` after so many seconds."""
+    """Waits at most so many seconds for a future's result; `TimeoutError` after that."""
     for_others: Callable[[], None]
-    """Lets other requests go on for a moment."""
+    """Lets other requests run for a moment."""
 
 
 IN_THREADS = Waiting(Future.result, lambda: None)
-"""Each request has a thread of its own."""
+"""For requests that each run in a thread of their own."""
+
+
+class Deadline:
+    """The moment at which a request must have its answer."""
+
+    def __init__(self, timeout_s: float, waiting: Waiting) -> None:
+        self._timeout_s = timeout_s
+        self._waiting = waiting
+        self._ends_at_s = time.monotonic() + timeout_s
+
+    def wait_for(self, future: Future[_T]) -> _T:
+        """The future's result.
+
+        Raises:
+            RequestTimedOut: the deadline passed first.
+        """
+        try:
+            left_s = max(0.0, self._ends_at_s - time.monotonic())
+            result: _T = self._waiting.for_result(future, left_s)
+            return result
+        except TimeoutError as error:
+            if future.done():  # it finished just now, or failed with a TimeoutError of its own
+                return future.result()
+            raise RequestTimedOut(
+                f"no reward after {self._timeout_s:g} s; /metrics shows what waits"
+            ) from error

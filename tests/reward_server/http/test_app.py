@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 
 from reward_server.http.app import AppConfig, create_app
+from reward_server.http.request_schema import RequestLimits
 from reward_server.pipeline.batcher import Batcher
-from reward_server.pipeline.service import RewardService
+from reward_server.pipeline.service import RewardService, ServiceLimits
 from reward_server.weights.engines import Engine
 from sar.grading.verdict import Reason, Verdict
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 from sar.scoring import TokenSequence
 from sar.tokenization import RolloutTokenizer
 
+LIMITS = RequestLimits(max_samples=8, max_text_chars=1000, max_body_bytes=2**20)
 ONE = {"query": ["Q: 2+3?\nA: 5"], "prompts": ["Q: 2+3?\nA:"], "labels": ["5"]}
 
 
@@ -67,10 +69,11 @@ def _raises(error: BaseException) -> Callable[[Sequence[TokenSequence]], Any]:
 
 
 def _client(tokenizer: Any, scorer: Scorer, graders: Graders) -> Any:
-    service = RewardService(graders, sar_weight=0.2)  # type: ignore[arg-type]
+    pool: Any = graders
+    service = RewardService(pool, sar_weight=0.2, limits=ServiceLimits(60, 2**31))
     rollout_tokenizer = RolloutTokenizer(tokenizer, system_prompt=DEFAULT_SYSTEM_PROMPT)
     service.engines.start(Engine(rollout_tokenizer, Batcher(scorer, 1000)))
-    return create_app(service, AppConfig("<b>name</b>", 0.2)).test_client()
+    return create_app(service, AppConfig("<b>name</b>", 0.2, LIMITS)).test_client()
 
 
 def _post(client: Any, body: Any = ONE) -> Any:

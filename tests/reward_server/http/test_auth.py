@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from reward_server.http.app import AppConfig, create_app
 from reward_server.http.auth import ApiKeys
-from reward_server.pipeline.service import RewardService
+from reward_server.http.request_schema import RequestLimits
+from reward_server.pipeline.service import RewardService, ServiceLimits
 
 KEY = "a-key-of-27-characters-0123"
 OTHER = "another-key"
@@ -93,9 +94,11 @@ def test_every_key_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def client() -> Any:
-    service = RewardService(None, sar_weight=0.2)  # type: ignore[arg-type]
-    service._graders = type("Graders", (), {"num_restarts": 0})()  # type: ignore[assignment]
-    return create_app(service, AppConfig("m", 0.2, ApiKeys([KEY]))).test_client()
+    graders: Any = type("Graders", (), {"num_restarts": 0})()
+    service = RewardService(graders, sar_weight=0.2, limits=ServiceLimits(60, 2**31))
+    return create_app(
+        service, AppConfig("m", 0.2, RequestLimits(8, 1000, 2**20), ApiKeys([KEY]))
+    ).test_client()
 
 
 @pytest.mark.parametrize(

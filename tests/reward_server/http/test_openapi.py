@@ -11,11 +11,12 @@ import pytest
 
 from reward_server.http.app import AppConfig, create_app
 from reward_server.http.openapi import describe
-from reward_server.http.schema import parse_request, parse_rollout
+from reward_server.http.request_schema import RequestLimits, parse_get_reward, parse_rm
 from reward_server.http.statuses import STATUSES
-from reward_server.pipeline.service import RewardService
+from reward_server.pipeline.service import RewardService, ServiceLimits
 from sar.grading.label import LabelError, parse_label
 
+LIMITS = RequestLimits(max_samples=8, max_text_chars=1000, max_body_bytes=2**20)
 ONE = {"query": ["Q: 2+3?\nA: 5"], "prompts": ["Q: 2+3?\nA:"], "labels": ["5"]}
 
 
@@ -29,9 +30,15 @@ def test_it_is_valid_openapi_3_1(needs_key: bool) -> None:
 
 
 def test_it_names_the_routes_of_the_application_and_no_other() -> None:
-    app = create_app(RewardService(None, sar_weight=0.2), AppConfig("m", 0.2))  # type: ignore[arg-type]
+    graders: Any = None
+    service = RewardService(graders, sar_weight=0.2, limits=ServiceLimits(60, 2**31))
+    app = create_app(service, AppConfig("m", 0.2, LIMITS))
     # HEAD comes with every GET.
-    routes = {(r.rule, m.lower()) for r in app.url_map.iter_rules() for m in r.methods - {"HEAD"}}
+    routes = {
+        (r.rule, m.lower())
+        for r in app.url_map.iter_rules()
+        for m in (r.methods or set()) - {"HEAD"}
+    }
     described = {
         (path, method)
         for path, operations in describe(needs_key=False)["paths"].items()
@@ -118,7 +125,7 @@ def test_its_labels_are_those_that_the_code_takes(contract: Any, label: Any) -> 
     """Where only form matters; that an answer fits its grader is beyond a schema."""
     components = contract.document["components"]
     validator = jsonschema.Draft202012Validator(
-        {"$ref": "#/components/schemas/Label", "components": components}
+        {"$ref": "#/components/schemas/RmRequest/properties/label", "components": components}
     )
     try:
         parse_label(label)
@@ -130,6 +137,9 @@ def test_its_labels_are_those_that_the_code_takes(contract: Any, label: Any) -> 
 
 def test_its_examples_are_requests(contract: Any) -> None:
     schemas = contract.document["components"]["schemas"]
-    (sample,) = parse_request(json.dumps(schemas["Request"]["example"]).encode())
-    assert parse_rollout(json.dumps(schemas["Rollout"]["example"]).encode()) == sample
-    assert sample.query.startswith(sample.prompt)
+    examples = [
+        json.dumps(schemas[name]["example"]).encode() for name in ("GetRewardRequest", "RmRequest")
+    ]
+    (rollout,) = parse_get_reward(examples[0], LIMITS)
+    assert parse_rm(examples[1], LIMITS) == rollout
+    assert rollout.query.startswith(rollout.prompt)

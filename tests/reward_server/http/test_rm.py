@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reward_server.errors import InvalidRequest, TooLarge
-from reward_server.http.schema import RequestLimits, Sample, parse_rollout
+from reward_server.http.request_schema import RequestLimits, parse_rm
+from reward_server.pipeline.rollout import SubmittedRollout
 from sar.grading.label import Label
 
 PROMPT, RESPONSE = "Q: 2+3?\nA:", " 5"
+LIMITS = RequestLimits(max_samples=1, max_text_chars=1_000_000, max_body_bytes=2**20)
 ONE = {"prompt": PROMPT, "response": RESPONSE, "label": "5"}
 
 
@@ -24,9 +26,11 @@ def body(**changes: Any) -> bytes:
 
 
 def test_what_they_send() -> None:
-    assert parse_rollout(body()) == Sample(PROMPT + RESPONSE, PROMPT, Label("5", "math"), "5")
+    assert parse_rm(body(), LIMITS) == SubmittedRollout(
+        PROMPT + RESPONSE, PROMPT, Label("5", "math"), "5"
+    )
     label = {"answer": "B", "mode": "eval"}
-    assert parse_rollout(body(label=label)).label_as_sent == label
+    assert parse_rm(body(label=label), LIMITS).label_as_sent == label
 
 
 @pytest.mark.parametrize(
@@ -50,7 +54,7 @@ def test_what_they_send() -> None:
 )
 def test_a_bad_request_is_refused_by_field(data: bytes, field: str | None, message: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        parse_rollout(data)
+        parse_rm(data, LIMITS)
     assert caught.value.field == field
     assert message in str(caught.value)
 
@@ -66,10 +70,10 @@ def test_a_bad_request_is_refused_by_field(data: bytes, field: str | None, messa
     ],
 )
 def test_the_limit_of_texts_holds(changes: dict[str, Any], field: str) -> None:
-    limits = RequestLimits(max_text_chars=20)
-    parse_rollout(body(), limits)
+    limits = RequestLimits(max_samples=1, max_text_chars=20, max_body_bytes=2**20)
+    parse_rm(body(), limits)
     with pytest.raises(TooLarge) as caught:
-        parse_rollout(body(**changes), limits)
+        parse_rm(body(**changes), limits)
     assert caught.value.field == field
 
 
@@ -83,7 +87,7 @@ json_values = st.recursive(
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(ONE, json_values)))
 def test_any_values_are_a_rollout_or_an_invalid_request(payload: dict[str, Any]) -> None:
     try:
-        sample = parse_rollout(json.dumps(payload).encode())
+        sample = parse_rm(json.dumps(payload).encode(), LIMITS)
     except InvalidRequest:
         return
     assert sample.query == payload["prompt"] + payload["response"]

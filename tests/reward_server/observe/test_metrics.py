@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from reward_server.http.app import AppConfig, create_app
+from reward_server.http.request_schema import RequestLimits
 from reward_server.observe.metrics import Metrics
 from reward_server.pipeline.batcher import Batcher
-from reward_server.pipeline.service import RewardService
+from reward_server.pipeline.service import RewardService, ServiceLimits
 from reward_server.weights.engines import Engine
 from sar.grading.label import parse_label
 from sar.grading.processes.pool import GraderPool
@@ -85,8 +86,12 @@ class InOneProcess:
         self.scorer = Scorer()
         self._tokenizer = tokenizer
         self._metrics = metrics
-        self.service = RewardService(graders, sar_weight=0.2, metrics=metrics)
-        self.app = create_app(self.service, AppConfig("m", 0.2))
+        self.service = RewardService(
+            graders, sar_weight=0.2, limits=ServiceLimits(60, 2**31), metrics=metrics
+        )
+        self.app = create_app(
+            self.service, AppConfig("m", 0.2, RequestLimits(8192, 1_000_000, 2**28))
+        )
         self.batcher: Batcher | None = None
 
     def load(self) -> None:

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from reward_server.errors import CheckpointRefused, NotReady
-from reward_server.http.schema import Sample
 from reward_server.pipeline.batcher import Batcher
-from reward_server.pipeline.service import RewardService
+from reward_server.pipeline.rollout import SubmittedRollout
+from reward_server.pipeline.service import RewardService, ServiceLimits
 from reward_server.weights.engines import Engine
 from reward_server.weights.policy import PolicyUpdater
 from sar.grading.label import parse_label
@@ -203,21 +203,21 @@ def test_a_request_is_scored_by_the_weights_it_began_with(
         made.append(_Scorer(-float(len(made) + 1)))
         return Engine(tokenizer, Batcher(made[-1], 100), path, "one", lambda: fits_twice)
 
-    service = RewardService(graders, sar_weight=0.2)
+    service = RewardService(graders, sar_weight=0.2, limits=ServiceLimits(60, 2**31))
     service.engines.start(load("start"))
     updater = PolicyUpdater(service, load)
     samples = _samples()
     made[0].may_go.clear()
     with ThreadPoolExecutor(2) as background:
-        first = background.submit(service.rewards, samples)
-        _wait_until(lambda: service.status["in_flight"] == 6)
+        first = background.submit(service.compute_rewards, samples)
+        _wait_until(lambda: service.status.in_flight == 6)
         updating = updater.update(checkpoints[10])
         if fits_twice:
-            _wait_until(lambda: service.status["policy_version"] == 10)
+            _wait_until(lambda: service.status.policy_version == 10)
         else:
             _wait_until(lambda: service.state == "loading")
             assert len(made) == 1  # the old weights go before the new ones come
-        second = background.submit(service.rewards, samples)
+        second = background.submit(service.compute_rewards, samples)
         if fits_twice:
             second.result(30)
         else:
@@ -235,8 +235,8 @@ def test_a_request_is_scored_by_the_weights_it_began_with(
     broken = shutil.copytree(checkpoints[10], checkpoints[10].parent / f"broken{fits_twice}")
     with pytest.raises(CheckpointRefused, match="broken"):
         updater.update(broken).result()
-    assert service.status["checkpoints_refused"] == 1
-    assert {s.policy_version for s in service.rewards(samples)} == {10}
+    assert service.status.checkpoints_refused == 1
+    assert {s.policy_version for s in service.compute_rewards(samples)} == {10}
     updater.close()
     service.engines.close(10)
 
@@ -264,7 +264,7 @@ def test_the_weights_before_leave_memory(
             lambda: has_room() and fits_twice,
         )
 
-    service = RewardService(graders, sar_weight=0.2)
+    service = RewardService(graders, sar_weight=0.2, limits=ServiceLimits(60, 2**31))
     service.engines.start(load(str(BUNDLED_MODEL)))
     updater = PolicyUpdater(service, load)
     for step in (10, 20, 10):
@@ -287,7 +287,7 @@ def test_closing_during_a_load_waits_for_nothing(
             assert may_load.wait(30)
         return Engine(tokenizer, Batcher(_Scorer(-1.0), 100), path, "one", lambda: fits_twice)
 
-    service = RewardService(graders, sar_weight=0.2)
+    service = RewardService(graders, sar_weight=0.2, limits=ServiceLimits(60, 2**31))
     service.engines.start(load("start"))
     updater = PolicyUpdater(service, load)
     with ThreadPoolExecutor(1) as background:
@@ -295,7 +295,7 @@ def test_closing_during_a_load_waits_for_nothing(
             updating = updater.update(checkpoints[10])
             assert loading.wait(10)
             behind = updater.update(checkpoints[20])
-            accepted = background.submit(service.rewards, _samples())
+            accepted = background.submit(service.compute_rewards, _samples())
             updater.close()
             # Whoever asked is told so at once, though the load goes on.
             for asked in (updating, behind, updater.update(checkpoints[20])):
@@ -314,8 +314,10 @@ def test_closing_during_a_load_waits_for_nothing(
     service.engines.close(10)
 
 
-def _samples() -> list[Sample]:
-    return [Sample(f"Q: {n}\nA: 5", f"Q: {n}\nA:", parse_label("5"), "5") for n in range(6)]
+def _samples() -> list[SubmittedRollout]:
+    return [
+        SubmittedRollout(f"Q: {n}\nA: 5", f"Q: {n}\nA:", parse_label("5"), "5") for n in range(6)
+    ]
 
 
 def _copy_as_a_trainer_does(source: Path, target: Path) -> None:

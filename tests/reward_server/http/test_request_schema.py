@@ -1,47 +1,53 @@
-"""The wire format: what is taken, what is refused and how, what is sent."""
+"""What the trainers send: which requests are accepted, and how the others are refused."""
 
 from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward_server.errors import InvalidRequest
-from reward_server.http.schema import Sample, ScoredSample, format_response, parse_request
+from reward_server.errors import InvalidRequest, TooLarge
+from reward_server.http.request_schema import RequestLimits, parse_get_reward
+from reward_server.pipeline.rollout import SubmittedRollout
 from sar.grading.label import Label
-from sar.grading.verdict import Reason, Verdict
-from sar.reward import EMPTY_RESPONSE, Likelihood, combine
+
+LIMITS = RequestLimits(max_samples=8192, max_text_chars=1_000_000, max_body_bytes=2**28)
 
 
-def request(**changes):
+def parse(body: bytes) -> list[SubmittedRollout]:
+    return parse_get_reward(body, LIMITS)
+
+
+def request(**changes: Any) -> bytes:
     payload = {"query": ["Q: 2+2? 4"], "prompts": ["Q: 2+2?"], "labels": ["4"]} | changes
     return json.dumps({k: v for k, v in payload.items() if v is not ...}).encode()
 
 
 def test_what_openrlhf_sends() -> None:
-    assert parse_request(request()) == [Sample("Q: 2+2? 4", "Q: 2+2?", Label("4", "math"), "4")]
+    assert parse(request()) == [SubmittedRollout("Q: 2+2? 4", "Q: 2+2?", Label("4", "math"), "4")]
 
 
 def test_a_whole_batch_in_order() -> None:
     body = request(query=["a1", "b2"], prompts=["a", "b"], labels=["1", {"answer": "B"}])
-    assert parse_request(body) == [
-        Sample("a1", "a", Label("1", "math"), "1"),
-        Sample("b2", "b", Label("B", "choice"), {"answer": "B"}),
+    assert parse(body) == [
+        SubmittedRollout("a1", "a", Label("1", "math"), "1"),
+        SubmittedRollout("b2", "b", Label("B", "choice"), {"answer": "B"}),
     ]
 
 
 def test_empty_lists_are_a_request() -> None:
-    assert parse_request(request(query=[], prompts=[], labels=[])) == []
+    assert parse(request(query=[], prompts=[], labels=[])) == []
 
 
 def test_unknown_fields_and_other_encodings_are_no_matter() -> None:
-    assert parse_request(request(images=[None], extra=1)) == parse_request(request())
+    assert parse(request(images=[None], extra=1)) == parse(request())
     text = request(query=["Q: 2+2? \u0664\u00e9\U0001f389"]).decode()
     for encoding in ("utf-8", "utf-16", "utf-32"):
-        (sample,) = parse_request(text.encode(encoding))
+        (sample,) = parse(text.encode(encoding))
         assert sample.query == "Q: 2+2? \u0664\u00e9\U0001f389"
 
 
@@ -90,9 +96,9 @@ BAD_BODIES = [
 
 
 @pytest.mark.parametrize(("body", "field", "message"), BAD_BODIES)
-def test_a_bad_request_is_refused_by_field(body, field, message) -> None:
+def test_a_bad_request_is_refused_by_field(body: bytes, field: str | None, message: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        parse_request(body)
+        parse(body)
     assert caught.value.field == field
     assert message in str(caught.value)
     assert len(str(caught.value)) < 500
@@ -101,7 +107,7 @@ def test_a_bad_request_is_refused_by_field(body, field, message) -> None:
 def test_the_index_of_the_bad_one_is_named() -> None:
     body = request(query=["a"] * 3, prompts=["a"] * 3, labels=["1", "2", {"answer": 3}])
     with pytest.raises(InvalidRequest, match=r"labels\[2\]") as caught:
-        parse_request(body)
+        parse(body)
     assert caught.value.field == "labels[2].answer"
 
 
@@ -121,9 +127,11 @@ LONE = "\ud800"
         ({"labels": [{"answer": "A", "grader": LONE}]}, "labels[0].grader"),
     ],
 )
-def test_half_a_character_is_refused_with_a_message_that_can_be_sent(changes, field) -> None:
+def test_half_a_character_is_refused_with_a_message_that_can_be_sent(
+    changes: dict[str, Any], field: str
+) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        parse_request(request(**changes))
+        parse(request(**changes))
     assert caught.value.field == field
     str(caught.value).encode()
     str(caught.value.field).encode()
@@ -137,9 +145,9 @@ json_values = st.recursive(
 
 
 @given(st.binary(max_size=60) | st.builds(lambda v: json.dumps(v).encode(), json_values))
-def test_any_body_is_samples_or_an_invalid_request(body) -> None:
+def test_any_body_is_samples_or_an_invalid_request(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        parse_request(body)
+        parse(body)
 
 
 @given(
@@ -151,84 +159,25 @@ def test_any_body_is_samples_or_an_invalid_request(body) -> None:
         },
     )
 )
-def test_any_object_is_samples_or_an_invalid_request(payload) -> None:
+def test_any_object_is_samples_or_an_invalid_request(payload: dict[str, Any]) -> None:
     try:
-        samples = parse_request(json.dumps(payload).encode())
+        samples = parse(json.dumps(payload).encode())
     except InvalidRequest:
         return
     assert len(samples) == len(payload["query"])
 
 
-def scored(reason, likelihood=EMPTY_RESPONSE, *, unreadable=False, mismatch=False):
-    verdict = Verdict(reason, label_unreadable=unreadable)
-    reward = combine(verdict, likelihood, sar_weight=0.2, mode="train")
-    return ScoredSample(reward, mismatch, policy_version=7, policy_age_s=1.5)
+def test_too_many_rollouts_are_refused_before_they_are_read() -> None:
+    limits = RequestLimits(max_samples=2, max_text_chars=9, max_body_bytes=2**20)
+    body = request(query=[None] * 3, prompts=[None] * 3, labels=[None] * 3)
+    with pytest.raises(TooLarge, match="3 rollouts in a request: --max-samples-per-request is 2"):
+        parse_get_reward(body, limits)
 
 
-def test_the_response_says_what_a_reward_is_made_of() -> None:
-    likelihood = Likelihood(math.log(2), math.log(4), num_response_tokens=9, truncated=True)
-    body = format_response(
-        [scored(Reason.CORRECT, likelihood, mismatch=True), scored(Reason.NO_ANSWER)]
-    )
-    assert body["rewards"] == pytest.approx([1.1, 0.0])
-    assert body["scores"] == [1.0, 0.0]
-    logs = body["extra_logs"]
-    assert logs["correctness"] == [1.0, 0.0]
-    assert logs["sar"] == pytest.approx([0.5, 0.0])
-    assert logs["ppl_qa"] == pytest.approx([2.0, 1.0])
-    assert logs["ppl_a"] == pytest.approx([4.0, 1.0])
-    assert logs["response_tokens"] == [9, 0]
-    assert logs["truncated"] == [1, 0]
-    assert logs["no_answer"] == [0, 1]
-    assert logs["template_mismatch"] == [1, 0]
-
-
-@pytest.mark.parametrize(
-    ("sample", "name"),
-    [
-        (scored(Reason.TIMEOUT), "grader_timeout"),
-        (scored(Reason.CRASHED), "grader_crashed"),
-        (scored(Reason.NO_ANSWER), "no_answer"),
-        (scored(Reason.WRONG, unreadable=True), "label_unreadable"),
-    ],
-)
-def test_what_went_wrong_is_counted_apart(sample, name) -> None:
-    logs = format_response([sample])["extra_logs"]
-    flags = ("grader_timeout", "grader_crashed", "no_answer", "label_unreadable")
-    assert {flag: logs[flag] for flag in flags} == {flag: [int(flag == name)] for flag in flags}
-
-
-def test_nothing_in_nothing_out() -> None:
-    body = format_response([])
-    assert body["rewards"] == body["scores"] == []
-    assert set(map(len, body["extra_logs"].values())) == {0}
-
-
-@given(
-    st.lists(
-        st.builds(
-            scored,
-            st.sampled_from(Reason),
-            st.builds(
-                Likelihood,
-                st.floats(-1e300, 1e300),
-                st.floats(-1e300, 1e300),
-                st.integers(0, 10**6),
-                st.booleans(),
-            ),
-            unreadable=st.booleans(),
-            mismatch=st.booleans(),
-        ),
-        max_size=4,
-    )
-)
-def test_only_finite_numbers_are_sent(samples) -> None:
-    body = json.loads(json.dumps(format_response(samples), allow_nan=False))
-    for values in (body["rewards"], body["scores"], *body["extra_logs"].values()):
-        assert len(values) == len(samples)
-        for value in values:
-            assert isinstance(value, (int, float))
-            assert not isinstance(value, bool)
-            assert math.isfinite(value)
-            assert abs(value) < 3.4e38  # a float32 tensor holds it
-    assert all(score in (0, 1) for score in body["scores"])
+@pytest.mark.parametrize("name", ["query", "prompts", "labels"])
+def test_a_text_that_is_too_long_is_named(name: str) -> None:
+    limits = RequestLimits(max_samples=9, max_text_chars=20, max_body_bytes=2**20)
+    texts = {"query": ["a"] * 2, "prompts": ["a"] * 2, "labels": ["1"] * 2}
+    parse_get_reward(request(**texts), limits)
+    with pytest.raises(TooLarge, match=rf"{name}\[1\] has 21 characters: --max-text-chars is 20"):
+        parse_get_reward(request(**texts | {name: [texts[name][0], "x" * 21]}), limits)

@@ -1,0 +1,254 @@
+"""What the trainers send. Parsing, errors that name a field, and /openapi.json come from here.
+
+`POST /get_reward`, OpenRLHF: lists of one length in, lists of the same length out.
+Source: OpenRLHF 0.11.2, openrlhf/utils/agent.py, SingleTurnAgentExecutor.
+
+`POST /rm`, slime and miles: one rollout in, its numbers out. All of them become the sample's
+reward, of which `--reward-key` names the one to train on and `--eval-reward-key` the one to
+evaluate by.
+Source: slime at 624b824, slime/rollout/rm_hub/__init__.py, remote_rm; miles at 31f1ca9, likewise.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from reward_server.errors import InvalidRequest, RewardServerError, TooLarge
+from reward_server.pipeline.rollout import SubmittedRollout
+from sar.grading.label import GraderName, Label, LabelError, Mode, parse_label
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class RequestLimits:
+    """How much one request may hold."""
+
+    max_samples: int
+    max_text_chars: int
+    max_body_bytes: int
+
+
+class _ParsedLabel(NamedTuple):
+    label: Label
+    as_sent: str | dict[str, Any]
+
+
+def _check_text(text: str, info: ValidationInfo[Any], part: str = "") -> str:
+    limits: RequestLimits = info.context
+    if len(text) > limits.max_text_chars:
+        raise PydanticCustomError(
+            "too_large",
+            "has {num_chars} characters: --max-text-chars is {limit}",
+            {"num_chars": len(text), "limit": limits.max_text_chars},
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can carry half of a surrogate pair as an escape
+        raise PydanticCustomError("string_unicode", "", {"part": part}) from error
+    return text
+
+
+def _read_label(value: Any, info: ValidationInfo[Any]) -> _ParsedLabel:
+    if isinstance(value, str):
+        _check_text(value, info)  # before it is parsed, as it may be JSON
+    label = parse_label(value)
+    _check_text(label.answer, info)
+    for choice in label.choices:
+        _check_text(choice, info, ".choices")
+    return _ParsedLabel(label, value)
+
+
+_Text = Annotated[str, AfterValidator(_check_text)]
+_Label = Annotated[
+    _ParsedLabel,
+    PlainValidator(_read_label),
+    WithJsonSchema(
+        {
+            "description": "The ground truth: a string, or an object (or its JSON text) with more.",
+            "oneOf": [
+                {"type": "string", "minLength": 1},
+                {
+                    "type": "object",
+                    "required": ["answer"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "answer": {"type": "string", "minLength": 1},
+                        "grader": {"enum": [*get_args(GraderName), None]},
+                        "mode": {"enum": [*get_args(Mode), None]},
+                        "choices": {
+                            "type": ["array", "null"],
+                            "items": {"type": "string"},
+                            "maxItems": 26,
+                        },
+                    },
+                },
+            ],
+        }
+    ),
+]
+
+
+class GetRewardRequest(BaseModel):
+    """Rollouts, in three lists of one length."""
+
+    model_config = ConfigDict(
+        strict=True,
+        json_schema_extra={
+            "example": {"query": ["Q: 2+3?\nA: 5"], "prompts": ["Q: 2+3?\nA:"], "labels": ["5"]}
+        },
+    )
+
+    query: Annotated[list[_Text], FailFast()] = Field(
+        description="prompt and response in one text, special tokens included"
+    )
+    prompts: Annotated[list[_Text], FailFast()] = Field(description="what the policy was given")
+    labels: Annotated[list[_Label], FailFast()] = Field(description="the ground truths")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_lengths(cls, data: Any, info: ValidationInfo[Any]) -> Any:
+        """Before any item is read: a request of many items costs no more than counting them."""
+        lists = [data.get(name) if isinstance(data, dict) else None for name in cls.model_fields]
+        lengths = [len(values) for values in lists if isinstance(values, list)]
+        if len(lengths) < len(lists):
+            return data  # each field's own error says more
+        if len(set(lengths)) > 1:
+            counts = zip(lengths, cls.model_fields, strict=True)
+            counted = ", ".join(f"{count} {name}" for count, name in counts)
+            raise InvalidRequest(f"lists of different lengths: {counted}")
+        limits: RequestLimits = info.context
+        if lengths[0] > limits.max_samples:
+            raise TooLarge(
+                f"{lengths[0]} rollouts in a request: --max-samples-per-request is "
+                f"{limits.max_samples}"
+            )
+        return data
+
+    def rollouts(self) -> list[SubmittedRollout]:
+        return [
+            SubmittedRollout(query, prompt, *label)
+            for query, prompt, label in zip(self.query, self.prompts, self.labels, strict=True)
+        ]
+
+
+class RmRequest(BaseModel):
+    """One rollout, as slime and miles send it."""
+
+    model_config = ConfigDict(
+        strict=True,
+        json_schema_extra={"example": {"prompt": "Q: 2+3?\nA:", "response": " 5", "label": "5"}},
+    )
+
+    prompt: _Text = Field(min_length=1, description="what the policy was given")
+    response: _Text = Field(description="what it wrote, special tokens included")
+    label: _Label
+
+    def rollout(self, limits: RequestLimits) -> SubmittedRollout:
+        query = self.prompt + self.response
+        if len(query) > limits.max_text_chars:
+            raise TooLarge(
+                f"prompt + response has {len(query)} characters: --max-text-chars is "
+                f"{limits.max_text_chars}",
+                "prompt + response",
+            )
+        return SubmittedRollout(query, self.prompt, *self.label)
+
+
+class UpdateWeightsRequest(BaseModel):
+    """The checkpoint to score with from now on."""
+
+    model_config = ConfigDict(strict=True)
+
+    path: str = Field(description="its folder, on the server's machine")
+
+
+def parse_get_reward(body: bytes, limits: RequestLimits) -> list[SubmittedRollout]:
+    """The rollouts of OpenRLHF's request.
+
+    Raises:
+        InvalidRequest: names the field at fault, such as `labels[3].grader`.
+        TooLarge: names the field and the limit.
+    """
+    return _parse(GetRewardRequest, body, limits).rollouts()
+
+
+def parse_rm(body: bytes, limits: RequestLimits) -> SubmittedRollout:
+    """The rollout of slime's or miles' request. Raises as `parse_get_reward` does."""
+    return _parse(RmRequest, body, limits).rollout(limits)
+
+
+def parse_update_weights(body: bytes) -> Path:
+    """The checkpoint's folder.
+
+    Raises:
+        InvalidRequest: the request names none, or it does not exist here.
+    """
+    path = Path(_parse(UpdateWeightsRequest, body).path)
+    if not path.is_dir():
+        raise InvalidRequest(f"there is no folder {str(path)!r} on this machine", "path")
+    return path
+
+
+def _parse(model: type[_M], body: bytes, limits: RequestLimits | None = None) -> _M:
+    with suppress(ValidationError):  # the common case, and the fastest
+        return model.model_validate_json(body, context=limits)
+    # The standard library also reads UTF-16, and half characters, whose field is named below.
+    try:
+        payload = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not JSON: {error}") from error
+    try:
+        return model.model_validate(payload, context=limits)
+    except ValidationError as error:
+        raise _refuse(model, error) from None
+
+
+def _refuse(model: type[BaseModel], error: ValidationError) -> RewardServerError:
+    """The first of pydantic's errors as one line that names the field."""
+    first = error.errors(include_url=False)[0]
+    kind, value, context = first["type"], first["input"], first.get("ctx", {})
+    field = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in first["loc"]).lstrip(".")
+    found = type(value).__name__
+    if not field:
+        return InvalidRequest(
+            f"the body must be a JSON object with {', '.join(model.model_fields)}"
+        )
+    if kind == "missing" or (value is None and len(first["loc"]) == 1):
+        return InvalidRequest(f"{field} is missing", field)
+    if kind == "too_large":
+        return TooLarge(f"{field} {first['msg']}", field)
+    if isinstance(label_error := context.get("error"), LabelError):
+        at_fault = f"{field}.{label_error.field}" if label_error.field else field
+        return InvalidRequest(f"{field}: {label_error}", at_fault)
+    if kind == "string_unicode":
+        field += context.get("part", "")
+        return InvalidRequest(f"{field} is not Unicode text", field)
+    if kind == "string_too_short":
+        return InvalidRequest(f"{field} is empty", field)
+    if field == "prompt" and isinstance(value, list):
+        return InvalidRequest(
+            "prompt must be a string, not messages: the text that the policy was given, which the "
+            "trainer makes of them with --apply-chat-template",
+            field,
+        )
+    wanted = "a list" if kind == "list_type" else "a string"
+    return InvalidRequest(f"{field} must be {wanted}, not {found}", field)
