@@ -65,7 +65,7 @@ def _get_numbers(scored: ScoredRollout) -> dict[str, Any]:
 
 _HINTS = get_type_hints(RmAnswer, include_extras=True)
 _EXTRA_LOGS: Any = {
-    name: (list[_HINTS[name]], Field(description=field.description))  # type: ignore[misc]
+    name: (list[_HINTS[name]], Field(description=field.description))  # type: ignore[valid-type]
     for name, field in RmAnswer.model_fields.items()
     if name not in ("reward", "score")
 }

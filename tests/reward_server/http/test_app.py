@@ -34,9 +34,9 @@ class Scorer:
         self._behaviours = list(behaviours)
 
     def response_logprobs(self, sequences: Sequence[TokenSequence]) -> list[Any]:
-        if self._behaviours:
-            return self._behaviours.pop(0)(sequences)
-        return _filled(-1.0)(sequences)
+        behave = self._behaviours.pop(0) if self._behaviours else _filled(-1.0)
+        logprobs: list[Any] = behave(sequences)
+        return logprobs
 
 
 class Graders:

@@ -48,7 +48,7 @@ def _all_at_once(
     server: Any, tokenizer: Any, rollouts: Sequence[tuple[Problem, list[int], bool]]
 ) -> tuple[list[dict[str, Any]], float]:
     async def gather() -> list[dict[str, Any]]:
-        return await asyncio.gather(
+        outputs: list[dict[str, Any]] = await asyncio.gather(
             *(
                 agent.SingleTurnAgentExecutor(f"{server.url}/get_reward").execute(
                     render_prompt(tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT),
@@ -61,6 +61,7 @@ def _all_at_once(
                 for problem, ids, _ in rollouts
             )
         )
+        return outputs
 
     started = time.monotonic()
     outputs = asyncio.run(gather())
