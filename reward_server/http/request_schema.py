@@ -143,7 +143,7 @@ class GetRewardRequest(BaseModel):
             )
         return data
 
-    def rollouts(self) -> list[SubmittedRollout]:
+    def to_rollouts(self) -> list[SubmittedRollout]:
         return [
             SubmittedRollout(query, prompt, *label)
             for query, prompt, label in zip(self.query, self.prompts, self.labels, strict=True)
@@ -162,7 +162,7 @@ class RmRequest(BaseModel):
     response: _Text = Field(description="what it wrote, special tokens included")
     label: _Label
 
-    def rollout(self, limits: RequestLimits) -> SubmittedRollout:
+    def to_rollout(self, limits: RequestLimits) -> SubmittedRollout:
         query = self.prompt + self.response
         if len(query) > limits.max_text_chars:
             raise TooLarge(
@@ -188,12 +188,12 @@ def parse_get_reward(body: bytes, limits: RequestLimits) -> list[SubmittedRollou
         InvalidRequest: names the field at fault, such as `labels[3].grader`.
         TooLarge: names the field and the limit.
     """
-    return _parse(GetRewardRequest, body, limits).rollouts()
+    return _parse(GetRewardRequest, body, limits).to_rollouts()
 
 
 def parse_rm(body: bytes, limits: RequestLimits) -> SubmittedRollout:
     """The rollout of slime's or miles' request. Raises as `parse_get_reward` does."""
-    return _parse(RmRequest, body, limits).rollout(limits)
+    return _parse(RmRequest, body, limits).to_rollout(limits)
 
 
 def parse_update_weights(body: bytes) -> Path:
