@@ -1,31 +1,30 @@
 """The server's counters. /healthz shows them as JSON, /metrics in Prometheus' format.
 
-Each is declared here, once: its type, its description, and its name in /metrics if it is there.
+Each is declared once, in `Status`: its type, its description, and its name in /metrics.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field
 
 
-@dataclass(frozen=True)
-class Exported:
-    """The name of a counter in /metrics, without its prefix."""
+class Exported(NamedTuple):
+    """A counter's name in /metrics, without its prefix, and whether it only ever grows."""
 
     name: str
     kind: Literal["counter", "gauge"]
-    """A counter only ever grows; a gauge is a current value."""
 
 
-def _counter(name: str) -> Exported:
-    return Exported(name, "counter")
+def _counter(name: str, description: str) -> Any:
+    """A number that only ever grows."""
+    return Field(ge=0, description=description, json_schema_extra={"x-counter": name})
 
 
-def _gauge(name: str) -> Exported:
-    return Exported(name, "gauge")
+def _gauge(name: str, description: str) -> Any:
+    """A current value."""
+    return Field(ge=0, description=description, json_schema_extra={"x-gauge": name})
 
 
 class Status(BaseModel):
@@ -33,63 +32,36 @@ class Status(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    ready: Annotated[bool, _gauge("ready")] = Field(description="whether rewards are given")
-    rollouts: Annotated[NonNegativeInt, _counter("rollouts")] = Field(
-        description="rollouts that got a reward"
-    )
-    in_flight: Annotated[NonNegativeInt, _gauge("in_flight_rollouts")] = Field(
-        description="rollouts of requests that wait for their answer"
-    )
-    queued_rollouts: Annotated[NonNegativeInt, _gauge("queued_rollouts")] = Field(
-        description="rollouts that wait for the scorer"
-    )
-    queued_tokens: Annotated[NonNegativeInt, _gauge("queued_tokens")] = Field(
-        description="tokens that wait for the scorer"
-    )
-    oldest_queued_s: Annotated[NonNegativeFloat, _gauge("oldest_queued_s")] = Field(
-        description="seconds that the oldest of them has waited"
-    )
-    unreadable_labels: Annotated[NonNegativeInt, _counter("unreadable_labels")] = Field(
-        description="math labels that could not be read"
-    )
-    # Not exported: the count of the histogram `batch_sequences` is the same number.
-    batches: NonNegativeInt = Field(description="calls of the scorer")
-    sequences: Annotated[NonNegativeInt, _counter("scored_sequences")] = Field(
-        description="sequences scored, two for each rollout"
-    )
-    tokens: Annotated[NonNegativeInt, _counter("scored_tokens")] = Field(
-        description="tokens scored"
-    )
-    abandoned: Annotated[NonNegativeInt, _counter("abandoned")] = Field(
-        description="rollouts skipped because their client had gone"
-    )
-    busy_s: Annotated[NonNegativeFloat, _counter("busy_seconds")] = Field(
-        description="seconds spent in the scorer"
-    )
-    busy_share: Annotated[NonNegativeFloat, _gauge("busy_share")] = Field(
-        description="share of the latest stretch of work spent in the scorer"
-    )
-    grader_restarts: Annotated[NonNegativeInt, _counter("grader_restarts")] = Field(
-        description="grader processes replaced because they were late or died"
-    )
-    checkpoints_refused: Annotated[NonNegativeInt, _counter("checkpoints_refused")] = Field(
-        description="checkpoints that could not be loaded"
-    )
-    decisions_not_logged: Annotated[NonNegativeInt, _counter("decisions_not_logged")] = Field(
-        description="rewards missing from the reward log"
-    )
-    policy_version: Annotated[NonNegativeInt, _gauge("policy_version")] = Field(
-        description="training step of the weights in service; 0: those of the start"
-    )
-    policy_age_s: Annotated[NonNegativeFloat, _gauge("policy_age_seconds")] = Field(
-        description="seconds since the weights in service were loaded"
-    )
+    ready: bool = _gauge("ready", "whether rewards are given")
+    rollouts: int = _counter("rollouts", "rollouts that got a reward")
+    in_flight: int = _gauge("in_flight_rollouts", "rollouts of requests that have no answer yet")
+    queued_rollouts: int = _gauge("queued_rollouts", "rollouts that wait for the scorer")
+    queued_tokens: int = _gauge("queued_tokens", "tokens that wait for the scorer")
+    oldest_queued_s: float = _gauge("oldest_queued_s", "seconds that the oldest has waited")
+    unreadable_labels: int = _counter("unreadable_labels", "math labels that could not be read")
+    # Not in /metrics: the count of the histogram `batch_sequences` is the same number.
+    batches: int = Field(ge=0, description="calls of the scorer")
+    sequences: int = _counter("scored_sequences", "sequences scored, two for each rollout")
+    tokens: int = _counter("scored_tokens", "tokens scored")
+    abandoned: int = _counter("abandoned", "rollouts skipped because their client had gone")
+    busy_s: float = _counter("busy_seconds", "seconds spent in the scorer")
+    busy_share: float = _gauge("busy_share", "share of the latest stretch of work in the scorer")
+    grader_restarts: int = _counter("grader_restarts", "grader processes that were late or died")
+    checkpoints_refused: int = _counter("checkpoints_refused", "checkpoints that were refused")
+    decisions_not_logged: int = _counter("decisions_not_logged", "rewards not in the reward log")
+    policy_version: int = _gauge("policy_version", "training step of the weights; 0: the first")
+    policy_age_s: float = _gauge("policy_age_seconds", "seconds since the weights were loaded")
 
 
-EXPORTED: dict[str, Exported] = {
-    name: exported
-    for name, field in Status.model_fields.items()
-    for exported in field.metadata
-    if isinstance(exported, Exported)
-}
+def _list_exported() -> dict[str, Exported]:
+    exported = {}
+    for name, field in Status.model_fields.items():
+        extra: Any = field.json_schema_extra or {}
+        for kind in ("counter", "gauge"):
+            if metric := extra.get(f"x-{kind}"):
+                exported[name] = Exported(metric, kind)
+    return exported
+
+
+EXPORTED = _list_exported()
 """The counters of /metrics, by their name in `Status`."""
