@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     service = RewardService(
         graders,
         sar_weight=config.sar_weight,
-        limits=Limits(config.request_timeout, config.queued_tokens_limit),
+        limits=Limits(config.request_timeout, config.max_queued_tokens),
         waiting=IN_GREENLETS,
         metrics=metrics,
         reward_log=reward_log,
@@ -183,7 +183,7 @@ def _load_engine(config: ServerConfig, service: RewardService, path: str) -> Eng
         "%d graders with %g s each",
         config.max_batch_tokens,
         min(limits, default="without end"),
-        config.queued_tokens_limit,
+        config.max_queued_tokens,
         config.request_timeout,
         config.grader_workers,
         config.grader_timeout,
