@@ -143,7 +143,8 @@ def _prompt(tokenizer: Any, question: str) -> str:
         {"role": "system", "content": DEFAULT_SYSTEM_PROMPT},
         {"role": "user", "content": question},
     ]
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return text
 
 
 def _execute(

@@ -46,7 +46,8 @@ def _upstream_method(module: str, name: str, **names: Any) -> Callable[..., Any]
     annotations = ast.ImportFrom("__future__", [ast.alias("annotations")], 0)
     tree = ast.fix_missing_locations(ast.Module([annotations, found], []))
     exec(compile(tree, source, "exec"), namespace)
-    return namespace[name]
+    function: Callable[..., Any] = namespace[name]
+    return function
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def outputs(server: Any, bundled_tokenizer: Any) -> list[dict[str, Any]]:
             )
 
     async def run() -> list[dict[str, Any]]:
-        tasks = []
+        tasks: list[Any] = []
         for problem in itertools.islice(generate(seed=77, held_out=True), 3):
             for kind in KINDS:
                 ids = bundled_tokenizer.encode(getattr(problem, kind) + "<|im_end|>")
@@ -97,7 +98,7 @@ def outputs(server: Any, bundled_tokenizer: Any) -> list[dict[str, Any]]:
                         Engine(ids),
                     )
                 )
-        return await asyncio.gather(*tasks)
+        return list(await asyncio.gather(*tasks))
 
     return asyncio.run(run())
 
