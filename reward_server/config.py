@@ -27,34 +27,27 @@ from sar.reward import DEFAULT_SAR_WEIGHT
 
 ENV_PREFIX = "REWARD_SERVER_"
 
-# A queued token's share of the request's text, and its id in two sequences.
+# Memory for a queued token: its part of the request's text, and its id in two sequences.
 _BYTES_PER_QUEUED_TOKEN = 128
 _MIN_KEY_CHARS = 8
 
 
 def _setting(
-    group: str,
-    default: object,
-    text: str,
-    *,
-    default_in_words: str = "",
-    value: str = "",
-    ge: float | None = None,
-    le: float | None = None,
+    group: str, default: object, text: str, *, in_words: str = "", value: str = "", **options: Any
 ) -> Any:
     """Declares a setting.
 
     Args:
         group: heading under which it is listed.
-        default: its default, or a function that makes it.
+        default: its default, or a function that returns it.
         text: what it does.
-        default_in_words: for a default that says too little by itself, or differs by machine.
+        in_words: the default, if it says too little by itself or differs between machines.
         value: placeholder in `--help`; by default the last word of the setting's name.
-        ge, le: smallest and largest number allowed.
+        options: for pydantic's `Field`, such as the bounds `ge` and `le`.
     """
-    extra: dict[str, Any] = {"group": group, "default_in_words": default_in_words, "value": value}
-    declare = partial(Field, description=text, json_schema_extra=extra, ge=ge, le=le)
-    return declare(default_factory=default) if callable(default) else declare(default)
+    options["default_factory" if callable(default) else "default"] = default
+    extra: dict[str, Any] = {"group": group, "default_in_words": in_words, "value": value}
+    return Field(description=text, json_schema_extra=extra, **options)
 
 
 _model = partial(_setting, "Model")
@@ -78,7 +71,7 @@ class ServerConfig(BaseSettings):
     model: str | None = _model(
         None,
         "Model to score with: the policy's, as a local folder or Hugging Face id.",
-        default_in_words="the bundled demo model",
+        in_words="the bundled demo model",
         value="PATH_OR_ID",
     )
     follow: str | None = _model(
@@ -86,7 +79,7 @@ class ServerConfig(BaseSettings):
         "Folder where the trainer saves checkpoints: its --ckpt.path, with --ckpt.save_hf. "
         "The server loads each new checkpoint once its files are complete. "
         "Not with --backend vllm.",
-        default_in_words="keep the weights loaded at the start",
+        in_words="keep the weights loaded at the start",
         value="FOLDER",
     )
     backend: Literal["transformers", "vllm"] = _model(
@@ -105,7 +98,7 @@ class ServerConfig(BaseSettings):
         "auto", "Precision of the model. auto: float32 on a CPU, otherwise the checkpoint's."
     )
     trust_remote_code: bool = _model(
-        False, "Run Python code that comes with the model.", default_in_words="off"
+        False, "Run Python code that comes with the model.", in_words="off"
     )
 
     sar_weight: float = _reward(
@@ -124,23 +117,23 @@ class ServerConfig(BaseSettings):
     )
 
     host: str = _listening(
-        "127.0.0.1", "Address to listen on. 0.0.0.0 lets other machines in: then use a key."
+        "127.0.0.1", "Address to listen on. With 0.0.0.0, other machines can connect: set a key."
     )
     port: _Port = _listening(5000, "Port to listen on. 0 picks a free port.")
     url_file: str | None = _listening(
         None,
         "File that the server writes its URL to once it listens. Useful with --port 0.",
-        default_in_words="none",
+        in_words="none",
     )
     api_key_file: str | None = _listening(
         None,
         "File with the API keys that clients may use, one per line.",
-        default_in_words=f"the key in {ENV_PREFIX}API_KEY, or no key",
+        in_words=f"the key in {ENV_PREFIX}API_KEY, or no key",
     )
     api_key: SecretStr | None = _listening(
         None,
         "One API key. Not a flag, because every user of a machine can read its command lines.",
-        default_in_words="no key",
+        in_words="no key",
     )
 
     request_timeout: float = _limit(
@@ -154,7 +147,7 @@ class ServerConfig(BaseSettings):
         lambda: total_memory_bytes() // 4 // _BYTES_PER_QUEUED_TOKEN,
         "Tokens that all requests in the server may hold, estimated at four characters each. "
         "Requests beyond that are refused.",
-        default_in_words=f"a quarter of the memory, at {_BYTES_PER_QUEUED_TOKEN} bytes per token",
+        in_words=f"a quarter of the memory, at {_BYTES_PER_QUEUED_TOKEN} bytes per token",
     )
     max_samples_per_request: _Count = _limit(8192, "Rollouts in one request.", value="ROLLOUTS")
     max_text_chars: _Count = _limit(1_000_000, "Characters of one query, prompt or label.")
@@ -165,7 +158,7 @@ class ServerConfig(BaseSettings):
     max_context_tokens: _Count | None = _limit(
         None,
         "Tokens of one rollout. A longer one is cut for SAR, and graded whole.",
-        default_in_words="the model's context",
+        in_words="the model's context",
     )
 
     grader_timeout: float = _grading(
@@ -178,14 +171,14 @@ class ServerConfig(BaseSettings):
     grader_workers: _NumWorkers = _grading(
         min(os.cpu_count() or 1, 16),
         "Number of grader processes.",
-        default_in_words="one per CPU core, at most 16",
+        in_words="one per CPU core, at most 16",
     )
 
     log_format: Literal["text", "json"] = _logging("text", "Format of the log on standard error.")
     reward_log: str | None = _logging(
         None,
         "Folder to log every rollout and its reward in, for python -m sar rescore.",
-        default_in_words="none",
+        in_words="none",
         value="FOLDER",
     )
 
@@ -242,7 +235,8 @@ class ServerConfig(BaseSettings):
                 raise ValueError(f"{where}: the file holds no key")
         else:
             where = _to_variable("api_key")
-            keys = [self.api_key.get_secret_value().strip()] if self.api_key else []
+            # An empty variable is a bad key, not "no key".
+            keys = [] if self.api_key is None else [self.api_key.get_secret_value().strip()]
         for key in keys:
             if len(key) < _MIN_KEY_CHARS or not (key.isascii() and key.isprintable()) or " " in key:
                 raise ValueError(
@@ -352,18 +346,18 @@ def _build_parser() -> argparse.ArgumentParser:
         section = parser.add_argument_group(group)
         for name in filter(_is_flag, names):
             setting = _read_declaration()[name]
-            text = setting["description"].replace("%", "%%")
             if setting["type"] == "boolean":
-                section.add_argument(_to_flag(name), action="store_true", help=text)
+                section.add_argument(
+                    _to_flag(name), action="store_true", help=setting["description"]
+                )
                 continue
             default = setting.get("default")
             default = setting["default_in_words"] if default is None else default
+            text = f"{setting['description']} (default: {default})".replace("%", "%%")
             metavar = setting["value"] or name.rpartition("_")[2].upper()
             if "enum" in setting:
                 metavar = "{" + ",".join(setting["enum"]) + "}"
-            section.add_argument(
-                _to_flag(name), metavar=metavar, help=f"{text} (default: {default})"
-            )
+            section.add_argument(_to_flag(name), metavar=metavar, help=text)
     return parser
 
 

@@ -287,6 +287,16 @@ def test_what_is_no_key_exits_2(
         assert not content.strip() or content not in error
 
 
+def test_an_empty_key_in_the_environment_does_not_open_the_server(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for empty in ("", "  "):
+        with pytest.raises(SystemExit) as caught:
+            parse_args([], {variable("api_key"): empty})
+        assert caught.value.code == 2
+        assert variable("api_key") in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_file_of_keys_that_is_no_text_or_a_folder_is_named_with_its_flag(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
