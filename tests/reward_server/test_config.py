@@ -34,7 +34,7 @@ def parse_args(arguments: Sequence[str], environ: Mapping[str, str]) -> ServerCo
         return config_module.parse_args(arguments)
 
 
-def test_the_defaults_are_the_classs() -> None:
+def test_no_flag_and_no_variable_give_the_defaults() -> None:
     assert parse_args([], {}) == ServerConfig()
     assert parse_args([], {}).model_path == str(BUNDLED_MODEL)
     assert (ServerConfig().host, ServerConfig().port) == ("127.0.0.1", 5000)
@@ -100,7 +100,7 @@ def test_flag_and_variable_are_the_same(name: str, text: str, value: object) -> 
     assert parse_args([], {variable(name): text}) == expected
 
 
-def test_every_setting_is_tried_here() -> None:
+def test_every_setting_is_tested_here() -> None:
     tried = {name for name, *_ in SETTINGS} | {"trust_remote_code", "api_key_file", "api_key"}
     assert tried == set(ServerConfig.model_fields)
 
@@ -109,7 +109,7 @@ def test_every_setting_is_tried_here() -> None:
     ("text", "value"),
     [("1", True), ("true", True), ("TRUE", True), ("0", False), ("false", False)],
 )
-def test_a_switch(text: str, value: bool) -> None:
+def test_a_boolean(text: str, value: bool) -> None:
     assert parse_args([], {variable("trust_remote_code"): text}).trust_remote_code is value
     assert parse_args(["--trust-remote-code"], {}).trust_remote_code is True
 
@@ -265,9 +265,12 @@ def test_a_key_comes_from_the_environment_or_from_a_file(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "content", ["", "\n", "short", "two words here", "schlüssel-schlüssel", None]
+    "content",
+    ["", "\n", "short", "two words here", "schlüssel-schlüssel", None],
+    # The key must not be in the name: pytest puts that into `tmp_path`, and so into the message.
+    ids=["empty", "blank", "few characters", "spaces", "not ASCII", "no file"],
 )
-def test_what_is_no_key_exits_2(
+def test_a_bad_key_exits_2(
     content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "keys"
@@ -297,7 +300,7 @@ def test_an_empty_key_in_the_environment_does_not_open_the_server(
         assert variable("api_key") in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_file_of_keys_that_is_no_text_or_a_folder_is_named_with_its_flag(
+def test_a_bad_key_file_is_named_with_its_flag(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "keys"
@@ -321,7 +324,7 @@ def test_a_file_of_keys_that_is_no_text_or_a_folder_is_named_with_its_flag(
         ("node-1", True),
     ],
 )
-def test_who_can_reach_it(host: str, reachable: bool) -> None:
+def test_is_reachable(host: str, reachable: bool) -> None:
     assert ServerConfig(host=host).is_reachable is reachable
 
 
