@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -105,11 +104,8 @@ class ServerProcess:
         try:
             with opener.open(f"{self.url}/readyz", timeout=self._timeout_s) as response:
                 return bool(response.status == HTTPStatus.OK)
-        except urllib.error.HTTPError as error:
-            error.close()
-            return False  # 503: the model is loading
-        except OSError:
-            return False  # the process has ended; `_wait_for` raises
+        except OSError:  # 503: the model is loading; or the process ended, and `_wait_for` raises
+            return False
 
     def _wait_for(self, condition: Callable[[], bool], what: str) -> None:
         deadline_s = time.monotonic() + self._timeout_s
