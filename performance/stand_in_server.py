@@ -80,7 +80,7 @@ def main() -> None:
     service = RewardService(
         pool,
         sar_weight=config.sar_weight,
-        limits=ServiceLimits(config.request_timeout, config.queued_tokens_limit),
+        limits=ServiceLimits(config.request_timeout, config.max_queued_tokens),
         waiting=IN_GREENLETS,
     )
     limits = RequestLimits(

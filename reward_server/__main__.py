@@ -1,7 +1,7 @@
-"""python -m reward_server --model PATH_OR_ID --port 5000
+"""The reward server: python -m reward_server --model PATH_OR_ID --port 5000
 
-Listens at once, loads the model, and answers what came in meanwhile. SIGTERM or Ctrl-C finishes the
-requests in flight, then exits.
+It listens first and then loads the model; requests that arrive meanwhile wait. SIGTERM or Ctrl-C
+stops it once the requests in flight are answered.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reward_server.config import ServerConfig, parse_args
 from reward_server.observe.logs import start_logging
@@ -22,66 +24,133 @@ from sar.errors import one_line
 from sar.files import write_atomically
 
 if TYPE_CHECKING:
+    from reward_server.http.listener import Listener
     from reward_server.pipeline.service import RewardService
     from reward_server.weights.engines import Engine
-    from sar.scoring.transformers_scorer import TransformersScorer
-    from sar.scoring.vllm_scorer import VllmScorer
+    from reward_server.weights.policy import PolicyUpdater
 
-# Beyond the time that a request has: for a model that still loads, and for answers on their way.
+# When stopping, requests get this much more than --request-timeout: the model may still be
+# loading, and answers have to be sent.
 _DRAIN_MARGIN_S = 10.0
-# For the scorer to end a batch that nobody waits for any more.
+# How long the scorer may take to end a batch whose requests are gone.
 _CLOSE_S = 5.0
 
 _log = logging.getLogger("reward_server")
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Runs a server until it is told to stop. Returns the exit code."""
     config = parse_args(argv)
-    # On a CPU the scorer shares its cores with HTTP and graders, and OpenMP threads that spin while
-    # they wait would take the cores from them. Read when torch is loaded.
+    # On a CPU the scorer shares cores with HTTP and graders. Idle OpenMP threads must not spin on
+    # them. torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     start_logging(config.log_format)
     stop = _stop_on_signal()
-    if config.model is None:
-        _log.warning("no --model: serving the bundled demo model, of no use for real training")
-    if config.is_reachable and not config.api_keys:
-        _log.warning(
-            "--host %s without a key: everyone who reaches this port can use the server; see "
-            "--api-key-file",
-            config.host,
-        )
+    _warn_of_unsafe_settings(config)
+    with ExitStack() as cleanup:
+        try:
+            server = build_server(config, cleanup)
+            server.start()
+        except CannotStart as error:
+            _log.error("%s", error)
+            return 1
+        stop.wait()
+        status = 0 if server.stop() else 1
+    if server.updater and server.updater.is_loading:
+        # A normal exit would stop the loading thread inside PyTorch, which aborts the process.
+        logging.shutdown()
+        os._exit(status)
+    return status
 
+
+class CannotStart(Exception):
+    """The server cannot start; the message says why in one line."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that listens."""
+
+    config: ServerConfig
+    service: RewardService
+    listener: Listener
+    load: Callable[[str], Engine]
+    updater: PolicyUpdater | None
+
+    def start(self) -> None:
+        """Loads the model and answers with it.
+
+        Raises:
+            CannotStart: the model cannot be loaded.
+        """
+        model = self.config.model_path
+        try:
+            engine = self.load(model)
+        except Exception as error:  # a broken model folder raises all sorts of things
+            raise CannotStart(f"cannot serve --model {model}: {one_line(error)}") from error
+        self.service.engines.start(engine)
+        _log.info("ready: rewards are correctness + %s x SAR", self.config.sar_weight)
+        if self.updater and self.config.follow is not None:
+            self.updater.follow(Path(self.config.follow))
+
+    def stop(self) -> bool:
+        """Answers the requests in flight and closes the scorer; False if one took too long."""
+        _log.info("stopping: finishing the requests in flight (a second signal stops at once)")
+        self.listener.stop_listening()
+        if self.updater:
+            self.updater.close()
+        is_drained = self.listener.drain(self.config.request_timeout + _DRAIN_MARGIN_S)
+        if not is_drained:
+            _log.error("stopping although some requests are not answered: they took too long")
+        is_closed = self.service.engines.close(_CLOSE_S)
+        if not is_closed:
+            _log.error("stopping although the scorer hangs")
+        return is_drained and is_closed
+
+
+def build_server(config: ServerConfig, cleanup: ExitStack) -> Server:
+    """A server that listens and has no model yet.
+
+    Args:
+        cleanup: gets the functions that close what the server opened.
+    Raises:
+        CannotStart: the reward log or the URL file cannot be written, or the port is taken.
+    """
+    # Imported here so that --help and a bad flag are answered at once.
     from reward_server.http.app import AppConfig, create_app
     from reward_server.http.auth import ApiKeys
-    from reward_server.http.listener import IN_GREENLETS, Listener
+    from reward_server.http.listener import IN_GREENLETS
     from reward_server.http.request_schema import RequestLimits
     from reward_server.observe.metrics import Metrics
     from reward_server.observe.reward_log import RewardLog
     from reward_server.pipeline.service import RewardService, ServiceLimits
+    from reward_server.weights.loading import load_engine
     from reward_server.weights.policy import PolicyUpdater
     from sar.grading.processes.pool import GraderPool
 
     try:
         reward_log = RewardLog(Path(config.reward_log)) if config.reward_log else None
     except OSError as error:
-        _log.error("cannot write --reward-log %s: %s", config.reward_log, error)
-        return 1
+        raise CannotStart(f"cannot write --reward-log {config.reward_log}: {error}") from error
+    if reward_log:
+        cleanup.callback(reward_log.close)
     metrics = Metrics()
     graders = GraderPool(
         config.grader_workers,
         config.grader_timeout,
         on_graded=lambda seconds: metrics.add_stage("grade", seconds),
     )
+    cleanup.callback(graders.close)
     service = RewardService(
         graders,
         sar_weight=config.sar_weight,
-        limits=ServiceLimits(config.request_timeout, config.queued_tokens_limit),
+        limits=ServiceLimits(config.request_timeout, config.max_queued_tokens),
         waiting=IN_GREENLETS,
         metrics=metrics,
         reward_log=reward_log,
     )
-    load = partial(_load_engine, config, service)
-    # A second vLLM does not start in a process that had one.
+    load = partial(load_engine, config, metrics, service.counters)
+    # vLLM cannot be started a second time in one process.
     updater = PolicyUpdater(service, load) if config.backend != "vllm" else None
     app = create_app(
         service,
@@ -95,50 +164,37 @@ def main(argv: list[str] | None = None) -> int:
         ),
         updater,
     )
+    return Server(config, service, _start_listening(config, app), load, updater)
+
+
+def _start_listening(config: ServerConfig, app: Callable[..., Any]) -> Listener:
+    """Accepts connections, and says where."""
+    from reward_server.http.listener import Listener
+
     try:
         listener = Listener(app, host=config.host, port=config.port)
     except OSError as error:
-        _log.error("cannot listen on %s:%d: %s", config.host, config.port, error)
-        graders.close()
-        return 1
+        raise CannotStart(f"cannot listen on {config.host}:{config.port}: {error}") from error
     urls = [f"http://{host}:{port}" for host, port in listener.addresses]
     for url in urls:
         _log.info("listening on %s/get_reward", url)
     if config.url_file:
-        write_atomically(Path(config.url_file), urls[0] + "\n")
-    try:
-        service.engines.start(_load(load, config.model_path))
-        _log.info("ready: rewards are correctness + %s x SAR", config.sar_weight)
-        if updater and config.follow is not None:
-            updater.follow(Path(config.follow))
-        stop.wait()
-        _log.info("stopping: finishing the requests in flight (again to stop at once)")
-        listener.stop_listening()
-        if updater:
-            updater.close()
-        is_drained = listener.drain(config.request_timeout + _DRAIN_MARGIN_S)
-        if not is_drained:
-            _log.error("some requests were not finished in their time")
-        is_closed = service.engines.close(_CLOSE_S)
-        if not is_closed:
-            _log.error("the scorer hangs: ending without it")
-        status = 0 if is_drained and is_closed else 1
-    except _CannotLoad as error:
-        _log.error("cannot serve --model %s: %s", config.model_path, error)
-        return 1
-    finally:
-        graders.close()
-        if reward_log:
-            reward_log.close()
-    if updater and updater.is_loading:
-        # At its end the interpreter would stop that thread inside PyTorch, and abort.
-        logging.shutdown()
-        os._exit(status)
-    return status
+        try:
+            write_atomically(Path(config.url_file), urls[0] + "\n")
+        except OSError as error:
+            raise CannotStart(f"cannot write --url-file {config.url_file}: {error}") from error
+    return listener
 
 
-class _CannotLoad(Exception):
-    """The model cannot be loaded or served; says why in a line."""
+def _warn_of_unsafe_settings(config: ServerConfig) -> None:
+    if config.model is None:
+        _log.warning("no --model: serving the bundled demo model, which is no use for training")
+    if config.is_reachable and not config.api_keys:
+        _log.warning(
+            "--host %s without a key: everyone who can reach this port can use the server; see "
+            "--api-key-file",
+            config.host,
+        )
 
 
 def _stop_on_signal() -> threading.Event:
@@ -153,71 +209,6 @@ def _stop_on_signal() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, set_stop)
     return stop
-
-
-def _load(load: Callable[[str], Engine], path: str) -> Engine:
-    try:
-        return load(path)
-    except Exception as error:  # a broken model folder raises all sorts of things
-        raise _CannotLoad(one_line(error)) from error
-
-
-def _load_engine(config: ServerConfig, service: RewardService, path: str) -> Engine:
-    """Loads model and tokenizer; heavy imports happen here, so that `--help` is instant."""
-    from reward_server.pipeline.batcher import Batcher
-    from reward_server.weights.engines import Engine
-    from sar.tokenization import RolloutTokenizer
-
-    scorer = _load_scorer(config, path)
-    from transformers import AutoTokenizer  # slow; a missing vLLM is told of at once
-
-    limits = [n for n in (scorer.max_context_tokens, config.max_context_tokens) if n]
-    tokenizer = RolloutTokenizer(
-        AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code),
-        system_prompt=config.system_prompt,
-        standalone_prompt=config.standalone_prompt,
-        max_context_tokens=min(limits, default=None),
-    )
-    _log.info("model %s: %s", path, scorer.description)
-    _log.info(
-        "limits: %d tokens in a forward pass, context %s, %d tokens waiting, %g s a request, "
-        "%d graders with %g s each",
-        config.max_batch_tokens,
-        min(limits, default="without end"),
-        config.queued_tokens_limit,
-        config.request_timeout,
-        config.grader_workers,
-        config.grader_timeout,
-    )
-    batcher = Batcher(scorer, config.max_batch_tokens, service.metrics, service.counters)
-    return Engine(tokenizer, batcher, path, scorer.architecture, scorer.room_check)
-
-
-def _load_scorer(config: ServerConfig, path: str) -> TransformersScorer | VllmScorer:
-    if config.backend == "vllm":
-        from sar.scoring.vllm_scorer import VllmScorer
-
-        return VllmScorer.from_pretrained(
-            path,
-            dtype=config.dtype,
-            max_batch_tokens=config.max_batch_tokens,
-            tensor_parallel_size=config.tensor_parallel_size,
-            trust_remote_code=config.trust_remote_code,
-        )
-    from transformers.utils import logging as transformers_logging
-
-    from sar.scoring.transformers_scorer import TransformersScorer
-
-    # As all other lines are: by default it has a format and a handler of its own.
-    transformers_logging.disable_default_handler()
-    transformers_logging.enable_propagation()
-    return TransformersScorer.from_pretrained(
-        path,
-        device=config.device,
-        dtype=config.dtype,
-        max_batch_tokens=config.max_batch_tokens,
-        trust_remote_code=config.trust_remote_code,
-    )
 
 
 if __name__ == "__main__":

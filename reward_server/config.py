@@ -1,243 +1,365 @@
-"""The server's settings: each default stated once; every flag is also an environment variable.
+"""The server's settings. Each is declared once, in `ServerConfig`.
 
-`--max-batch-tokens 8192` and `REWARD_SERVER_MAX_BATCH_TOKENS=8192` are the same; the flag wins.
+Flags, environment variables, `--help`, error messages and docs/configuration.md come from that
+declaration. To write the documentation again:
+
+    python -m reward_server.config > docs/configuration.md
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
-from sar.arguments import looks_like_folder, number
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from sar.arguments import looks_like_folder
 from sar.memory import total_memory_bytes
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 from sar.reward import DEFAULT_SAR_WEIGHT
 
 ENV_PREFIX = "REWARD_SERVER_"
 
-# Its share of the request's text, and its id in two lists.
+# Memory for a queued token: its part of the request's text, and its id in two sequences.
 _BYTES_PER_QUEUED_TOKEN = 128
 _MIN_KEY_CHARS = 8
 
 
-@dataclass(frozen=True)
-class ServerConfig:
-    """All settings of one server."""
+def _setting(
+    group: str, default: object, text: str, *, in_words: str = "", value: str = "", **options: Any
+) -> Any:
+    """Declares a setting.
 
-    model: str | None = None
-    host: str = "127.0.0.1"
-    port: int = 5000
-    sar_weight: float = DEFAULT_SAR_WEIGHT
-    system_prompt: str = DEFAULT_SYSTEM_PROMPT
-    standalone_prompt: str = "chat"
-    backend: str = "transformers"
-    tensor_parallel_size: int = 1
-    device: str = "auto"
-    dtype: str = "auto"
-    trust_remote_code: bool = False
-    max_batch_tokens: int = 16384
-    max_context_tokens: int | None = None
-    grader_timeout: float = 5.0
-    grader_workers: int = min(os.cpu_count() or 1, 16)
-    request_timeout: float = 170.0
-    max_queued_tokens: int | None = None
-    max_samples_per_request: int = 8192
-    max_text_chars: int = 1_000_000
-    max_body_bytes: int = 256 * 2**20
-    follow: str | None = None
-    api_key_file: str | None = None
-    log_format: str = "text"
-    reward_log: str | None = None
-    url_file: str | None = None
-    api_keys: tuple[str, ...] = dataclasses.field(default=(), repr=False)
-    """Not a flag, as command lines are there for all to see: from `api_key_file`, or from
-    `REWARD_SERVER_API_KEY`."""
+    Args:
+        group: heading under which it is listed.
+        default: its default, or a function that returns it.
+        text: what it does.
+        in_words: the default, if it says too little by itself or differs between machines.
+        value: placeholder in `--help`; by default the last word of the setting's name.
+        options: for pydantic's `Field`, such as the bounds `ge` and `le`.
+    """
+    options["default_factory" if callable(default) else "default"] = default
+    extra: dict[str, Any] = {"group": group, "default_in_words": in_words, "value": value}
+    return Field(description=text, json_schema_extra=extra, **options)
+
+
+_model = partial(_setting, "Model")
+_reward = partial(_setting, "Reward")
+_listening = partial(_setting, "Listening and keys")
+_limit = partial(_setting, "Limits")
+_grading = partial(_setting, "Grading")
+_logging = partial(_setting, "Logs")
+
+# `int` refuses "5000.0", which pydantic alone would accept.
+_Count = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(int)]
+_Port = Annotated[int, Field(ge=0, le=65535), BeforeValidator(int)]
+_NumWorkers = Annotated[int, Field(ge=1, le=256), BeforeValidator(int)]
+
+
+class ServerConfig(BaseSettings):
+    """All settings of one server. Those not passed come from the environment."""
+
+    model_config = SettingsConfigDict(frozen=True, env_prefix=ENV_PREFIX, hide_input_in_errors=True)
+
+    model: str | None = _model(
+        None,
+        "Model to score with: the policy's, as a local folder or Hugging Face id.",
+        in_words="the bundled demo model",
+        value="PATH_OR_ID",
+    )
+    follow: str | None = _model(
+        None,
+        "Folder where the trainer saves checkpoints: its --ckpt.path, with --ckpt.save_hf. "
+        "The server loads each new checkpoint once its files are complete. "
+        "Not with --backend vllm.",
+        in_words="keep the weights loaded at the start",
+        value="FOLDER",
+    )
+    backend: Literal["transformers", "vllm"] = _model(
+        "transformers",
+        "Library that runs the model. vllm needs a GPU and pip install -e '.[vllm]'.",
+    )
+    tensor_parallel_size: _Count = _model(
+        1, "GPUs that the model is split over. Only with --backend vllm.", value="GPUS"
+    )
+    device: str = _model(
+        "auto",
+        "Where the model runs: cpu, cuda, cuda:1, ... auto: the GPU if there is one. "
+        "Not with --backend vllm.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = _model(
+        "auto", "Precision of the model. auto: float32 on a CPU, otherwise the checkpoint's."
+    )
+    trust_remote_code: bool = _model(
+        False, "Run Python code that comes with the model.", in_words="off"
+    )
+
+    sar_weight: float = _reward(
+        DEFAULT_SAR_WEIGHT,
+        "The reward is correctness + this weight x SAR. 0: correctness alone.",
+        ge=-100,
+        le=100,
+    )
+    system_prompt: str = _reward(
+        DEFAULT_SYSTEM_PROMPT, "System prompt in your training prompts. '' if they have none."
+    )
+    standalone_prompt: str = _reward(
+        "chat",
+        "Text before the response when ppl_a is computed. chat: the chat template with an empty "
+        "question; bos: the BOS token alone; any other text: that text.",
+    )
+
+    host: str = _listening(
+        "127.0.0.1", "Address to listen on. With 0.0.0.0, other machines can connect: set a key."
+    )
+    port: _Port = _listening(5000, "Port to listen on. 0 picks a free port.")
+    url_file: str | None = _listening(
+        None,
+        "File that the server writes its URL to once it listens. Useful with --port 0.",
+        in_words="none",
+    )
+    api_key_file: str | None = _listening(
+        None,
+        "File with the API keys that clients may use, one per line.",
+        in_words=f"the key in {ENV_PREFIX}API_KEY, or no key",
+    )
+    api_key: SecretStr | None = _listening(
+        None,
+        "One API key. Not a flag, because every user of a machine can read its command lines.",
+        in_words="no key",
+    )
+
+    request_timeout: float = _limit(
+        170.0,
+        "Seconds until an unanswered request is refused. OpenRLHF's client waits 180 s.",
+        value="SECONDS",
+        ge=1,
+        le=86400,
+    )
+    max_queued_tokens: _Count = _limit(
+        lambda: total_memory_bytes() // 4 // _BYTES_PER_QUEUED_TOKEN,
+        "Tokens that all requests in the server may hold, estimated at four characters each. "
+        "Requests beyond that are refused.",
+        in_words=f"a quarter of the memory, at {_BYTES_PER_QUEUED_TOKEN} bytes per token",
+    )
+    max_samples_per_request: _Count = _limit(8192, "Rollouts in one request.", value="ROLLOUTS")
+    max_text_chars: _Count = _limit(1_000_000, "Characters of one query, prompt or label.")
+    max_body_bytes: _Count = _limit(256 * 2**20, "Bytes of one request.")
+    max_batch_tokens: _Count = _limit(
+        16384, "Tokens in one forward pass. A smaller number needs less memory."
+    )
+    max_context_tokens: _Count | None = _limit(
+        None,
+        "Tokens of one rollout. A longer one is cut for SAR, and graded whole.",
+        in_words="the model's context",
+    )
+
+    grader_timeout: float = _grading(
+        5.0,
+        "CPU seconds that a grader may spend on one response.",
+        value="SECONDS",
+        ge=0.1,
+        le=3600,
+    )
+    grader_workers: _NumWorkers = _grading(
+        min(os.cpu_count() or 1, 16),
+        "Number of grader processes.",
+        in_words="one per CPU core, at most 16",
+    )
+
+    log_format: Literal["text", "json"] = _logging("text", "Format of the log on standard error.")
+    reward_log: str | None = _logging(
+        None,
+        "Folder to log every rollout and its reward in, for python -m sar rescore.",
+        in_words="none",
+        value="FOLDER",
+    )
+
+    _api_keys: tuple[str, ...] = ()
+
+    @property
+    def api_keys(self) -> tuple[str, ...]:
+        """The keys that clients may use; empty if no key is needed."""
+        return self._api_keys
 
     @property
     def model_path(self) -> str:
-        """Where the model comes from: the given path or id, else the bundled demo model."""
+        """The given path or id of the model, else the path of the bundled demo model."""
         from sar.models import BUNDLED_MODEL
 
         return str(BUNDLED_MODEL) if self.model is None else self.model
 
     @property
     def is_reachable(self) -> bool:
-        """Whether other machines can reach it."""
+        """True if other machines can reach the server."""
         return self.host not in ("localhost", "::1") and not self.host.startswith("127.")
 
-    @property
-    def queued_tokens_limit(self) -> int:
-        """`max_queued_tokens`, by default what a quarter of the memory holds."""
-        return self.max_queued_tokens or total_memory_bytes() // 4 // _BYTES_PER_QUEUED_TOKEN
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        """Checks what one setting's type and bounds cannot say, and reads the keys."""
+        if self.model is not None and not self.model.strip():
+            raise ValueError("--model is empty; leave it out to serve the bundled demo model")
+        if self.model and looks_like_folder(self.model) and not Path(self.model).is_dir():
+            raise ValueError(f"--model {self.model!r}: no such folder")
+        if self.backend == "vllm" and self.device != "auto":
+            raise ValueError(
+                f"--device {self.device!r}: not with --backend vllm; choose GPUs with "
+                "CUDA_VISIBLE_DEVICES"
+            )
+        if self.backend != "vllm" and self.tensor_parallel_size > 1:
+            raise ValueError(
+                f"--tensor-parallel-size {self.tensor_parallel_size}: only with --backend vllm"
+            )
+        if self.backend == "vllm" and self.follow is not None:
+            raise ValueError(f"--follow {self.follow!r}: not with --backend vllm")
+        self._api_keys = self._read_api_keys()
+        return self
+
+    def _read_api_keys(self) -> tuple[str, ...]:
+        """The keys in the file, else the environment's key, else none."""
+        if self.api_key_file is not None:
+            where = f"--api-key-file {self.api_key_file}"
+            try:
+                text = Path(self.api_key_file).read_text(encoding="utf-8", errors="replace")
+            except OSError as error:
+                raise ValueError(f"{where}: {error.strerror}") from error
+            keys = [line.strip() for line in text.splitlines() if line.strip()]
+            if not keys:
+                raise ValueError(f"{where}: the file holds no key")
+        else:
+            where = _to_variable("api_key")
+            # An empty variable is a bad key, not "no key".
+            keys = [] if self.api_key is None else [self.api_key.get_secret_value().strip()]
+        for key in keys:
+            if len(key) < _MIN_KEY_CHARS or not (key.isascii() and key.isprintable()) or " " in key:
+                raise ValueError(
+                    f"{where}: a key has at least {_MIN_KEY_CHARS} characters, printable ASCII "
+                    "without spaces; try: openssl rand -hex 32"
+                )
+        return tuple(keys)
 
 
-_HELP: dict[str, str] = {
-    "model": "local path or Hugging Face id of the policy's model (default: the bundled demo)",
-    "host": "address to listen on",
-    "port": "port to listen on; 0 takes a free one",
-    "sar_weight": "weight of SAR beside correctness; 0 for correctness only",
-    "system_prompt": "the system prompt your training prompts carry; '' for none",
-    "standalone_prompt": (
-        "context of ppl_a: 'chat' (chat template, empty question), 'bos', or any other text as is"
-    ),
-    "backend": "what runs the model: transformers, or vllm on GPUs (pip install -e '.[vllm]')",
-    "tensor_parallel_size": "GPUs that share the model; vllm only",
-    "device": "auto, cpu, cuda, cuda:1, ...; transformers only",
-    "dtype": "auto (float32 on a CPU, else the checkpoint's), float32, bfloat16 or float16",
-    "trust_remote_code": "run Python code that comes with the model",
-    "max_batch_tokens": "tokens in one forward pass; bounds memory",
-    "max_context_tokens": "cut longer rollouts to this (default: the model's own context)",
-    "grader_timeout": "seconds of work a grader may spend on one response",
-    "grader_workers": "grader processes",
-    "request_timeout": "seconds until a request is refused; OpenRLHF's client waits for 180",
-    "max_queued_tokens": (
-        "tokens of requests that wait; beyond it, requests are refused (default: what a quarter of "
-        "the memory holds)"
-    ),
-    "max_samples_per_request": "rollouts in one request",
-    "max_text_chars": "characters of one query, prompt or label",
-    "max_body_bytes": "bytes of one request",
-    "follow": (
-        "the trainer's --ckpt.path: checkpoints that --ckpt.save_hf writes there are scored with, "
-        "once they are whole (default: the weights of the start stay)"
-    ),
-    "api_key_file": (
-        "file with the keys that let in, one a line (default: REWARD_SERVER_API_KEY, or no key)"
-    ),
-    "log_format": "text or json",
-    "reward_log": (
-        "folder to log every reward in, with its rollout, for python -m sar rescore (default: none)"
-    ),
-    "url_file": (
-        "file to write the server's URL to once it listens, as with --port 0 (default: none)"
-    ),
-}
+def parse_args(argv: Sequence[str] | None = None) -> ServerConfig:
+    """The configuration from a command line and the environment.
+
+    A wrong value ends the process with exit code 2 and one line that names it.
+    """
+    parser = _build_parser()
+    flags = vars(parser.parse_args(argv))
+    try:
+        return ServerConfig(**flags)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        if not detail["loc"]:  # from `_check`
+            parser.error(str(detail["ctx"]["error"]))
+        name = str(detail["loc"][0])
+        source = _to_flag(name) + " " if name in flags else _to_variable(name) + "="
+        parser.error(f"{source}{str(detail['input'])!r}: must be {_describe_values(name)}")
 
 
-_FLAGS = [field for field in fields(ServerConfig) if field.name != "api_keys"]
+def render_docs() -> str:
+    """The text of docs/configuration.md."""
+    parts = [_DOCS_HEAD]
+    for group, names in _group_names():
+        rows = "".join(_render_row(name) for name in names)
+        parts.append(f"## {group}\n\n{_DOCS_COLUMNS}{rows}")
+    return "\n".join(parts)
 
 
-def parse_args(
-    argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ
-) -> ServerConfig:
-    """The configuration from a command line and the environment; exits with 2 if it is wrong."""
-    defaults = ServerConfig()
+_DOCS_HEAD = f"""# Configuration
+
+<!-- Written by `python -m reward_server.config > docs/configuration.md`; do not edit. -->
+
+Settings of the server, `python -m reward_server`. Each is a flag and an environment variable:
+`--max-batch-tokens 8192` and `{ENV_PREFIX}MAX_BATCH_TOKENS=8192` are the same. If both are given,
+the flag wins.
+"""
+_DOCS_COLUMNS = "| setting | value | default | what it does |\n| --- | --- | --- | --- |\n"
+
+
+def _render_row(name: str) -> str:
+    setting = _read_declaration()[name]
+    names = f"`{_to_variable(name)}`"
+    if _is_flag(name):
+        names = f"`{_to_flag(name)}`<br>{names}"
+    default = setting["default_in_words"] or f"`{setting['default']}`"
+    return f"| {names} | {_describe_values(name)} | {default} | {setting['description']} |\n"
+
+
+@cache
+def _read_declaration() -> dict[str, dict[str, Any]]:
+    """Each setting's JSON schema: type, bounds, choices, default, and what `_setting` adds."""
+    properties = ServerConfig.model_json_schema()["properties"]
+    # An optional setting is `anyOf`: its type, or null.
+    return {name: {**p, **p.get("anyOf", [{}])[0]} for name, p in properties.items()}
+
+
+def _group_names() -> Iterator[tuple[str, list[str]]]:
+    """Each group with the names of its settings, in their order."""
+    settings = _read_declaration()
+    for group, names in groupby(settings, lambda name: settings[name]["group"]):
+        yield str(group), list(names)
+
+
+def _describe_values(name: str) -> str:
+    """The values that a setting may have, such as "a whole number from 0 to 65535"."""
+    setting = _read_declaration()[name]
+    if "enum" in setting:
+        return "one of " + ", ".join(setting["enum"])
+    if setting["type"] == "boolean":
+        return "true or false"
+    if setting["type"] == "string":
+        return "text"
+    kind = "a whole number" if setting["type"] == "integer" else "a number"
+    return f"{kind} from {setting['minimum']:g} to {setting['maximum']}"
+
+
+def _is_flag(name: str) -> bool:
+    return not _read_declaration()[name].get("writeOnly")  # pydantic's mark of a secret
+
+
+def _to_flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _to_variable(name: str) -> str:
+    return ENV_PREFIX + name.upper()
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    """A parser that collects the text of the flags given; `ServerConfig` checks it."""
     parser = argparse.ArgumentParser(
         prog="python -m reward_server",
         usage="%(prog)s [--model PATH_OR_ID] [--port PORT] [options]; --help lists them",
         description="Serves correctness + SAR rewards to OpenRLHF (--reward.remote_url).",
-        epilog=f"Every flag is also an environment variable: {ENV_PREFIX}PORT=5000.",
+        epilog=f"Every flag is also an environment variable: {_to_variable('port')}=5000.",
+        argument_default=argparse.SUPPRESS,
     )
-    for field in _FLAGS:
-        flag = "--" + field.name.replace("_", "-")
-        default = getattr(defaults, field.name)
-        text = _HELP[field.name]
-        if "default:" not in text:
-            text += f" (default: {default})"
-        text = text.replace("%", "%%")
-        if field.type == "bool":
-            parser.add_argument(flag, action="store_true", default=None, help=text)
-        else:
-            parser.add_argument(
-                flag, type=_TYPES.get(field.name, str), choices=_CHOICES.get(field.name), help=text
-            )
-    given = vars(parser.parse_args(argv))
-    values: dict[str, Any] = {}
-    for field in _FLAGS:
-        if given[field.name] is not None:
-            values[field.name] = given[field.name]
-        elif (variable := ENV_PREFIX + field.name.upper()) in environ:
-            try:
-                values[field.name] = _from_environment(field.name, environ[variable])
-            except (ValueError, argparse.ArgumentTypeError) as error:
-                parser.error(f"{variable}={environ[variable]!r}: {error}")
-    try:
-        keys = _api_keys(values.get("api_key_file"), environ.get(ENV_PREFIX + "API_KEY"))
-    except ValueError as error:
-        parser.error(str(error))
-    config = ServerConfig(**values, api_keys=keys)
-    if config.model is not None and not config.model.strip():
-        parser.error("--model is empty; leave it out to serve the bundled demo model")
-    if (
-        config.model is not None
-        and looks_like_folder(config.model)
-        and not Path(config.model).is_dir()
-    ):
-        parser.error(f"--model {config.model!r}: no such folder")
-    if config.backend == "vllm" and config.device != "auto":
-        parser.error(
-            f"--device {config.device!r}: not with --backend vllm; CUDA_VISIBLE_DEVICES chooses "
-            "its GPUs"
-        )
-    if config.backend != "vllm" and config.tensor_parallel_size > 1:
-        parser.error(
-            f"--tensor-parallel-size {config.tensor_parallel_size}: only with --backend vllm"
-        )
-    if config.backend == "vllm" and config.follow is not None:
-        parser.error(f"--follow {config.follow!r}: not with --backend vllm")
-    return config
+    for group, names in _group_names():
+        section = parser.add_argument_group(group)
+        for name in filter(_is_flag, names):
+            setting = _read_declaration()[name]
+            if setting["type"] == "boolean":
+                section.add_argument(
+                    _to_flag(name), action="store_true", help=setting["description"]
+                )
+                continue
+            default = setting.get("default")
+            default = setting["default_in_words"] if default is None else default
+            text = f"{setting['description']} (default: {default})".replace("%", "%%")
+            metavar = setting["value"] or name.rpartition("_")[2].upper()
+            if "enum" in setting:
+                metavar = "{" + ",".join(setting["enum"]) + "}"
+            section.add_argument(_to_flag(name), metavar=metavar, help=text)
+    return parser
 
 
-def _from_environment(name: str, text: str) -> Any:
-    if isinstance(getattr(ServerConfig(), name), bool):
-        if text.lower() not in ("0", "1", "true", "false"):
-            raise ValueError("must be 1, 0, true or false")
-        return text.lower() in ("1", "true")
-    value = _TYPES.get(name, str)(text)
-    if name in _CHOICES and value not in _CHOICES[name]:
-        raise ValueError(f"must be one of {', '.join(_CHOICES[name])}")
-    return value
-
-
-def _api_keys(path: str | None, from_environment: str | None) -> tuple[str, ...]:
-    """The keys of a file, else the environment's, else none.
-
-    Raises:
-        ValueError: they cannot be read, or are no keys.
-    """
-    if path is None:
-        keys = [] if from_environment is None else [from_environment.strip()]
-        where = ENV_PREFIX + "API_KEY"
-    else:
-        where = f"--api-key-file {path}"
-        try:
-            text = Path(path).read_text(encoding="utf-8", errors="replace")
-        except OSError as error:
-            raise ValueError(f"{where}: {error.strerror}") from error
-        keys = [line.strip() for line in text.splitlines() if line.strip()]
-        if not keys:
-            raise ValueError(f"{where}: there is no key in it")
-    for key in keys:
-        if len(key) < _MIN_KEY_CHARS or not key.isascii() or not key.isprintable() or " " in key:
-            raise ValueError(
-                f"{where}: a key has at least {_MIN_KEY_CHARS} characters, printable ASCII without "
-                "spaces; try: openssl rand -hex 32"
-            )
-    return tuple(keys)
-
-
-_COUNT = number(1, 2**31 - 1, int)
-_TYPES: dict[str, Callable[[str], Any]] = {
-    "port": number(0, 65535, int),
-    "sar_weight": number(-100, 100),
-    "tensor_parallel_size": _COUNT,
-    "max_batch_tokens": _COUNT,
-    "max_context_tokens": _COUNT,
-    "grader_timeout": number(0.1, 3600),
-    "grader_workers": number(1, 256, int),
-    "request_timeout": number(1, 86400),
-    "max_queued_tokens": _COUNT,
-    "max_samples_per_request": _COUNT,
-    "max_text_chars": _COUNT,
-    "max_body_bytes": _COUNT,
-}
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "backend": ("transformers", "vllm"),
-    "dtype": ("auto", "float32", "bfloat16", "float16"),
-    "log_format": ("text", "json"),
-}
+if __name__ == "__main__":
+    sys.stdout.write(render_docs())

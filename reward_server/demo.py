@@ -1,7 +1,7 @@
-"""A look at the rewards: starts a server with the bundled model, sends it a dozen rollouts as
-OpenRLHF does, prints what they earn, and stops it.
+"""Shows rewards for a dozen rollouts: python -m reward_server.demo
 
-python -m reward_server.demo
+Starts a server with the bundled model, sends rollouts as OpenRLHF does, prints their rewards, and
+stops the server.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,15 +44,16 @@ def main() -> None:
     rollouts = [
         rollout
         for problem in islice(generate(_SEED, held_out=True), _NUM_PROBLEMS)
-        for rollout in _rollouts_of(problem, tokenizer)
+        for rollout in _make_rollouts(problem, tokenizer)
     ]
-    with _running_server() as url, ThreadPoolExecutor(len(rollouts)) as senders:
-        answers = senders.map(lambda rollout: _post(url, _request(rollout, tokenizer)), rollouts)
-        _print_table(rollouts, list(answers))
+    payloads = [_build_payload(rollout, tokenizer) for rollout in rollouts]
+    with _run_server() as url, ThreadPoolExecutor(len(rollouts)) as senders:
+        _print_table(rollouts, list(senders.map(partial(_post, url), payloads)))
     _print_next_steps()
 
 
-def _rollouts_of(problem: Problem, tokenizer: Any) -> list[_Rollout]:
+def _make_rollouts(problem: Problem, tokenizer: Any) -> list[_Rollout]:
+    """One rollout of each kind."""
     prompt = render_prompt(tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
     kinds = {
         "concise": problem.concise,
@@ -65,8 +67,8 @@ def _rollouts_of(problem: Problem, tokenizer: Any) -> list[_Rollout]:
     ]
 
 
-def _request(rollout: _Rollout, tokenizer: Any) -> dict[str, list[str]]:
-    """What OpenRLHF posts for one rollout: the query is decoded from token ids."""
+def _build_payload(rollout: _Rollout, tokenizer: Any) -> dict[str, list[str]]:
+    """The JSON that OpenRLHF posts for one rollout. It decodes the query from token ids."""
     prompt_ids = tokenizer.encode(rollout.prompt, add_special_tokens=False)
     response_ids = tokenizer.encode(rollout.response, add_special_tokens=False)
     query = tokenizer.decode(prompt_ids + response_ids, skip_special_tokens=False)
@@ -74,8 +76,8 @@ def _request(rollout: _Rollout, tokenizer: Any) -> dict[str, list[str]]:
 
 
 @contextmanager
-def _running_server() -> Iterator[str]:
-    """The URL of a server on a free port, for as long as the context lasts."""
+def _run_server() -> Iterator[str]:
+    """Runs a server on a free port. Gives the URL to post to; stops the server on leaving."""
     with TemporaryDirectory() as folder:
         try:
             with ServerProcess(log=Path(folder) / "server.log") as server:

@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -23,14 +22,14 @@ _POLL_S = 0.05
 
 
 class ServerDidNotStart(Exception):
-    """The server ended, or took too long, before it was ready; the message holds its log."""
+    """The server ended or took too long before it was ready. The message contains its log."""
 
 
 class ServerProcess:
-    """A running `python -m reward_server` on a free port. A context manager: leaving it stops it.
+    """A running `python -m reward_server` on a free port; as a context manager, stopped on leaving.
 
-    Its environment is this process's without the `REWARD_SERVER_*` variables, so that settings of
-    a real server on the same machine do not reach it.
+    It inherits this process's environment without the `REWARD_SERVER_*` variables, which may be
+    meant for another server on this machine.
     """
 
     def __init__(
@@ -42,18 +41,18 @@ class ServerProcess:
         timeout_s: float = 120.0,
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Returns once the server listens; `wait_until_ready` waits for its model.
+        """Starts the server and waits until it listens; `wait_until_ready` waits for its model.
 
         Args:
             arguments: flags of the server, besides `--port` and `--url-file`.
-            log: file that takes its standard output and error. A pipe that nobody reads would
-                fill up and hang it.
-            program: what Python runs instead of `-m reward_server`.
-            environ: variables to set for it.
-            timeout_s: how long starting may take, and `wait_until_ready` too.
-            is_cancelled: asked while waiting; True gives up.
+            log: file for its standard output and error. (A pipe that nobody reads would fill up
+                and block the server.)
+            program: arguments for Python, in place of `-m reward_server`.
+            environ: environment variables to add.
+            timeout_s: seconds until starting counts as failed. Applies to `wait_until_ready` too.
+            is_cancelled: called while waiting; if it returns True, the server is killed.
         Raises:
-            ServerDidNotStart: it ended, the time was over, or `is_cancelled` said so.
+            ServerDidNotStart: it ended, timed out, or was cancelled.
         """
         self.log = log
         self._timeout_s = timeout_s
@@ -70,13 +69,13 @@ class ServerProcess:
             )
         self._wait_for(url_file.is_file, "listen")
         self.url = url_file.read_text(encoding="utf-8").strip()
-        """Its address, such as http://127.0.0.1:5000."""
+        """Such as http://127.0.0.1:5000."""
 
     def wait_until_ready(self) -> None:
-        """Waits until `/readyz` answers 200: the model is loaded and rewards are given.
+        """Waits until the model is loaded: `/readyz` answers 200.
 
         Raises:
-            ServerDidNotStart: as in `__init__`.
+            ServerDidNotStart: it ended, timed out, or was cancelled.
         """
         self._wait_for(self._is_ready, "become ready")
 
@@ -105,11 +104,8 @@ class ServerProcess:
         try:
             with opener.open(f"{self.url}/readyz", timeout=self._timeout_s) as response:
                 return bool(response.status == HTTPStatus.OK)
-        except urllib.error.HTTPError as error:
-            error.close()
-            return False  # 503 while the model is loading
-        except OSError:
-            return False  # the process has ended, which `_wait_for` notices
+        except OSError:  # 503: the model is loading; or the process ended, and `_wait_for` raises
+            return False
 
     def _wait_for(self, condition: Callable[[], bool], what: str) -> None:
         deadline_s = time.monotonic() + self._timeout_s

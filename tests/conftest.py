@@ -17,18 +17,18 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import hypothesis
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from reward_server.launch import ServerProcess
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
-# Before a request gets to a route: `default` in the document.
+# Statuses of requests refused before they reach a route; `default` in the document.
 _REFUSED = {400, 404, 405, 408, 414}
 
 MIN_FUZZ_CASES = 5000
-# Bad input goes over processes and sockets: no example has a deadline.
+# Each example goes through a socket to another process, so none has a deadline.
 hypothesis.settings.register_profile("fuzz", deadline=None)
 
 
@@ -48,7 +48,11 @@ class TestedServer(ServerProcess):
         super().__init__(*arguments, log=log, program=program, environ=own)
 
     def request(self, path: str, body: Any = None, method: str | None = None) -> tuple[int, Any]:
-        """Status and JSON (else text) of one request; `body` is sent as JSON, bytes as they are."""
+        """Sends one request. Returns the status and the JSON, or the text if it is not JSON.
+
+        Args:
+            body: sent as JSON, or unchanged if it is bytes.
+        """
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, method=method)
         try:
@@ -63,13 +67,13 @@ class TestedServer(ServerProcess):
 
 
 class Contract:
-    """What /openapi.json promises, to hold answers against."""
+    """Checks answers against what /openapi.json promises."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
 
     def check(self, method: str, path: str, status: int, content_type: str, body: bytes) -> Any:
-        """The answer's JSON (None if it is none); fails where it is not as documented."""
+        """Fails if an answer is not as documented. Returns its JSON, or None if it is not JSON."""
         path, method = (path, method) if path else ("/get_reward", "POST")
         operation = self.document["paths"].get(path, {}).get(method.lower(), {})
         response = operation.get("responses", {}).get(str(status))
@@ -103,16 +107,16 @@ _KNOWN = {"query": ["Q: 2+3?\nA: 5"] * 2, "prompts": ["Q: 2+3?\nA:"] * 2, "label
 
 
 class Fuzzed:
-    """A server that gets what no client should send; every answer is held against the contract."""
+    """A server that is sent bad input; every answer is checked against the contract."""
 
     def __init__(self, server: TestedServer, contract: Contract) -> None:
         self.server = server
         self.num_cases = 0
         self.headers: Any = {}
-        """Of the last answer."""
+        """Headers of the last answer."""
         self._contract = contract
         self._address = urlsplit(server.url)
-        self._known_rewards = self._known()
+        self._known_rewards = self._request_known_rewards()
 
     def send(
         self,
@@ -122,21 +126,21 @@ class Fuzzed:
         path: str = "/get_reward",
         headers: dict[str, str] | None = None,
     ) -> tuple[int, Any]:
-        """Status and JSON of one request that is proper HTTP."""
+        """Sends one request that is valid HTTP. Returns its status and JSON."""
         self.num_cases += 1
         connection = http.client.HTTPConnection(self._address.netloc, timeout=60)
         try:
             connection.request(method, path, body, headers or {})
-            return self._checked(connection.getresponse(), method, path)
+            return self._check(connection.getresponse(), method, path)
         finally:
             connection.close()
 
     def send_raw(
         self, data: bytes, method: str = "GET", *, is_all: bool = True
     ) -> list[tuple[int, Any]]:
-        """The answers to bytes; with `is_all`, the client says that it will not send more."""
+        """Sends bytes and returns the answers. With `is_all`, the client then closes its side."""
         self.num_cases += 1
-        received = _Kept()
+        received = _ReceivedBytes()
         with socket.create_connection((self._address.hostname, self._address.port), 60) as client:
             try:
                 client.sendall(data)
@@ -145,7 +149,7 @@ class Fuzzed:
                 while chunk := client.recv(1 << 16):
                     received.write(chunk)
             except OSError as error:
-                # Refused before all of it was sent.
+                # The server refused before everything was sent.
                 if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
                     raise
         end = received.tell()
@@ -154,49 +158,49 @@ class Fuzzed:
         while received.tell() < end:
             response = http.client.HTTPResponse(received, method=method)  # type: ignore[arg-type]
             response.begin()
-            answers.append(self._checked(response))
+            answers.append(self._check(response))
         return answers
 
     def assert_is_as_right_as_before(self) -> None:
-        assert self._known() == pytest.approx(self._known_rewards, abs=1e-5)
+        assert self._request_known_rewards() == pytest.approx(self._known_rewards, abs=1e-5)
         assert self.server.request("/healthz")[1]["in_flight"] == 0
         log = self.server.log.read_text()
         assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:3000]
 
-    def _checked(
+    def _check(
         self, response: http.client.HTTPResponse, method: str = "", path: str = ""
     ) -> tuple[int, Any]:
-        """Without a path, only the form of errors is known."""
+        """Checks one answer. Without a path, only the form of errors can be checked."""
         body = response.read()
         self.headers = response.headers
         content_type = response.headers["Content-Type"]
         assert response.status < 500, (response.status, body[:2000])
         if method == "HEAD" or (not path and response.status == HTTPStatus.OK):
             return response.status, None
-        # How a path is read: unescaped, whatever it starts with.
+        # The server unescapes a path and ignores how many slashes it starts with.
         route = "/" + unquote(path.partition("?")[0]).lstrip("/") if path else ""
         value = self._contract.check(method, route, response.status, content_type, body)
         return response.status, value
 
-    def _known(self) -> Any:
+    def _request_known_rewards(self) -> Any:
         status, body = self.server.request("/get_reward", _KNOWN)
         assert (status, body["scores"]) == (200, [1.0, 0.0])
         return body["rewards"]
 
 
-class _Kept(io.BytesIO):
-    """What a socket received, to be read as several answers."""
+class _ReceivedBytes(io.BytesIO):
+    """Bytes received from a socket, from which several answers are read one after the other."""
 
-    def makefile(self, mode: str) -> _Kept:
+    def makefile(self, mode: str) -> _ReceivedBytes:
         return self
 
     def close(self) -> None:
-        """Each answer closes what it was read from."""
+        """Does nothing: `HTTPResponse` closes its file after each answer."""
 
 
 @pytest.fixture(scope="session")
 def fuzzed(start_server: Callable[..., TestedServer], contract: Contract) -> Iterator[Fuzzed]:
-    """A server of its own for bad input; its graders give up soon."""
+    """A server for bad input, with a short grader timeout."""
     server = start_server("--grader-timeout", "1")
     server.wait_until_ready()
     fuzzed = Fuzzed(server, contract)
@@ -212,7 +216,8 @@ def fuzzed(start_server: Callable[..., TestedServer], contract: Contract) -> Ite
 def start_server(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[..., TestedServer]]:
-    """Starts servers of a test's own: `start_server("--sar-weight", "0.5")`. Not yet ready."""
+    """Starts a server that one test uses: `start_server("--sar-weight", "0.5")`. It listens, but
+    its model may still be loading."""
     started: list[TestedServer] = []
 
     def start(*arguments: str, **options: Any) -> TestedServer:
@@ -236,7 +241,7 @@ def server(start_server: Callable[..., TestedServer]) -> Iterator[TestedServer]:
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """Samples of the real data sets, which lie beside the repository and not in it."""
+    """Samples of the real data sets. They lie beside the repository, not in it."""
     if not DATA.is_dir():
         pytest.skip(f"no {DATA}: samples of the real data sets")
     return DATA
@@ -252,14 +257,14 @@ def bundled_model_path() -> Path:
 
 @pytest.fixture(scope="session")
 def bundled_tokenizer(bundled_model_path: Path) -> Any:
-    """The bundled model's tokenizer: byte-level, loses nothing. Not safe to share with threads."""
+    """The bundled model's tokenizer: byte-level and lossless. Not thread-safe."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(bundled_model_path)
 
 
 def _write_checkpoint(model: Path, folder: Path, factor: float, num_shards: int = 1) -> Path:
-    """A model with its last norm scaled: the same architecture, other likelihoods."""
+    """Copies a model and scales its last norm: same architecture, different likelihoods."""
     from safetensors.torch import load_file, save_file
 
     folder.mkdir(parents=True)
@@ -286,7 +291,7 @@ def _write_checkpoint(model: Path, folder: Path, factor: float, num_shards: int 
 def checkpoints(
     tmp_path_factory: pytest.TempPathFactory, bundled_model_path: Path
 ) -> dict[int, Path]:
-    """Whole checkpoints by step, elsewhere than where a server looks."""
+    """Complete checkpoints by step, in a folder that no server follows."""
     folder = tmp_path_factory.mktemp("checkpoints")
     return {
         10: _write_checkpoint(bundled_model_path, folder / "global_step10_hf", 0.5),
@@ -296,7 +301,7 @@ def checkpoints(
 
 @pytest.fixture(scope="session")
 def decision() -> Callable[..., Any]:
-    """Makes decisions as a server logs them: `decision("It is 5.", "5", sar_weight=0.1)`."""
+    """Makes decisions as the reward log holds them: `decision("It is 5.", "5", sar_weight=0.1)`."""
     from sar.decision import Decision
     from sar.grading.label import parse_label
     from sar.grading.verdict import Reason, Verdict

@@ -86,12 +86,13 @@ def _failure(kind: str) -> Exception:
 def main() -> int:
     from reward_server import __main__ as entry
     from reward_server.http import listener
+    from reward_server.weights import loading
 
     control, *arguments = sys.argv[1:]
     for name in ("READ_TIMEOUT_S", "WRITE_TIMEOUT_S"):
         if name in os.environ:
             setattr(listener, f"_{name}", float(os.environ[name]))
-    entry._load_scorer = lambda config, path: _load(Path(control), path)
+    loading.load_scorer = lambda config, path: _load(Path(control), path)
     return entry.main(arguments)
 
 

@@ -1,7 +1,7 @@
-"""OpenRLHF's own client, unmodified, against a live server, and rewards against an own computation.
+"""OpenRLHF's unmodified client against a live server. Rewards are checked by computing them again.
 
-The rollout engine is the only stand-in: vLLM needs a GPU. It generates with the bundled model
-through transformers, or plays back given token ids.
+Only the rollout engine is replaced, because vLLM needs a GPU. The replacement generates with the
+bundled model in transformers, or plays back given token ids.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EXTRA_LOGS = {
 
 
 class GeneratingEngine:
-    """vLLM's `generate` with the bundled model, one prompt at a time."""
+    """Has vLLM's `generate`; generates with the bundled model, one prompt at a time."""
 
     def __init__(self, model: Any, tokenizer: Any, temperature: float) -> None:
         self._model = model
@@ -69,7 +69,7 @@ class GeneratingEngine:
 
 
 class PlaybackEngine:
-    """Answers each prompt with given token ids, after the prompt's own."""
+    """Has vLLM's `generate`; answers each prompt with the given token ids."""
 
     def __init__(self, tokenizer: Any, response_ids: list[int]) -> None:
         self._tokenizer = tokenizer
@@ -98,7 +98,7 @@ def _engine_output(tokenizer: Any, ids: list[int], logprobs: Any) -> Any:
 
 
 class Reference:
-    """The reward's definition, computed in float64 from one plain forward pass per perplexity."""
+    """Computes rewards by their definition, in float64, with one forward pass per perplexity."""
 
     def __init__(self, tokenizer: Any) -> None:
         from transformers import AutoModelForCausalLM
@@ -143,7 +143,8 @@ def _prompt(tokenizer: Any, question: str) -> str:
         {"role": "system", "content": DEFAULT_SYSTEM_PROMPT},
         {"role": "user", "content": question},
     ]
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return text
 
 
 def _execute(
@@ -156,7 +157,7 @@ def _execute(
     max_tokens: int | None = None,
     max_length: int = CONTEXT_TOKENS,
 ) -> Any:
-    """What a trainer's worker awaits for one rollout."""
+    """The coroutine that a trainer's worker awaits for one rollout."""
     return agent.SingleTurnAgentExecutor(f"{url}/get_reward").execute(
         _prompt(tokenizer, question),
         label,
@@ -167,10 +168,10 @@ def _execute(
     )
 
 
-def _played(
+def _play_back(
     server: Any, tokenizer: Any, response_ids: list[int], **rollout: Any
 ) -> tuple[dict[str, Any], list[int]]:
-    """The output for a response of these ids, and the prompt's ids as the policy saw them."""
+    """Sends a response of these ids. Returns the output, and the prompt's ids for the policy."""
     engine = PlaybackEngine(tokenizer, response_ids)
     output = asyncio.run(_execute(server.url, tokenizer, engine, **rollout))
     ((prompt_ids, _),) = engine.generated
@@ -189,7 +190,7 @@ def _assert_agrees(output: dict[str, Any], expected: dict[str, float]) -> None:
 
 
 def _is_correct(tokenizer: Any, response_ids: list[int], problem: Problem) -> bool:
-    """The last `Answer:`, else, in a response that was cut off before it, the last number."""
+    """Compares the last `Answer:`, or the last number of a response that was cut off before it."""
     text = tokenizer.decode(response_ids, skip_special_tokens=True)
     found = re.findall(r"Answer: (\d+)", text) or re.findall(r"\d+", text)
     return bool(found) and int(found[-1]) == problem.answer
@@ -197,7 +198,7 @@ def _is_correct(tokenizer: Any, response_ids: list[int], problem: Problem) -> bo
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Two processes that each use all cores wait for each other, ten times as long."""
+    """Two processes that each use all cores block each other, and take ten times as long."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -250,7 +251,7 @@ def test_generated_rollouts_get_the_defined_reward(
         assert math.exp(-sum(rollout_logprobs) / len(response_ids)) == pytest.approx(
             output["extra_logs"]["ppl_qa"][0], rel=1e-3
         )
-    # The test is about something only if the kinds it is named for occurred.
+    # Make sure that the cases in this test's name occurred.
     assert all(finished) if max_tokens is None else not any(finished)
     assert any(correct) or max_tokens
 
@@ -261,7 +262,7 @@ def test_a_prompt_cut_on_the_left_is_scored_as_the_policy_saw_it(
     for problem in PROBLEMS[:8]:
         response_ids = bundled_tokenizer.encode(problem.concise + "<|im_end|>")
         for kept_tokens in (7, 20, 41):
-            output, prompt_ids = _played(
+            output, prompt_ids = _play_back(
                 server,
                 bundled_tokenizer,
                 response_ids,
@@ -279,7 +280,7 @@ def test_an_empty_response_earns_nothing(
     server: Any, bundled_tokenizer: Any, reference: Reference, finish: str
 ) -> None:
     response_ids = [bundled_tokenizer.eos_token_id] if finish == "eos" else []
-    output, prompt_ids = _played(
+    output, prompt_ids = _play_back(
         server, bundled_tokenizer, response_ids, question=PROBLEMS[0].question, label="5"
     )
     _assert_agrees(output, reference.expected(prompt_ids, response_ids, correct=False))
@@ -310,7 +311,7 @@ def test_special_tokens_are_scored_and_not_graded(
     problem = PROBLEMS[1]
     filled = text.format(answer=problem.answer, wrong=problem.answer + 1)
     response_ids = bundled_tokenizer.encode(filled, add_special_tokens=False)
-    output, prompt_ids = _played(
+    output, prompt_ids = _play_back(
         server,
         bundled_tokenizer,
         response_ids,
@@ -329,7 +330,7 @@ def test_a_response_beyond_the_context_is_cut_for_sar_and_graded_whole(
     last = problem.answer if ends_right else problem.answer + 1
     response_ids = bundled_tokenizer.encode(f"{filler}\nAnswer: {last}<|im_end|>")
     assert len(response_ids) > 2 * CONTEXT_TOKENS
-    output, prompt_ids = _played(
+    output, prompt_ids = _play_back(
         server,
         bundled_tokenizer,
         response_ids,
@@ -367,7 +368,7 @@ def test_json_labels_choose_grader_and_mode(
 ) -> None:
     for text, correct in ((right, True), (wrong, False)):
         response_ids = bundled_tokenizer.encode(text + "<|im_end|>", add_special_tokens=False)
-        output, prompt_ids = _played(
+        output, prompt_ids = _play_back(
             server,
             bundled_tokenizer,
             response_ids,

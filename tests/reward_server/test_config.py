@@ -1,30 +1,54 @@
-"""The command line and the environment."""
+"""The server's settings: the command line, the environment and the documentation."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from pydantic import ValidationError
 
-from reward_server.config import ServerConfig, parse_args
+from reward_server import config as config_module
+from reward_server.config import ServerConfig, render_docs
 from sar.models import BUNDLED_MODEL
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_defaults_are_the_classs() -> None:
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of whoever runs the tests play no part."""
+    for name in os.environ:
+        if name.startswith(config_module.ENV_PREFIX):
+            monkeypatch.delenv(name)
+
+
+def parse_args(arguments: Sequence[str], environ: Mapping[str, str]) -> ServerConfig:
+    """The configuration from this command line and these variables."""
+    with mock.patch.dict(os.environ, environ):
+        return config_module.parse_args(arguments)
+
+
+def test_no_flag_and_no_variable_give_the_defaults() -> None:
     assert parse_args([], {}) == ServerConfig()
     assert parse_args([], {}).model_path == str(BUNDLED_MODEL)
-    assert (ServerConfig.host, ServerConfig.port) == ("127.0.0.1", 5000)
+    assert (ServerConfig().host, ServerConfig().port) == ("127.0.0.1", 5000)
+
+
+def test_limits_are_those_that_the_documentation_promises() -> None:
+    config = ServerConfig()
+    assert (config.request_timeout, config.max_samples_per_request) == (170.0, 8192)
+    assert (config.max_text_chars, config.max_body_bytes) == (1_000_000, 268_435_456)
+    assert config.max_queued_tokens > 0
 
 
 def test_a_config_is_frozen() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(ValidationError, match="frozen"):
         parse_args([], {}).port = 1
 
 
@@ -57,34 +81,35 @@ SETTINGS = [
     ("log_format", "json", "json"),
     ("reward_log", "/var/log/rewards", "/var/log/rewards"),
     ("follow", "/checkpoints", "/checkpoints"),
+    ("url_file", "/run/url", "/run/url"),
 ]
 
 
-def flag(name):
+def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def variable(name):
+def variable(name: str) -> str:
     return "REWARD_SERVER_" + name.upper()
 
 
 @pytest.mark.parametrize(("name", "text", "value"), SETTINGS)
-def test_flag_and_variable_are_the_same(name, text, value) -> None:
-    expected = dataclasses.replace(ServerConfig(), **{name: value})
+def test_flag_and_variable_are_the_same(name: str, text: str, value: object) -> None:
+    expected = ServerConfig().model_copy(update={name: value})
     assert parse_args([flag(name), text], {}) == expected
     assert parse_args([], {variable(name): text}) == expected
 
 
-def test_every_setting_is_tried_here() -> None:
-    tried = {name for name, *_ in SETTINGS} | {"trust_remote_code", "api_key_file", "api_keys"}
-    assert tried == {field.name for field in dataclasses.fields(ServerConfig)}
+def test_every_setting_is_tested_here() -> None:
+    tried = {name for name, *_ in SETTINGS} | {"trust_remote_code", "api_key_file", "api_key"}
+    assert tried == set(ServerConfig.model_fields)
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
     [("1", True), ("true", True), ("TRUE", True), ("0", False), ("false", False)],
 )
-def test_a_switch(text, value) -> None:
+def test_a_boolean(text: str, value: bool) -> None:
     assert parse_args([], {variable("trust_remote_code"): text}).trust_remote_code is value
     assert parse_args(["--trust-remote-code"], {}).trust_remote_code is True
 
@@ -148,10 +173,12 @@ BAD = [
 
 @pytest.mark.parametrize(("name", "text"), BAD)
 @pytest.mark.parametrize("source", ["flag", "variable"])
-def test_a_bad_value_exits_2_and_is_named(name, text, source, capsys) -> None:
-    arguments, environ = [f"{flag(name)}={text}"], {}
-    if source == "variable":
-        arguments, environ = [], {variable(name): text}
+def test_a_bad_value_exits_2_and_is_named(
+    name: str, text: str, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    is_flag = source == "flag"
+    arguments = [f"{flag(name)}={text}"] if is_flag else []
+    environ = {} if is_flag else {variable(name): text}
     with pytest.raises(SystemExit) as caught:
         parse_args(arguments, environ)
     assert caught.value.code == 2
@@ -161,38 +188,69 @@ def test_a_bad_value_exits_2_and_is_named(name, text, source, capsys) -> None:
     assert (flag(name) in error) or (variable(name) in error)
 
 
-def test_bad_switches_and_flags_exit_2(capsys) -> None:
-    for arguments, environ, named in [
+def test_bad_switches_and_flags_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+    cases: list[tuple[list[str], dict[str, str], str]] = [
         ([], {variable("trust_remote_code"): "yes please"}, "yes please"),
         (["--trust-remote-code=1"], {}, "--trust-remote-code"),
         (["--colour", "red"], {}, "--colour"),
         (["5000"], {}, "5000"),
-    ]:
+    ]
+    for arguments, environ, named in cases:
         with pytest.raises(SystemExit) as caught:
             parse_args(arguments, environ)
         assert caught.value.code == 2
         assert named in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_help_names_every_flag_with_its_default(capsys) -> None:
+def test_help_names_every_flag_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse_args(["--help"], {})
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for field in dataclasses.fields(ServerConfig):
-        if field.name == "api_keys":
-            assert flag("api_key") + " " not in text  # a command line is there for all to see
+    for name in ServerConfig.model_fields:
+        if name == "api_key":
+            assert flag(name) + " " not in text  # every user of a machine sees its command lines
             continue
-        assert flag(field.name) in text
-        if field.default not in (None, False) and field.name not in ("system_prompt", "dtype"):
-            assert f"(default: {field.default})" in text
+        assert flag(name) in text
+        default = getattr(ServerConfig(), name)
+        if default not in (None, False) and name not in ("system_prompt", "max_queued_tokens"):
+            assert f"(default: {default})" in text
     assert "REWARD_SERVER_PORT=5000" in text
+
+
+def test_the_documentation_is_what_the_declaration_says() -> None:
+    written = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert written == render_docs(), (
+        "docs/configuration.md is out of date; run: "
+        "python -m reward_server.config > docs/configuration.md"
+    )
+
+
+def test_the_documentation_is_the_same_on_every_machine() -> None:
+    script = (
+        "import os, sys\n"
+        "os.cpu_count = lambda: 7\n"
+        "from reward_server.config import render_docs\n"
+        "sys.stdout.write(render_docs())"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    assert output == render_docs()
+    for name in ServerConfig.model_fields:
+        assert f"`{variable(name)}`" in output
 
 
 KEY = "correct-horse-battery"
 
 
-def test_a_key_comes_from_the_environment_or_from_a_file(tmp_path) -> None:
+def test_a_key_comes_from_the_environment_or_from_a_file(tmp_path: Path) -> None:
     assert parse_args([], {}).api_keys == ()
     assert parse_args([], {variable("api_key"): KEY}).api_keys == (KEY,)
     file = tmp_path / "keys"
@@ -203,12 +261,18 @@ def test_a_key_comes_from_the_environment_or_from_a_file(tmp_path) -> None:
     ):
         assert config.api_keys == (KEY, "another-key-for-tomorrow")
         assert KEY not in repr(config)
+    assert KEY not in repr(parse_args([], {variable("api_key"): KEY}))
 
 
 @pytest.mark.parametrize(
-    "content", ["", "\n", "short", "two words here", "schlüssel-schlüssel", None]
+    "content",
+    ["", "\n", "short", "two words here", "schlüssel-schlüssel", None],
+    # The key must not be in the name: pytest puts that into `tmp_path`, and so into the message.
+    ids=["empty", "blank", "few characters", "spaces", "not ASCII", "no file"],
 )
-def test_what_is_no_key_exits_2(content, tmp_path, capsys) -> None:
+def test_a_bad_key_exits_2(
+    content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "keys"
     if content is not None:
         file.write_text(content, encoding="utf-8")
@@ -221,11 +285,23 @@ def test_what_is_no_key_exits_2(content, tmp_path, capsys) -> None:
     if content:
         with pytest.raises(SystemExit):
             parse_args([], {variable("api_key"): content})
-        assert variable("api_key") in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert variable("api_key") in error
+        assert not content.strip() or content not in error
 
 
-def test_a_file_of_keys_that_is_no_text_or_a_folder_is_named_with_its_flag(
-    tmp_path, capsys
+def test_an_empty_key_in_the_environment_does_not_open_the_server(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for empty in ("", "  "):
+        with pytest.raises(SystemExit) as caught:
+            parse_args([], {variable("api_key"): empty})
+        assert caught.value.code == 2
+        assert variable("api_key") in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_bad_key_file_is_named_with_its_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "keys"
     file.write_bytes(bytes(range(128, 256)))
@@ -248,7 +324,7 @@ def test_a_file_of_keys_that_is_no_text_or_a_folder_is_named_with_its_flag(
         ("node-1", True),
     ],
 )
-def test_who_can_reach_it(host, reachable) -> None:
+def test_is_reachable(host: str, reachable: bool) -> None:
     assert ServerConfig(host=host).is_reachable is reachable
 
 
@@ -308,10 +384,12 @@ def test_vllm_on_several_gpus() -> None:
     ],
 )
 @pytest.mark.parametrize("source", ["flags", "variables"])
-def test_settings_of_the_other_backend_are_refused(settings, named, source, capsys) -> None:
-    arguments, environ = [f"{flag(name)}={text}" for name, text in settings.items()], {}
-    if source == "variables":
-        arguments, environ = [], {variable(name): text for name, text in settings.items()}
+def test_settings_of_the_other_backend_are_refused(
+    settings: dict[str, str], named: str, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [f"{flag(name)}={text}" for name, text in settings.items()]
+    variables = {variable(name): text for name, text in settings.items()}
+    arguments, environ = (flags, {}) if source == "flags" else ([], variables)
     with pytest.raises(SystemExit) as caught:
         parse_args(arguments, environ)
     assert caught.value.code == 2

@@ -1,7 +1,7 @@
-"""What OpenRLHF makes of the server's answers: its own code from rollout to advantage.
+"""Runs OpenRLHF's own code on the server's answers, from rollout to advantage.
 
-`Experience` and the length penalties are imported. `SamplesGenerator` and the experience maker live
-in modules that import ray and vllm, so the functions wanted are compiled from their own source.
+`Experience` and the length penalties are imported. `SamplesGenerator` and the experience maker are
+in modules that import ray and vllm, so these tests compile the needed functions from their source.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ NUM_ROLLOUTS = 3 * SAMPLES_PER_PROMPT
 PAD_ID = 0
 
 
-def _upstream_method(module: str, name: str, **names: Any) -> Callable[..., Any]:
-    """A function of OpenRLHF's source, without importing its module; `names` are its globals."""
+def _compile_upstream(module: str, name: str, **names: Any) -> Callable[..., Any]:
+    """Compiles a function of OpenRLHF without importing its module; `names` become its globals."""
     package = importlib.util.find_spec("openrlhf")
     assert package is not None
     assert package.origin is not None
@@ -46,7 +46,8 @@ def _upstream_method(module: str, name: str, **names: Any) -> Callable[..., Any]
     annotations = ast.ImportFrom("__future__", [ast.alias("annotations")], 0)
     tree = ast.fix_missing_locations(ast.Module([annotations, found], []))
     exec(compile(tree, source, "exec"), namespace)
-    return namespace[name]
+    function: Callable[..., Any] = namespace[name]
+    return function
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def outputs(server: Any, bundled_tokenizer: Any) -> list[dict[str, Any]]:
             )
 
     async def run() -> list[dict[str, Any]]:
-        tasks = []
+        tasks: list[Any] = []
         for problem in itertools.islice(generate(seed=77, held_out=True), 3):
             for kind in KINDS:
                 ids = bundled_tokenizer.encode(getattr(problem, kind) + "<|im_end|>")
@@ -97,14 +98,14 @@ def outputs(server: Any, bundled_tokenizer: Any) -> list[dict[str, Any]]:
                         Engine(ids),
                     )
                 )
-        return await asyncio.gather(*tasks)
+        return list(await asyncio.gather(*tasks))
 
     return asyncio.run(run())
 
 
 @pytest.fixture
 def experiences(outputs: list[dict[str, Any]]) -> list[Any]:
-    process = _upstream_method(
+    process = _compile_upstream(
         "trainer/ppo_utils/samples_generator", "_process_response_into_experience"
     )
     made = [process(None, output, max_len=1024) for output in outputs]
@@ -133,7 +134,7 @@ def test_outputs_become_one_experience(outputs: list[Any], experiences: list[Any
     tokens = _values(outputs, "response_tokens")
     assert batch.response_length.tolist() == tokens
     assert batch.action_mask.sum(1).tolist() == tokens
-    # As SamplesGenerator reads it for dynamic filtering.
+    # SamplesGenerator reads scores like this for dynamic filtering.
     assert [e.scores[0].item() for e in experiences] == _values(outputs, "scores")
     logged = {name for output in outputs for name in output["extra_logs"]}
     assert logged < set(batch.info)
@@ -154,7 +155,7 @@ def test_an_experience_can_be_split_and_batched_again(
     assert batch.rewards.flatten().tolist() == pytest.approx(_values(outputs, "reward")[::-1])
     assert batch.scores.flatten().tolist() == _values(outputs, "scores")[::-1]
     for name in outputs[0]["extra_logs"]:
-        # As ppo_actor.training_step reads it for its log.
+        # ppo_actor.training_step reads numbers like this for its log.
         logged = torch.tensor(batch.info[name], dtype=torch.float)
         assert logged.flatten().tolist() == pytest.approx(_values(outputs, name)[::-1])
 
@@ -205,18 +206,18 @@ def test_a_negative_stop_coefficient_replaces_the_reward(
 
 
 @pytest.mark.parametrize("estimator", ["dr_grpo", "group_norm", "rloo"])
-def test_advantages_are_those_of_the_rewards(
+def test_advantages_are_computed_from_the_rewards(
     outputs: list[Any], experiences: list[Any], estimator: str
 ) -> None:
-    compute_reward = _upstream_method("models/utils", "compute_reward")
-    advantages = _upstream_method(
+    compute_reward = _compile_upstream("models/utils", "compute_reward")
+    advantages = _compile_upstream(
         "trainer/ppo_utils/experience_maker",
         "compute_advantages_and_returns",
         itertools=itertools,
         apply_length_penalties=length_penalty.apply_length_penalties,
         compute_reward=compute_reward,
     )
-    cumulative = _upstream_method("trainer/ppo_utils/experience_maker", "get_cumulative_returns")
+    cumulative = _compile_upstream("trainer/ppo_utils/experience_maker", "get_cumulative_returns")
     maker = SimpleNamespace(
         strategy=SimpleNamespace(
             args=SimpleNamespace(

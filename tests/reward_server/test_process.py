@@ -1,4 +1,4 @@
-"""The server as a process: while it loads, when it is told to stop, and when it cannot start."""
+"""The server as a process: while it loads its model, when it stops, and when it cannot start."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NUM_REQUESTS = 48
 
 @pytest.fixture(scope="module")
 def payloads(bundled_tokenizer: Any) -> list[dict[str, list[str]]]:
-    """One rollout each, long enough that they are worked on for a while."""
+    """Requests of one rollout each, long enough to take a while."""
     made = []
     for index, problem in enumerate(islice(generate(seed=8, held_out=True), NUM_REQUESTS)):
         prompt = render_prompt(bundled_tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
@@ -40,7 +40,7 @@ def payloads(bundled_tokenizer: Any) -> list[dict[str, list[str]]]:
 
 
 class Posts:
-    """Requests sent from a thread each; their answers by index."""
+    """Sends each request from a thread of its own, and keeps the answers by index."""
 
     def __init__(self, server: Any, payloads: list[dict[str, list[str]]]) -> None:
         self.answers: dict[int, Any] = {}
@@ -66,7 +66,7 @@ class Posts:
 def test_requests_are_held_while_loading_and_finished_when_stopping(
     start_server: Callable[..., Any], payloads: list[dict[str, list[str]]]
 ) -> None:
-    """One start for both ends of a server's life."""
+    """Tests loading and stopping with one server, because a start is slow."""
     starting = start_server()
     assert starting.request("/readyz") == (503, {"status": "loading"})
     early = Posts(starting, payloads[:8])
@@ -80,7 +80,7 @@ def test_requests_are_held_while_loading_and_finished_when_stopping(
 
     late = Posts(starting, payloads)
     _wait_until(lambda: starting.request("/healthz")[1]["in_flight"] > NUM_REQUESTS // 2)
-    # A connection that the server never saw cannot be answered: wait until all are in.
+    # The server cannot answer a connection it never saw: wait until all have arrived.
     _wait_until(
         lambda: starting.request("/healthz")[1]["in_flight"] + len(late.answers) >= NUM_REQUESTS
     )
@@ -111,7 +111,7 @@ def test_ctrl_c_while_loading_answers_what_is_held(
     assert "Traceback" not in starting.log.read_text()
 
 
-# What starts the real command line several times in one process: torch is imported once.
+# Runs the real command line several times in forked processes, so that torch is imported once.
 _DRIVER = """
 import os, runpy, sys, traceback
 import torch
@@ -138,7 +138,7 @@ for number, line in enumerate(open(sys.argv[1]).read().splitlines()):
 
 @pytest.fixture(scope="module")
 def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str]]:
-    """For each bad start: exit code, standard error, and the value at fault."""
+    """For each bad start: the exit code, standard error, and the bad value."""
     folder = tmp_path_factory.mktemp("models")
     taken = socket.create_server(("127.0.0.1", 0))
     port = str(taken.getsockname()[1])

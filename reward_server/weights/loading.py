@@ -1,0 +1,82 @@
+"""Loads a model with its tokenizer. Imports torch, transformers or vLLM only when called."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from reward_server.config import ServerConfig
+from reward_server.observe.metrics import Metrics
+from reward_server.pipeline.batcher import Batcher, BatcherCounters
+from reward_server.weights.engines import Engine
+from sar.tokenization import RolloutTokenizer
+
+if TYPE_CHECKING:
+    from sar.scoring.transformers_scorer import TransformersScorer
+    from sar.scoring.vllm_scorer import VllmScorer
+
+_log = logging.getLogger("reward_server")
+
+
+def load_engine(
+    config: ServerConfig, metrics: Metrics, counters: BatcherCounters, path: str
+) -> Engine:
+    """Loads the model at `path`, a folder or Hugging Face id, as `config` says.
+
+    Args:
+        metrics, counters: the server's, which outlive each engine.
+    Raises:
+        Exception: of any kind; a broken model folder raises whatever the libraries do.
+    """
+    scorer = load_scorer(config, path)
+    from transformers import AutoTokenizer  # slow: imported after a missing vLLM was reported
+
+    limits = [n for n in (scorer.max_context_tokens, config.max_context_tokens) if n]
+    max_context_tokens = min(limits, default=None)
+    tokenizer = RolloutTokenizer(
+        AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code),
+        system_prompt=config.system_prompt,
+        standalone_prompt=config.standalone_prompt,
+        max_context_tokens=max_context_tokens,
+    )
+    _log.info("model %s: %s", path, scorer.description)
+    _log.info(
+        "limits: %d tokens per forward pass, context of %s tokens, %d queued tokens, "
+        "%g s per request, %d graders with %g s per response",
+        config.max_batch_tokens,
+        max_context_tokens or "unlimited",
+        config.max_queued_tokens,
+        config.request_timeout,
+        config.grader_workers,
+        config.grader_timeout,
+    )
+    batcher = Batcher(scorer, config.max_batch_tokens, metrics, counters)
+    return Engine(tokenizer, batcher, path, scorer.architecture, scorer.room_check)
+
+
+def load_scorer(config: ServerConfig, path: str) -> TransformersScorer | VllmScorer:
+    """Loads the model at `path` with the configured backend."""
+    if config.backend == "vllm":
+        from sar.scoring.vllm_scorer import VllmScorer
+
+        return VllmScorer.from_pretrained(
+            path,
+            dtype=config.dtype,
+            max_batch_tokens=config.max_batch_tokens,
+            tensor_parallel_size=config.tensor_parallel_size,
+            trust_remote_code=config.trust_remote_code,
+        )
+    from transformers.utils import logging as transformers_logging
+
+    from sar.scoring.transformers_scorer import TransformersScorer
+
+    # transformers logs with a handler and format of its own; use the server's instead.
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()
+    return TransformersScorer.from_pretrained(
+        path,
+        device=config.device,
+        dtype=config.dtype,
+        max_batch_tokens=config.max_batch_tokens,
+        trust_remote_code=config.trust_remote_code,
+    )
