@@ -82,7 +82,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     load = partial(_load_engine, config, service)
     # A second vLLM does not start in a process that had one.
-    updater = PolicyUpdater(service, load) if config.backend != "vllm" else None
+    updater = PolicyUpdater(service.engines, load) if config.backend != "vllm" else None
+    if updater:
+        service.num_checkpoints_refused = lambda: updater.num_refused
     app = create_app(
         service,
         AppConfig(

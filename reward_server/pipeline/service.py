@@ -22,7 +22,7 @@ from reward_server.observe.metrics import Metrics
 from reward_server.observe.reward_log import RewardLog
 from reward_server.pipeline.batcher import BatcherCounters, Logprobs, QueueState
 from reward_server.pipeline.waiting import IN_THREADS, Waiting
-from reward_server.weights.engines import Engine, EngineInService
+from reward_server.weights.engines import Engine, EngineSlot
 from sar import __version__
 from sar.decision import Decision
 from sar.grading.processes.pool import GraderPool
@@ -89,21 +89,17 @@ class RewardService:
         self._sar_weight = sar_weight
         self._limits = limits
         self.waiting = waiting
-        self.engines = EngineInService()
+        self.engines = EngineSlot()
         self._in_flight = 0
         self._held_tokens = 0
         self._num_rollouts = 0
         self._num_unreadable_labels = 0
-        self._num_checkpoints_refused = 0
+        self.num_checkpoints_refused: Callable[[], int] = lambda: 0
         self._warned_of_mismatch = False
         self.counters = BatcherCounters()
         """For every engine's batcher to go on with."""
         self._counting = threading.Lock()
         self.metrics.read_from(lambda: self.status)
-
-    def count_refused_checkpoint(self) -> None:
-        with self._counting:
-            self._num_checkpoints_refused += 1
 
     @property
     def state(self) -> Literal["loading", "ready", "failing"]:
@@ -133,7 +129,7 @@ class RewardService:
             "busy_s": done.busy_s,
             "busy_share": done.busy_share,
             "grader_restarts": self._graders.num_restarts,
-            "checkpoints_refused": self._num_checkpoints_refused,
+            "checkpoints_refused": self.num_checkpoints_refused(),
             "decisions_not_logged": self._reward_log.num_dropped if self._reward_log else 0,
             "policy_version": engine.version if engine else 0,
             "policy_age_s": time.monotonic() - engine.loaded_at_s if engine else 0.0,
@@ -193,7 +189,7 @@ class RewardService:
         pending: list[_Pending],
     ) -> list[ScoredSample]:
         deadline = time.monotonic() + self._limits.request_timeout_s
-        with self.engines.used(lambda loading: self._loaded(loading, deadline)) as engine:
+        with self.engines.borrow(lambda loading: self._loaded(loading, deadline)) as engine:
             return self._rewards_of(engine, samples, is_abandoned, request_id, pending, deadline)
 
     def _loaded(self, loading: Future[Engine], deadline: float) -> Engine:

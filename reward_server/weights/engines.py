@@ -1,4 +1,4 @@
-"""The engine that requests go to, and its replacement by another one while they do."""
+"""The engine that serves requests, and how a new engine takes its place."""
 
 from __future__ import annotations
 
@@ -17,89 +17,90 @@ from sar.tokenization import RolloutTokenizer
 
 @dataclass(frozen=True)
 class Engine:
-    """What a loaded model brings."""
+    """A loaded model: its tokenizer, and the batcher that feeds its scorer."""
 
     tokenizer: RolloutTokenizer
     batcher: Batcher
     path: str = ""
+    """Folder or Hugging Face id that the model was loaded from."""
     architecture: str = ""
-    """What another checkpoint of the same model has in common with this one."""
-    fits_twice: Callable[[], bool] = lambda: True
-    """Whether there is memory for another of its size beside it. Must not hold the weights."""
+    """Equal for all checkpoints of the same model."""
+    has_room_for_copy: Callable[[], bool] = lambda: True
+    """Whether a second engine of this size fits into memory now. The function holds no weights."""
     version: int = 0
-    """The policy's step that the weights are of; 0 for those that the server started with."""
+    """Training step at which these weights were saved. 0: the weights the server started with."""
     loaded_at_s: float = field(default_factory=time.monotonic)
 
 
-class EngineInService:
-    """One engine at a time for new requests; a request keeps the one that it began with."""
+class EngineSlot:
+    """Holds the one engine that new requests use. A request keeps the engine that it borrowed."""
 
     def __init__(self) -> None:
         self._engine: Future[Engine] = Future()
-        self._num_users: Counter[Batcher] = Counter()
-        self._released = threading.Condition()
+        self._num_borrowers: Counter[Batcher] = Counter()
+        self._returned = threading.Condition()
 
     @property
     def current(self) -> Engine | None:
-        """None while one is loaded."""
-        engine = self._engine  # read once: it may be withdrawn meanwhile
+        """The engine that new requests use; None while the slot is empty."""
+        engine = self._engine  # read once: another thread may exchange it
         return engine.result() if engine.done() else None
 
     def start(self, engine: Engine) -> None:
-        """Takes a loaded engine into service, and with it the requests that waited for one."""
-        # What is loaded stays: the collector need not look through it again and again.
+        """Fills the empty slot, which also wakes the requests that wait for an engine."""
+        # The new objects stay for long: the garbage collector need not visit them.
         gc.collect()
         gc.freeze()
         self._engine.set_result(engine)
 
     def replace(self, engine: Engine) -> None:
-        """Gives new requests to another engine; returns once the one before has finished its own,
-        and has left memory."""
+        """Gives new requests another engine. Returns once the old engine has finished its requests
+        and its memory is free."""
         replacement: Future[Engine] = Future()
         replacement.set_result(engine)
-        self._retire_for(replacement)
+        self._retire_current(replacement)
 
     def withdraw(self) -> None:
-        """Holds new requests until the next `start`; returns once the engine has finished those it
-        has, and has left memory."""
-        self._retire_for(Future())
+        """Empties the slot: new requests wait until the next `start`. Returns once the old engine
+        has finished its requests and its memory is free."""
+        self._retire_current(Future())
 
     def close(self, timeout_s: float) -> bool:
-        """Finishes what the engine has, and closes it; False if it took too long."""
+        """Finishes the engine's requests and closes it. False if that takes too long."""
         current = self.current
         return current.batcher.close(timeout_s) if current else True
 
     @contextmanager
-    def used(self, wait: Callable[[Future[Engine]], Engine]) -> Iterator[Engine]:
-        """The engine for the whole of a request.
+    def borrow(self, wait: Callable[[Future[Engine]], Engine]) -> Iterator[Engine]:
+        """Lends the current engine to one request; the engine is not closed before it is returned.
 
         Args:
-            wait: waits for one that is loaded.
+            wait: waits for the engine's future and returns its result.
         """
-        engine = self._taken(wait)
+        engine = self._lend(wait)
         try:
             yield engine
         finally:
-            with self._released:
-                self._num_users[engine.batcher] -= 1
-                self._released.notify_all()
+            with self._returned:
+                self._num_borrowers[engine.batcher] -= 1
+                self._returned.notify_all()
 
-    def _taken(self, wait: Callable[[Future[Engine]], Engine]) -> Engine:
+    def _lend(self, wait: Callable[[Future[Engine]], Engine]) -> Engine:
         while True:
             loading = self._engine
             engine = wait(loading)
-            with self._released:
-                if loading is self._engine:  # else it may be closed by now
-                    self._num_users[engine.batcher] += 1
+            with self._returned:
+                if loading is self._engine:  # otherwise it was retired, and may be closed by now
+                    self._num_borrowers[engine.batcher] += 1
                     return engine
 
-    def _retire_for(self, following: Future[Engine]) -> None:
+    def _retire_current(self, successor: Future[Engine]) -> None:
         retired = self._engine.result().batcher
-        with self._released:
-            self._engine = following
-            self._released.wait_for(lambda: not self._num_users[retired])
-            del self._num_users[retired]
+        with self._returned:
+            self._engine = successor
+            self._returned.wait_for(lambda: not self._num_borrowers[retired])
+            del self._num_borrowers[retired]
         retired.close()
-        gc.unfreeze()  # what it had loaded goes
+        gc.unfreeze()  # so that the retired engine's objects are collected
         gc.collect()
         gc.freeze()
