@@ -98,7 +98,9 @@ def create_app(
     def begin() -> None:
         g.start_s = time.monotonic()
         g.request_id = _request_id(request.headers.get(_ID_HEADER, ""))
-        if request.path not in _OPEN and not config.keys.let_in(request.headers.get(_KEY_HEADER)):
+        if request.path not in _OPEN and not config.keys.authorizes(
+            request.headers.get(_KEY_HEADER)
+        ):
             raise Unauthorized(
                 "a key is needed: 'Authorization: Bearer KEY', or http://any:KEY@host/get_reward "
                 "as --reward.remote_url"
@@ -133,7 +135,7 @@ def create_app(
 
     @app.post("/update_weights")
     def update_weights() -> Response:
-        if not config.keys.are_needed:
+        if not config.keys.are_required:
             raise Forbidden("only those with a key may give weights; see --api-key-file")
         if updater is None:
             raise Forbidden("this backend keeps the weights it started with")
@@ -157,7 +159,7 @@ def create_app(
 
     @app.get("/openapi.json")
     def openapi() -> Response:
-        return _json(describe(needs_key=config.keys.are_needed))
+        return _json(describe(needs_key=config.keys.are_required))
 
     @app.get("/", strict_slashes=False)
     def index() -> str:

@@ -61,18 +61,18 @@ BAD = [
 
 @pytest.mark.parametrize("header", GOOD)
 def test_a_key_lets_in(header: str) -> None:
-    assert ApiKeys([KEY, OTHER]).let_in(header)
+    assert ApiKeys([KEY, OTHER]).authorizes(header)
 
 
 @pytest.mark.parametrize("header", BAD, ids=ascii)
 def test_nothing_else_does(header: str | None) -> None:
-    assert not ApiKeys([KEY, OTHER]).let_in(header)
-    assert ApiKeys().let_in(header)
+    assert not ApiKeys([KEY, OTHER]).authorizes(header)
+    assert ApiKeys().authorizes(header)
 
 
 @given(st.text(), st.sampled_from(["", "Bearer ", "Basic ", "Basic " + KEY, "Bearer" + KEY]))
 def test_no_text_gets_in_by_chance(text: str, scheme: str) -> None:
-    assert not ApiKeys([KEY]).let_in(scheme + text)
+    assert not ApiKeys([KEY]).authorizes(scheme + text)
 
 
 def test_every_key_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_every_key_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(hmac, "compare_digest", counted)
     keys = ApiKeys([KEY, OTHER, "a-third-key"])
     for header in (f"Bearer {KEY}", "Bearer x", "Bearer " + "x" * 10_000, None):
-        keys.let_in(header)
+        keys.authorizes(header)
     assert compared == [(32, 32)] * 12
 
 
