@@ -144,12 +144,9 @@ def _create_server(listening: socket.socket, app: Callable[..., Any], state: _St
 class _Handler(WSGIHandler):
     """Handles the requests of one connection, one after the other.
 
-    Checked with gevent 26.9.0; pyproject.toml excludes gevent 27. Overrides these private methods:
-    `WSGIHandler._sendall`, `WSGIHandler._send_error_response_if_possible`,
-    `WSGIHandler._handle_client_error`, and in `_Body` `pywsgi.Input._discard`. Uses these
-    undocumented attributes: `close_connection`, `code`, `content_length`, `response_length` and
-    `wsgi_input` of the handler, `chunked_input` of `Input`, `max_accept` of the server.
-    Run tests/chaos with a newer gevent before allowing it.
+    Overrides gevent's private methods `_sendall`, `_send_error_response_if_possible` and
+    `_handle_client_error`. `_Body` replaces `pywsgi.Input` and overrides its private `_discard`.
+    Checked with gevent 26.9.0; pyproject.toml excludes 27. Run tests/chaos before allowing it.
     """
 
     _is_counted = False
@@ -256,12 +253,8 @@ class _Body:
         self.is_read = not num_bytes and not source.chunked_input
 
     def read(self, size: int = -1) -> bytes:
-        """Reads like a file.
-
-        Raises:
-            gevent.Timeout: the body took longer than `_READ_TIMEOUT_S` in total.
-            OSError: the client closed the connection.
-        """
+        """Reads like a file. Raises `gevent.Timeout` after `_READ_TIMEOUT_S` in total, and
+        `OSError` if the client has closed the connection."""
         started = time.monotonic()
         with gevent.Timeout(max(0.0, self._seconds_left)):
             data: bytes = self._source.read(size)

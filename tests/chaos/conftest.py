@@ -108,21 +108,24 @@ def _write_orders(control: Path, orders: dict[str, Any]) -> None:
     os.replace(new, control)
 
 
+def encode_request(payload: Any, *, headers: str = "", path: str = "/get_reward") -> bytes:
+    """The bytes of a POST; `payload` is sent as JSON, bytes as they are."""
+    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    lines = f"POST {path} HTTP/1.1\r\nHost: here\r\n{headers}Content-Length: {len(body)}\r\n"
+    return f"{lines}\r\n".encode() + body
+
+
 async def post(
     address: Address, payload: Any, *, headers: str = "", path: str = "/get_reward"
 ) -> Answer:
-    """Sends one request; `payload` is sent as JSON, bytes as they are."""
-    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: here\r\n{headers}"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    )
+    """Sends one request and reads its answer."""
+    request = encode_request(payload, headers=f"{headers}Connection: close\r\n", path=path)
     started = time.monotonic()
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(*address, limit=1 << 26)
             try:
-                writer.write(head.encode() + body)
+                writer.write(request)
                 received = await reader.read()
             finally:
                 writer.close()
@@ -182,6 +185,7 @@ class Helpers:
     """What the `chaos` fixture gives to tests, which cannot import from this file."""
 
     Load = Load
+    encode_request = staticmethod(encode_request)
     post = staticmethod(post)
     parse_answer = staticmethod(parse_answer)
     assert_rewarded = staticmethod(assert_rewarded)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import struct
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,11 +20,6 @@ if TYPE_CHECKING:
 READ_TIMEOUT_S = 3.0  # of the shared server; its write timeout is the same
 HEAD = b"POST /get_reward HTTP/1.1\r\nHost: here\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
-
-
-def _encode_request(payload: Any) -> bytes:
-    body = json.dumps(payload).encode()
-    return HEAD + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 class _HealthProbe:
@@ -88,7 +82,7 @@ def test_500_clients_that_disconnect(
     faulty.tell(step_s=0.2)
     before = faulty.health
     descriptors = faulty.process.num_fds()
-    whole = _encode_request(rollouts[0].payload)
+    whole = chaos.encode_request(rollouts[0].payload)
     part = {"head": whole[:40], "body": whole[:-20], "waiting": whole}[where]
     load = chaos.Load(faulty, rollouts, 16)
     leaving = []

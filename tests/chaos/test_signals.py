@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import signal
 import socket
@@ -35,9 +34,8 @@ async def _send_then(
     """Sends every request, calls `act` when all are sent, then reads the answers."""
 
     async def send(payload: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        body = _encode_request(payload)
         reader, writer = await asyncio.open_connection(*own.address)
-        writer.write(body)
+        writer.write(chaos.encode_request(payload))
         await writer.drain()
         return reader, writer
 
@@ -47,12 +45,6 @@ async def _send_then(
     for _, writer in connections:
         writer.close()
     return [chaos.parse_answer(one) for one in received]
-
-
-def _encode_request(payload: Any) -> bytes:
-    body = json.dumps(payload).encode()
-    head = f"POST /get_reward HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
 
 
 @pytest.mark.parametrize("step_s", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
