@@ -21,8 +21,8 @@ from reward_server.http.app import AppConfig, create_app
 from reward_server.http.listener import IN_GREENLETS, Listener
 from reward_server.http.request_schema import RequestLimits
 from reward_server.pipeline.batcher import Batcher
+from reward_server.pipeline.engine import Engine
 from reward_server.pipeline.service import RewardService, ServiceLimits
-from reward_server.weights.engines import Engine
 from sar.grading.label import Label
 from sar.grading.processes.pool import GraderPool
 from sar.grading.verdict import Reason, Verdict

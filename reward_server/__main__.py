@@ -25,8 +25,8 @@ from sar.files import write_atomically
 
 if TYPE_CHECKING:
     from reward_server.http.listener import Listener
+    from reward_server.pipeline.engine import Engine
     from reward_server.pipeline.service import RewardService
-    from reward_server.weights.engines import Engine
     from reward_server.weights.policy import PolicyUpdater
 
 # When stopping, requests get this much more than --request-timeout: the model may still be
@@ -151,7 +151,7 @@ def build_server(config: ServerConfig, cleanup: ExitStack) -> Server:
     )
     load = partial(load_engine, config, metrics, service.counters)
     # vLLM cannot be started a second time in one process.
-    updater = PolicyUpdater(service, load) if config.backend != "vllm" else None
+    updater = PolicyUpdater(service.engines, load) if config.backend != "vllm" else None
     app = create_app(
         service,
         AppConfig(

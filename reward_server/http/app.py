@@ -84,7 +84,9 @@ def create_app(
     def begin() -> None:
         g.start_s = time.monotonic()
         g.request_id = _choose_request_id(request.headers.get(_ID_HEADER, ""))
-        if request.path not in _OPEN and not config.keys.let_in(request.headers.get(_KEY_HEADER)):
+        if request.path not in _OPEN and not config.keys.authorizes(
+            request.headers.get(_KEY_HEADER)
+        ):
             raise Unauthorized(
                 "a key is needed: 'Authorization: Bearer KEY', or http://any:KEY@host/get_reward "
                 "as --reward.remote_url"
@@ -121,7 +123,7 @@ def create_app(
 
     @app.post("/update_weights")
     def update_weights() -> Response:
-        if not config.keys.are_needed:
+        if not config.keys.are_required:
             raise Forbidden("only a server with API keys takes weights; see --api-key-file")
         if updater is None:
             raise Forbidden("this backend keeps the weights it started with")
@@ -147,7 +149,7 @@ def create_app(
 
     @app.get("/openapi.json")
     def openapi() -> Response:
-        document = json.dumps(describe(needs_key=config.keys.are_needed))
+        document = json.dumps(describe(needs_key=config.keys.are_required))
         return Response(document, mimetype=_JSON)
 
     @app.get("/", strict_slashes=False)

@@ -1,5 +1,8 @@
-"""The HTTP server: gevent's, so that a request that waits for its reward costs a few kilobytes and
-no thread. All requests run in one thread, the batcher and the graders in others.
+"""The HTTP server. It runs each connection in a gevent greenlet of one thread, so that a request
+that waits for its reward costs a few kilobytes instead of a thread.
+
+It also limits what slow, silent and flooding clients can hold, which gevent's server does not do.
+For that `_Handler` and `_Body` override names that gevent does not document: see `_Handler`.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -27,23 +30,23 @@ from reward_server.pipeline.waiting import CLIENT_IS_GONE, Waiting
 
 _MAX_DESCRIPTORS = 65536
 _BACKLOG = 4096
-# For a request to come in, head and body, and for a kept connection to bring its next one. Ends
-# clients that send a byte now and then to hold connections open.
+# Time for a request's head to arrive, from the connection's start or its previous answer, and then
+# for the body. Ends clients that hold a connection by sending a byte now and then.
 _READ_TIMEOUT_S = 60.0
-# For an answer to be taken by its client.
+# Time for the client to take each part of the answer.
 _WRITE_TIMEOUT_S = 60.0
-# An ordinary request takes no more.
-_READS_AT_ONCE = 8
-# A client that is refused while it is still sending gets to read why.
+# Reads of one connection before other connections get a turn. A usual request needs fewer.
+_MAX_READS_IN_A_ROW = 8
+# How long to read on after a refusal: a client that is still sending reads the answer later.
 _LINGER_S = 2.0
 _DRAIN_POLL_S = 0.05
-# Quiet polls in a row: a request may have been sent and not be read yet.
-_DRAIN_POLLS = 3
+# Polls in a row without an open request. A sent request may not have been read at the first one.
+_NUM_DRAIN_POLLS = 3
 
 _log = logging.getLogger(__name__)
 
 
-def _result(future: Future[Any], timeout_s: float) -> Any:
+def _wait_for_result(future: Future[Any], timeout_s: float) -> Any:
     if not future.done():
         loop = gevent.get_hub().loop
         done = Event()
@@ -52,25 +55,27 @@ def _result(future: Future[Any], timeout_s: float) -> Any:
     return future.result(timeout=0)
 
 
-IN_GREENLETS = Waiting(_result, lambda: gevent.sleep(0))
-"""For requests that the listener runs."""
+IN_GREENLETS = Waiting(_wait_for_result, lambda: gevent.sleep(0))
+"""How requests wait under this server: only their greenlet pauses, not the thread."""
 
 
 class Listener:
-    """Answers requests in a thread of its own, from the moment it is made."""
+    """Answers HTTP requests in its own thread as soon as it is created."""
 
     def __init__(self, app: Callable[..., Any], *, host: str, port: int) -> None:
         """
         Args:
-            app: a WSGI application; it waits by `IN_GREENLETS` only.
-            port: 0 takes a free one.
+            app: a WSGI application. It must wait with `IN_GREENLETS` only, as a blocking call
+                would stop all requests.
+            host: listens on every address of this host name.
+            port: 0 chooses a free port.
         Raises:
-            OSError: it cannot listen there.
+            OSError: an address cannot be listened on.
         """
         _raise_descriptor_limit()
-        self._sockets = _listen(host, port)
+        self._sockets = _open_sockets(host, port)
         self.addresses: list[tuple[str, int]] = [s.getsockname()[:2] for s in self._sockets]
-        """Host and port of each socket it listens on."""
+        """Host and port of each listening socket."""
         self._state = _State()
         self._app = app
         self._started = threading.Event()
@@ -78,11 +83,13 @@ class Listener:
         self._started.wait()
 
     def stop_listening(self) -> None:
-        """Takes no new connections, so that a trainer goes to another server or waits for the next.
-        Those that the system has taken already are served."""
+        """Stops accepting connections, so that trainers connect to another or to the next server.
+
+        Connections that the operating system has already accepted are still served.
+        """
 
         def stop() -> None:
-            gevent.sleep(_DRAIN_POLL_S)  # what waits to be accepted is
+            gevent.sleep(_DRAIN_POLL_S)  # time to accept the connections in the backlog
             for server in self._servers:
                 server.close()
 
@@ -90,10 +97,10 @@ class Listener:
         self._loop.run_callback_threadsafe(gevent.spawn, stop)
 
     def drain(self, timeout_s: float) -> bool:
-        """Waits until every answer is sent; False if it took too long."""
+        """Waits until every answer is sent. False if that takes longer than `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         num_quiet = 0
-        while num_quiet < _DRAIN_POLLS:
+        while num_quiet < _NUM_DRAIN_POLLS:
             if time.monotonic() > deadline:
                 return False
             time.sleep(_DRAIN_POLL_S)
@@ -102,30 +109,30 @@ class Listener:
 
     def _run(self) -> None:
         self._loop = gevent.get_hub().loop
-        self._servers = [_server(s, self._app, self._state) for s in self._sockets]
+        self._servers = [_create_server(s, self._app, self._state) for s in self._sockets]
         for server in self._servers:
             server.start()
         self._started.set()
-        while True:  # the hub runs while this waits
+        while True:  # gevent serves requests while this thread sleeps
             gevent.sleep(3600)
 
 
 class _State:
-    """What the connections of a listener share."""
+    """What all connections of a listener share."""
 
     num_requests = 0
-    """Requests of which a line has come, and the answer is not sent."""
+    """Requests whose first line has arrived and whose answer is not yet sent."""
     is_stopping = False
 
 
-def _server(listening: socket.socket, app: Callable[..., Any], state: _State) -> WSGIServer:
+def _create_server(listening: socket.socket, app: Callable[..., Any], state: _State) -> WSGIServer:
     host, port = listening.getsockname()[:2]
     server = WSGIServer(
         listening,
         app,
         log=None,
         error_log=_log,
-        # gevent would ask the name service for the host's name.
+        # Without these, gevent looks up the host's name in DNS.
         environ={"SERVER_NAME": host, "SERVER_PORT": str(port)},
         handler_class=_Handler,
     )
@@ -135,7 +142,12 @@ def _server(listening: socket.socket, app: Callable[..., Any], state: _State) ->
 
 
 class _Handler(WSGIHandler):
-    """One connection."""
+    """Handles the requests of one connection, one after the other.
+
+    Overrides gevent's private methods `_sendall`, `_send_error_response_if_possible` and
+    `_handle_client_error`. `_Body` replaces `pywsgi.Input` and overrides its private `_discard`.
+    Checked with gevent 26.9.0; pyproject.toml excludes 27. Run tests/chaos before allowing it.
+    """
 
     _is_counted = False
     wsgi_input: Any
@@ -162,7 +174,7 @@ class _Handler(WSGIHandler):
             if self._is_counted:
                 self.server.state.num_requests -= 1
                 self._is_counted = False
-        if isinstance(outcome, tuple):  # the head was not HTTP, or too long
+        if isinstance(outcome, tuple):  # gevent refused the head: not HTTP, or too long
             self._refuse(int(outcome[0]))
             _linger(self.socket)
             return None
@@ -170,7 +182,7 @@ class _Handler(WSGIHandler):
 
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
-        environ[CLIENT_IS_GONE] = _hang_up_check(self.socket.fileno())
+        environ[CLIENT_IS_GONE] = _create_hang_up_check(self.socket.fileno())
         return environ
 
     def run_application(self) -> None:
@@ -182,7 +194,7 @@ class _Handler(WSGIHandler):
         except gevent.Timeout:
             self._send_error_response_if_possible(HTTPStatus.REQUEST_TIMEOUT)
         except OSError:
-            self.close_connection = True  # the client left in the middle
+            self.close_connection = True  # the client closed the connection
         if not self.wsgi_input.is_read:
             self.close_connection = True
 
@@ -196,19 +208,19 @@ class _Handler(WSGIHandler):
             self._refuse(error_code)
 
     def _refuse(self, status: int) -> None:
-        _log.warning("%d to %s: refused before it was a request", status, self.client_address[0])
+        _log.warning("%d to %s: the listener refused the request", status, self.client_address[0])
         with suppress(OSError):
             self.code = status
-            self._sendall(_refusal(status))
+            self._sendall(_format_refusal(status))
 
     def _handle_client_error(self, error: Exception) -> tuple[str, bytes]:
-        # gevent would log what was sent, and there may be a key in it.
+        # gevent's own method logs what the client sent, which may include an API key.
         return "400", b""
 
 
 class _Incoming(io.RawIOBase):
-    """What a connection brings. gevent reads on for as long as there is more, and a client that
-    sends without end would have the server to itself."""
+    """The bytes of a connection. Lets other connections run between reads: otherwise a client that
+    sends without pause would keep the server for itself."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -219,20 +231,20 @@ class _Incoming(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         self._num_reads += 1
-        if self._num_reads > _READS_AT_ONCE:
+        if self._num_reads > _MAX_READS_IN_A_ROW:
             gevent.sleep(0)
         num_bytes: int = self._connection.recv_into(buffer)
         return num_bytes
 
 
 class _Body:
-    """A request's body, which has to come in within `_READ_TIMEOUT_S`, and need not be read."""
+    """A request's body: must arrive within `_READ_TIMEOUT_S`, and may be left unread."""
 
     def __init__(self, source: Any, num_bytes: int | None, connection: Any) -> None:
         """
         Args:
             source: gevent's `Input`.
-            num_bytes: as the request says; None where it comes in chunks, or there is no body.
+            num_bytes: the Content-Length; None if the body is chunked or there is none.
         """
         self._source = source
         self._num_unread = num_bytes
@@ -241,7 +253,8 @@ class _Body:
         self.is_read = not num_bytes and not source.chunked_input
 
     def read(self, size: int = -1) -> bytes:
-        """Raises `gevent.Timeout` when the time is over, `OSError` when the client has gone."""
+        """Reads like a file. Raises `gevent.Timeout` after `_READ_TIMEOUT_S` in total, and
+        `OSError` if the client has closed the connection."""
         started = time.monotonic()
         with gevent.Timeout(max(0.0, self._seconds_left)):
             data: bytes = self._source.read(size)
@@ -254,22 +267,22 @@ class _Body:
         return data
 
     def _discard(self) -> None:
-        """For gevent, after the answer: closing with data unread would take it from the client."""
-        if self.is_read:
-            return
-        _linger(self._connection)
+        """gevent calls this after the answer. Closing a connection with unread data would make the
+        client lose the answer."""
+        if not self.is_read:
+            _linger(self._connection)
 
 
 def _linger(connection: Any) -> None:
-    """Reads on for a while, unless the client has gone."""
+    """Reads and discards what the client still sends, for `_LINGER_S` at most."""
     with suppress(OSError), gevent.Timeout(_LINGER_S, exception=False):
         connection.shutdown(socket.SHUT_WR)
         while connection.recv(1 << 16):
             gevent.sleep(0)
 
 
-def _refusal(status: int) -> bytes:
-    """A whole answer, for what never gets to the application."""
+def _format_refusal(status: int) -> bytes:
+    """A complete HTTP answer to a request that does not reach the application."""
     phrase = HTTPStatus(status).phrase
     error = {"type": "http", "message": phrase, "field": None}
     body = json.dumps({"error": error}).encode()
@@ -280,38 +293,38 @@ def _refusal(status: int) -> bytes:
     return head.encode() + body
 
 
-def _hang_up_check(descriptor: int) -> Callable[[], bool]:
+def _create_hang_up_check(descriptor: int) -> Callable[[], bool]:
+    """A function that tells whether the client has closed the connection."""
     poll = select.poll()
-    # Not everywhere: without it, only a connection that was reset is seen.
+    # POLLRDHUP exists on Linux only. Elsewhere only a connection that was reset is noticed.
     poll.register(descriptor, getattr(select, "POLLRDHUP", select.POLLHUP))
     return lambda: bool(poll.poll(0))
 
 
-def _listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets on every address that the host has here, all with the same port."""
+def _open_sockets(host: str, port: int) -> list[socket.socket]:
+    """Listens on every address that the host name has on this machine, on the same port."""
     sockets: list[socket.socket] = []
-    try:
+    with ExitStack() as closing:
         for family, kind, _, _, address in socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
-            taken = sockets[0].getsockname()[1] if sockets else port
+            same_port = sockets[0].getsockname()[1] if sockets else port
             try:
-                sockets.append(_bound(family, kind, (address[0], taken, *address[2:])))
+                listening = _open_socket(family, kind, (address[0], same_port, *address[2:]))
             except OSError as error:
-                # localhost has an IPv6 address even where there is no IPv6.
+                # localhost may resolve to an IPv6 address on a machine without IPv6.
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     raise
-                missing = error
+                unavailable = error
+            else:
+                sockets.append(closing.enter_context(listening))
         if not sockets:
-            raise missing
-    except OSError:
-        for listening in sockets:
-            listening.close()
-        raise
+            raise unavailable
+        closing.pop_all()  # none failed: they stay open
     return sockets
 
 
-def _bound(family: int, kind: int, address: tuple[Any, ...]) -> socket.socket:
+def _open_socket(family: int, kind: int, address: tuple[Any, ...]) -> socket.socket:
     listening = socket.socket(family, kind)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -327,7 +340,7 @@ def _bound(family: int, kind: int, address: tuple[Any, ...]) -> socket.socket:
 
 
 def _raise_descriptor_limit() -> None:
-    """Allows as many open connections as the system does; the usual default is only 1,024."""
+    """Allows as many open connections as the system permits. The usual default is only 1,024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

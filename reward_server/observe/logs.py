@@ -1,4 +1,4 @@
-"""Log lines: one per event, as text or as JSON."""
+"""Sets up logging: one line for each event, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 
 def start_logging(log_format: str) -> None:
-    """Sends everything from INFO up to standard error.
+    """Writes events of level INFO and above, and Python warnings, to standard error.
 
     Args:
         log_format: "text" or "json".
@@ -24,12 +24,12 @@ def start_logging(log_format: str) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.captureWarnings(True)
     if log_format == "json" or not sys.stderr.isatty():
-        # Progress bars are no lines. Read when transformers is loaded.
+        # Progress bars would not be log lines. transformers reads this when it is imported.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 class _JsonFormatter(logging.Formatter):
-    """One JSON object in one line; a traceback is a field of it."""
+    """Formats an event as one JSON object on one line; a traceback becomes a field."""
 
     def format(self, record: logging.LogRecord) -> str:
         event = {

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from reward_server.errors import InvalidRequest, RequestTimedOut, ScoringFailed
 from reward_server.observe.metrics import Metrics
 from reward_server.pipeline.batcher import Logprobs
+from reward_server.pipeline.engine import Engine
 from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
 from reward_server.pipeline.waiting import Deadline, Waiting
-from reward_server.weights.engines import Engine
 from sar import __version__
 from sar.decision import Decision
 from sar.grading.processes.pool import GraderPool

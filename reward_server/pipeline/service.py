@@ -16,10 +16,10 @@ from reward_server.observe.reward_log import RewardLog
 from reward_server.observe.status import Status
 from reward_server.pipeline.admission import Admission
 from reward_server.pipeline.batcher import BatcherCounters, QueueState
+from reward_server.pipeline.engine import Engine, EngineSlot
 from reward_server.pipeline.request import RewardParts, RewardRequest
 from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
 from reward_server.pipeline.waiting import IN_THREADS, Deadline, Waiting
-from reward_server.weights.engines import Engine, EngineInService
 from sar.grading.processes.pool import GraderPool
 
 _log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class RewardService:
     ) -> None:
         self.metrics = metrics or Metrics()
         self.waiting = waiting
-        self.engines = EngineInService()
+        self.engines = EngineSlot()
         self.counters = BatcherCounters()
         """Counters that every engine's batcher continues."""
         self._parts = RewardParts(graders, sar_weight, waiting, self.metrics)
@@ -61,14 +61,9 @@ class RewardService:
         self._reward_log = reward_log
         self._num_rollouts = 0
         self._num_unreadable_labels = 0
-        self._num_checkpoints_refused = 0
         self._has_warned_of_mismatch = False
         self._counting = threading.Lock()
         self.metrics.read_from(lambda: self.status)
-
-    def count_refused_checkpoint(self) -> None:
-        with self._counting:
-            self._num_checkpoints_refused += 1
 
     @property
     def state(self) -> Literal["loading", "ready", "failing"]:
@@ -98,7 +93,7 @@ class RewardService:
             busy_s=done.busy_s,
             busy_share=done.busy_share,
             grader_restarts=self._parts.graders.num_restarts,
-            checkpoints_refused=self._num_checkpoints_refused,
+            checkpoints_refused=self.engines.num_refused_checkpoints,
             decisions_not_logged=self._reward_log.num_dropped if self._reward_log else 0,
             policy_version=engine.version if engine else 0,
             policy_age_s=time.monotonic() - engine.loaded_at_s if engine else 0.0,
@@ -130,7 +125,7 @@ class RewardService:
             except RequestTimedOut as error:
                 raise NotReady("the model is still loading") from error
 
-        with self._admission.admit(rollouts), self.engines.used(wait_for_engine) as engine:
+        with self._admission.admit(rollouts), self.engines.borrow(wait_for_engine) as engine:
             request = RewardRequest(rollouts, self._parts, engine, deadline, is_abandoned)
             scored = request.compute_rewards()
             self._count(scored)

@@ -1,4 +1,4 @@
-"""Checkpoints that a trainer writes, file by file: which there are, and whether one is whole.
+"""Finds a trainer's checkpoints, and tells whether a checkpoint is completely written.
 
 OpenRLHF writes `{ckpt.path}/global_step{N}_hf` with `--ckpt.save_hf`.
 """
@@ -10,50 +10,53 @@ import re
 import struct
 from pathlib import Path
 
-_FOLLOWED = re.compile(r"global_step(\d+)_hf")
+_CHECKPOINT_NAME = re.compile(r"global_step(\d+)_hf")
 _STEP = re.compile(r"global_step_?(\d+)")
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+# A safetensors file starts with the length of its JSON header, which the format limits.
 _HEADER_LENGTH = struct.Struct("<Q")
-# The format's own bound; more is a file that is not one.
 _MAX_HEADER_BYTES = 100_000_000
 
 
-def steps_in(folder: Path) -> dict[int, Path]:
-    """The checkpoints in a trainer's folder by their step, whole or not; empty if there is none."""
+def list_checkpoints(folder: Path) -> dict[int, Path]:
+    """The checkpoints in a trainer's folder by training step, complete or not.
+
+    Empty if the folder does not exist yet.
+    """
     if not folder.is_dir():
         return {}
-    found = ((_FOLLOWED.fullmatch(path.name), path) for path in folder.iterdir())
+    found = ((_CHECKPOINT_NAME.fullmatch(path.name), path) for path in folder.iterdir())
     return {int(match[1]): path for match, path in found if match and path.is_dir()}
 
 
-def step_of(path: Path) -> int | None:
-    """The step that a checkpoint's name says."""
+def parse_step(path: Path) -> int | None:
+    """The training step in a checkpoint's name; None if its name has none."""
     match = _STEP.search(path.name)
     return int(match[1]) if match else None
 
 
-def missing_from(path: Path) -> str:
-    """What a checkpoint lacks to be whole; empty when it lacks nothing.
+def find_missing(path: Path) -> str:
+    """Names the first file that a checkpoint lacks; empty if the checkpoint is complete.
 
-    A safetensors file says at its start how long it is, so that one which is still being written is
-    told from a whole one without waiting.
+    The header of a safetensors file gives the file's length. So a file that the trainer is still
+    writing is recognized at once.
     """
     try:
         if not (path / "config.json").is_file():
             return "config.json"
         json.loads((path / "config.json").read_text(encoding="utf-8"))
-        if not any((path / name).is_file() for name in _TOKENIZERS):
+        if not any((path / name).is_file() for name in _TOKENIZER_FILES):
             return "a tokenizer"
-        for name in _weight_files(path):
-            if not _is_whole(path / name):
+        for name in _list_weight_files(path):
+            if not _is_complete(path / name):
                 return name
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        # Gone meanwhile, half a JSON file, or one with something else in it.
-        return f"a whole file: {error}"
+        # The file was deleted meanwhile, or its JSON is cut off or not as expected.
+        return f"a complete file: {error}"
     return ""
 
 
-def _weight_files(path: Path) -> list[str]:
+def _list_weight_files(path: Path) -> list[str]:
     index = path / "model.safetensors.index.json"
     if not index.is_file():
         return ["model.safetensors"]
@@ -61,7 +64,7 @@ def _weight_files(path: Path) -> list[str]:
     return sorted(names)
 
 
-def _is_whole(file: Path) -> bool:
+def _is_complete(file: Path) -> bool:
     if not file.is_file():
         return False
     with file.open("rb") as opened:

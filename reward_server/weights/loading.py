@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from reward_server.config import ServerConfig
 from reward_server.observe.metrics import Metrics
 from reward_server.pipeline.batcher import Batcher, BatcherCounters
-from reward_server.weights.engines import Engine
+from reward_server.pipeline.engine import Engine
 from sar.tokenization import RolloutTokenizer
 
 if TYPE_CHECKING:

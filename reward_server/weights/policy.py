@@ -1,8 +1,9 @@
-"""The scorer follows the policy: new weights in the place of old ones, between two requests.
+"""Updates the scorer's weights to those of the policy in training, without dropping a request.
 
-SAR takes it that the policy scores itself, and the policy changes with every step. A request is
-scored by the weights that it began with. Where memory allows, new weights are loaded beside the old
-ones, which answer meanwhile; else the old ones finish what they have, and requests are held.
+SAR assumes that the policy scores its own responses, and the policy changes with every training
+step. A request keeps the weights that it began with. If memory allows, the new weights are loaded
+while the old ones still answer. If not, the old weights finish their requests and leave memory
+first, and new requests wait until the new weights are loaded.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reward_server.errors import CheckpointRefused, NotReady
-from reward_server.pipeline.service import RewardService
-from reward_server.weights.checkpoints import missing_from, step_of, steps_in
-from reward_server.weights.engines import Engine
+from reward_server.pipeline.engine import Engine, EngineSlot
+from reward_server.weights.checkpoints import find_missing, list_checkpoints, parse_step
 from sar.errors import one_line
 
 _POLL_S = 2.0
@@ -28,76 +28,69 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Known:
-    """What is remembered of an engine; the engine itself would keep its weights in memory."""
+class _LastEngine:
+    """What to remember of the last engine that served. The engine itself would hold its weights."""
 
     path: str
     architecture: str
     version: int
 
-    @classmethod
-    def of(cls, engine: Engine) -> _Known:
-        return cls(engine.path, engine.architecture, engine.version)
-
 
 class PolicyUpdater:
-    """Loads checkpoints into a service, one at a time."""
+    """Loads checkpoints into an engine slot, one at a time."""
 
-    def __init__(
-        self,
-        service: RewardService,
-        load: Callable[[str], Engine],
-    ) -> None:
+    def __init__(self, engines: EngineSlot, load: Callable[[str], Engine]) -> None:
         """
         Args:
-            load: makes an engine of a checkpoint; raises whatever is wrong with it.
+            engines: the slot whose engine is replaced.
+            load: loads an engine from a checkpoint's path. May raise any exception.
         """
-        self._service = service
+        self._engines = engines
         self._load = load
-        self._engines = service.engines
-        self._last: _Known | None = None
+        self._last: _LastEngine | None = None
         self._one_at_a_time = threading.Lock()
         self._stopping = threading.Event()
-        self._asked: set[Future[int]] = set()
+        self._updates: set[Future[int]] = set()
 
     def update(self, path: Path) -> Future[int]:
-        """Takes a checkpoint into service; the future gives its policy version.
+        """Starts to load a checkpoint. The future gives its policy version once it is in service.
 
-        The future raises `CheckpointRefused` for one that cannot be taken; the weights before it
-        stay then. `NotReady`: there are none yet, or the server is stopping.
+        The future raises `CheckpointRefused` if the checkpoint cannot be used: the old weights stay
+        in service. It raises `NotReady` before the first model is loaded, and while the server is
+        stopping.
         """
         future: Future[int] = Future()
-        self._asked.add(future)
-        future.add_done_callback(self._asked.discard)
-        # A daemon, as loading may take minutes and the server is not to wait for it to stop.
+        self._updates.add(future)
+        future.add_done_callback(self._updates.discard)
+        # A daemon thread: loading may take minutes, and a server that stops does not wait for it.
         threading.Thread(target=self._run, args=(path, future), name="policy", daemon=True).start()
         return future
 
     def follow(self, folder: Path) -> None:
-        """Takes each newest whole checkpoint of a trainer's folder, until `close`."""
+        """Loads each new complete checkpoint of a trainer's folder, until `close`."""
         threading.Thread(target=self._follow, args=(folder,), name="follow", daemon=True).start()
 
     @property
     def is_loading(self) -> bool:
-        """Whether a checkpoint is being taken into service."""
+        """Whether a checkpoint is being loaded."""
         return self._one_at_a_time.locked()
 
     def close(self) -> None:
-        """Takes no more checkpoints; one that is being loaded is not waited for, and whoever asked
-        for it gets `NotReady`."""
+        """Stops updates: those that are not finished raise `NotReady` at once. Does not wait for a
+        checkpoint that is being loaded."""
         self._stopping.set()
-        for future in list(self._asked):
+        for future in list(self._updates):
             with suppress(InvalidStateError):
                 future.set_exception(NotReady("the server is stopping"))
 
     def _run(self, path: Path, future: Future[int]) -> None:
         try:
-            self._raise_if_stopping()  # and not only once the one that is being loaded is done
+            self._raise_if_stopping()  # before the wait for a checkpoint that is being loaded
             with self._one_at_a_time:
                 self._raise_if_stopping()
                 version = self._update(path)
-        except Exception as error:  # noqa: BLE001  whoever asked for it must hear of it
-            with suppress(InvalidStateError):  # `close` was sooner
+        except Exception as error:  # noqa: BLE001  the caller gets every error from the future
+            with suppress(InvalidStateError):  # `close` was first
                 future.set_exception(error)
         else:
             with suppress(InvalidStateError):
@@ -108,102 +101,98 @@ class PolicyUpdater:
             raise NotReady("the server is stopping")
 
     def _follow(self, folder: Path) -> None:
-        done = -1
+        last_step = -1
         while not self._stopping.wait(_POLL_S):
             try:
-                found = steps_in(folder)
+                found = list_checkpoints(folder)
             except OSError as error:
                 _log.error("cannot read --follow %s: %s", folder, error)
                 continue
-            newer = {step: path for step, path in found.items() if step > done}
-            # An older one that is whole is better than to wait for the newest.
-            for step in sorted(newer, reverse=True):
-                if missing_from(newer[step]):
-                    continue
-                done = step  # whether it can be taken or not
-                self._wait_for(self.update(newer[step]))
-                break
+            # The newest first; if it is not complete yet, an older one is better than waiting.
+            for step in sorted((step for step in found if step > last_step), reverse=True):
+                if not find_missing(found[step]):
+                    last_step = step  # also if it is refused: it would be refused again
+                    self._wait_for(self.update(found[step]))
+                    break
 
-    def _wait_for(self, updating: Future[int]) -> None:
+    def _wait_for(self, update: Future[int]) -> None:
         try:
-            updating.result()
+            update.result()
         except CheckpointRefused:
-            pass  # said and counted
+            pass  # `_update` has logged and counted it
         except NotReady as error:
-            _log.info("a checkpoint was not taken: %s", error)
-        except Exception:  # noqa: BLE001  the next one may be better
-            _log.exception("a checkpoint could not be taken")
+            _log.info("a checkpoint was not loaded: %s", error)
+        except Exception:  # noqa: BLE001  the next checkpoint may load
+            _log.exception("a checkpoint could not be loaded")
 
     def _update(self, path: Path) -> int:
         try:
-            return self._take(path)
+            return self._put_in_service(path)
         except CheckpointRefused as error:
-            self._service.count_refused_checkpoint()
+            self._engines.num_refused_checkpoints += 1
             _log.error("%s", error)
             raise
 
-    def _take(self, path: Path) -> int:
-        if missing := missing_from(path):
+    def _put_in_service(self, path: Path) -> int:
+        if missing := find_missing(path):
             raise CheckpointRefused(f"checkpoint {str(path)!r} lacks {missing}", "path")
         started_s = time.monotonic()
-        if self._has_room_beside():
-            new = self._loaded(path)
+        last = self._remember_last()
+        if self._has_room_for_copy():
+            new = self._load_checkpoint(path, last)
             self._engines.replace(new)
         else:
-            new = self._loaded_in_place(path)
+            new = self._load_in_place(path, last)
             self._engines.start(new)
-        self._last = _Known.of(new)
         took_s = time.monotonic() - started_s
-        _log.info("policy version %d from %s, in %.1f s", new.version, path, took_s)
+        _log.info("policy version %d from %s, loaded in %.1f s", new.version, path, took_s)
         return new.version
 
-    def _has_room_beside(self) -> bool:
-        """Also learns what is in service."""
+    def _remember_last(self) -> _LastEngine:
+        """The engine in service, or the last one if the slot is empty after a failed update."""
         if current := self._engines.current:
-            self._last = _Known.of(current)
-            return current.fits_twice()
-        return False
-
-    def _loaded_in_place(self, path: Path) -> Engine:
-        if self._engines.current:
-            self._engines.withdraw()
-        try:
-            return self._loaded(path)
-        except CheckpointRefused as error:
-            refused = error
-        self._go_back()
-        raise refused
-
-    def _go_back(self) -> None:
-        last = self._known()
-        try:
-            engine = self._load(last.path)
-        except Exception:  # noqa: BLE001  it has been written over, or removed
-            _log.exception("%s is gone too: requests wait for the next checkpoint", last.path)
-        else:
-            self._engines.start(replace(engine, version=last.version))
-
-    def _known(self) -> _Known:
+            self._last = _LastEngine(current.path, current.architecture, current.version)
         if not self._last:
             raise NotReady("the model is still loading")
         return self._last
 
-    def _loaded(self, path: Path) -> Engine:
-        last = self._known()
+    def _has_room_for_copy(self) -> bool:
+        current = self._engines.current
+        return current is not None and current.has_room_for_copy()
+
+    def _load_in_place(self, path: Path, last: _LastEngine) -> Engine:
+        """Frees the old weights, then loads the new ones. If they are refused, reloads the old."""
+        if self._engines.current:
+            self._engines.withdraw()
+        try:
+            return self._load_checkpoint(path, last)
+        except CheckpointRefused:
+            self._reload(last)
+            raise
+
+    def _reload(self, last: _LastEngine) -> None:
+        try:
+            engine = self._load(last.path)
+        except Exception:  # noqa: BLE001  its files may be overwritten or deleted
+            _log.exception("cannot reload %s: requests wait for the next checkpoint", last.path)
+        else:
+            self._engines.start(replace(engine, version=last.version))
+
+    def _load_checkpoint(self, path: Path, last: _LastEngine) -> Engine:
         engine, reason = None, ""
         try:
             engine = self._load(str(path))
-        except Exception as error:  # noqa: BLE001  a broken checkpoint raises all sorts of things
+        except Exception as error:  # noqa: BLE001  a broken checkpoint can raise anything
             reason = one_line(error)
-        # Outside of the handler, as the exception holds on to the weights in its frames.
+        # Raised outside the handler: the caught exception's frames would keep weights in memory.
         if engine is None:
             raise CheckpointRefused(f"checkpoint {str(path)!r}: {reason}", "path")
         if engine.architecture != last.architecture:
             engine.batcher.close()
             raise CheckpointRefused(
-                f"checkpoint {str(path)!r} is another model, {engine.architecture} and not "
+                f"checkpoint {str(path)!r} is another model: {engine.architecture} instead of "
                 f"{last.architecture}",
                 "path",
             )
-        step = step_of(path)
+        step = parse_step(path)
         return replace(engine, version=last.version + 1 if step is None else step)

@@ -1,10 +1,17 @@
-"""The product's own server, with a scorer and a clock that a test controls.
+"""The real server with a stand-in scorer that obeys a control file.
 
-`python tests/chaos/faulty_server.py CONTROL [the server's flags]`. CONTROL is a JSON file, read
-before every batch: `step_s` seconds for a batch, `fail` what to raise (`runtime`, `memory`, `cuda`,
-`nan`), `times` so many batches, `above` only for batches of more sequences; and before a checkpoint
-is loaded: `load_s` seconds for it, `has_room` whether it fits beside the one in service.
-`READ_TIMEOUT_S` and `WRITE_TIMEOUT_S` in the environment take the listener's places.
+python tests/chaos/faulty_server.py CONTROL [flags of the server]
+
+CONTROL is a JSON file of orders. These are read before every batch:
+- `step_s`: seconds that a batch takes.
+- `fail`: how batches fail: `runtime`, `memory`, `cuda` (exceptions) or `nan` (the result).
+- `times`: how many batches fail; without it, all.
+- `above`: only batches with more sequences than this fail.
+These are read before a checkpoint is loaded:
+- `load_s`: seconds that loading takes.
+- `has_room`: whether memory has room for it while the old weights stay loaded.
+
+The environment variables `READ_TIMEOUT_S` and `WRITE_TIMEOUT_S` replace the listener's constants.
 """
 
 from __future__ import annotations
@@ -16,47 +23,49 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-# Every grader process imports the main module again: what is slow to import waits for `main`.
+# Every grader process imports this module again, so slow imports are inside the functions.
 
 
 class FaultyScorer:
-    """Log-probabilities that depend on every token, so that a mix-up shows; or a failure."""
+    """Gives log-probabilities that depend on every token, so that tests notice a mix-up. Fails on
+    command."""
 
     max_context_tokens = 1 << 20
     description = architecture = "stand-in"
 
     def __init__(self, control: Path) -> None:
         self._control = control
-        self._version: Any = None
+        self._last_orders: dict[str, Any] = {}
         self._times_left = 0
 
     def room_check(self) -> bool:
-        return _orders(self._control).get("has_room", True)
+        return bool(_read_orders(self._control).get("has_room", True))
 
     def response_logprobs(self, sequences: Sequence[Any]) -> list[Any]:
-        control = _orders(self._control)
-        if control != self._version:
-            self._version = control
-            self._times_left = control.get("times", 1 << 30)
-        time.sleep(control.get("step_s", 0.0))
-        fail = control.get("fail")
-        if fail and self._times_left > 0 and len(sequences) > control.get("above", 0):
+        orders = _read_orders(self._control)
+        if orders != self._last_orders:
+            self._last_orders = orders
+            self._times_left = orders.get("times", 1 << 30)
+        time.sleep(orders.get("step_s", 0.0))
+        fail = orders.get("fail")
+        if fail and self._times_left > 0 and len(sequences) > orders.get("above", 0):
             self._times_left -= 1
             if fail != "nan":
-                raise _failure(fail)
-            return [_logprobs(s) * float("nan") for s in sequences]
-        return [_logprobs(s) for s in sequences]
+                raise _create_failure(fail)
+            return [_compute_logprobs(s) * float("nan") for s in sequences]
+        return [_compute_logprobs(s) for s in sequences]
 
 
-def _orders(control: Path) -> dict[str, Any]:
-    return json.loads(control.read_text())
+def _read_orders(control: Path) -> dict[str, Any]:
+    orders: dict[str, Any] = json.loads(control.read_text())
+    return orders
 
 
 def _load(control: Path, path: str) -> FaultyScorer:
-    """Spends its time in PyTorch, as a real load does: a thread that sleeps ends more easily."""
-    if load_s := _orders(control).get("load_s"):
+    """Spends `load_s` inside PyTorch, like a real load. A sleeping thread would end more easily."""
+    if load_s := _read_orders(control).get("load_s"):
         import torch
 
         logging.getLogger("reward_server").info("loading %s", path)
@@ -66,14 +75,14 @@ def _load(control: Path, path: str) -> FaultyScorer:
     return FaultyScorer(control)
 
 
-def _logprobs(sequence: Any) -> Any:
+def _compute_logprobs(sequence: Any) -> Any:
     import numpy as np
 
     ids = np.asarray(sequence.response_ids)
     return (-0.05 - (ids * 7 + sum(sequence.context_ids)) % 61 / 61).astype(np.float32)
 
 
-def _failure(kind: str) -> Exception:
+def _create_failure(kind: str) -> Exception:
     if kind == "memory":
         return MemoryError()
     if kind == "cuda":
@@ -92,7 +101,7 @@ def main() -> int:
     for name in ("READ_TIMEOUT_S", "WRITE_TIMEOUT_S"):
         if name in os.environ:
             setattr(listener, f"_{name}", float(os.environ[name]))
-    loading.load_scorer = lambda config, path: _load(Path(control), path)
+    loading.load_scorer = cast(Any, lambda config, path: _load(Path(control), path))
     return entry.main(arguments)
 
 

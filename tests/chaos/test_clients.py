@@ -1,62 +1,58 @@
-"""Clients that leave, that only hold connections, that drip, flood, or do not read."""
+"""Clients that leave, hold idle connections, send too slowly or too much, or do not read."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-READ_TIMEOUT_S = 3.0  # of the shared server, as is its write timeout
+if TYPE_CHECKING:
+    from tests.chaos.conftest import Address, FaultyServer, Helpers, Rollout
+    from tests.conftest import TestedServer
+
+READ_TIMEOUT_S = 3.0  # of the shared server; its write timeout is the same
 HEAD = b"POST /get_reward HTTP/1.1\r\nHost: here\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
-def _encoded(payload: Any) -> bytes:
-    body = json.dumps(payload).encode()
-    return HEAD + f"Content-Length: {len(body)}\r\n\r\n".encode() + body
+class _HealthProbe:
+    """Requests the health pages in a thread, and measures how long each answer takes."""
 
-
-def _seconds_of(ask: Callable[[], Any]) -> float:
-    started = time.monotonic()
-    ask()
-    return time.monotonic() - started
-
-
-class _Health:
-    """Asks for the health pages again and again; the slowest answer counts."""
-
-    def __init__(self, server: Any) -> None:
+    def __init__(self, server: TestedServer) -> None:
         self.seconds: list[float] = []
         self._is_over = threading.Event()
         self._server = server
-        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self._thread = threading.Thread(target=self._send_requests, daemon=True)
 
-    def _ask(self) -> None:
+    def _send_requests(self) -> None:
         while not self._is_over.wait(0.1):
             for page in ("/healthz", "/readyz"):
-                self.seconds.append(_seconds_of(lambda page=page: self._server.request(page)))
+                started = time.monotonic()
+                self._server.request(page)
+                self.seconds.append(time.monotonic() - started)
 
-    def __enter__(self) -> _Health:
+    def __enter__(self) -> _HealthProbe:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._is_over.set()
         self._thread.join(60)
-        assert self.seconds, "no page was answered at all"
+        assert self.seconds, "no page was answered"
 
 
 @contextmanager
-def _attacker(address: Any, start: bytes, unit: bytes, pause_s: float = 0.0) -> Iterator[list[int]]:
-    """Sends `start` and then `unit` without end, from a thread; counts the bytes."""
+def _attack(
+    address: Address, start: bytes, unit: bytes, pause_s: float = 0.0
+) -> Iterator[list[int]]:
+    """Sends `start` and then `unit` again and again, from a thread. Yields a count of the bytes."""
     sent = [0]
     connection = socket.create_connection(address, timeout=5)
 
@@ -80,15 +76,15 @@ def _attacker(address: Any, start: bytes, unit: bytes, pause_s: float = 0.0) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["head", "body", "waiting"])
 @pytest.mark.parametrize("how", ["close", "reset"])
-def test_500_clients_that_leave(
-    faulty: Any, rollouts: list[Any], chaos: Any, where: str, how: str
+def test_500_clients_that_disconnect(
+    faulty: FaultyServer, rollouts: list[Rollout], chaos: Helpers, where: str, how: str
 ) -> None:
     faulty.tell(step_s=0.2)
     before = faulty.health
     descriptors = faulty.process.num_fds()
-    whole = _encoded(rollouts[0].payload)
+    whole = chaos.encode_request(rollouts[0].payload)
     part = {"head": whole[:40], "body": whole[:-20], "waiting": whole}[where]
-    load = chaos.load(faulty, rollouts, 16)
+    load = chaos.Load(faulty, rollouts, 16)
     leaving = []
     for _ in range(500):
         connection = socket.create_connection(faulty.address, timeout=10)
@@ -102,7 +98,7 @@ def test_500_clients_that_leave(
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         connection.close()
     answers = load.stop()
-    chaos.assert_right(answers)
+    chaos.assert_rewarded(answers)
     chaos.wait_until(lambda: faulty.health["in_flight"] == 0)
     chaos.wait_until(lambda: faulty.process.num_fds() <= descriptors + 8)
     after = faulty.health
@@ -119,21 +115,23 @@ def test_500_clients_that_leave(
 
 
 @pytest.mark.slow
-def test_2000_connections_at_once(faulty: Any, rollouts: list[Any], chaos: Any) -> None:
-    """1,000 of them idle, and 1,000 with a rollout each."""
+def test_2000_connections_at_once(
+    faulty: FaultyServer, rollouts: list[Rollout], chaos: Helpers
+) -> None:
+    """1,000 idle connections, and 1,000 with a rollout each."""
     idle = [socket.create_connection(faulty.address, timeout=10) for _ in range(1000)]
     many = (rollouts * (1000 // len(rollouts) + 1))[:1000]
     faulty.tell(step_s=0.05)
     started = time.monotonic()
-    with _Health(faulty) as health:
+    with _HealthProbe(faulty.server) as health:
         answers = faulty.post_all(many)
     elapsed_s = time.monotonic() - started
     print(
         f"1,000 rollouts beside 1,000 idle: {elapsed_s:.1f} s; health {max(health.seconds):.2f} s"
     )
-    chaos.assert_right(list(zip(many, answers, strict=True)))
+    chaos.assert_rewarded(list(zip(many, answers, strict=True)))
     assert max(health.seconds) < 1.0
-    # Nobody holds a connection for nothing.
+    # Idle connections are closed.
     for connection in idle:
         connection.settimeout(READ_TIMEOUT_S + 5)
         assert connection.recv(1) == b""
@@ -153,10 +151,10 @@ def test_2000_connections_at_once(faulty: Any, rollouts: list[Any], chaos: Any) 
     ],
     ids=["first line", "header", "headers", "body", "chunks", "trailers"],
 )
-def test_dripping_ends_and_others_do_not_notice(
-    faulty: Any, rollouts: list[Any], chaos: Any, start: bytes, unit: bytes
+def test_clients_that_send_too_slowly_are_ended_and_others_are_not_delayed(
+    faulty: FaultyServer, rollouts: list[Rollout], chaos: Helpers, start: bytes, unit: bytes
 ) -> None:
-    """100 connections that bring a little ten times a second."""
+    """100 connections that each send a few bytes ten times a second."""
 
     async def drip() -> tuple[float, bytes]:
         started = time.monotonic()
@@ -164,7 +162,9 @@ def test_dripping_ends_and_others_do_not_notice(
         writer.write(start)
         received = asyncio.ensure_future(reader.read())
         while not received.done():
-            assert time.monotonic() - started < READ_TIMEOUT_S + 5, "it may drip on"
+            assert time.monotonic() - started < READ_TIMEOUT_S + 5, (
+                "the server did not end the connection"
+            )
             writer.write(unit)
             await asyncio.sleep(0.1)
         writer.close()
@@ -175,10 +175,10 @@ def test_dripping_ends_and_others_do_not_notice(
     async def drip_all() -> list[tuple[float, bytes]]:
         return await asyncio.gather(*(drip() for _ in range(100)))
 
-    load = chaos.load(faulty, rollouts, 8)
+    load = chaos.Load(faulty, rollouts, 8)
     dripping = chaos.run(drip_all())
     answers = load.stop()
-    chaos.assert_right(answers)
+    chaos.assert_rewarded(answers)
     slowest_s = max(answer.elapsed_s for _, answer in answers)
     print(f"ended after {max(s for s, _ in dripping):.1f} s; others {slowest_s:.2f} s at most")
     assert slowest_s < 2.0
@@ -200,24 +200,24 @@ def test_dripping_ends_and_others_do_not_notice(
     ],
     ids=["first line", "headers", "too large", "large", "chunks", "trailers", "unread"],
 )
-def test_a_flood_does_not_have_the_server_to_itself(
-    faulty: Any, rollouts: list[Any], chaos: Any, start: bytes, unit: bytes
+def test_a_client_that_sends_without_pause_does_not_block_others(
+    faulty: FaultyServer, rollouts: list[Rollout], chaos: Helpers, start: bytes, unit: bytes
 ) -> None:
-    """Sent as fast as it goes: there is always more to read."""
-    with _attacker(faulty.address, start, unit) as sent, _Health(faulty) as health:
+    """Sent as fast as possible, so that there is always more to read."""
+    with _attack(faulty.address, start, unit) as sent, _HealthProbe(faulty.server) as health:
         time.sleep(0.3)
         answers = faulty.post_all(rollouts[:16])
     print(f"{sent[0] / 1e6:.0f} MB; health within {max(health.seconds):.2f} s")
-    chaos.assert_right(list(zip(rollouts[:16], answers, strict=True)))
+    chaos.assert_rewarded(list(zip(rollouts[:16], answers, strict=True)))
     assert max(health.seconds) < 2.0
 
 
 @pytest.mark.slow
-def test_a_client_that_does_not_read_is_ended(faulty: Any, chaos: Any) -> None:
-    """Pages asked for again and again, and no answer taken."""
+def test_a_client_that_reads_no_answer_is_ended(faulty: FaultyServer, chaos: Helpers) -> None:
+    """It requests page after page and reads none."""
     descriptors = faulty.process.num_fds()
     page = b"GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n"
-    with _attacker(faulty.address, b"", page * 100):
+    with _attack(faulty.address, b"", page * 100):
         chaos.wait_until(lambda: faulty.process.num_fds() > descriptors, within_s=5)
         ended_s = chaos.wait_until(lambda: faulty.process.num_fds() <= descriptors, within_s=20)
     print(f"ended after {ended_s:.1f} s")

@@ -1,4 +1,4 @@
-"""A server with a key: who gets in, and what the log says about it."""
+"""A server with keys: which requests it answers, and that its log shows no key."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from openrlhf.utils import agent
 
 from sar.models.problems import generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
+
+if TYPE_CHECKING:
+    from tests.chaos.conftest import FaultyServer, Helpers, Rollout
 
 KEY = "k-4f1c9a7be2d80563"
 
@@ -27,9 +30,11 @@ def _basic(text: str) -> str:
 
 @pytest.fixture(scope="module", params=["text", pytest.param("json", marks=pytest.mark.slow)])
 def keyed(
-    request: Any, start_faulty: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Any]:
-    """Its log is looked through at the end, after all that the tests have sent."""
+    request: pytest.FixtureRequest,
+    start_faulty: Callable[..., FaultyServer],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[FaultyServer]:
+    """A server with two keys. At the end, no key may be in its log."""
     file: Path = tmp_path_factory.mktemp("keys") / "keys"
     file.write_text(f"another-key-1234\n{KEY}\n")
     server = start_faulty("--api-key-file", str(file), "--log-format", request.param)
@@ -69,9 +74,16 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("headers", REFUSED.values(), ids=REFUSED)
-def test_without_the_key_there_is_no_reward(keyed: Any, rollouts: list[Any], headers: str) -> None:
+def test_no_reward_without_the_key(
+    keyed: FaultyServer, rollouts: list[Rollout], headers: str
+) -> None:
     before = keyed.health["rollouts"]
-    for path in ("", "/get_reward?key=" + KEY, "//get_reward", "/get_reward/../get_reward"):
+    for path in (
+        "/get_reward",
+        "/get_reward?key=" + KEY,
+        "//get_reward",
+        "/get_reward/../get_reward",
+    ):
         answer = keyed.post(rollouts[0].payload, headers=headers, path=path)
         assert answer.status == 401, answer
         assert set(answer.body) == {"error"}
@@ -82,16 +94,16 @@ def test_without_the_key_there_is_no_reward(keyed: Any, rollouts: list[Any], hea
 @pytest.mark.parametrize(
     "authorization", [f"Bearer {KEY}", f"bearer {KEY}", _basic(f"any:{KEY}"), _basic(f":{KEY}")]
 )
-def test_with_the_key_there_is(
-    keyed: Any, rollouts: list[Any], chaos: Any, authorization: str
+def test_a_reward_with_the_key(
+    keyed: FaultyServer, rollouts: list[Rollout], chaos: Helpers, authorization: str
 ) -> None:
     headers = f"Authorization: {authorization}\r\n"
     answer = keyed.post(rollouts[0].payload, headers=headers)
-    chaos.assert_right([(rollouts[0], answer)])
+    chaos.assert_rewarded([(rollouts[0], answer)])
 
 
-def test_the_log_keeps_the_key_to_itself(keyed: Any, rollouts: list[Any]) -> None:
-    """Whatever is wrong with a request that carries it; the fixture reads the log."""
+def test_the_log_shows_no_key(keyed: FaultyServer, rollouts: list[Rollout]) -> None:
+    """Requests with a key that are wrong in every way; the fixture checks the log at the end."""
     header = f"Authorization: {_basic('any:' + KEY)}\r\n"
     malformed = [
         b"{",
@@ -125,15 +137,15 @@ def test_the_log_keeps_the_key_to_itself(keyed: Any, rollouts: list[Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("credentials", "is_let_in"),
-    # Without a key the client tries five times, a second apart.
+    ("credentials", "is_authorized"),
+    # Slow without a key: the client tries five times, a second apart.
     [(f"any:{KEY}@", True), pytest.param("", False, marks=pytest.mark.slow)],
 )
-def test_openrlhf_brings_the_key_in_its_url(
-    keyed: Any,
+def test_openrlhf_sends_the_key_of_its_url(
+    keyed: FaultyServer,
     bundled_tokenizer: Any,
     credentials: str,
-    is_let_in: bool,
+    is_authorized: bool,
 ) -> None:
     problem = next(iter(generate(seed=3, held_out=True)))
     prompt = render_prompt(bundled_tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
@@ -157,5 +169,5 @@ def test_openrlhf_brings_the_key_in_its_url(
             Engine(),
         )
     )
-    assert output["scores"] == ([1.0] if is_let_in else None)
-    assert (output["reward"] is None) != is_let_in
+    assert output["scores"] == ([1.0] if is_authorized else None)
+    assert (output["reward"] is None) != is_authorized

@@ -1,4 +1,4 @@
-"""What is too large, too many, too deep or no request at all, while it is still being sent."""
+"""Requests that are too large, too many, too deep or not HTTP, some refused during sending."""
 
 from __future__ import annotations
 
@@ -7,26 +7,31 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.chaos.conftest import Answer, FaultyServer, Helpers, Rollout
 
 MAX_BODY_BYTES = 1_000_000
 HEAD = "POST /get_reward HTTP/1.1\r\nHost: here\r\n"
 
 
 @pytest.fixture(scope="module")
-def limited(start_faulty: Callable[..., Any], rollouts: list[Any], chaos: Any) -> Iterator[Any]:
+def limited(
+    start_faulty: Callable[..., FaultyServer], rollouts: list[Rollout], chaos: Helpers
+) -> Iterator[FaultyServer]:
     limits = ("--max-body-bytes", str(MAX_BODY_BYTES), "--max-samples-per-request", "8")
     server = start_faulty(*limits, "--max-text-chars", "50000")
     yield server
-    chaos.assert_right(list(zip(rollouts, server.post_all(rollouts), strict=True)))
+    chaos.assert_rewarded(list(zip(rollouts, server.post_all(rollouts), strict=True)))
     assert server.health["in_flight"] == 0
     assert server.stop() == 0
     assert "Traceback" not in server.log_text
 
 
-def _assert_refused(answer: Any, status: int, kind: str | None = None) -> None:
+def _assert_refused(answer: Answer, status: int, kind: str | None = None) -> None:
     assert answer.status == status, answer
     assert set(answer.body["error"]) == {"type", "message", "field"}
     assert len(answer.body["error"]["message"]) < 1000
@@ -38,9 +43,9 @@ def _assert_refused(answer: Any, status: int, kind: str | None = None) -> None:
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("reads", ["after", "during"])
 def test_a_body_that_is_too_large(
-    limited: Any, chaos: Any, num_bytes: int, chunked: bool, reads: str
+    limited: FaultyServer, chaos: Helpers, num_bytes: int, chunked: bool, reads: str
 ) -> None:
-    """A client that sends all before it reads, and one that reads as it sends."""
+    """One client sends everything before it reads, the other reads while it sends."""
     started = time.monotonic()
     received = b""
     with socket.create_connection(limited.address, timeout=10) as connection:
@@ -64,15 +69,17 @@ def test_a_body_that_is_too_large(
             if chunked and not left:
                 connection.sendall(b"0\r\n\r\n")
         if reads == "after" and left:
-            pytest.fail(f"cut off with {left} bytes to go, before the answer could be read")
+            pytest.fail(
+                f"closed with {left} bytes left to send, before the client could read the answer"
+            )
         while data := connection.recv(1 << 16):
             received += data
-    _assert_refused(chaos.parsed(received), 413, "too_large")
+    _assert_refused(chaos.parse_answer(received), 413, "too_large")
     assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("where", ["query", "prompts", "labels", "json label", "choices"])
-def test_a_text_that_is_too_long(limited: Any, where: str) -> None:
+def test_a_text_that_is_too_long(limited: FaultyServer, where: str) -> None:
     long = "x" * 50_001
     payload: dict[str, list[Any]] = {"query": ["Q: 5"], "prompts": ["Q:"], "labels": ["5"]}
     if where == "json label":
@@ -87,12 +94,12 @@ def test_a_text_that_is_too_long(limited: Any, where: str) -> None:
     assert answer.body["error"]["field"] == f"{field}[0]"
 
 
-def test_too_many_rollouts(limited: Any) -> None:
+def test_too_many_rollouts(limited: FaultyServer) -> None:
     payload = {"query": ["a"] * 9, "prompts": ["a"] * 9, "labels": ["5"] * 9}
     _assert_refused(limited.post(payload), 413, "too_large")
 
 
-def test_the_limits_themselves_are_allowed(limited: Any) -> None:
+def test_a_request_exactly_at_the_limits_is_answered(limited: FaultyServer) -> None:
     prompt, response = "Q: 2+3?", " 5"
     query = prompt + " " * (50_000 - len(prompt + response)) + response
     payload = {"query": [query] * 8, "prompts": [prompt] * 8, "labels": ["5"] * 8}
@@ -118,7 +125,7 @@ def test_the_limits_themselves_are_allowed(limited: Any) -> None:
     ],
     ids=lambda body: repr(body[:24]),
 )
-def test_deep_and_huge_json(limited: Any, body: bytes) -> None:
+def test_deep_and_huge_json(limited: FaultyServer, body: bytes) -> None:
     answer = limited.post(body)
     _assert_refused(answer, 400, "invalid_request")
     print(f"{answer.elapsed_s:.2f} s")
@@ -136,13 +143,13 @@ def test_deep_and_huge_json(limited: Any, body: bytes) -> None:
     ],
     ids=lambda body: repr(body[:12]),
 )
-def test_chunks_that_are_none(limited: Any, chaos: Any, body: bytes) -> None:
+def test_malformed_chunks(limited: FaultyServer, chaos: Helpers, body: bytes) -> None:
     with socket.create_connection(limited.address, timeout=10) as connection:
         connection.sendall(f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode() + body)
         received = b""
         while data := connection.recv(1 << 16):
             received += data
-    _assert_refused(chaos.parsed(received), 400)
+    _assert_refused(chaos.parse_answer(received), 400)
 
 
 @pytest.mark.parametrize(
@@ -163,12 +170,12 @@ def test_chunks_that_are_none(limited: Any, chaos: Any, body: bytes) -> None:
     ],
     ids=lambda head: repr(head[:24]) + repr(head[-12:]),
 )
-def test_heads_that_are_no_http(limited: Any, chaos: Any, head: bytes) -> None:
+def test_malformed_heads(limited: FaultyServer, chaos: Helpers, head: bytes) -> None:
     received = b""
     with socket.create_connection(limited.address, timeout=1) as connection, suppress(TimeoutError):
         connection.sendall(head)
         while data := connection.recv(1 << 16):
             received += data
-    answer = chaos.parsed(received)
+    answer = chaos.parse_answer(received)
     assert answer.status in (400, 414), answer
     _assert_refused(answer, answer.status)

@@ -1,14 +1,18 @@
-"""20,000 requests in a row, over the bundled model: nothing piles up."""
+"""20,000 requests to a server with the bundled model: its memory does not grow."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+
+if TYPE_CHECKING:
+    from tests.chaos.conftest import FaultyServer, Helpers, Rollout
+    from tests.conftest import TestedServer
 
 NUM_REQUESTS = 20_000
 NUM_FIRST = 2_000
@@ -17,13 +21,13 @@ _SAMPLE_EVERY = 500
 _TIMEOUT_S = 1500.0
 
 
-class _Sample:
-    """What the server and its processes hold."""
+class _Usage:
+    """Memory, processes and file descriptors of a server."""
 
     def __init__(self, server: psutil.Process) -> None:
         children = server.children(recursive=True)
-        self.server_bytes = server.memory_info().rss
-        self.graders_bytes = sum(child.memory_info().rss for child in children)
+        self.server_bytes: int = server.memory_info().rss
+        self.graders_bytes: int = sum(child.memory_info().rss for child in children)
         self.num_processes = 1 + len(children)
         self.num_descriptors = server.num_fds()
 
@@ -34,13 +38,16 @@ class _Sample:
 
 @pytest.mark.slow
 def test_memory_is_flat(
-    start_server: Callable[..., Any], rollouts: list[Any], chaos: Any, faulty: Any
+    start_server: Callable[..., TestedServer],
+    rollouts: list[Rollout],
+    chaos: Helpers,
+    faulty: FaultyServer,
 ) -> None:
     server = start_server("--grader-workers", "2")
     server.wait_until_ready()
     process = psutil.Process(server.process.pid)
     address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
-    samples: list[_Sample] = []
+    samples: list[_Usage] = []
 
     async def send() -> None:
         numbers = iter(range(NUM_REQUESTS))
@@ -51,15 +58,15 @@ def test_memory_is_flat(
                 answer = await chaos.post(address, rollout.payload)
                 assert (answer.status, answer.body["scores"]) == (200, [rollout.score])
 
-        async def samples_of(count: int) -> None:
+        async def send_and_measure(count: int) -> None:
             nonlocal numbers
             numbers = iter(range(count))
             await asyncio.gather(*(client() for _ in range(NUM_AT_ONCE)))
-            await asyncio.sleep(0.2)  # until the last connections are closed
-            samples.append(_Sample(process))
+            await asyncio.sleep(0.2)  # the last connections are being closed
+            samples.append(_Usage(process))
 
         for _ in range(NUM_REQUESTS // _SAMPLE_EVERY):
-            await samples_of(_SAMPLE_EVERY)
+            await send_and_measure(_SAMPLE_EVERY)
 
     started = time.monotonic()
     chaos.run(send(), timeout_s=_TIMEOUT_S)

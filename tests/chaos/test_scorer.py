@@ -1,38 +1,41 @@
-"""A scorer that raises, runs out of memory or takes too long; more work than the server holds."""
+"""A scorer that fails, runs out of memory or is slow; more requests than the server accepts."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from tests.chaos.conftest import FaultyServer, Helpers, Rollout
+
 
 @pytest.mark.parametrize("fail", ["runtime", "memory", "cuda", "nan"])
-def test_a_scorer_that_fails_once_is_not_noticed(
-    faulty: Any, rollouts: list[Any], chaos: Any, fail: str
+def test_a_single_failure_of_the_scorer_has_no_effect(
+    faulty: FaultyServer, rollouts: list[Rollout], chaos: Helpers, fail: str
 ) -> None:
     faulty.tell(fail=fail, times=1)
     answers = faulty.post_all(rollouts)
-    chaos.assert_right(list(zip(rollouts, answers, strict=True)))
+    chaos.assert_rewarded(list(zip(rollouts, answers, strict=True)))
     assert faulty.server.request("/readyz") == (200, {"status": "ready"})
 
 
 @pytest.mark.parametrize("fail", ["cuda", "memory"])
 def test_batches_too_large_for_memory_are_scored_in_parts(
-    faulty: Any, rollouts: list[Any], chaos: Any, fail: str
+    faulty: FaultyServer, rollouts: list[Rollout], chaos: Helpers, fail: str
 ) -> None:
-    """A rollout is two sequences; more of them never fit."""
+    """The scorer never has memory for more than two sequences, which is one rollout."""
     faulty.tell(fail=fail, above=2)
     answers = faulty.post_all(rollouts)
-    chaos.assert_right(list(zip(rollouts, answers, strict=True)))
+    chaos.assert_rewarded(list(zip(rollouts, answers, strict=True)))
 
 
 @pytest.mark.parametrize("fail", ["runtime", "nan"])
-def test_a_scorer_that_fails_for_ever_is_told_of_until_it_recovers(
-    faulty: Any, rollouts: list[Any], chaos: Any, fail: str
+def test_a_scorer_that_keeps_failing_is_reported_until_it_recovers(
+    faulty: FaultyServer, rollouts: list[Rollout], chaos: Helpers, fail: str
 ) -> None:
     faulty.tell(fail=fail)
     for answer in faulty.post_all(rollouts):
@@ -43,14 +46,14 @@ def test_a_scorer_that_fails_for_ever_is_told_of_until_it_recovers(
     assert faulty.server.request("/healthz")[0] == 200
     faulty.tell()
     answers = faulty.post_all(rollouts)
-    chaos.assert_right(list(zip(rollouts, answers, strict=True)))
+    chaos.assert_rewarded(list(zip(rollouts, answers, strict=True)))
     assert faulty.server.request("/readyz") == (200, {"status": "ready"})
 
 
 def test_a_request_that_takes_too_long_is_refused_and_its_work_dropped(
-    start_faulty: Callable[..., Any], rollouts: list[Any], chaos: Any
+    start_faulty: Callable[..., FaultyServer], rollouts: list[Rollout], chaos: Helpers
 ) -> None:
-    # A batch holds about one rollout: what waits can be seen, and must go.
+    # A batch holds about one rollout, so the others wait in the queue.
     own = start_faulty("--request-timeout", "2", "--max-batch-tokens", "200")
     own.tell(step_s=3)
     answers = own.post_all(rollouts)
@@ -60,16 +63,16 @@ def test_a_request_that_takes_too_long_is_refused_and_its_work_dropped(
     assert {answer.body["error"]["type"] for answer in answers} == {"request_timed_out"}
     assert latest_s < 3
     own.tell()
-    # One batch is in the scorer; of the others none gets there.
+    # One batch is in the scorer; the others are dropped before they get there.
     chaos.wait_until(lambda: own.health["queued_rollouts"] == 0, within_s=10)
     assert own.health["batches"] <= 2
     answers = own.post_all(rollouts)
-    chaos.assert_right(list(zip(rollouts, answers, strict=True)))
+    chaos.assert_rewarded(list(zip(rollouts, answers, strict=True)))
     assert own.stop() == 0
 
 
-def test_overload_is_held_to_the_limit_and_refused_beyond(
-    start_faulty: Callable[..., Any], rollouts: list[Any], chaos: Any
+def test_requests_beyond_the_limit_are_refused(
+    start_faulty: Callable[..., FaultyServer], rollouts: list[Rollout], chaos: Helpers
 ) -> None:
     sizes = [len(rollout.payload["query"][0]) // 4 for rollout in rollouts]
     num_held = 20
@@ -86,9 +89,9 @@ def test_overload_is_held_to_the_limit_and_refused_beyond(
     assert {answer.status for answer in refused} == {503}
     assert {answer.body["error"]["type"] for answer in refused} == {"overloaded"}
     assert refused_s < 2
-    chaos.assert_right(list(zip(rollouts[:num_held], answers, strict=True)))
+    chaos.assert_rewarded(list(zip(rollouts[:num_held], answers, strict=True)))
     own.tell()
     for start in range(0, len(rollouts), num_held // 2):
         some = rollouts[start : start + num_held // 2]
-        chaos.assert_right(list(zip(some, own.post_all(some), strict=True)))
+        chaos.assert_rewarded(list(zip(some, own.post_all(some), strict=True)))
     assert own.stop() == 0

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -21,16 +21,21 @@ from openrlhf.utils import agent
 from sar.models.problems import generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
 
+if TYPE_CHECKING:
+    from tests.chaos.conftest import Answer, FaultyServer, Helpers, Rollout
+    from tests.conftest import TestedServer
+
 NUM_IN_FLIGHT = 400
 
 
-async def _send_then(own: Any, rollouts: list[Any], chaos: Any, act: Callable[[], None]) -> Any:
-    """Sends every request, acts as soon as all are sent, and reads the answers."""
+async def _send_then(
+    own: FaultyServer, rollouts: list[Rollout], chaos: Helpers, act: Callable[[], None]
+) -> list[Answer]:
+    """Sends every request, calls `act` when all are sent, then reads the answers."""
 
-    async def send(payload: Any) -> Any:
-        body = _encoded(payload)
+    async def send(payload: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection(*own.address)
-        writer.write(body)
+        writer.write(chaos.encode_request(payload))
         await writer.drain()
         return reader, writer
 
@@ -39,22 +44,17 @@ async def _send_then(own: Any, rollouts: list[Any], chaos: Any, act: Callable[[]
     received = await asyncio.gather(*(reader.read() for reader, _ in connections))
     for _, writer in connections:
         writer.close()
-    return [chaos.parsed(one) for one in received]
-
-
-def _encoded(payload: Any) -> bytes:
-    import json
-
-    body = json.dumps(payload).encode()
-    head = f"POST /get_reward HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    return [chaos.parse_answer(one) for one in received]
 
 
 @pytest.mark.parametrize("step_s", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_sigterm_answers_everything_that_was_sent(
-    start_faulty: Callable[..., Any], rollouts: list[Any], chaos: Any, step_s: float
+    start_faulty: Callable[..., FaultyServer],
+    rollouts: list[Rollout],
+    chaos: Helpers,
+    step_s: float,
 ) -> None:
-    """The signal comes when the last byte is sent: most of it is not even read by then."""
+    """The signal comes when the last byte is sent, before the server has read most of them."""
     own = start_faulty("--max-batch-tokens", "16384")
     own.tell(step_s=step_s)
     many = (rollouts * (NUM_IN_FLIGHT // len(rollouts) + 1))[:NUM_IN_FLIGHT]
@@ -64,7 +64,7 @@ def test_sigterm_answers_everything_that_was_sent(
     answers = chaos.run(_send_then(own, many, chaos, stop))
     assert own.server.process.wait(30) == 0
     print(f"SIGTERM with {NUM_IN_FLIGHT} in flight: ended {time.monotonic() - started:.1f} s later")
-    chaos.assert_right(list(zip(many, answers, strict=True)))
+    chaos.assert_rewarded(list(zip(many, answers, strict=True)))
     chaos.wait_until(lambda: not any(map(psutil.Process.is_running, descendants)))
     assert "ERROR" not in own.log_text
     assert "Traceback" not in own.log_text
@@ -72,7 +72,7 @@ def test_sigterm_answers_everything_that_was_sent(
 
 @pytest.mark.slow
 def test_a_second_sigterm_stops_at_once(
-    start_faulty: Callable[..., Any], rollouts: list[Any], chaos: Any
+    start_faulty: Callable[..., FaultyServer], rollouts: list[Rollout], chaos: Helpers
 ) -> None:
     own = start_faulty()
     own.tell(step_s=60)
@@ -87,11 +87,12 @@ def test_a_second_sigterm_stops_at_once(
         own.server.process.send_signal(signal.SIGTERM)
         assert own.server.process.wait(5) == -signal.SIGTERM
 
-    async def send() -> list[Any]:
+    async def send() -> list[Answer]:
         stopping = asyncio.to_thread(stop_twice)
         answers = (chaos.post(own.address, rollout.payload) for rollout in rollouts)
-        _, *given = await asyncio.gather(stopping, *answers)
-        return given
+        sending = asyncio.gather(*answers)
+        await stopping
+        return await sending
 
     answers = chaos.run(send())
     assert {answer.status for answer in answers} == {0}
@@ -99,8 +100,8 @@ def test_a_second_sigterm_stops_at_once(
 
 
 @pytest.mark.slow
-def test_a_scorer_that_hangs_does_not_keep_a_server_that_was_told_to_stop(
-    start_faulty: Callable[..., Any], rollouts: list[Any], chaos: Any
+def test_sigterm_ends_a_server_whose_scorer_hangs(
+    start_faulty: Callable[..., FaultyServer], rollouts: list[Rollout], chaos: Helpers
 ) -> None:
     own = start_faulty("--request-timeout", "2")
     own.tell(step_s=600)
@@ -116,15 +117,15 @@ def test_a_scorer_that_hangs_does_not_keep_a_server_that_was_told_to_stop(
     ("has_room", "load_s"), [(True, 600.0), pytest.param(False, 2.0, marks=pytest.mark.slow)]
 )
 def test_sigterm_while_a_checkpoint_loads(
-    start_faulty: Callable[..., Any],
-    rollouts: list[Any],
-    chaos: Any,
+    start_faulty: Callable[..., FaultyServer],
+    rollouts: list[Rollout],
+    chaos: Helpers,
     checkpoints: dict[int, Path],
     has_room: bool,
     load_s: float,
 ) -> None:
-    """Beside the weights in service, nobody waits for it. In their place, the requests that were
-    held for it get its rewards."""
+    """With room for both, the old weights answer, and the load is not waited for. Without room,
+    the requests wait for the new weights and are scored by them."""
     own = start_faulty("--follow", str(checkpoints[10].parent))
     own.tell(has_room=has_room, load_s=load_s)
     descendants = own.process.children(recursive=True)
@@ -132,7 +133,7 @@ def test_sigterm_while_a_checkpoint_loads(
     stop = lambda: own.server.process.send_signal(signal.SIGTERM)  # noqa: E731
     answers = chaos.run(_send_then(own, rollouts, chaos, stop))
     assert own.server.process.wait(10) == 0
-    chaos.assert_right(list(zip(rollouts, answers, strict=True)))
+    chaos.assert_rewarded(list(zip(rollouts, answers, strict=True)))
     versions = {answer.body["extra_logs"]["policy_version"][0] for answer in answers}
     assert versions == {0 if has_room else 20}
     chaos.wait_until(lambda: not any(map(psutil.Process.is_running, descendants)))
@@ -141,7 +142,7 @@ def test_sigterm_while_a_checkpoint_loads(
 
 
 class _Playback:
-    """The rollout engine: answers with given token ids."""
+    """Stands in for the rollout engine: generates the given token ids."""
 
     def __init__(self, tokenizer: Any, response_ids: list[int]) -> None:
         self._ids = response_ids
@@ -154,8 +155,8 @@ class _Playback:
         return SimpleNamespace(outputs=[output])
 
 
-def _executions(url: str, tokenizer: Any, count: int) -> list[Any]:
-    """What OpenRLHF's worker awaits, and the score that is right."""
+def _create_executions(url: str, tokenizer: Any, count: int) -> list[Any]:
+    """What OpenRLHF's worker awaits for each rollout, and the expected score."""
     made = []
     for index, problem in enumerate(islice(generate(seed=31, held_out=True), count)):
         prompt = render_prompt(tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
@@ -173,27 +174,32 @@ def _executions(url: str, tokenizer: Any, count: int) -> list[Any]:
     return made
 
 
-def _together(executions: list[Any]) -> list[dict[str, Any]]:
-    async def gather() -> list[dict[str, Any]]:
+def _run_together(executions: list[Any]) -> list[dict[str, Any]]:
+    async def run_all() -> list[dict[str, Any]]:
         async with asyncio.timeout(120):
-            return await asyncio.gather(*(execution for execution, _ in executions))
+            outputs = await asyncio.gather(*(execution for execution, _ in executions))
+            return list(outputs)
 
-    return asyncio.run(gather())
+    return asyncio.run(run_all())
 
 
 @pytest.mark.slow
-def test_openrlhf_gets_every_reward_over_sigkill_and_restart(
-    start_server: Callable[..., Any], bundled_tokenizer: Any, caplog: pytest.LogCaptureFixture
+def test_openrlhf_gets_every_reward_despite_sigkill_and_restart(
+    start_server: Callable[..., TestedServer],
+    bundled_tokenizer: Any,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The product as it is: the bundled model, and a new server on the same port at once."""
+    """With the real server and the bundled model; a new server starts on the same port at once."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     url = f"http://127.0.0.1:{port}/get_reward"
     calm = start_server("--port", port)
     calm.wait_until_ready()
-    executions = _executions(url, bundled_tokenizer, 300)
+    executions = _create_executions(url, bundled_tokenizer, 300)
     outputs: list[Any] = []
-    clients = threading.Thread(target=lambda: outputs.extend(_together(executions)), daemon=True)
+    clients = threading.Thread(
+        target=lambda: outputs.extend(_run_together(executions)), daemon=True
+    )
     with caplog.at_level(logging.INFO):
         clients.start()
         deadline = time.monotonic() + 30
@@ -212,8 +218,8 @@ def test_openrlhf_gets_every_reward_over_sigkill_and_restart(
     assert [output["scores"] for output in outputs] == [[score] for _, score in executions]
     new.wait_until_ready()
     served_by_new = new.request("/healthz")[1]["rollouts"]
-    assert served_by_new > 50, "the kill came too late to show anything"
-    again = _together(_executions(url, bundled_tokenizer, 300))
+    assert served_by_new > 50, "killed too late: the new server had little to do"
+    again = _run_together(_create_executions(url, bundled_tokenizer, 300))
     for output, calm_output in zip(outputs, again, strict=True):
         assert output["reward"] == pytest.approx(calm_output["reward"], abs=1e-4)
     assert new.stop() == 0

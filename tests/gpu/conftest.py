@@ -1,4 +1,4 @@
-"""What is here needs a GPU; without one it is skipped, and `-ra` says so."""
+"""The tests in this folder need a GPU. Without one they are skipped, which `-ra` reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""vLLM and transformers find the same responses equally likely.
+"""The vLLM scorer and the transformers scorer give the same log-probabilities.
 
 pip install -c constraints.txt -e '.[dev,vllm]' && pytest tests/gpu/test_vllm_parity.py
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,15 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="needs vLLM: pip install -e '.[vllm]'"
 )
 
-# Nats; both compute in bfloat16, with different kernels. A token alone is rounded more than a mean:
-# on this model bfloat16 is off from float32 by up to 0.007 per response, 0.023 for a single token.
+# In nats. Both scorers compute in bfloat16, with different kernels. On this model bfloat16 differs
+# from float32 by up to 0.007 in a response's mean, and by up to 0.023 for a single token.
 TOLERANCE = 2e-2
 TOLERANCE_ONE_TOKEN = 1e-1
 
 
 @pytest.fixture(scope="module")
 def sequences(bundled_tokenizer: Any) -> list[TokenSequence]:
-    """Short and long responses, fitting and not, after prompts and after one token."""
+    """Short and long responses to the right or another problem, after a prompt or one token."""
     made = []
     problems = list(islice(generate(7, held_out=True), 24))
     for problem, other in zip(problems, problems[1:] + problems[:1], strict=True):
@@ -45,21 +46,21 @@ def sequences(bundled_tokenizer: Any) -> list[TokenSequence]:
 
 
 @pytest.fixture(scope="module")
-def vllm_scorer(bundled_model_path: Any) -> VllmScorer:
-    # A budget below the longest sequences, so that they are prefilled in chunks.
+def vllm_scorer(bundled_model_path: Path) -> VllmScorer:
+    # Below the length of the longest sequences, so that vLLM prefills them in chunks.
     return VllmScorer.from_pretrained(
         str(bundled_model_path), dtype="bfloat16", max_batch_tokens=128
     )
 
 
 @pytest.fixture(scope="module")
-def transformers_scorer(bundled_model_path: Any) -> TransformersScorer:
+def transformers_scorer(bundled_model_path: Path) -> TransformersScorer:
     return TransformersScorer.from_pretrained(
         str(bundled_model_path), device="cuda", dtype="bfloat16", max_batch_tokens=4096
     )
 
 
-def test_mean_nll_is_that_of_transformers(
+def test_mean_nll_equals_that_of_transformers(
     sequences: list[TokenSequence],
     transformers_scorer: TransformersScorer,
     vllm_scorer: VllmScorer,
@@ -67,7 +68,7 @@ def test_mean_nll_is_that_of_transformers(
     assert max(map(len, sequences)) > 128
     expected = list(map(mean_nll, transformers_scorer.response_logprobs(sequences)))
     got = list(map(mean_nll, vllm_scorer.response_logprobs(sequences)))
-    assert np.ptp(expected) > 1, "responses that are all alike would hide mistakes"
+    assert np.ptp(expected) > 1, "similar responses would hide mistakes"
     np.testing.assert_allclose(got, expected, rtol=0, atol=TOLERANCE)
 
 
@@ -91,9 +92,9 @@ def test_the_order_of_sequences_does_not_matter(
         assert mean_nll(one) == pytest.approx(mean_nll(other), abs=TOLERANCE)
 
 
-def test_the_longest_sequence_that_is_allowed(vllm_scorer: VllmScorer) -> None:
+def test_the_longest_allowed_sequence(vllm_scorer: VllmScorer) -> None:
     limit = vllm_scorer.max_context_tokens
-    assert limit == 1023  # the bundled model's 1,024, less the token that vLLM generates
+    assert limit == 1023  # the bundled model's 1,024, minus the token that vLLM generates
     (logprobs,) = vllm_scorer.response_logprobs([TokenSequence([5], [6] * (limit - 1))])
     assert logprobs.shape == (limit - 1,)
     with pytest.raises(Exception, match="length"):  # vLLM's own VLLMValidationError

@@ -1,8 +1,8 @@
-"""The image of the Dockerfile, built and run for real: `make image-test`, as root on Debian.
+"""Builds and runs the image of the Dockerfile: `make image-test`, as root on Debian.
 
-No container engine is needed: buildah's chroot isolation does with neither daemon nor namespaces.
-The base image is made by debootstrap from the mirror that this machine's apt uses, and pip inside
-of the build asks the package sources that pip outside of it asks. All of it stays in build/image.
+No container engine is needed: buildah's chroot isolation works without a daemon and namespaces.
+debootstrap creates the base image from this machine's apt mirror. Inside the build, pip uses the
+same package sources as on this machine. All files are in build/image.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _STOP_S = 90.0
 
 @pytest.fixture(scope="session", autouse=True)
 def image_tools() -> None:
-    """Skips where nobody asked for an image; fails where it was asked for and cannot be had."""
+    """Skips unless IMAGE_TEST is set. If it is set, fails if the image cannot be built here."""
     if not os.environ.get("IMAGE_TEST"):
         pytest.skip("builds an image, which takes minutes: make image-test")
     missing = [tool for tool in ("buildah", "debootstrap") if not shutil.which(tool)]
@@ -52,14 +52,14 @@ def image_tools() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
 
 
-def command(*arguments: str) -> list[str]:
+def make_command(*arguments: str) -> list[str]:
     """A buildah command line whose storage is in this repository's build folder."""
-    return [*storage(), *arguments]
+    return [*find_storage(), *arguments]
 
 
 @functools.cache
-def storage() -> tuple[str, ...]:
-    """buildah with layers laid over each other where the system can, else as slow copies."""
+def find_storage() -> tuple[str, ...]:
+    """The buildah command with its storage driver: overlay if it works here, else the slow vfs."""
     for driver in ("overlay", "vfs"):
         folder = FOLDER / driver
         folders = ("--root", str(folder / "storage"), "--runroot", str(folder / "run"))
@@ -69,45 +69,49 @@ def storage() -> tuple[str, ...]:
     pytest.fail("buildah info fails: neither overlay nor vfs storage works here")
 
 
-def buildah(*arguments: str) -> str:
-    """What buildah prints to stdout; its stderr goes to the test's."""
+def run_buildah(*arguments: str) -> str:
+    """Runs buildah and returns its standard output. Its standard error is shown."""
     return subprocess.run(
-        command(*arguments), check=True, stdout=subprocess.PIPE, text=True, env=environment()
+        make_command(*arguments),
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=create_environment(),
     ).stdout.strip()
 
 
-def environment() -> dict[str, str]:
+def create_environment() -> dict[str, str]:
     return {**os.environ, "BUILDAH_ISOLATION": "chroot"}
 
 
 @pytest.fixture(scope="session")
 def base_image(image_tools: None) -> str:
-    """A minimal Debian with Python; the one thing that is kept for the next run."""
-    if buildah("images", "--quiet", "--filter", f"reference={BASE}"):
+    """A minimal Debian with Python. It is kept for the next run."""
+    if run_buildah("images", "--quiet", "--filter", f"reference={BASE}"):
         return BASE
-    container = buildah("from", "scratch")
+    container = run_buildah("from", "scratch")
     try:
-        folder = buildah("mount", container)
-        # A base that a crash would lose is made anew: no waiting for the disk after each file.
+        folder = run_buildah("mount", container)
+        # Faster without a sync after each file: after a crash the base is simply created again.
         dpkg = Path(folder) / "etc" / "dpkg" / "dpkg.cfg.d"
         dpkg.mkdir(parents=True)
         (dpkg / "no-sync").write_text("force-unsafe-io\n")
         options = ["--variant=minbase", f"--include={','.join(PACKAGES)}"]
         with (FOLDER / "debootstrap.log").open("w") as log:
             subprocess.run(
-                ["debootstrap", *options, SUITE, folder, debian_mirror()],
+                ["debootstrap", *options, SUITE, folder, find_debian_mirror()],
                 check=True,
                 stdout=log,
                 stderr=log,
             )
-        buildah("commit", "--quiet", container, BASE)
+        run_buildah("commit", "--quiet", container, BASE)
     finally:
-        buildah("rm", container)
+        run_buildah("rm", container)
     return BASE
 
 
-def debian_mirror() -> str:
-    """Where this machine's apt gets the suite from."""
+def find_debian_mirror() -> str:
+    """The mirror from which this machine's apt gets the suite."""
     lines = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(CODENAME) $(COMPONENT) $(REPO_URI)"],
         check=True,
@@ -120,19 +124,19 @@ def debian_mirror() -> str:
 
 @pytest.fixture(scope="session")
 def image(base_image: str) -> Iterator[dict[str, Any]]:
-    """The configuration of the image that the Dockerfile gives, as a container engine reads it."""
-    pip = pip_configuration()
+    """Builds the Dockerfile; gives the image's configuration as a container engine reads it."""
+    pip = read_pip_settings()
     config_file = FOLDER / "pip.conf"
-    config_file.touch(mode=0o600)  # an index's address may hold a password
+    config_file.touch(mode=0o600)  # an index URL may contain a password
     config_file.write_text("[global]\n" + "".join(f"{k} = {v}\n" for k, v in pip.items()))
-    # A machine with package sources of its own has its torch there too.
+    # A machine with its own package sources has torch there too.
     torch_index = pip.get("index-url", PYPI) if any(s in pip for s in SOURCES) else PYTORCH_CPU
-    volumes = [f"{config_file}:/etc/pip.conf:ro", *(f"{p}:{p}:ro" for p in local_paths(pip))]
-    # Not captured: what a build prints says where it failed.
+    volumes = [f"{config_file}:/etc/pip.conf:ro", *(f"{p}:{p}:ro" for p in find_local_paths(pip))]
+    # The output is shown, because it says where a build failed.
     subprocess.run(
-        command(
+        make_command(
             "build",
-            "--format=docker",  # the other format has no health check
+            "--format=docker",  # the OCI format has no health check
             "--pull-never",
             f"--tag={IMAGE}",
             f"--build-arg=BASE_IMAGE={base_image}",
@@ -141,14 +145,14 @@ def image(base_image: str) -> Iterator[dict[str, Any]]:
             str(ROOT),
         ),
         check=True,
-        env=environment(),
+        env=create_environment(),
     )
-    yield json.loads(buildah("inspect", "--type=image", IMAGE))["Docker"]["config"]
-    buildah("rmi", "--force", IMAGE)
+    yield json.loads(run_buildah("inspect", "--type=image", IMAGE))["Docker"]["config"]
+    run_buildah("rmi", "--force", IMAGE)
 
 
-def pip_configuration() -> dict[str, str]:
-    """This machine's settings of pip that say where packages come from; the environment wins."""
+def read_pip_settings() -> dict[str, str]:
+    """pip's settings on this machine about package sources. Environment variables win."""
     wanted = (*SOURCES, "no-index", "trusted-host", "cert", "proxy")
     lines = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], check=True, capture_output=True, text=True
@@ -161,15 +165,15 @@ def pip_configuration() -> dict[str, str]:
     return found
 
 
-def local_paths(pip: dict[str, str]) -> set[Path]:
-    """Files and folders that pip's settings name and a build has to see."""
+def find_local_paths(pip: dict[str, str]) -> set[Path]:
+    """Files and folders in pip's settings, which the build needs."""
     found = set()
     for key, value in pip.items():
         for word in value.split():
             path = Path(word.removeprefix("file://"))
             if not path.is_absolute() or not path.exists():
                 continue
-            # The pages of an index link to packages that may lie beside it.
+            # The pages of an index may link to packages in the folder beside it.
             beside = key.endswith("index-url") and path.parent != path.parent.parent
             found.add(path.parent if beside else path)
     return found
@@ -177,27 +181,27 @@ def local_paths(pip: dict[str, str]) -> set[Path]:
 
 @pytest.fixture(scope="session")
 def container(image: dict[str, Any]) -> Iterator[str]:
-    """A container of the image in which nothing runs yet."""
-    name = buildah("from", "--pull-never", IMAGE)
+    """A container of the image, with nothing running in it."""
+    name = run_buildah("from", "--pull-never", IMAGE)
     yield name
-    buildah("rm", name)
+    run_buildah("rm", name)
 
 
 @pytest.fixture(scope="session")
 def image_bytes(container: str) -> int:
-    """Size of the image's files, the base's included."""
-    folder = buildah("mount", container)
+    """Size of the image's files, including the base image."""
+    folder = run_buildah("mount", container)
     used = subprocess.run(["du", "-sb", "-x", folder], check=True, capture_output=True, text=True)
     return int(used.stdout.split()[0])
 
 
 class RunningImage:
-    """The image's entry point, run by the image's user, as `docker run IMAGE ARGUMENTS` does."""
+    """Runs the image's entry point as the image's user, like `docker run IMAGE ARGUMENTS`."""
 
     def __init__(
         self, image: dict[str, Any], container: str, log: Path, *arguments: str, **env: str
     ) -> None:
-        self.port = free_port()
+        self.port = find_free_port()
         self.log = log
         self._container = container
         self._env = {"REWARD_SERVER_PORT": str(self.port), "HF_HUB_OFFLINE": "1", **env}
@@ -205,27 +209,30 @@ class RunningImage:
         self._health_check = image["Healthcheck"]["Test"]
         with log.open("wb") as output:
             self._buildah = subprocess.Popen(
-                self._inside(self._entrypoint), stdout=output, stderr=output, env=environment()
+                self._inside(self._entrypoint),
+                stdout=output,
+                stderr=output,
+                env=create_environment(),
             )
 
     def _inside(self, arguments: list[str]) -> list[str]:
         env = [f"--env={name}={value}" for name, value in self._env.items()]
-        return command("run", *env, self._container, "--", *arguments)
+        return make_command("run", *env, self._container, "--", *arguments)
 
     def run(self, *arguments: str) -> int:
-        """The exit code of another command in the same container, by the same user."""
+        """Runs another command in the container as the same user; returns its exit code."""
         return subprocess.run(
-            self._inside(list(arguments)), check=False, env=environment()
+            self._inside(list(arguments)), check=False, env=create_environment()
         ).returncode
 
     def is_healthy(self) -> bool:
-        """What a container engine learns from the image's own health check."""
+        """Runs the image's health check, as a container engine does."""
         kind, *arguments = self._health_check
         assert kind == "CMD", self._health_check
         return self.run(*arguments) == 0
 
     def request(self, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and JSON of one request; status 0 where nobody listens yet."""
+        """Sends one request; returns status and JSON, or status 0 if the port is closed."""
         data = None if body is None else json.dumps(body).encode()
         url = f"http://127.0.0.1:{self.port}{path}"
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -240,7 +247,7 @@ class RunningImage:
             raise
 
     def wait_for(self, path: str, status: int) -> None:
-        """Until a route answers with a status; fails when the server ends or it takes too long."""
+        """Waits for a route to answer with a status; fails if the server ends or takes too long."""
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline and self._buildah.poll() is None:
             if self.request(path)[0] == status:
@@ -250,38 +257,38 @@ class RunningImage:
 
     @property
     def processes(self) -> list[int]:
-        """The server, first, and its children; not what buildah runs around them."""
-        server = next(pid for pid in descendants(self._buildah.pid) if self._is_server(pid))
-        return [server, *descendants(server)]
+        """Process ids of the server, which comes first, and its children; not those of buildah."""
+        server = next(pid for pid in list_descendants(self._buildah.pid) if self._is_server(pid))
+        return [server, *list_descendants(server)]
 
     def _is_server(self, pid: int) -> bool:
         program, *arguments = Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
         return [Path(program).name, *arguments] == self._entrypoint
 
     def stop(self) -> int:
-        """The exit code after SIGTERM to the server, which is what `docker stop` sends it.
+        """Sends SIGTERM to the server, like `docker stop`, and returns the exit code.
 
-        Not to buildah: it would kill what it runs.
+        The signal does not go to buildah, which would kill the server.
         """
         os.kill(self.processes[0], signal.SIGTERM)
         return self._buildah.wait(_STOP_S)
 
     def kill(self) -> None:
-        """Ends it if it still runs. From below: killed itself, buildah would leave its mounts."""
-        for pid in reversed(descendants(self._buildah.pid)):
+        """Kills the processes below buildah, if any. A killed buildah would leave its mounts."""
+        for pid in reversed(list_descendants(self._buildah.pid)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._buildah.wait(_STOP_S)
 
 
-def descendants(pid: int) -> list[int]:
-    """Processes below a process, parents first."""
+def list_descendants(pid: int) -> list[int]:
+    """Process ids of all children and their children, parents first."""
     children = Path(f"/proc/{pid}/task").glob("*/children")
     found = [int(child) for file in children for child in file.read_text().split()]
-    return [*found, *(below for child in found for below in descendants(child))]
+    return [*found, *(below for child in found for below in list_descendants(child))]
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""What the image promises: its configuration, the server inside, its user, its health, its end."""
+"""The image: its configuration, rewards, user, files, health check and stop."""
 
 from __future__ import annotations
 
@@ -8,37 +8,40 @@ import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sar.models.problems import generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
 
+if TYPE_CHECKING:
+    from tests.conftest import TestedServer
+    from tests.image.conftest import RunningImage
+
 MAX_CPU_IMAGE_BYTES = 2_000_000_000
 NUM_PROBLEMS = 3
 
 
 @pytest.fixture(scope="module")
-def running(run_image: Callable[..., Any]) -> Any:
-    """The image on its bundled model, ready."""
+def running(run_image: Callable[..., RunningImage]) -> RunningImage:
+    """The image with its bundled model, ready."""
     running = run_image("--host", "0.0.0.0")
     running.wait_for("/readyz", 200)
     return running
 
 
-def test_its_configuration_is_what_the_readme_says(image: dict[str, Any]) -> None:
+def test_the_configuration_is_what_the_readme_says(image: dict[str, Any]) -> None:
     assert image["Entrypoint"] == ["python", "-m", "reward_server"]
     assert not image["Cmd"]
-    assert re.fullmatch(
-        r"[1-9]\d*", image["User"]
-    )  # a number, so that it can be seen not to be root
+    # A number, so that a container engine can check that it is not root.
+    assert re.fullmatch(r"[1-9]\d*", image["User"])
     assert list(image["Volumes"]) == ["/cache"]
     assert list(image["ExposedPorts"]) == ["5000/tcp"]
 
 
-def test_rewards_are_those_of_this_checkout(
-    running: Any, server: Any, bundled_tokenizer: Any
+def test_the_rewards_equal_those_of_this_checkout(
+    running: RunningImage, server: TestedServer, bundled_tokenizer: Any
 ) -> None:
     for problem in islice(generate(seed=31, held_out=True), NUM_PROBLEMS):
         prompt = render_prompt(bundled_tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
@@ -51,27 +54,27 @@ def test_rewards_are_those_of_this_checkout(
         status, answer = running.request("/get_reward", body)
         assert status == 200, answer
         assert answer["scores"] == [1.0, 0.0]
-        assert answer["rewards"][0] > 1  # right, and helped by its question
+        assert answer["rewards"][0] > 1  # correct, and its SAR is positive
         expected = server.request("/get_reward", body)[1]
         assert answer["rewards"] == pytest.approx(expected["rewards"], abs=1e-3)
 
 
-def test_no_process_is_root(running: Any, image: dict[str, Any]) -> None:
-    assert len(running.processes) > 1  # the graders are there too
+def test_no_process_is_root(running: RunningImage, image: dict[str, Any]) -> None:
+    assert len(running.processes) > 1  # the graders are included
     for pid in running.processes:
         status = Path(f"/proc/{pid}/status").read_text()
         for ids in re.findall(r"^[UG]id:\s+(.*)$", status, re.MULTILINE):
             assert set(ids.split()) == {image["User"]}, status
 
 
-def test_its_user_writes_to_the_cache_and_not_to_the_code(running: Any) -> None:
+def test_the_user_can_write_to_the_cache_but_not_to_the_code(running: RunningImage) -> None:
     assert running.run("sh", "-c", 'touch "$HF_HOME/model" && test -w "$XDG_CACHE_HOME"') == 0
     writable = "find /opt/venv -writable ! -type l | grep -q ."
     assert running.run("sh", "-c", writable) == 1
 
 
-def test_a_server_is_healthy_while_its_model_loads(run_image: Callable[..., Any]) -> None:
-    """The command of the README, on a hub that accepts connections and never answers."""
+def test_a_server_is_healthy_while_its_model_loads(run_image: Callable[..., RunningImage]) -> None:
+    """The README's command, with a model hub that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as hub:
         loading = run_image(
             *("--model", "Qwen/Qwen3-1.7B-Base", "--host", "0.0.0.0"),
@@ -84,29 +87,31 @@ def test_a_server_is_healthy_while_its_model_loads(run_image: Callable[..., Any]
         assert loading.is_healthy()
         assert loading.request("/readyz")[0] == 503
         loading.kill()
-        assert not loading.is_healthy()  # nobody listens there any more
+        assert not loading.is_healthy()  # the server has ended
 
 
-def test_a_proxy_of_the_environment_is_not_asked_for_the_health(
-    run_image: Callable[..., Any],
+def test_the_health_check_ignores_proxy_variables(
+    run_image: Callable[..., RunningImage],
 ) -> None:
     proxied = run_image(http_proxy="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9")
     proxied.wait_for("/healthz", 200)
     assert proxied.is_healthy()
 
 
-def test_it_holds_no_sources_and_no_build_of_torch_for_gpus(image_bytes: int, running: Any) -> None:
+def test_the_image_has_no_sources_and_no_torch_for_gpus(
+    image_bytes: int, running: RunningImage
+) -> None:
     print(f"image: {image_bytes / 1e9:.2f} GB")
     assert image_bytes < MAX_CPU_IMAGE_BYTES
     assert running.run("sh", "-c", "test ! -e /source && test ! -e /wheels") == 0
 
 
-def test_sigterm_ends_it_cleanly(run_image: Callable[..., Any]) -> None:
+def test_sigterm_stops_the_server_cleanly(run_image: Callable[..., RunningImage]) -> None:
     stopped = run_image()
     stopped.wait_for("/readyz", 200)
     processes = stopped.processes
     assert stopped.stop() == 0, stopped.log.read_text()
-    # multiprocessing's own two end when they see that the server has.
+    # multiprocessing's two helper processes end when they notice that the server has ended.
     deadline = time.monotonic() + 5
     while left := [pid for pid in processes if Path(f"/proc/{pid}").exists()]:
         assert time.monotonic() < deadline, left

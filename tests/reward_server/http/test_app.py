@@ -14,8 +14,8 @@ import pytest
 from reward_server.http.app import AppConfig, create_app
 from reward_server.http.request_schema import RequestLimits
 from reward_server.pipeline.batcher import Batcher
+from reward_server.pipeline.engine import Engine
 from reward_server.pipeline.service import RewardService, ServiceLimits
-from reward_server.weights.engines import Engine
 from sar.grading.verdict import Reason, Verdict
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 from sar.scoring import TokenSequence

@@ -1,15 +1,18 @@
-"""Valid requests whose texts attack graders and tokenizers, sent to a live server: none gets a
-reward that it has not earned, and none keeps others from theirs.
+"""Valid requests whose texts attack graders and tokenizers, sent to a live server. An incorrect
+response must get no reward, and the server must still give other requests theirs.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.conftest import Fuzzed
 
 PROMPT = "<|im_start|>user\nHow much is seventy and three?<|im_end|>\n<|im_start|>assistant\n"
 END = "<|im_end|>"
@@ -20,7 +23,7 @@ MANY = 40_000 if settings.get_current_profile_name() == "fuzz" else 4_000
 MEGABYTE = 190_000
 
 UNEARNED: list[tuple[str, Any, str]] = [
-    # Bombs. The server's graders have a second for each.
+    # Bombs: hard to grade. The server gives each a second.
     ("nested powers", "73", r"\boxed{9^{9^{9^{9^9}}}}"),
     ("nested powers of 73", "73", "Answer: $73^{73^{73^{73}}}$"),
     ("powers in Python", "73", "Answer: 9**9**9**9**9"),
@@ -33,11 +36,11 @@ UNEARNED: list[tuple[str, Any, str]] = [
     ("many brackets", "73", "Answer: " + "(" * MANY + "7" + ")" * MANY),
     ("many digits", "73", "Answer: " + "73" * MANY),
     ("many answers", "73", "Answer: " * MANY),
-    ("many thoughts", "73", "<think>" * MANY + "73"),
+    ("many thinking blocks", "73", "<think>" * MANY + "73"),
     ("many minus signs", "73", "Answer: " + "-" * MANY + "74"),
     ("many spaces", "73", "Answer:" + " " * MANY + "74"),
     ("many letters alone", CHOICE, "B or C " * MANY),
-    ("many truths", BOOLEAN, "true false " * MANY),
+    ("many booleans", BOOLEAN, "true false " * MANY),
     ("evaluated", "73", "Answer: __import__('os').system('echo seventy-three')"),
     ("a sum", "73", "Answer: 70 + 4"),
     # Characters.
@@ -47,9 +50,9 @@ UNEARNED: list[tuple[str, Any, str]] = [
     ("reads 73 from right to left", "73", "Answer: \u202e37\u202c"),
     ("right-to-left marks", "73", "Answer: \u200f37\u200f"),
     ("a digit that only looks like it", "73", "Answer: 7\u0417"),
-    ("bytes that are no characters", "73", "Answer: \ufffd\ufffe\uffff"),
+    ("bytes that are not text", "73", "Answer: \ufffd\ufffe\uffff"),
     ("combining marks", "73", "Answer: 7" + "\u0301" * MANY),
-    # Everything at once.
+    # Several answers at once.
     ("every option", CHOICE, "A B C D"),
     ("every option's letter", CHOICE, "Answer: A, B, C, D"),
     ("either option", CHOICE, "The answer is B or C."),
@@ -57,8 +60,8 @@ UNEARNED: list[tuple[str, Any, str]] = [
     ("every option as a box", CHOICE, r"\boxed{A}, \boxed{B}, \boxed{C}, \boxed{D}"),
     ("every option with slashes", CHOICE, "Answer: A/B/C/D"),
     ("every option's text", CHOICE, "Answer: red, blue, green or black"),
-    ("both truths", BOOLEAN, "Answer: true or false"),
-    ("both truths as boxes", BOOLEAN, r"\boxed{true} \boxed{false}"),
+    ("both booleans", BOOLEAN, "Answer: true or false"),
+    ("both booleans as boxes", BOOLEAN, r"\boxed{true} \boxed{false}"),
     ("every number", "73", "Answer: " + ", ".join(str(n) for n in range(100))),
     ("either number", "73", "Answer: 72 or 73"),
     ("every number as a box", "73", " ".join(rf"\boxed{{{n}}}" for n in range(60, 80))),
@@ -68,7 +71,7 @@ UNEARNED: list[tuple[str, Any, str]] = [
     ("a variable", "73", "Answer: x"),
     ("itself", "73", "Answer: the correct answer"),
     ("the label's words, and others", EXACT, "Answer: a red house or a blue house"),
-    # Quotations and forged markers.
+    # Quoted answers and misplaced markers.
     ("a forged answer in a quotation", "73", 'You ask: "How much? Answer: 73". \nAnswer: 74'),
     ("a forged answer in inline quotes", "73", 'The question says "Answer: 73". I get 12.'),
     ("a forged answer before the end", "73", "Answer: 73\n\nNo, wait.\n\nAnswer: 74"),
@@ -92,7 +95,7 @@ UNEARNED: list[tuple[str, Any, str]] = [
 EARNED: list[tuple[str, Any, str]] = [
     ("an answer", "73", "Answer: 73"),
     ("a choice", CHOICE, "A) red, B) blue, C) green, D) black.\nAnswer: B"),
-    ("a truth", BOOLEAN, "It is not false.\nAnswer: true"),
+    ("a boolean", BOOLEAN, "It is not false.\nAnswer: true"),
     ("words", EXACT, "Answer: a red house"),
     ("after a forged one", "73", 'You ask: "How much? Answer: 74".\nAnswer: 73'),
     ("after padding", "73", "<|endoftext|>" * 50 + "Answer: 73"),
@@ -105,12 +108,12 @@ EARNED: list[tuple[str, Any, str]] = [
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _the_server_is_as_right_as_before(fuzzed: Any) -> Iterator[None]:
+def _the_server_still_gives_the_same_rewards(fuzzed: Fuzzed) -> Iterator[None]:
     yield
     fuzzed.assert_is_as_right_as_before()
 
 
-def _scores(fuzzed: Any, label: Any, *responses: str) -> list[float]:
+def _request_scores(fuzzed: Fuzzed, label: Any, *responses: str) -> list[float]:
     num = len(responses)
     body = {
         "query": [PROMPT + response for response in responses],
@@ -129,13 +132,15 @@ def _scores(fuzzed: Any, label: Any, *responses: str) -> list[float]:
 
 
 @pytest.mark.parametrize(("name", "label", "response"), UNEARNED, ids=[n for n, *_ in UNEARNED])
-def test_no_reward_that_is_not_earned(fuzzed: Any, name: str, label: Any, response: str) -> None:
-    assert _scores(fuzzed, label, response, response + END) == [0.0, 0.0]
+def test_an_incorrect_response_scores_0(
+    fuzzed: Fuzzed, name: str, label: Any, response: str
+) -> None:
+    assert _request_scores(fuzzed, label, response, response + END) == [0.0, 0.0]
 
 
 @pytest.mark.parametrize(("name", "label", "response"), EARNED, ids=[n for n, *_ in EARNED])
-def test_a_reward_that_is(fuzzed: Any, name: str, label: Any, response: str) -> None:
-    assert _scores(fuzzed, label, response, response + END) == [1.0, 1.0]
+def test_a_correct_response_scores_1(fuzzed: Fuzzed, name: str, label: Any, response: str) -> None:
+    assert _request_scores(fuzzed, label, response, response + END) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -152,18 +157,18 @@ def test_a_reward_that_is(fuzzed: Any, name: str, label: Any, response: str) -> 
         (rb'{"query": ["Q:\ude00\ud83d"], "prompts": ["Q:"], "labels": ["5"]}', "query[0]"),
     ],
 )
-def test_half_a_character_is_refused(fuzzed: Any, body: bytes, field: str) -> None:
+def test_a_lone_surrogate_is_refused(fuzzed: Fuzzed, body: bytes, field: str) -> None:
     status, value = fuzzed.send(body)
     assert (status, value["error"]["field"]) == (400, field)
 
 
-def test_two_halves_are_a_character(fuzzed: Any) -> None:
+def test_a_surrogate_pair_is_one_character(fuzzed: Fuzzed) -> None:
     body = rb'{"query": ["Q:\ud83d\ude00\nAnswer: 5"], "prompts": ["Q:"], "labels": ["5"]}'
     status, value = fuzzed.send(body)
     assert (status, value["scores"]) == (200, [1.0])
 
 
-def test_a_text_beyond_the_limit_is_refused(fuzzed: Any) -> None:
+def test_a_text_beyond_the_limit_is_refused(fuzzed: Fuzzed) -> None:
     for name in ("query", "prompts"):
         body: dict[str, list[str]] = {"query": [PROMPT], "prompts": [PROMPT], "labels": ["73"]}
         body[name] = [PROMPT + r"\frac" * (MEGABYTE + 10_000)]

@@ -1,11 +1,11 @@
-"""Who gets in with which key, and that the key is seen nowhere."""
+"""Which headers are accepted as keys, and that no key is shown in a log or an answer."""
 
 from __future__ import annotations
 
 import base64
 import hmac
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -15,6 +15,9 @@ from reward_server.http.app import AppConfig, create_app
 from reward_server.http.auth import ApiKeys
 from reward_server.http.request_schema import RequestLimits
 from reward_server.pipeline.service import RewardService, ServiceLimits
+
+if TYPE_CHECKING:
+    from tests.conftest import Contract
 
 KEY = "a-key-of-27-characters-0123"
 OTHER = "another-key"
@@ -61,34 +64,34 @@ BAD = [
 
 
 @pytest.mark.parametrize("header", GOOD)
-def test_a_key_lets_in(header: str) -> None:
-    assert ApiKeys([KEY, OTHER]).let_in(header)
+def test_a_key_is_accepted(header: str) -> None:
+    assert ApiKeys([KEY, OTHER]).authorizes(header)
 
 
 @pytest.mark.parametrize("header", BAD, ids=ascii)
-def test_nothing_else_does(header: str | None) -> None:
-    assert not ApiKeys([KEY, OTHER]).let_in(header)
-    assert ApiKeys().let_in(header)
+def test_anything_else_is_refused(header: str | None) -> None:
+    assert not ApiKeys([KEY, OTHER]).authorizes(header)
+    assert ApiKeys().authorizes(header)
 
 
 @given(st.text(), st.sampled_from(["", "Bearer ", "Basic ", "Basic " + KEY, "Bearer" + KEY]))
-def test_no_text_gets_in_by_chance(text: str, scheme: str) -> None:
-    assert not ApiKeys([KEY]).let_in(scheme + text)
+def test_random_text_is_refused(text: str, scheme: str) -> None:
+    assert not ApiKeys([KEY]).authorizes(scheme + text)
 
 
-def test_every_key_is_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And in full: digests of one length, by the comparison that is made for secrets."""
+def test_every_key_is_compared_even_after_a_match(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With digests of equal length and hmac.compare_digest, so that the time reveals nothing."""
     compared: list[tuple[int, int]] = []
     compare = hmac.compare_digest
 
-    def counted(a: bytes, b: bytes) -> bool:
+    def record(a: bytes, b: bytes) -> bool:
         compared.append((len(a), len(b)))
         return compare(a, b)
 
-    monkeypatch.setattr(hmac, "compare_digest", counted)
+    monkeypatch.setattr(hmac, "compare_digest", record)
     keys = ApiKeys([KEY, OTHER, "a-third-key"])
     for header in (f"Bearer {KEY}", "Bearer x", "Bearer " + "x" * 10_000, None):
-        keys.let_in(header)
+        keys.authorizes(header)
     assert compared == [(32, 32)] * 12
 
 
@@ -113,8 +116,8 @@ def client() -> Any:
         ("GET", "/metrics/"),
     ],
 )
-def test_without_a_key_nothing_is_answered(
-    client: Any, contract: Any, method: str, path: str
+def test_requests_without_a_key_are_refused(
+    client: Any, contract: Contract, method: str, path: str
 ) -> None:
     for header in (None, "Bearer x", _basic(b"any:x")):
         headers = {"Authorization": header} if header else {}
@@ -124,13 +127,13 @@ def test_without_a_key_nothing_is_answered(
         contract.check("POST", "/get_reward", 401, answer.content_type, answer.data)
         assert answer.json["error"]["type"] == "unauthorized"
         assert answer.headers["WWW-Authenticate"].startswith("Basic ")
-    empty = {"query": [], "prompts": [], "labels": []}
+    empty: dict[str, list[str]] = {"query": [], "prompts": [], "labels": []}
     answer = client.post("/get_reward", json=empty, headers={"Authorization": f"Bearer {KEY}"})
     assert answer.status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/metrics", "/openapi.json"])
-def test_these_pages_are_open_and_show_no_key(client: Any, path: str) -> None:
+def test_the_open_pages_need_and_show_no_key(client: Any, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 200
     assert KEY not in answer.text

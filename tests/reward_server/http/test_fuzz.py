@@ -1,5 +1,5 @@
-"""Bad JSON for a live server: what the schema allows and what it does not, almost right requests,
-and bytes that are not JSON at all. `make fuzz` runs more of the same.
+"""Bad JSON sent to a live server: requests within and outside the schema, almost valid requests,
+and bytes that are not JSON. `make fuzz` runs more cases.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import schemathesis
@@ -23,13 +23,16 @@ from schemathesis.specs.openapi.checks import (
 
 from reward_server.http.openapi import describe
 
+if TYPE_CHECKING:
+    from tests.conftest import Contract, Fuzzed
+
 IS_LONG = settings.get_current_profile_name() == "fuzz"
 FUZZ = settings(
     max_examples=1000 if IS_LONG else 40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-# Where everything is scored.
+# For tests whose requests are all scored, which takes longer.
 SCORED = settings(FUZZ, max_examples=300 if IS_LONG else 20)
 MAX_MESSAGE_CHARS = 1000
 
@@ -37,14 +40,16 @@ schema = schemathesis.openapi.from_dict(describe(needs_key=False))
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _the_server_is_as_right_as_before(fuzzed: Any) -> Iterator[None]:
+def _the_server_still_gives_the_same_rewards(fuzzed: Fuzzed) -> Iterator[None]:
     yield
     fuzzed.assert_is_as_right_as_before()
 
 
 @schema.parametrize()
 @FUZZ
-def test_what_the_schema_allows_and_what_it_does_not(case: Any, fuzzed: Any, contract: Any) -> None:
+def test_requests_within_and_outside_the_schema(
+    case: Any, fuzzed: Fuzzed, contract: Contract
+) -> None:
     fuzzed.num_cases += 1
     answer = case.call(base_url=fuzzed.server.url)
     case.validate_response(
@@ -66,7 +71,7 @@ def test_what_the_schema_allows_and_what_it_does_not(case: Any, fuzzed: Any, con
     )
 
 
-# A response without any digit states no number.
+# Text without digits, which therefore states no number.
 WORDS = ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<think>", "</think>", "Answer:", "####"]
 WORDS += ["the answer is ", "\\boxed{", "{", "}", "\\frac", "<answer>", "\x00", "\u202e", "\\", "$"]
 LETTERS = st.characters(exclude_categories=["N", "Cs"], max_codepoint=0x2FFF)
@@ -86,9 +91,8 @@ def labels(draw: st.DrawFn, answer: str) -> Any:
 
 @given(st.data())
 @SCORED
-def test_no_reward_that_is_not_earned(fuzzed: Any, data: Any) -> None:
-    """Whatever stands around: without the number there is no reward, and with it stated last in an
-    answer of its own there is, unless a thinking block was left open."""
+def test_only_a_response_that_ends_with_the_answer_scores_1(fuzzed: Fuzzed, data: Any) -> None:
+    """Random text changes no score: 0 without the number, 1 with the number as the last answer."""
     answer = data.draw(NUMBER)
     noise = "".join(data.draw(NO_NUMBER))
     start = data.draw(st.sampled_from(["Q: ", "<|im_start|>user\nQ: ", "\u05d0"]))
@@ -127,7 +131,7 @@ ALMOST_A_LABEL = ODD | st.fixed_dictionaries(
 
 @st.composite
 def almost_requests(draw: st.DrawFn) -> str:
-    """The JSON text of a request in which something may be wrong; keys may come twice."""
+    """The JSON text of a request with possible mistakes, such as repeated keys."""
     prompts = draw(st.lists(st.sampled_from(["Q: 2+3?\nA:", "\n", "\x00", "é"]), max_size=3))
     fields: dict[str, Any] = {
         "query": [prompt + draw(st.text(max_size=10)) for prompt in prompts],
@@ -146,7 +150,7 @@ def almost_requests(draw: st.DrawFn) -> str:
 
 @given(almost_requests())
 @FUZZ
-def test_almost_right_requests(fuzzed: Any, text: str) -> None:
+def test_almost_valid_requests(fuzzed: Fuzzed, text: str) -> None:
     status, value = fuzzed.send(text.encode(errors="surrogatepass"))
     assert status in (200, 400)
     if status == 400:
@@ -159,16 +163,14 @@ def test_almost_right_requests(fuzzed: Any, text: str) -> None:
 ENCODINGS = ["utf-8-sig", "utf-16", "utf-16-be", "utf-32", "latin-1", "utf-7", "cp037"]
 TYPES = ["application/json", "text/plain", "application/x-www-form-urlencoded", "", "\\", "a/b; =;"]
 TYPES += ["multipart/form-data", "multipart/form-data; boundary=", "application/json; charset=x"]
-SPOILINGS = ["encoding", "gzip", "cut", "inserted", "after", "nested", "noise"]
+CORRUPTIONS = ["encoding", "gzip", "cut", "inserted", "after", "nested", "noise"]
 
 
 @st.composite
-def spoiled(draw: st.DrawFn) -> bytes:
-    """A request as bytes that went wrong on the way."""
+def corrupted(draw: st.DrawFn) -> bytes:
+    """The bytes of a request that were changed on their way."""
     text = draw(almost_requests())
-    match draw(
-        st.sampled_from(["encoding", "gzip", "cut", "inserted", "after", "nested", "noise"])
-    ):
+    match draw(st.sampled_from(CORRUPTIONS)):
         case "encoding":
             return text.encode(draw(st.sampled_from(ENCODINGS)), "replace")
         case "gzip":
@@ -192,13 +194,13 @@ def spoiled(draw: st.DrawFn) -> bytes:
 
 
 @given(
-    spoiled(),
+    corrupted(),
     st.sampled_from(TYPES),
     st.sampled_from([None, "gzip", "deflate", "br", "identity", "x"]),
 )
 @FUZZ
-def test_bytes_that_went_wrong(
-    fuzzed: Any, body: bytes, content_type: str, encoding: str | None
+def test_corrupted_requests(
+    fuzzed: Fuzzed, body: bytes, content_type: str, encoding: str | None
 ) -> None:
     headers = {"Content-Type": content_type}
     if encoding:
@@ -220,7 +222,7 @@ STARTS = st.sampled_from(["/", "/", "/", "//", "/./", "/../", "/%2f", "*", "http
 @given(METHODS, STARTS, PATHS, ENDS, st.binary(max_size=50))
 @FUZZ
 def test_odd_paths_and_methods(
-    fuzzed: Any, method: str, start: str, path: str, end: str, body: bytes
+    fuzzed: Fuzzed, method: str, start: str, path: str, end: str, body: bytes
 ) -> None:
     if method == "HEAD":
         body = b""

@@ -1,5 +1,5 @@
-"""What is not HTTP, or hardly, for a live server: a byte changed, odd heads and bodies, pipelining.
-`make fuzz` runs more of the same.
+"""Malformed and odd HTTP sent to a live server: changed bytes, heads and bodies, pipelining.
+`make fuzz` runs more cases.
 """
 
 from __future__ import annotations
@@ -7,11 +7,14 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from tests.conftest import Fuzzed
 
 FUZZ = settings(
     max_examples=600 if settings.get_current_profile_name() == "fuzz" else 40,
@@ -19,8 +22,8 @@ FUZZ = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 ONE = json.dumps({"query": ["Q: 2+3?\nA: 5"], "prompts": ["Q: 2+3?\nA:"], "labels": ["5"]}).encode()
-# Seconds after which the server itself ends a request that does not come in are too long here: the
-# client says that nothing more will come.
+# The server waits long for a request that is incomplete. So the client closes its side after
+# sending, which tells the server that nothing more will come.
 POST = b"POST /get_reward HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
 WHOLE = POST + b"Content-Length: %d\r\n\r\n" % len(ONE) + ONE
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(ONE), ONE)
@@ -28,7 +31,7 @@ HEALTH = b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n"
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _the_server_is_as_right_as_before(fuzzed: Any) -> Iterator[None]:
+def _the_server_still_gives_the_same_rewards(fuzzed: Fuzzed) -> Iterator[None]:
     yield
     fuzzed.assert_is_as_right_as_before()
 
@@ -46,7 +49,7 @@ def _statuses(answers: list[tuple[int, Any]]) -> list[int]:
 @example(CHUNKED, len(POST) + 30, 1, b"g")
 @example(WHOLE, len(POST) + 17, 0, b"9")
 @FUZZ
-def test_some_bytes_changed(fuzzed: Any, data: bytes, place: int, cut: int, put: bytes) -> None:
+def test_some_bytes_changed(fuzzed: Fuzzed, data: bytes, place: int, cut: int, put: bytes) -> None:
     place %= len(data)
     answers = fuzzed.send_raw(data[:place] + put + data[place + cut :])
     assert len(answers) <= 2
@@ -54,7 +57,9 @@ def test_some_bytes_changed(fuzzed: Any, data: bytes, place: int, cut: int, put:
 
 @given(st.sampled_from([WHOLE, CHUNKED]), st.integers(0, 400))
 @FUZZ
-def test_a_request_that_was_cut_off_is_not_rewarded(fuzzed: Any, data: bytes, place: int) -> None:
+def test_a_request_that_was_cut_off_is_not_rewarded(
+    fuzzed: Fuzzed, data: bytes, place: int
+) -> None:
     answers = fuzzed.send_raw(data[: place % len(data)])
     assert set(_statuses(answers)) <= {400, 499}
 
@@ -130,20 +135,20 @@ HEADERS = [
     st.sampled_from([b"", b"x" * 40, ONE, b"5\r\n12345\r\n0\r\n\r\n", gzip.compress(ONE)]),
 )
 @FUZZ
-def test_odd_heads(fuzzed: Any, line: bytes, headers: list[bytes], body: bytes) -> None:
+def test_odd_heads(fuzzed: Fuzzed, line: bytes, headers: list[bytes], body: bytes) -> None:
     fuzzed.send_raw(b"\r\n".join([line, *headers, b"", b""]) + body)
 
 
 @pytest.mark.parametrize("header", HEADERS, ids=lambda header: ascii(header)[:40])
 @pytest.mark.parametrize("line", [b"GET / HTTP/1.1", b"POST /get_reward HTTP/1.1"])
-def test_each_odd_header_is_answered(fuzzed: Any, line: bytes, header: bytes) -> None:
+def test_each_odd_header_is_answered(fuzzed: Fuzzed, line: bytes, header: bytes) -> None:
     answers = fuzzed.send_raw(line + b"\r\n" + header + b"\r\n\r\n")
     assert answers
     assert set(_statuses(answers)) <= {200, 400, 413}
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: ascii(line)[:40])
-def test_each_odd_line_is_answered(fuzzed: Any, line: bytes) -> None:
+def test_each_odd_line_is_answered(fuzzed: Fuzzed, line: bytes) -> None:
     answers = fuzzed.send_raw(line + b"\r\nHost: here\r\n\r\n")
     assert answers or not line
     assert set(_statuses(answers)) <= {200, 400, 404, 405, 414}
@@ -169,19 +174,19 @@ CHUNKS = [
 
 
 @pytest.mark.parametrize("body", CHUNKS, ids=lambda body: ascii(body)[:40])
-def test_odd_chunks(fuzzed: Any, body: bytes) -> None:
+def test_odd_chunks(fuzzed: Fuzzed, body: bytes) -> None:
     answers = fuzzed.send_raw(POST + b"Transfer-Encoding: chunked\r\n\r\n" + body)
     assert _statuses(answers)[:1] in ([400], [499])
 
 
 @given(st.lists(st.sampled_from([HEALTH, b"GET /x HTTP/1.1\r\n\r\n"]), min_size=2, max_size=6))
 @FUZZ
-def test_pipelined_requests_are_answered_in_order(fuzzed: Any, requests: list[bytes]) -> None:
+def test_pipelined_requests_are_answered_in_order(fuzzed: Fuzzed, requests: list[bytes]) -> None:
     answers = fuzzed.send_raw(b"".join(requests))
     assert _statuses(answers) == [200 if request == HEALTH else 404 for request in requests]
 
 
-def test_pipelined_rollouts_are_rewarded(fuzzed: Any) -> None:
+def test_pipelined_rollouts_are_rewarded(fuzzed: Fuzzed) -> None:
     before = fuzzed.server.request("/healthz")[1]["rollouts"]
     last = WHOLE.replace(b"Host: here", b"Connection: close")
     answers = fuzzed.send_raw(WHOLE + CHUNKED + HEALTH + last, is_all=False)
@@ -189,7 +194,7 @@ def test_pipelined_rollouts_are_rewarded(fuzzed: Any) -> None:
     assert fuzzed.server.request("/healthz")[1]["rollouts"] == before + 3
 
 
-def test_old_clients_are_answered(fuzzed: Any) -> None:
+def test_old_clients_are_answered(fuzzed: Fuzzed) -> None:
     keep = HEALTH.replace(b"1.1", b"1.0").replace(b"Host: here", b"Connection: keep-alive")
     assert _statuses(fuzzed.send_raw(keep + keep)) == [200, 200]
     assert _statuses(fuzzed.send_raw(HEALTH.replace(b"1.1", b"1.0") * 2)) == [200]

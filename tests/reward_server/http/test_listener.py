@@ -1,14 +1,14 @@
-"""The wire protocol of a live server: whole batches, errors, and the pages around them."""
+"""The wire protocol of a live server: whole batches, errors, and the other pages."""
 
 from __future__ import annotations
 
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,12 +16,16 @@ import pytest
 from sar.models.problems import generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
 
+if TYPE_CHECKING:
+    from tests.conftest import TestedServer
+
+Row = tuple[str, str, str]
 PAD = "<|endoftext|>"
 
 
 @pytest.fixture(scope="module")
-def rollouts(bundled_tokenizer: Any) -> list[tuple[str, str, str]]:
-    """Prompt, response and label; right and wrong ones alternate."""
+def rollouts(bundled_tokenizer: Any) -> list[Row]:
+    """Prompt, response and label; correct and incorrect responses alternate."""
     rows = []
     for index, problem in enumerate(islice(generate(seed=4, held_out=True), 24)):
         response = problem.wrong_end if index % 2 else problem.concise
@@ -30,8 +34,8 @@ def rollouts(bundled_tokenizer: Any) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _payload(rows: list[tuple[str, str, str]], *, left: str = "", right: str = "") -> Any:
-    """As OpenRLHF before 0.8 sends a batch: decoded tensors, with their padding."""
+def _make_payload(rows: list[Row], *, left: str = "", right: str = "") -> Any:
+    """A batch as OpenRLHF before 0.8 sends it: decoded tensors, padding included."""
     return {
         "query": [
             left * (index % 4) + prompt + response + right * (index % 3)
@@ -43,20 +47,20 @@ def _payload(rows: list[tuple[str, str, str]], *, left: str = "", right: str = "
 
 
 @pytest.fixture(scope="module")
-def alone(server: Any, rollouts: list[tuple[str, str, str]]) -> list[dict[str, Any]]:
-    """Each rollout's answer to a request of its own."""
-    return [server.request("/get_reward", _payload([row]))[1] for row in rollouts]
+def alone(server: TestedServer, rollouts: list[Row]) -> list[dict[str, Any]]:
+    """The answer to each rollout in a request of its own."""
+    return [server.request("/get_reward", _make_payload([row]))[1] for row in rollouts]
 
 
 @pytest.mark.parametrize(("left", "right"), [("", ""), (PAD, ""), ("", PAD), (PAD, PAD)])
 def test_a_whole_batch_in_one_request_is_answered_in_order(
-    server: Any,
-    rollouts: list[tuple[str, str, str]],
+    server: TestedServer,
+    rollouts: list[Row],
     alone: list[dict[str, Any]],
     left: str,
     right: str,
 ) -> None:
-    status, body = server.request("/get_reward", _payload(rollouts, left=left, right=right))
+    status, body = server.request("/get_reward", _make_payload(rollouts, left=left, right=right))
     assert status == 200
     assert body["scores"] == [1.0, 0.0] * 12
     assert body["rewards"] == pytest.approx([a["rewards"][0] for a in alone], abs=1e-4)
@@ -68,22 +72,22 @@ def test_a_whole_batch_in_one_request_is_answered_in_order(
 
 
 def test_a_batch_reversed_is_answered_reversed(
-    server: Any, rollouts: list[tuple[str, str, str]], alone: list[dict[str, Any]]
+    server: TestedServer, rollouts: list[Row], alone: list[dict[str, Any]]
 ) -> None:
-    status, body = server.request("/get_reward", _payload(rollouts[::-1]))
+    status, body = server.request("/get_reward", _make_payload(rollouts[::-1]))
     assert status == 200
     assert body["rewards"] == pytest.approx([a["rewards"][0] for a in alone][::-1], abs=1e-4)
 
 
-def test_empty_lists_get_empty_lists(server: Any) -> None:
+def test_empty_lists_get_empty_lists(server: TestedServer) -> None:
     status, body = server.request("/get_reward", {"query": [], "prompts": [], "labels": []})
     assert (status, body["rewards"], body["scores"]) == (200, [], [])
     assert body["extra_logs"]
     assert not any(body["extra_logs"].values())
 
 
-ONE = {"query": ["Q: 2+3?\nA: 5"], "prompts": ["Q: 2+3?\nA:"], "labels": ["5"]}
-MALFORMED = [
+ONE: dict[str, Any] = {"query": ["Q: 2+3?\nA: 5"], "prompts": ["Q: 2+3?\nA:"], "labels": ["5"]}
+MALFORMED: list[tuple[Any, str | None]] = [
     (b"", None),
     (b"query=a&prompts=b", None),
     (b"{'query': []}", None),
@@ -130,27 +134,31 @@ MALFORMED = [
 
 
 @pytest.fixture(autouse=True)
-def _errors_are_never_rewarded(server: Any) -> Iterator[None]:
+def _the_server_still_rewards(server: TestedServer) -> Iterator[None]:
     yield
     health = server.request("/healthz")[1]
     assert health["in_flight"] == 0
     assert server.request("/get_reward", ONE)[1]["scores"] == [1.0]
 
 
-def _assert_error(status: int, body: Any, expected_status: int) -> dict[str, Any]:
+def _assert_error(answer: tuple[int, Any], expected_status: int) -> dict[str, Any]:
+    status, body = answer
     assert status == expected_status, body
     assert set(body) == {"error"}
     assert set(body["error"]) == {"type", "message", "field"}
     assert isinstance(body["error"]["type"], str)
     assert isinstance(body["error"]["message"], str)
     assert len(body["error"]["message"]) > 5
-    return body["error"]
+    error: dict[str, Any] = body["error"]
+    return error
 
 
 @pytest.mark.parametrize(("body", "field"), MALFORMED, ids=lambda value: ascii(value)[:60])
-def test_a_malformed_request_is_told_what_is_wrong(server: Any, body: Any, field: Any) -> None:
+def test_a_malformed_request_is_refused_with_the_reason(
+    server: TestedServer, body: Any, field: str | None
+) -> None:
     before = server.request("/healthz")[1]["rollouts"]
-    error = _assert_error(*server.request("/get_reward", body, method="POST"), 400)
+    error = _assert_error(server.request("/get_reward", body, method="POST"), 400)
     assert error["type"] == "invalid_request"
     if field:
         assert error["field"] == field
@@ -158,16 +166,14 @@ def test_a_malformed_request_is_told_what_is_wrong(server: Any, body: Any, field
     assert server.request("/healthz")[1]["rollouts"] == before
 
 
-def test_one_bad_rollout_of_many_names_its_place(
-    server: Any, rollouts: list[tuple[str, str, str]]
-) -> None:
-    payload = _payload(rollouts)
+def test_an_error_names_the_rollout_of_a_batch(server: TestedServer, rollouts: list[Row]) -> None:
+    payload = _make_payload(rollouts)
     payload["query"][17] = "no prompt here"
-    error = _assert_error(*server.request("/get_reward", payload), 400)
+    error = _assert_error(server.request("/get_reward", payload), 400)
     assert error["field"] == "query[17]"
-    payload = _payload(rollouts)
+    payload = _make_payload(rollouts)
     payload["labels"][5] = json.dumps({"answer": "5", "grader": "none such"})
-    error = _assert_error(*server.request("/get_reward", payload), 400)
+    error = _assert_error(server.request("/get_reward", payload), 400)
     assert error["field"] == "labels[5].grader"
     assert "none such" in error["message"]
 
@@ -186,12 +192,12 @@ def test_one_bad_rollout_of_many_names_its_place(
         ("GET", "/%00%ff", 404),
     ],
 )
-def test_wrong_methods_and_paths(server: Any, method: str, path: str, status: int) -> None:
+def test_wrong_methods_and_paths(server: TestedServer, method: str, path: str, status: int) -> None:
     body = b"{}" if method != "GET" else None
-    _assert_error(*server.request(path, body, method=method), status)
+    _assert_error(server.request(path, body, method=method), status)
 
 
-def test_the_pages_around_it(server: Any) -> None:
+def test_the_other_pages(server: TestedServer) -> None:
     status, page = server.request("/")
     assert status == 200
     assert f"{server.url}/get_reward" in page
@@ -201,7 +207,7 @@ def test_the_pages_around_it(server: Any) -> None:
     assert all(isinstance(health[n], int) for n in ("rollouts", "batches", "sequences"))
 
 
-def test_unreadable_labels_are_counted_and_not_refused(server: Any) -> None:
+def test_unreadable_labels_are_counted_and_not_refused(server: TestedServer) -> None:
     before = server.request("/healthz")[1]["unreadable_labels"]
     payload = {**ONE, "labels": [r"\frac{1}{"]}
     status, body = server.request("/get_reward", payload)
@@ -210,17 +216,17 @@ def test_unreadable_labels_are_counted_and_not_refused(server: Any) -> None:
 
 
 def test_a_rollout_whose_client_has_gone_is_not_scored(
-    start_server: Any, rollouts: list[tuple[str, str, str]]
+    start_server: Callable[..., TestedServer], rollouts: list[Row]
 ) -> None:
-    # A batch per rollout, so that there is a queue to leave.
+    # Each rollout is a batch of its own, so that there is a queue.
     slow = start_server("--max-batch-tokens", "16")
     slow.wait_until_ready()
     address = urlsplit(slow.url)
     with ThreadPoolExecutor(1) as background:
-        busy = background.submit(slow.request, "/get_reward", _payload(rollouts * 8))
+        busy = background.submit(slow.request, "/get_reward", _make_payload(rollouts * 8))
         while slow.request("/healthz")[1]["batches"] < 5:
             time.sleep(0.01)
-        body = json.dumps(_payload(rollouts[:1])).encode()
+        body = json.dumps(_make_payload(rollouts[:1])).encode()
         head = f"POST /get_reward HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n\r\n"
         with socket.create_connection((address.hostname, address.port)) as leaving:
             leaving.sendall(head.encode() + body)

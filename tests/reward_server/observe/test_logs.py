@@ -1,4 +1,4 @@
-"""Log lines: one per event, as text or as JSON, whatever is in them."""
+"""The log: one line for each event, as text or as JSON, whatever the message contains."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import TestedServer
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = r"""
@@ -30,7 +33,7 @@ log.warning("last")
 """
 
 
-def _lines(log_format: str) -> list[str]:
+def _log_lines(log_format: str) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, log_format],
         cwd=ROOT,
@@ -42,8 +45,8 @@ def _lines(log_format: str) -> list[str]:
     return done.stderr.decode().splitlines()
 
 
-def test_json_has_one_line_for_each_event_and_a_traceback_in_it() -> None:
-    events = [json.loads(line) for line in _lines("json")]
+def test_json_has_one_line_for_each_event_with_its_traceback() -> None:
+    events = [json.loads(line) for line in _log_lines("json")]
     assert [event["level"] for event in events] == ["INFO", "ERROR", "WARNING"]
     assert events[0]["message"] == "two\nlines, a \x00, a \ud800 and é"
     assert events[1]["traceback"].startswith("Traceback")
@@ -53,7 +56,7 @@ def test_json_has_one_line_for_each_event_and_a_traceback_in_it() -> None:
 
 
 def test_text_starts_each_event_with_its_time_and_level() -> None:
-    lines = _lines("text")
+    lines = _log_lines("text")
     levels = [m[1] for line in lines if (m := re.match(r"\d{4}-.{18} ([A-Z]+) ", line))]
     assert levels == ["INFO", "ERROR", "WARNING"]
 
@@ -63,9 +66,9 @@ KEY = "a-key-that-is-nowhere-to-be-seen"
 
 @pytest.fixture(scope="module")
 def events(
-    start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+    start_server: Callable[..., TestedServer], tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, Any]]:
-    """What a server with a key logs of good and bad requests."""
+    """What a server with a key logs about good and bad requests."""
     key_file = tmp_path_factory.mktemp("keys") / "key"
     key_file.write_text(KEY + "\n")
     server = start_server("--log-format", "json", "--api-key-file", str(key_file))
@@ -87,19 +90,19 @@ def events(
     return [json.loads(line) for line in server.log.read_text().splitlines()]
 
 
-def test_all_that_a_server_logs_is_json_in_single_lines(events: list[dict[str, Any]]) -> None:
+def test_every_line_of_a_server_is_a_json_object(events: list[dict[str, Any]]) -> None:
     for event in events:
         assert {"time", "level", "logger", "message"} <= set(event)
         assert "traceback" not in event
     assert [e["level"] for e in events].count("ERROR") == 0
 
 
-def test_a_start_says_model_device_limits_and_url(events: list[dict[str, Any]]) -> None:
-    said = "\n".join(event["message"] for event in events)
+def test_the_start_logs_model_device_limits_and_url(events: list[dict[str, Any]]) -> None:
+    messages = "\n".join(event["message"] for event in events)
     for wanted in ("listening on http://", "model ", " cpu", "limits: ", "ready: ", "stopping"):
-        assert wanted in said
+        assert wanted in messages
 
 
-def test_the_key_is_nowhere(events: list[dict[str, Any]]) -> None:
+def test_the_log_never_shows_the_key(events: list[dict[str, Any]]) -> None:
     assert len(events) > 5
     assert KEY not in json.dumps(events)

@@ -19,8 +19,8 @@ from reward_server.http.app import AppConfig, create_app
 from reward_server.http.request_schema import RequestLimits
 from reward_server.observe.metrics import Metrics
 from reward_server.pipeline.batcher import Batcher
+from reward_server.pipeline.engine import Engine
 from reward_server.pipeline.service import RewardService, ServiceLimits
-from reward_server.weights.engines import Engine
 from sar.grading.label import parse_label
 from sar.grading.processes.pool import GraderPool
 from sar.grading.verdict import Reason, Verdict

@@ -1,4 +1,4 @@
-"""The dashboard, Prometheus' and Grafana's settings and the compose files agree with the server."""
+"""The dashboard, the settings of Prometheus and Grafana, and the compose files fit the server."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import json
 import re
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from tests.conftest import TestedServer
 
 ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "monitoring"
@@ -27,15 +30,15 @@ def load(path: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def exported(server: Any) -> dict[str, set[str]]:
-    """The series names that /metrics gives, by the type of their metric."""
+def exported(server: TestedServer) -> dict[str, set[str]]:
+    """The names of the series at /metrics, by metric type."""
     status, text = server.request("/metrics")
     assert status == 200
     names: dict[str, set[str]] = {"counter": set(), "gauge": set(), "histogram": set()}
     for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE):
         if kind == "histogram":
             names[kind] |= {f"{name}_bucket", f"{name}_count"}
-            # Its sum is left out where observations may be below zero.
+            # A histogram whose observations may be negative has no sum.
             names[kind] |= {f"{name}_sum"} & set(re.findall(r"^\w+", text, re.MULTILINE))
         elif kind in names:
             names[kind].add(name)
@@ -43,18 +46,18 @@ def exported(server: Any) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize(("title", "query"), QUERIES)
-def test_every_query_asks_for_what_the_server_exports(
+def test_every_query_uses_series_that_the_server_exports(
     title: str, query: str, exported: dict[str, set[str]]
 ) -> None:
     asked = set(re.findall(r"reward_server_\w+", query))
     assert asked, title
     assert asked <= set().union(*exported.values()), title
-    # A rate of a gauge is nonsense, and so is a counter without one.
+    # A gauge has no meaningful rate, and a counter is useful only as a rate.
     rated = set(re.findall(r"(?:rate|increase)\((reward_server_\w+)", query))
     assert rated == asked - exported["gauge"], title
 
 
-def test_panels_have_a_title_and_a_place_of_their_own() -> None:
+def test_panels_have_titles_and_do_not_overlap() -> None:
     assert all(panel["title"] for panel in PANELS)
     assert len({panel["id"] for panel in PANELS}) == len(PANELS)
     for one, other in combinations([panel["gridPos"] for panel in PANELS], 2):
@@ -88,7 +91,7 @@ def test_grafana_finds_its_data_and_its_dashboard() -> None:
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
-def test_what_the_compose_files_mount_and_build_is_there(name: str) -> None:
+def test_mounts_and_build_arguments_of_the_compose_files_exist(name: str) -> None:
     services = load(ROOT / name)["services"]
     for service in services.values():
         for mount in service.get("volumes", []):

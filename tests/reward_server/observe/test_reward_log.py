@@ -1,4 +1,4 @@
-"""The reward log against full disks, full queues, deleted files and a killed server."""
+"""The reward log with full disks, full queues, deleted files and a killed server."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def decision(number: int = 0, response: str = "So it is 5.") -> Decision:
 
 
 def read_all(folder: Path) -> list[Decision]:
-    """All decisions of all files; a torn line is an error here."""
+    """All decisions of all files; fails on an incomplete line."""
 
     def torn(place: str) -> None:
         raise AssertionError(place)
@@ -67,16 +67,16 @@ def wait_for(condition: Callable[[], Any]) -> None:
 
 
 class Disk:
-    """What stands in for os.write: refuses while it is full, after a few bytes of a line."""
+    """Replaces os.write. While it is full, it writes a few bytes of a line and then fails."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_full = False
         self.num_refused = 0
         self._write = os.write
-        monkeypatch.setattr(reward_log.os, "write", self.write)
+        monkeypatch.setattr(os, "write", self.write)
 
     def write(self, fd: int, data: Any) -> int:
-        # The log's thread only: what else writes in this process goes its way.
+        # Only the writes of the log's thread fail, not others of this process.
         if threading.current_thread().name != "reward-log" or not self.is_full:
             return self._write(fd, data)
         if self.num_refused % 2 == 0:
@@ -92,7 +92,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return Disk(monkeypatch)
 
 
-def test_what_is_recorded_is_read_back_in_order(tmp_path) -> None:
+def test_what_is_recorded_is_read_back_in_order(tmp_path: Path) -> None:
     log = RewardLog(tmp_path / "made" / "here")
     decisions = [decision(n, f"line one\nline\u2028 two \0 № {n} 你好 🙂") for n in range(500)]
     for start in range(0, 500, 50):
@@ -102,7 +102,7 @@ def test_what_is_recorded_is_read_back_in_order(tmp_path) -> None:
     assert (log.num_dropped, log.num_queued) == (0, 0)
 
 
-def test_many_threads_record_at_once(tmp_path) -> None:
+def test_many_threads_record_at_once(tmp_path: Path) -> None:
     log = RewardLog(tmp_path, max_file_bytes=50_000)
     with ThreadPoolExecutor(8) as senders:
         list(senders.map(lambda n: log.record([decision(n)]), range(800)))
@@ -110,7 +110,7 @@ def test_many_threads_record_at_once(tmp_path) -> None:
     assert sorted(d.request_id for d in read_all(tmp_path)) == sorted(f"r{n}" for n in range(800))
 
 
-def test_what_was_recorded_is_in_the_file_before_the_close(tmp_path) -> None:
+def test_what_was_recorded_is_in_the_file_before_the_close(tmp_path: Path) -> None:
     log = RewardLog(tmp_path)
     one = decision()
     log.record([one])
@@ -119,7 +119,7 @@ def test_what_was_recorded_is_in_the_file_before_the_close(tmp_path) -> None:
     log.close()
 
 
-def test_files_rotate_by_size_and_old_runs_stay(tmp_path) -> None:
+def test_files_rotate_by_size_and_old_runs_stay(tmp_path: Path) -> None:
     old = tmp_path / "rewards-20200101T000000Z-1-00001.jsonl"
     old.write_text(decision(999).to_json() + "\n")
     line_bytes = len(decision().to_json()) + 1
@@ -137,8 +137,8 @@ def test_files_rotate_by_size_and_old_runs_stay(tmp_path) -> None:
         assert file.name.endswith(f"Z-{os.getpid()}-{number:05d}.jsonl")
 
 
-def test_two_logs_of_one_process_do_not_share_a_file(tmp_path) -> None:
-    """As of two servers that are process 1 of their containers, with one folder."""
+def test_two_logs_of_one_process_do_not_share_a_file(tmp_path: Path) -> None:
+    """Like servers in several containers that share a folder: each of them is process 1."""
     logs = [RewardLog(tmp_path) for _ in range(3)]
     for number, log in enumerate(logs):
         log.record([decision(number)])
@@ -148,12 +148,12 @@ def test_two_logs_of_one_process_do_not_share_a_file(tmp_path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_a_log_without_decisions_leaves_no_file(tmp_path) -> None:
+def test_a_log_without_decisions_leaves_no_file(tmp_path: Path) -> None:
     RewardLog(tmp_path).close()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_told_of_at_the_start(tmp_path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         RewardLog(tmp_path / "file")
@@ -161,7 +161,9 @@ def test_a_folder_that_cannot_be_written_is_told_of_at_the_start(tmp_path) -> No
         RewardLog(Path("/proc/nowhere"))
 
 
-def test_a_full_disk_loses_nothing_once_there_is_room(tmp_path, disk, caplog) -> None:
+def test_a_full_disk_loses_nothing_once_there_is_room(
+    tmp_path: Path, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
     log = RewardLog(tmp_path)
     log.record([decision(n) for n in range(10)])
     wait_for(lambda: not log.num_queued)
@@ -169,7 +171,7 @@ def test_a_full_disk_loses_nothing_once_there_is_room(tmp_path, disk, caplog) ->
     log.record([decision(n) for n in range(10, 20)])
     wait_for(lambda: disk.num_refused >= 10)
     assert log.num_queued == 10
-    assert len(read_all(tmp_path)) == 10  # parts of lines were taken back
+    assert len(read_all(tmp_path)) == 10  # partial lines were removed
     disk.is_full = False
     log.close()
     assert [d.request_id for d in read_all(tmp_path)] == [f"r{n}" for n in range(20)]
@@ -179,8 +181,8 @@ def test_a_full_disk_loses_nothing_once_there_is_room(tmp_path, disk, caplog) ->
     assert len([m for m in messages if "written again" in m]) == 1
 
 
-def test_part_of_a_line_that_cannot_be_taken_back_ends_its_file(
-    tmp_path, disk, monkeypatch
+def test_a_partial_line_that_cannot_be_removed_ends_its_file(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = RewardLog(tmp_path)
     log.record([decision(0)])
@@ -190,7 +192,7 @@ def test_part_of_a_line_that_cannot_be_taken_back_ends_its_file(
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(reward_log.os, "ftruncate", refuse)
+        patch.setattr(os, "ftruncate", refuse)
         disk.is_full = True
         log.record([decision(1)])
         wait_for(lambda: disk.num_refused == 2)
@@ -204,7 +206,9 @@ def test_part_of_a_line_that_cannot_be_taken_back_ends_its_file(
     assert torn == [f"{files[0]}:2"]
 
 
-def test_a_full_queue_drops_the_newest_and_says_so_once(tmp_path, disk, caplog) -> None:
+def test_a_full_queue_drops_new_decisions_and_logs_it_once(
+    tmp_path: Path, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
     size = reward_log._size_chars(decision())
     log = RewardLog(tmp_path, max_queued_chars=5 * size)
     disk.is_full = True
@@ -221,7 +225,7 @@ def test_a_full_queue_drops_the_newest_and_says_so_once(tmp_path, disk, caplog) 
     assert len([r for r in caplog.records if "queue is full" in r.getMessage()]) == 1
 
 
-def test_texts_that_wait_are_bounded_by_their_size(tmp_path, disk) -> None:
+def test_the_queue_is_bounded_by_the_size_of_its_texts(tmp_path: Path, disk: Disk) -> None:
     log = RewardLog(tmp_path, max_queued_chars=1_000_000)
     disk.is_full = True
     log.record([decision(n, "x" * 300_000) for n in range(10)])
@@ -231,8 +235,8 @@ def test_texts_that_wait_are_bounded_by_their_size(tmp_path, disk) -> None:
     assert len(read_all(tmp_path)) == 3
 
 
-def test_closing_on_a_full_disk_ends_in_time_and_counts_what_is_lost(
-    tmp_path, disk, caplog
+def test_close_on_a_full_disk_ends_in_time_and_counts_lost_decisions(
+    tmp_path: Path, disk: Disk, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = RewardLog(tmp_path)
     disk.is_full = True
@@ -242,11 +246,13 @@ def test_closing_on_a_full_disk_ends_in_time_and_counts_what_is_lost(
     assert time.monotonic() - start < 2.0
     assert log.num_dropped == 7
     assert "could not be written" in caplog.text
-    log.record([decision()])  # too late: counted, and no error
+    log.record([decision()])  # after the close: counted, and no error
     assert log.num_dropped == 8
 
 
-def test_closing_while_a_write_hangs_ends_in_time(tmp_path, monkeypatch) -> None:
+def test_close_during_a_write_that_hangs_ends_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     goes_on = threading.Event()
     write = os.write
 
@@ -256,7 +262,7 @@ def test_closing_while_a_write_hangs_ends_in_time(tmp_path, monkeypatch) -> None
         return write(fd, data)
 
     monkeypatch.setattr(reward_log, "_RETRY_S", 0.02)
-    monkeypatch.setattr(reward_log.os, "write", hang)
+    monkeypatch.setattr(os, "write", hang)
     log = RewardLog(tmp_path)
     log.record([decision(n) for n in range(3)])
     start = time.monotonic()
@@ -268,7 +274,7 @@ def test_closing_while_a_write_hangs_ends_in_time(tmp_path, monkeypatch) -> None
     assert not log._thread.is_alive()
 
 
-def test_a_file_deleted_meanwhile_is_followed_by_a_new_one(tmp_path) -> None:
+def test_a_deleted_file_is_followed_by_a_new_one(tmp_path: Path) -> None:
     folder = tmp_path / "log"
     log = RewardLog(folder)
     log.record([decision(0)])
@@ -281,7 +287,9 @@ def test_a_file_deleted_meanwhile_is_followed_by_a_new_one(tmp_path) -> None:
     assert [d.request_id for d in read_all(folder)] == ["r1"]
 
 
-def test_a_decision_that_is_no_json_is_told_of_and_the_log_goes_on(tmp_path, caplog) -> None:
+def test_a_decision_that_is_no_json_is_counted_and_the_log_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     log = RewardLog(tmp_path)
     not_finite = replace(decision(), nll_qa=float("nan"))
     log.record([decision(0), not_finite, decision(1, "\ud800"), decision(2)])
@@ -293,7 +301,7 @@ def test_a_decision_that_is_no_json_is_told_of_and_the_log_goes_on(tmp_path, cap
 
 @contextmanager
 def tiny_disk(folder: Path) -> Iterator[Path]:
-    """A file system of 256 KiB; a skip where mounting is not permitted."""
+    """Mounts a file system of 256 KiB; skips the test if mounting is not permitted."""
     folder.mkdir()
     options = ["-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
     try:
@@ -308,7 +316,7 @@ def tiny_disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_that_is_really_full(tmp_path, monkeypatch) -> None:
+def test_a_disk_that_is_really_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reward_log, "_RETRY_S", 0.02)
     with tiny_disk(tmp_path / "disk") as folder:
         filler = folder / "filler"
@@ -356,7 +364,9 @@ while True:
 
 
 @pytest.mark.parametrize("dies_in_write", ["yes", "no"])
-def test_a_server_killed_leaves_whole_lines_but_for_the_last(tmp_path, dies_in_write) -> None:
+def test_a_killed_process_leaves_complete_lines_except_the_last(
+    tmp_path: Path, dies_in_write: str
+) -> None:
     line = decision(response="x" * 100_000).to_json()
     line = line.replace('"What is 2 + 3?"', '"' + "y" * 20_000 + '"')
     arguments = [sys.executable, "-c", WRITER, str(tmp_path), line, dies_in_write]
@@ -379,8 +389,8 @@ def test_a_server_killed_leaves_whole_lines_but_for_the_last(tmp_path, dies_in_w
         assert len(found) > 60
 
 
-def test_recording_takes_little_of_a_request(tmp_path) -> None:
-    """A thousand responses of 16 kB are queued in well under the time that writing them takes."""
+def test_recording_is_fast(tmp_path: Path) -> None:
+    """Queueing a thousand responses of 16 kB takes much less time than writing them."""
     log = RewardLog(tmp_path)
     decisions = [decision(n, "x" * 16_000) for n in range(1000)]
     start = time.perf_counter()
@@ -393,7 +403,9 @@ def test_recording_takes_little_of_a_request(tmp_path) -> None:
     assert took_s < 1.0
 
 
-def test_no_message_holds_a_prompt_or_response(tmp_path, disk, caplog) -> None:
+def test_no_message_holds_a_prompt_or_response(
+    tmp_path: Path, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     log = RewardLog(tmp_path, max_queued_chars=3000)
     disk.is_full = True

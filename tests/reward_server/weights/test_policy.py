@@ -1,4 +1,4 @@
-"""The scorer follows the policy: checkpoints half written, broken, of another model, under load."""
+"""The scorer follows the policy, under load and with incomplete, broken or foreign checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,9 +18,9 @@ import torch
 
 from reward_server.errors import CheckpointRefused, NotReady
 from reward_server.pipeline.batcher import Batcher
+from reward_server.pipeline.engine import Engine
 from reward_server.pipeline.rollout import SubmittedRollout
 from reward_server.pipeline.service import RewardService, ServiceLimits
-from reward_server.weights.engines import Engine
 from reward_server.weights.policy import PolicyUpdater
 from sar.grading.label import parse_label
 from sar.grading.processes.pool import GraderPool
@@ -31,13 +31,16 @@ from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
 from sar.scoring.transformers_scorer import TransformersScorer
 from sar.tokenization import RolloutTokenizer
 
+if TYPE_CHECKING:
+    from tests.conftest import TestedServer
+
 KEY = "a-key-for-the-tests"
 TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
 def requests(bundled_tokenizer: Any) -> list[dict[str, list[str]]]:
-    """Right and wrong responses, one to a request."""
+    """Requests with one rollout each; correct and incorrect responses alternate."""
     made = []
     for index, problem in zip(range(12), generate(seed=12, held_out=True), strict=False):
         prompt = render_prompt(bundled_tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
@@ -56,7 +59,7 @@ def requests(bundled_tokenizer: Any) -> list[dict[str, list[str]]]:
 def expected(
     requests: list[dict[str, list[str]]], checkpoints: dict[int, Path], bundled_tokenizer: Any
 ) -> dict[int, list[float]]:
-    """The right rewards by policy version."""
+    """The expected reward of each request, by policy version."""
     tokenizer = RolloutTokenizer(bundled_tokenizer, system_prompt=DEFAULT_SYSTEM_PROMPT)
     rewards: dict[int, list[float]] = {}
     for version, path in {0: BUNDLED_MODEL, **checkpoints}.items():
@@ -71,11 +74,11 @@ def expected(
     return rewards
 
 
-# A live server, and the checkpoints that appear before it.
+# A live server that follows a folder of checkpoints.
 
 
 def test_a_server_follows_its_policy_under_load(
-    start_server: Callable[..., Any],
+    start_server: Callable[..., TestedServer],
     checkpoints: dict[int, Path],
     requests: list[dict[str, list[str]]],
     expected: dict[int, list[float]],
@@ -87,7 +90,7 @@ def test_a_server_follows_its_policy_under_load(
     answers: list[tuple[int, int, Any]] = []
     stop = threading.Event()
 
-    def ask(first: int) -> None:
+    def send_requests(first: int) -> None:
         index = first
         while not stop.is_set():
             answers.append((index, *server.request("/get_reward", requests[index])))
@@ -95,15 +98,15 @@ def test_a_server_follows_its_policy_under_load(
 
     with ThreadPoolExecutor(3) as load:
         for first in range(3):
-            load.submit(ask, first)
+            load.submit(send_requests, first)
         try:
             _wait_until(lambda: len(answers) > 20)
-            _copy_as_a_trainer_does(checkpoints[10], folder / "global_step10_hf")
+            _copy_like_a_trainer(checkpoints[10], folder / "global_step10_hf")
             _wait_for_version(server, 10)
-            _write_torn(checkpoints[20], folder / "global_step15_hf")
-            _write_wrong_architecture(checkpoints[10], folder / "global_step17_hf")
+            _write_cut_off(checkpoints[20], folder / "global_step15_hf")
+            _write_other_model(checkpoints[10], folder / "global_step17_hf")
             _wait_until(lambda: server.request("/healthz")[1]["checkpoints_refused"] == 1)
-            _copy_as_a_trainer_does(checkpoints[20], folder / "global_step20_hf")
+            _copy_like_a_trainer(checkpoints[20], folder / "global_step20_hf")
             _wait_for_version(server, 20)
             num_before = len(answers)
             _wait_until(lambda: len(answers) > num_before + 20)
@@ -118,7 +121,7 @@ def test_a_server_follows_its_policy_under_load(
         assert body["extra_logs"]["policy_age_s"][0] >= 0
     assert seen == {0, 10, 20}
     assert answers[-1][2]["extra_logs"]["policy_version"] == [20]
-    # The weights make a difference, so that a mix-up would have shown.
+    # The rewards differ between versions, so the test would notice a mix-up.
     assert abs(expected[0][0] - expected[10][0]) > 10 * TOLERANCE
     assert "another model" in server.log.read_text()
     metrics = server.request("/metrics")[1]
@@ -127,8 +130,8 @@ def test_a_server_follows_its_policy_under_load(
     assert server.stop() == 0
 
 
-def test_weights_on_demand_need_a_key_and_a_whole_checkpoint(
-    start_server: Callable[..., Any],
+def test_update_weights_needs_a_key_and_a_complete_checkpoint(
+    start_server: Callable[..., TestedServer],
     checkpoints: dict[int, Path],
     requests: list[dict[str, list[str]]],
     expected: dict[int, list[float]],
@@ -144,9 +147,16 @@ def test_weights_on_demand_need_a_key_and_a_whole_checkpoint(
     opener.addheaders = [("Authorization", f"Bearer {KEY}")]
     urllib.request.install_opener(opener)
     try:
-        for wrong in ({}, {"path": 5}, {"path": str(tmp_path / "nowhere")}, [], {"path": "\0"}):
+        malformed: list[Any] = [
+            {},
+            {"path": 5},
+            {"path": str(tmp_path / "none")},
+            [],
+            {"path": "\0"},
+        ]
+        for wrong in malformed:
             assert server.request("/update_weights", wrong)[0] == 400, wrong
-        torn = _write_torn(checkpoints[20], tmp_path / "torn")
+        torn = _write_cut_off(checkpoints[20], tmp_path / "torn")
         status, answer = server.request("/update_weights", {"path": str(torn)})
         assert (status, answer["error"]["field"]) == (400, "path")
         assert server.request("/get_reward", requests[0])[1]["rewards"] == pytest.approx(
@@ -161,15 +171,17 @@ def test_weights_on_demand_need_a_key_and_a_whole_checkpoint(
     assert server.stop() == 0
 
 
-def test_without_a_key_nobody_gives_weights(server: Any, checkpoints: dict[int, Path]) -> None:
+def test_a_server_without_keys_refuses_new_weights(
+    server: TestedServer, checkpoints: dict[int, Path]
+) -> None:
     assert server.request("/update_weights", {"path": str(checkpoints[10])})[0] == 403
 
 
-# In one process: what happens to the engine before.
+# In one process: what happens to the old engine.
 
 
-class _Scorer:
-    """Gives every token the same log-probability, and may be made to wait."""
+class _StubScorer:
+    """Gives every token the same log-probability, once `may_go` is set."""
 
     max_context_tokens = None
 
@@ -190,40 +202,40 @@ def graders() -> Iterator[GraderPool]:
     pool.close()
 
 
-@pytest.mark.parametrize("fits_twice", [True, False])
-def test_a_request_is_scored_by_the_weights_it_began_with(
-    graders: GraderPool, bundled_tokenizer: Any, checkpoints: dict[int, Path], fits_twice: bool
+@pytest.mark.parametrize("has_room", [True, False])
+def test_a_request_keeps_the_weights_it_began_with(
+    graders: GraderPool, bundled_tokenizer: Any, checkpoints: dict[int, Path], has_room: bool
 ) -> None:
-    made: list[_Scorer] = []
+    made: list[_StubScorer] = []
     tokenizer = RolloutTokenizer(bundled_tokenizer, system_prompt="")
 
     def load(path: str) -> Engine:
         if "broken" in path:
             raise ValueError("broken")
-        made.append(_Scorer(-float(len(made) + 1)))
-        return Engine(tokenizer, Batcher(made[-1], 100), path, "one", lambda: fits_twice)
+        made.append(_StubScorer(-float(len(made) + 1)))
+        return Engine(tokenizer, Batcher(made[-1], 100), path, "one", lambda: has_room)
 
     service = RewardService(graders, sar_weight=0.2, limits=ServiceLimits(60, 2**31))
     service.engines.start(load("start"))
-    updater = PolicyUpdater(service, load)
+    updater = PolicyUpdater(service.engines, load)
     samples = _samples()
     made[0].may_go.clear()
     with ThreadPoolExecutor(2) as background:
         first = background.submit(service.compute_rewards, samples)
         _wait_until(lambda: service.status.in_flight == 6)
         updating = updater.update(checkpoints[10])
-        if fits_twice:
+        if has_room:
             _wait_until(lambda: service.status.policy_version == 10)
         else:
             _wait_until(lambda: service.state == "loading")
-            assert len(made) == 1  # the old weights go before the new ones come
+            assert len(made) == 1  # the new weights are not loaded before the old ones are gone
         second = background.submit(service.compute_rewards, samples)
-        if fits_twice:
+        if has_room:
             second.result(30)
         else:
             time.sleep(0.2)
             assert not second.done()
-        assert not updating.done()  # the old weights still have a request
+        assert not updating.done()  # the old weights still score a request
         made[0].may_go.set()
         assert {(s.policy_version, s.reward.likelihood.nll_qa) for s in first.result()} == {
             (0, 1.0)
@@ -232,7 +244,7 @@ def test_a_request_is_scored_by_the_weights_it_began_with(
             (10, 2.0)
         }
         assert updating.result() == 10
-    broken = shutil.copytree(checkpoints[10], checkpoints[10].parent / f"broken{fits_twice}")
+    broken = shutil.copytree(checkpoints[10], checkpoints[10].parent / f"broken{has_room}")
     with pytest.raises(CheckpointRefused, match="broken"):
         updater.update(broken).result()
     assert service.status.checkpoints_refused == 1
@@ -241,9 +253,9 @@ def test_a_request_is_scored_by_the_weights_it_began_with(
     service.engines.close(10)
 
 
-@pytest.mark.parametrize("fits_twice", [True, False])
-def test_the_weights_before_leave_memory(
-    graders: GraderPool, bundled_tokenizer: Any, checkpoints: dict[int, Path], fits_twice: bool
+@pytest.mark.parametrize("has_room", [True, False])
+def test_the_old_weights_leave_memory(
+    graders: GraderPool, bundled_tokenizer: Any, checkpoints: dict[int, Path], has_room: bool
 ) -> None:
     models: list[weakref.ref[Any]] = []
     tokenizer = RolloutTokenizer(bundled_tokenizer, system_prompt="")
@@ -252,21 +264,21 @@ def test_the_weights_before_leave_memory(
         return sum(model() is not None for model in models)
 
     def load(path: str) -> Engine:
-        assert num_in_memory() <= fits_twice  # none where there is no room beside it
+        assert num_in_memory() <= has_room  # without room, the old weights are gone by now
         scorer = TransformersScorer.from_pretrained(path, device="cpu", max_batch_tokens=1000)
         models.append(weakref.ref(scorer._model))
-        has_room = scorer.room_check
+        room_check = scorer.room_check
         return Engine(
             tokenizer,
             Batcher(scorer, 1000),
             path,
             scorer.architecture,
-            lambda: has_room() and fits_twice,
+            lambda: room_check() and has_room,
         )
 
     service = RewardService(graders, sar_weight=0.2, limits=ServiceLimits(60, 2**31))
     service.engines.start(load(str(BUNDLED_MODEL)))
-    updater = PolicyUpdater(service, load)
+    updater = PolicyUpdater(service.engines, load)
     for step in (10, 20, 10):
         assert updater.update(checkpoints[step]).result() == step
         assert num_in_memory() == 1
@@ -274,9 +286,9 @@ def test_the_weights_before_leave_memory(
     service.engines.close(10)
 
 
-@pytest.mark.parametrize("fits_twice", [True, False])
-def test_closing_during_a_load_waits_for_nothing(
-    graders: GraderPool, bundled_tokenizer: Any, checkpoints: dict[int, Path], fits_twice: bool
+@pytest.mark.parametrize("has_room", [True, False])
+def test_close_does_not_wait_for_a_load(
+    graders: GraderPool, bundled_tokenizer: Any, checkpoints: dict[int, Path], has_room: bool
 ) -> None:
     loading, may_load = threading.Event(), threading.Event()
     tokenizer = RolloutTokenizer(bundled_tokenizer, system_prompt="")
@@ -285,32 +297,31 @@ def test_closing_during_a_load_waits_for_nothing(
         if path != "start":
             loading.set()
             assert may_load.wait(30)
-        return Engine(tokenizer, Batcher(_Scorer(-1.0), 100), path, "one", lambda: fits_twice)
+        return Engine(tokenizer, Batcher(_StubScorer(-1.0), 100), path, "one", lambda: has_room)
 
     service = RewardService(graders, sar_weight=0.2, limits=ServiceLimits(60, 2**31))
     service.engines.start(load("start"))
-    updater = PolicyUpdater(service, load)
+    updater = PolicyUpdater(service.engines, load)
     with ThreadPoolExecutor(1) as background:
         try:
             updating = updater.update(checkpoints[10])
             assert loading.wait(10)
-            behind = updater.update(checkpoints[20])
+            waiting = updater.update(checkpoints[20])
             accepted = background.submit(service.compute_rewards, _samples())
             updater.close()
-            # Whoever asked is told so at once, though the load goes on.
-            for asked in (updating, behind, updater.update(checkpoints[20])):
+            # Each update fails at once, though the load goes on.
+            for update in (updating, waiting, updater.update(checkpoints[20])):
                 with pytest.raises(NotReady, match="stopping"):
-                    asked.result(5)
-            if fits_twice:
+                    update.result(5)
+            if has_room:
                 accepted.result(30)
             assert updater.is_loading
         finally:
             may_load.set()
-        # Where the old weights had to go first, the request is held for the new ones.
-        version = 0 if fits_twice else 10
+        # Without room the old weights go first, and the request waits for the new ones.
+        version = 0 if has_room else 10
         assert {s.policy_version for s in accepted.result(30)} == {version}
-        while updater.is_loading:
-            time.sleep(0.01)
+        _wait_until(lambda: not updater.is_loading)
     service.engines.close(10)
 
 
@@ -320,8 +331,8 @@ def _samples() -> list[SubmittedRollout]:
     ]
 
 
-def _copy_as_a_trainer_does(source: Path, target: Path) -> None:
-    """File by file, the weights in pieces and not in one go, the tokenizer last."""
+def _copy_like_a_trainer(source: Path, target: Path) -> None:
+    """Copies file by file, the weights in pieces, the tokenizer last."""
     target.mkdir(parents=True)
     files = sorted(source.iterdir(), key=lambda f: ("token" in f.name, f.name))
     for file in files:
@@ -333,14 +344,14 @@ def _copy_as_a_trainer_does(source: Path, target: Path) -> None:
                 time.sleep(0.02)
 
 
-def _write_torn(source: Path, target: Path) -> Path:
+def _write_cut_off(source: Path, target: Path) -> Path:
     shutil.copytree(source, target)
     (file, *_) = sorted(target.glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])
     return target
 
 
-def _write_wrong_architecture(source: Path, target: Path) -> None:
+def _write_other_model(source: Path, target: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(source)
@@ -351,7 +362,7 @@ def _write_wrong_architecture(source: Path, target: Path) -> None:
     AutoModelForCausalLM.from_config(config).save_pretrained(target)
 
 
-def _wait_for_version(server: Any, version: int) -> None:
+def _wait_for_version(server: TestedServer, version: int) -> None:
     _wait_until(lambda: server.request("/healthz")[1]["policy_version"] == version)
 
 

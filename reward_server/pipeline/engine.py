@@ -1,0 +1,108 @@
+"""The engine that serves requests, and how a new engine takes its place."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from reward_server.pipeline.batcher import Batcher
+from sar.tokenization import RolloutTokenizer
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A loaded model: its tokenizer, and the batcher that feeds its scorer."""
+
+    tokenizer: RolloutTokenizer
+    batcher: Batcher
+    path: str = ""
+    """Folder or Hugging Face id that the model was loaded from."""
+    architecture: str = ""
+    """Equal for all checkpoints of the same model."""
+    has_room_for_copy: Callable[[], bool] = lambda: True
+    """Whether a second engine of this size fits into memory now. The function holds no weights."""
+    version: int = 0
+    """Training step at which these weights were saved. 0: the weights the server started with."""
+    loaded_at_s: float = field(default_factory=time.monotonic)
+
+
+class EngineSlot:
+    """Holds the one engine that new requests use. A request keeps the engine that it borrowed."""
+
+    def __init__(self) -> None:
+        self._engine: Future[Engine] = Future()
+        self._num_borrowers: Counter[Batcher] = Counter()
+        self._returned = threading.Condition()
+        self.num_refused_checkpoints = 0
+        """Checkpoints refused since the start: incomplete, broken or of another model."""
+
+    @property
+    def current(self) -> Engine | None:
+        """The engine that new requests use; None while the slot is empty."""
+        engine = self._engine  # read once: another thread may exchange it
+        return engine.result() if engine.done() else None
+
+    def start(self, engine: Engine) -> None:
+        """Fills the empty slot, which also wakes the requests that wait for an engine."""
+        # The new objects stay for long: the garbage collector need not visit them.
+        gc.collect()
+        gc.freeze()
+        self._engine.set_result(engine)
+
+    def replace(self, engine: Engine) -> None:
+        """Gives new requests another engine. Returns once the old engine has finished its requests
+        and its memory is free."""
+        replacement: Future[Engine] = Future()
+        replacement.set_result(engine)
+        self._retire_current(replacement)
+
+    def withdraw(self) -> None:
+        """Empties the slot: new requests wait until the next `start`. Returns once the old engine
+        has finished its requests and its memory is free."""
+        self._retire_current(Future())
+
+    def close(self, timeout_s: float) -> bool:
+        """Finishes the engine's requests and closes it. False if that takes too long."""
+        current = self.current
+        return current.batcher.close(timeout_s) if current else True
+
+    @contextmanager
+    def borrow(self, wait: Callable[[Future[Engine]], Engine]) -> Iterator[Engine]:
+        """Lends the current engine to one request; the engine is not closed before it is returned.
+
+        Args:
+            wait: waits for the engine's future and returns its result.
+        """
+        engine = self._lend(wait)
+        try:
+            yield engine
+        finally:
+            with self._returned:
+                self._num_borrowers[engine.batcher] -= 1
+                self._returned.notify_all()
+
+    def _lend(self, wait: Callable[[Future[Engine]], Engine]) -> Engine:
+        while True:
+            loading = self._engine
+            engine = wait(loading)
+            with self._returned:
+                if loading is self._engine:  # otherwise it was retired, and may be closed by now
+                    self._num_borrowers[engine.batcher] += 1
+                    return engine
+
+    def _retire_current(self, successor: Future[Engine]) -> None:
+        retired = self._engine.result().batcher
+        with self._returned:
+            self._engine = successor
+            self._returned.wait_for(lambda: not self._num_borrowers[retired])
+            del self._num_borrowers[retired]
+        retired.close()
+        gc.unfreeze()  # so that the retired engine's objects are collected
+        gc.collect()
+        gc.freeze()
