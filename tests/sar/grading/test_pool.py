@@ -147,7 +147,7 @@ def test_processes_that_do_not_start_are_an_error_and_no_verdict(
 ) -> None:
     monkeypatch.setattr(pool_module, "_WORKER", "sar.grading.no_such_module")
     pool = new_pool()
-    with pytest.raises(RuntimeError, match="before they are ready"):
+    with pytest.raises(RuntimeError, match="before they were ready"):
         pool.grade("Answer: 5", MATH)
 
 
