@@ -26,7 +26,7 @@ from reward_server.weights.engines import Engine, EngineInService
 from sar import __version__
 from sar.decision import Decision
 from sar.grading.processes.pool import GraderPool
-from sar.grading.rules.answers import opened_thinking
+from sar.grading.rules.answers import find_thinking_tag
 from sar.grading.verdict import Verdict
 from sar.reward import Likelihood, Reward, combine
 from sar.tokenization import EncodedRollout
@@ -251,7 +251,7 @@ class RewardService:
         except ValueError as error:
             raise InvalidRequest(f"query[{index}]: {error}", f"query[{index}]") from error
         text = engine.tokenizer.without_special_tokens(response)
-        verdict = self._graders.submit(opened_thinking(prompt) + text, sample.label)
+        verdict = self._graders.submit(find_thinking_tag(prompt) + text, sample.label)
         encoded = engine.tokenizer.encode(prompt, response)
         self.metrics.add_stage("tokenise", time.monotonic() - start_s)
         return _Pending(

@@ -1,0 +1,1 @@
+"""Rules: where a response states its answer, and which answers a label accepts."""

@@ -62,13 +62,13 @@ def is_grading_tag(text: str) -> bool:
     return _GRADING_TAG.fullmatch(text) is not None
 
 
-def opened_thinking(prompt: str) -> str:
+def find_thinking_tag(prompt: str) -> str:
     """The tag of a thinking block that a prompt opened for its response; empty if it did not."""
     opened = _OPENS_THINKING.search(prompt)
     return opened[0].strip() if opened else ""
 
 
-def visible_text(response: str) -> str:
+def strip_thinking(response: str) -> str:
     """The response without its thinking; empty while the thinking is not closed."""
     for end in _last_matches(_THINK_CLOSE, response):
         response = response[end.end() :]
@@ -77,7 +77,7 @@ def visible_text(response: str) -> str:
     return response.strip()
 
 
-def statements(text: str) -> list[Statement]:
+def find_statements(text: str) -> list[Statement]:
     """The stated answers, in the order of the text; of very many, the last ones."""
     found = [
         *_boxes(text),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from sar.grading.label import Label
-from sar.grading.rules.answers import statements
+from sar.grading.rules.answers import find_statements
 from sar.grading.rules.normalize import normalize_unicode
-from sar.grading.verdict import NO_ANSWER, Verdict, judged
+from sar.grading.verdict import NO_ANSWER, Verdict, make_verdict
 
 _WRAPPED = re.compile(r"\\(?:text\w*|math\w*)\s*\{([^{}]*)\}")
 # The question asked again, or both answers in one breath, says neither.
@@ -59,12 +59,12 @@ def grade_boolean(response: str, label: Label) -> Verdict:
     if concluded is None:
         return NO_ANSWER
     answer = "true" if concluded else "false"
-    return judged(answer == label.answer, answer)
+    return make_verdict(answer == label.answer, answer)
 
 
 def _conclusion(text: str) -> bool | None:
     text = _HOLDS.sub(lambda m: "statement is " + ("true" if m["yes"] else "false"), text)
-    for statement in reversed(statements(text)):
+    for statement in reversed(find_statements(text)):
         first = _SENTENCE.split(statement.text)[0]
         if _UNDECIDED.search(first) or _UNSURE.search(first) or _hedges(first):
             return None

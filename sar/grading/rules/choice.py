@@ -9,10 +9,10 @@ import re
 import string
 from collections.abc import Sequence
 
-from sar.grading.label import Label, num_choices, with_letters
-from sar.grading.rules.answers import Statement, statements
+from sar.grading.label import Label, count_choices, replace_option_names
+from sar.grading.rules.answers import Statement, find_statements
 from sar.grading.rules.normalize import normalize_unicode, normalize_words
-from sar.grading.verdict import NO_ANSWER, Verdict, judged
+from sar.grading.verdict import NO_ANSWER, Verdict, make_verdict
 
 _MAX_STATEMENT_CHARS = 1000
 # Without "the answer is", a conclusion stands in the last of the text.
@@ -78,15 +78,15 @@ _RULED_OUT = re.compile(
 
 def grade_choice(response: str, label: Label) -> Verdict:
     """Grades a response's visible text (thinking removed) against a letter."""
-    text = _NOT_APPLICABLE.sub("", with_letters(normalize_unicode(response)))
+    text = _NOT_APPLICABLE.sub("", replace_option_names(normalize_unicode(response)))
     chosen = _Chooser(label.choices).chosen(_ALTERNATIVES.sub(" or ", text))
-    return judged(chosen == label.answer, chosen) if chosen else NO_ANSWER
+    return make_verdict(chosen == label.answer, chosen) if chosen else NO_ANSWER
 
 
 class _Chooser:
     def __init__(self, choices: Sequence[str]) -> None:
         self._options = [normalize_words(choice) for choice in choices]
-        self._letters = string.ascii_uppercase[: num_choices(choices)]
+        self._letters = string.ascii_uppercase[: count_choices(choices)]
         # Letters inside an option's text, such as `C is on the table`, choose nothing.
         phrases = sorted((c.strip(" .") for c in choices if " " in c.strip()), key=len)
         self._phrases = re.compile(
@@ -107,7 +107,7 @@ class _Chooser:
 
     def chosen(self, text: str) -> str | None:
         """The letter a text commits to, or None."""
-        for statement in reversed(statements(text)):
+        for statement in reversed(find_statements(text)):
             letters = self._in_statement(statement)
             if letters:
                 return letters.pop() if len(letters) == 1 else None

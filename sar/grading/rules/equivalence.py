@@ -13,14 +13,14 @@ from math import gcd
 
 from sar.grading.rules.expressions import (
     is_computable,
-    roughly_equal,
-    same_equation,
-    same_expression,
+    is_roughly_equal,
+    is_same_equation,
+    is_same_expression,
 )
 from sar.grading.rules.normalize import normalize_words
-from sar.grading.rules.quantities import read_quantity, same_quantity
-from sar.grading.rules.structures import Structure, read_structure, sides_of
-from sar.grading.rules.words import is_textual, squeezed
+from sar.grading.rules.quantities import is_same_quantity, read_quantity
+from sar.grading.rules.structures import Structure, read_structure, split_sides
+from sar.grading.rules.words import is_same_spelling, is_textual
 
 _BASED = re.compile(r"([0-9A-Fa-f]+)\s*(?:_\s*\{?\s*(\d+|[a-z]+)\s*\}?|\(?(?:in )?base (\d+)\)?)")
 _CLOCK = re.compile(
@@ -40,13 +40,13 @@ _ARITHMETIC = re.compile(
 _APPROXIMATELY = re.compile(r"\\approx|\\simeq|\\sim")
 
 
-def equivalent(label: str, answer: str) -> bool:
+def is_equivalent(label: str, answer: str) -> bool:
     """Whether a normalised answer says what the normalised label says."""
-    if squeezed(label) == squeezed(answer):
+    if is_same_spelling(label, answer):
         return True
     label_quantity, answer_quantity = read_quantity(label), read_quantity(answer)
     if label_quantity and answer_quantity:
-        return same_quantity(label_quantity, answer_quantity)
+        return is_same_quantity(label_quantity, answer_quantity)
     label_clock, answer_clock = _clock(label), _clock(answer)
     if label_clock and answer_clock:
         return _same_clock(label_clock, answer_clock)
@@ -74,7 +74,7 @@ def is_readable(label: str) -> bool:
     if _BASED.fullmatch(label) or _RATIO.fullmatch(label):
         return True
     return all(
-        read_quantity(part) or is_computable(sides_of(part)[-1])
+        read_quantity(part) or is_computable(split_sides(part)[-1])
         for part in read_structure(label).leaves
     )
 
@@ -86,7 +86,7 @@ def _same_structure(label: Structure, answer: Structure) -> bool:
         return all(any(_same_part(a, b) for b in answer.parts) for a in label.parts) and all(
             any(_same_part(a, b) for a in label.parts) for b in answer.parts
         )
-    # A bare list stands for a tuple, but not for an interval that says whether its ends belong.
+    # `2, 3` may stand for the tuple (2, 3) or for [2, 3], but not for [2, 3) or {2, 3}.
     ordered = kinds[0] == kinds[1] or kinds in (("()", ""), ("", "()"), ("", "[]"))
     if ordered and len(label.parts) == len(answer.parts):
         return all(map(_same_part, label.parts, answer.parts))
@@ -107,35 +107,35 @@ def _same_part(label: str | Structure, answer: str | Structure) -> bool:
 
 def _same_value(label: str, answer: str) -> bool:
     """Two parts that may carry `x =`, or be equations, or be given exactly and rounded."""
-    label_sides, answer_sides = sides_of(label), sides_of(answer)
+    label_sides, answer_sides = split_sides(label), split_sides(answer)
     is_named = len(label_sides) == 2 and _NAME.fullmatch(label_sides[0])
     if len(label_sides) == 2 and not is_named and len(answer_sides) == 1:
         return False  # the right side of an equation is not the equation
     if len(label_sides) == len(answer_sides) == 2:
-        same_left = squeezed(label_sides[0]) == squeezed(answer_sides[0])
+        same_left = is_same_spelling(label_sides[0], answer_sides[0])
         if not same_left and re.search("[a-zA-Z]", answer_sides[0]):
             # `x = 5` asks for a solution: an equation to be solved is none.
             solved = is_named and not _VARIABLE.search(label_sides[1])
-            return not solved and same_equation(label_sides, answer_sides)
+            return not solved and is_same_equation(label_sides, answer_sides)
     # Of `p = 22/7 \approx 3.14` either form is the value.
     forms = [form.strip() for form in _APPROXIMATELY.split(answer_sides[-1]) if form.strip()]
-    if len(forms) > 2 or (len(forms) == 2 and not roughly_equal(*forms)):
+    if len(forms) > 2 or (len(forms) == 2 and not is_roughly_equal(*forms)):
         return False
     return any(_same_form(label_sides[-1], form) for form in forms)
 
 
 def _same_form(label: str, answer: str) -> bool:
-    if squeezed(label) == squeezed(answer):
+    if is_same_spelling(label, answer):
         return True
     label_quantity, answer_quantity = read_quantity(label), read_quantity(answer)
     if label_quantity and answer_quantity:
-        return same_quantity(label_quantity, answer_quantity)
+        return is_same_quantity(label_quantity, answer_quantity)
     if _RATIO.fullmatch(label) and _RATIO.fullmatch(answer):
         return _reduced_ratio(label) == _reduced_ratio(answer)
     if label_quantity and _ARITHMETIC.search(answer):
         return False  # an exercise copied, not worked out
     decimals = answer_quantity.num_decimals if answer_quantity else None
-    return same_expression(label, answer, decimals)
+    return is_same_expression(label, answer, decimals)
 
 
 def _reduced_ratio(text: str) -> list[int]:

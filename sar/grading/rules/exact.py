@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from sar.grading.label import Label
-from sar.grading.rules.answers import statements
+from sar.grading.rules.answers import find_statements
 from sar.grading.rules.normalize import normalize_words
-from sar.grading.verdict import NO_ANSWER, Verdict, judged
+from sar.grading.verdict import NO_ANSWER, Verdict, make_verdict
 
 _MAX_CHARS = 1000
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n+")
@@ -20,15 +20,15 @@ _ARTICLE = re.compile(r"(?:on\s+)?(?:the|a|an)\s+")
 
 def grade_exact(response: str, label: Label) -> Verdict:
     """Grades a response's visible text (thinking removed): its stated answer or last line."""
-    stated = statements(response)
+    stated = find_statements(response)
     source = stated[-1].text if stated else response.rstrip().rpartition("\n")[2]
-    said = said_words(source, label.answer)
+    said = extract_words(source, label.answer)
     if said is None:
         return NO_ANSWER
-    return judged(said == normalize_words(label.answer), said[:200])
+    return make_verdict(said == normalize_words(label.answer), said[:200])
 
 
-def said_words(text: str, label: str) -> str | None:
+def extract_words(text: str, label: str) -> str | None:
     """What a sentence says, as normalised words: the label's if they are all it says, or what it
     says after its verb. None if there is no word."""
     text = text[:_MAX_CHARS]

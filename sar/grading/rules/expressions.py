@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any
 
-from sar.grading.rules.quantities import without_unit
-from sar.grading.rules.words import bare, is_textual
+from sar.grading.rules.quantities import strip_unit
+from sar.grading.rules.words import is_same_text, is_textual
 
 # math-verify warns, at each call, that its SIGALRM timeouts are off; the pool kills from outside.
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)
@@ -40,10 +40,10 @@ def read_expression(text: str) -> Any | None:
     """math-verify's reading of one normalised expression, a sympy object; None if it finds none."""
     from math_verify import parse
 
-    text = without_unit(text)
+    text = strip_unit(text)
     if not text or len(text) > _MAX_EXPRESSION_CHARS or is_textual(text) or _MISREAD.search(text):
         return None
-    # Inside a box math-verify reads 96% of labels, bare only two thirds.
+    # math-verify can parse 96% of labels inside a box, and only two thirds without it.
     parsed = parse(rf"\boxed{{{text}}}", [_reading_rules()], parsing_timeout=None)
     return _exact(parsed[0]) if parsed and not isinstance(parsed[0], str) else None
 
@@ -57,7 +57,7 @@ def is_computable(text: str) -> bool:
     return True
 
 
-def same_expression(label: str, answer: str, answer_decimals: int | None) -> bool:
+def is_same_expression(label: str, answer: str, answer_decimals: int | None) -> bool:
     """Whether two normalised expressions have the same value, or else the same text.
 
     Args:
@@ -65,7 +65,7 @@ def same_expression(label: str, answer: str, answer_decimals: int | None) -> boo
     """
     readings = read_expression(label), read_expression(answer)
     if readings[0] is None or readings[1] is None:
-        return bare(label) == bare(answer)
+        return is_same_text(label, answer)
     from math_verify import verify
     from sympy import Expr
 
@@ -76,7 +76,7 @@ def same_expression(label: str, answer: str, answer_decimals: int | None) -> boo
     return bool(verify([readings[0]], [readings[1]], timeout_seconds=None))
 
 
-def roughly_equal(a: str, b: str) -> bool:
+def is_roughly_equal(a: str, b: str) -> bool:
     """Whether two expressions have values within 1% of each other: one can be the other rounded."""
     expressions = read_expression(a), read_expression(b)
     if any(expression is None for expression in expressions):
@@ -87,11 +87,11 @@ def roughly_equal(a: str, b: str) -> bool:
     return abs(values[0] - values[1]) <= 0.01 * max(abs(values[0]), abs(values[1]))
 
 
-def same_equation(label_sides: Sequence[str], answer_sides: Sequence[str]) -> bool:
+def is_same_equation(label_sides: Sequence[str], answer_sides: Sequence[str]) -> bool:
     """Whether two equations are one: the differences of their sides have a constant ratio."""
     sides: list[Any] = [read_expression(side) for side in (*label_sides, *answer_sides)]
     if any(side is None for side in sides):
-        return bare("=".join(label_sides)) == bare("=".join(answer_sides))
+        return is_same_text("=".join(label_sides), "=".join(answer_sides))
     try:
         label, answer = (left - right for left, right in (sides[:2], sides[2:]))
     except TypeError:  # sets, intervals, relations

@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from sar.grading.rules.answers import Statement, statements
-from sar.grading.rules.exact import said_words
+from sar.grading.rules.answers import Statement, find_statements
+from sar.grading.rules.exact import extract_words
 from sar.grading.rules.normalize import normalize_answer, normalize_formula, normalize_unicode
 from sar.grading.rules.quantities import INTEGER, read_quantity
-from sar.grading.rules.words import has_words, is_textual, squeezed
+from sar.grading.rules.words import has_words, is_same_spelling, is_textual
 
 _MAX_ANSWER_CHARS = 2000
 # The last number of a text without markers is looked for here.
@@ -78,7 +78,7 @@ def final_answer(text: str, wanted: str) -> str | None:
         text: a response, thinking removed.
         wanted: the label's answer, normalised.
     """
-    stated = statements(text)
+    stated = find_statements(text)
     if is_textual(wanted):
         return _textual_answer(text, stated, wanted)
     for statement in reversed(stated):
@@ -106,7 +106,7 @@ def _interpret(statement: Statement, wanted: str) -> str | None:
     whole = _OPTION_LETTER.sub("", whole)
     if not whole:
         return None
-    if squeezed(whole) == squeezed(wanted):
+    if is_same_spelling(whole, wanted):
         return wanted
     if read_quantity(whole) or not has_words(whole):
         return whole if re.search(r"[\w\\]", whole) else None
@@ -237,6 +237,6 @@ def _content(segment: re.Match[str]) -> str:
 def _textual_answer(text: str, stated: list[Statement], wanted: str) -> str | None:
     """For a label in words: the words that are stated, or that the last sentence ends with."""
     for statement in reversed(stated):
-        if said := said_words(_first_sentence(statement.text), wanted):
+        if said := extract_words(_first_sentence(statement.text), wanted):
             return said
-    return said_words(text.rstrip().rpartition("\n")[2], wanted)
+    return extract_words(text.rstrip().rpartition("\n")[2], wanted)

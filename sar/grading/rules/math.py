@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 
-from sar.grading.rules.answers import statements
-from sar.grading.rules.equivalence import equivalent, is_readable
+from sar.grading.rules.answers import find_statements
+from sar.grading.rules.equivalence import is_equivalent, is_readable
 from sar.grading.rules.final_answer import final_answer
 from sar.grading.rules.normalize import normalize_formula
-from sar.grading.rules.words import bare
-from sar.grading.verdict import NO_ANSWER, Verdict, judged
+from sar.grading.rules.words import is_same_text
+from sar.grading.verdict import NO_ANSWER, Verdict, make_verdict
 
 _ACCEPTED = re.compile(
     r"\(?\s*(?:both|all|either)[^()]*accepted\s*\)?|\(?accepted\)?", re.IGNORECASE
@@ -24,24 +24,24 @@ def grade_math(response: str, label: str, *, read_label: bool = True) -> Verdict
 
     A label that cannot be read as mathematics, or must not be (`read_label`), is compared as text.
     """
-    accepted = label_answers(label)
+    accepted = parse_accepted_answers(label)
     unreadable = not (read_label and all(map(is_readable, accepted)))
     answer = final_answer(response, accepted[0])
     if answer is None:
         return NO_ANSWER
     correct = any(_matches(wanted, answer, unreadable) for wanted in accepted)
-    return judged(correct, answer[:200], label_unreadable=unreadable)
+    return make_verdict(correct, answer[:200], label_unreadable=unreadable)
 
 
 def is_readable_label(label: str) -> bool:
     """Whether a label can be read as mathematics."""
-    return all(map(is_readable, label_answers(label)))
+    return all(map(is_readable, parse_accepted_answers(label)))
 
 
-def label_answers(label: str) -> list[str]:
+def parse_accepted_answers(label: str) -> list[str]:
     """The answers a label accepts, normalised; of a whole worked solution, its final answer."""
     if "####" in label or r"\boxed" in label:
-        stated = statements(label)
+        stated = find_statements(label)
         label = stated[-1].text if stated else label
     if remark := _ACCEPTED.search(label):  # `080 or 081 (both were accepted)`
         alternatives = re.split(r"\bor\b|\band\b|,", label[: remark.start()])
@@ -52,5 +52,5 @@ def label_answers(label: str) -> list[str]:
 
 def _matches(wanted: str, answer: str, unreadable: bool) -> bool:
     if unreadable:
-        return bare(wanted) == bare(answer)
-    return equivalent(wanted, answer)
+        return is_same_text(wanted, answer)
+    return is_equivalent(wanted, answer)

@@ -133,7 +133,7 @@ def read_quantity(text: str) -> Quantity | None:
     return Quantity(value, percent is not None, _canonical_unit(unit_text), decimals)
 
 
-def same_quantity(label: Quantity, answer: Quantity) -> bool:
+def is_same_quantity(label: Quantity, answer: Quantity) -> bool:
     """Whether two numbers say the same: exact, but for percent signs, cents, and long decimals.
 
     A percent sign may be left out (`50%` is 50 and also 0.5); a decimal of six or more digits is
@@ -222,7 +222,7 @@ def _is_unit_tail(tail: str) -> bool:
     return True
 
 
-def without_unit(text: str) -> str:
+def strip_unit(text: str) -> str:
     """A normalised expression without the words of a unit after it."""
     return _UNIT_WORDS.sub("", text)
 

@@ -47,7 +47,7 @@ class Structure:
 def read_structure(text: str) -> Structure:
     """Takes a normalised answer apart; whatever has no structure is a list of one."""
     text = _MEMBER.sub("", text.strip(), count=1).strip()
-    sides = sides_of(text)
+    sides = split_sides(text)
     if len(sides) == 2 and sides[1].startswith(("(", "[", r"\{")):
         text = sides[1]  # (a, b) = (6, 5)
     if interval := _from_inequality(text):
@@ -64,7 +64,7 @@ def read_structure(text: str) -> Structure:
     return Structure("", _list_parts(text))
 
 
-def sides_of(text: str) -> list[str]:
+def split_sides(text: str) -> list[str]:
     """Sides of an equation, in order; of a chain its ends only."""
     sides = [side.strip() for side in _EQUALS.split(text)]
     if len(sides) == 1:

@@ -4,7 +4,7 @@ import pytest
 
 from sar.grading.grade import grade
 from sar.grading.label import parse_label
-from sar.grading.rules.answers import is_grading_tag, opened_thinking, visible_text
+from sar.grading.rules.answers import find_thinking_tag, is_grading_tag, strip_thinking
 from sar.grading.verdict import Reason
 
 
@@ -22,7 +22,7 @@ from sar.grading.verdict import Reason
     ],
 )
 def test_thinking_is_not_part_of_the_answer(response, visible) -> None:
-    assert visible_text(response) == visible
+    assert strip_thinking(response) == visible
 
 
 COLOURS = {"answer": "B", "grader": "choice", "choices": ["red", "dark blue", "blue", "green"]}
@@ -95,7 +95,7 @@ def test_truth_values(response, reason) -> None:
     ],
 )
 def test_a_prompt_can_open_the_thinking(prompt, tag) -> None:
-    assert opened_thinking(prompt) == tag
+    assert find_thinking_tag(prompt) == tag
 
 
 def test_tags_that_are_special_tokens_are_kept_for_grading() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sar.grading.rules.math import grade_math
-from sar.grading.rules.quantities import read_quantity, same_quantity
+from sar.grading.rules.quantities import is_same_quantity, read_quantity
 from sar.grading.verdict import Reason
 
 NUMBERS = st.integers(min_value=-10_000_000, max_value=10_000_000)
@@ -113,7 +113,7 @@ def test_number_reading_is_linear_in_hostile_text() -> None:
     ],
 )
 def test_quantities_compare_with_their_marks(label, answer, same) -> None:
-    assert same_quantity(read_quantity(label), read_quantity(answer)) is same
+    assert is_same_quantity(read_quantity(label), read_quantity(answer)) is same
 
 
 @pytest.mark.parametrize(
