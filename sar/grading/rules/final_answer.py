@@ -71,7 +71,7 @@ _CLOCK_TIME = re.compile(
 )
 
 
-def final_answer(text: str, wanted: str) -> str | None:
+def extract_answer(text: str, wanted: str) -> str | None:
     """The answer of a text, normalised, or None.
 
     Args:
