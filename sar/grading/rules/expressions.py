@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any
 
-from sar.grading.rules.quantities import strip_unit
+from sar.grading.rules.units import strip_unit
 from sar.grading.rules.words import is_same_text, is_textual
 
 # math-verify warns, at each call, that its SIGALRM timeouts are off; the pool kills from outside.
