@@ -33,7 +33,7 @@ _OPERATION = re.compile(r"\b(?:times|plus|minus|over|squared|cubed|mod)\b", re.I
 _SPEED = re.compile(
     r"\s*(mi|miles?|km|kilomet(?:er|re)s?)(?:\s+per\s+hour|\s*/\s*h(?:r|our)?)\b", re.I
 )
-# The unit at the end of an expression: `24\pi cubic inches`, `3\sqrt{2} m / s`.
+# The unit at the end of an expression: `24\pi cubic inches` (second-m2-unit-152).
 _UNIT_WORDS = re.compile(
     r"(?<=[\w})])\s+(?:(?:square|cubic|sq|cu)\.?\s+)?(?:(?:units?|"
     + "|".join(unit for unit in sorted({*_UNITS, *_ABBREVIATIONS} - {"in"}) if len(unit) > 1)
