@@ -141,7 +141,9 @@ class GraderPool:
 
     def _grade_once(self, slot: _Slot, response: str, label: Label, read_label: bool) -> Verdict:
         try:
-            verdict: Verdict = self._call_with_retries(slot, "run", response, label, read_label)
+            verdict: Verdict = self._call_with_retries(
+                slot, "grade_response", response, label, read_label
+            )
             return verdict
         except CallTimedOut:
             return Verdict(Reason.TIMEOUT)

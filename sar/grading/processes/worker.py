@@ -56,7 +56,7 @@ def _forbid(event: str, _: object) -> None:
         raise PermissionError(f"a grader process may not do this: {event}")
 
 
-def run(response: str, label: Label, read_label: bool) -> Verdict:
+def grade_response(response: str, label: Label, read_label: bool) -> Verdict:
     """Grades one response; running out of memory or stack counts as a crash."""
     try:
         return grade(response, label, read_label=read_label)

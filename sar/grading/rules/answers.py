@@ -86,18 +86,15 @@ def strip_thinking(response: str) -> str:
 
 def find_statements(text: str) -> list[Statement]:
     """Returns the stated answers in the order of the text, at most the last 64."""
-    found = [*_find_boxes(text), *_find_tag(text)]
-    found += [
-        Statement(m.start(1), m[1].strip(), True)
-        for m in _HASHES.finditer(text)
-        if not _HEADING.match(m[1])
-    ]
-    found += [Statement(m.start(1), m[1].strip(), True) for m in _ANSWER_LINE.finditer(text)]
+    explicit = [m for m in _HASHES.finditer(text) if not _HEADING.match(m[1])]
+    explicit += _ANSWER_LINE.finditer(text)
+    found = [Statement(m.start(1), m[1].strip(), True) for m in explicit]
     found += [
         Statement(m.start(1), m[1].strip(), False)
         for m in _ANSWER_IS.finditer(text)
         if not _QUOTED.search(text[max(0, m.start() - 40) : m.start()])
     ]
+    found = [*_find_boxes(text), *_find_tag(text), *found]
     return sorted((s for s in found if s.text), key=lambda s: s.start)[-_MAX_STATEMENTS:]
 
 

@@ -72,8 +72,10 @@ def grade_boolean(response: str, label: Label) -> Verdict:
 
 
 def _find_conclusion(text: str) -> bool | None:
-    """Returns the truth value that a text concludes: in a stated answer, else at its start, else in
-    its last sentence with one. None if it hedges or has none."""
+    """Returns the truth value that a text concludes, or None if it hedges or has none.
+
+    It is in a stated answer, else at the text's start, else in the last sentence that has one.
+    """
     text = _HOLDS.sub(lambda m: "statement is " + ("true" if m["yes"] else "false"), text)
     for statement in reversed(find_statements(text)):
         first = _SENTENCE.split(statement.text)[0]

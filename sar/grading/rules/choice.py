@@ -150,8 +150,7 @@ class _OptionFinder:
         return letters
 
     def _read_conclusion(self, text: str) -> str | None:
-        """Reads a text without a stated answer: a line with only a letter, else the last sentence
-        that commits to an option."""
+        """Returns the letter alone in a line, or else of the last sentence that commits to one."""
         text = self._remove_lists(text)
         if alone := set(self._alone_in_line.findall(text)):
             return _get_only(alone)

@@ -69,7 +69,7 @@ def is_equivalent(label: str, answer: str) -> bool:
 
 @lru_cache(maxsize=512)
 def is_readable(label: str) -> bool:
-    """Whether we can parse a normalised label as mathematics, or else compare it only as text.
+    """Whether a normalised label is words, or mathematics that we can parse.
 
     It also evaluates the label, so that the pool can detect a label that takes forever.
     """
@@ -84,18 +84,16 @@ def is_readable(label: str) -> bool:
 
 
 def _is_same_structure(label: Structure, answer: Structure) -> bool:
-    kinds = (label.brackets, answer.brackets)
-    if (label.is_unordered and answer.is_unordered) or kinds == ("U", "U"):
+    brackets = (label.brackets, answer.brackets)
+    if (label.is_unordered and answer.is_unordered) or brackets == ("U", "U"):
         return all(any(_is_same_part(a, b) for b in answer.parts) for a in label.parts) and all(
             any(_is_same_part(a, b) for a in label.parts) for b in answer.parts
         )
-    # `2, 3` may stand for the tuple (2, 3) or for [2, 3], but not for [2, 3) or {2, 3}.
-    is_same_kind = kinds[0] == kinds[1] or kinds in (("()", ""), ("", "()"), ("", "[]"))
-    return (
-        is_same_kind
-        and len(label.parts) == len(answer.parts)
-        and all(map(_is_same_part, label.parts, answer.parts))
-    )
+    # `2, 3` may stand for the tuple (2, 3) or for [2, 3], but not for the interval [2, 3).
+    is_same_kind = brackets[0] == brackets[1] or brackets in (("()", ""), ("", "()"), ("", "[]"))
+    if not is_same_kind or len(label.parts) != len(answer.parts):
+        return False
+    return all(map(_is_same_part, label.parts, answer.parts))
 
 
 def _is_same_part(label: str | Structure, answer: str | Structure) -> bool:

@@ -101,18 +101,18 @@ def _read_inequality(text: str) -> Structure | None:
         return Structure("U", tuple(parts)) if len(parts) == len(pieces) else None
     sides = [side.strip() for side in _RELATION.split(text)]
     is_variable = [re.fullmatch(r"\\?[a-zA-Z]+", side) is not None for side in sides]
-    greater = [relation in (">", ">=", r"\ge") for relation in relations]
-    closed = [relation in ("<=", ">=", r"\le", r"\ge") for relation in relations]
+    is_greater = [relation in (">", ">=", r"\ge") for relation in relations]
+    is_closed = [relation in ("<=", ">=", r"\le", r"\ge") for relation in relations]
     if len(sides) == 2 and any(is_variable):
-        variable_first = is_variable[0] and not is_variable[1]
-        bound = sides[1] if variable_first else sides[0]
-        if greater[0] == variable_first:
-            return Structure("[)" if closed[0] else "()", (bound, r"\infty"))
-        return Structure("(]" if closed[0] else "()", (r"-\infty", bound))
-    if len(sides) == 3 and is_variable[1] and greater[0] == greater[1]:
-        if greater[0]:
-            sides, closed = sides[::-1], closed[::-1]
-        brackets = ("[" if closed[0] else "(") + ("]" if closed[1] else ")")
+        is_variable_first = is_variable[0] and not is_variable[1]
+        bound = sides[1] if is_variable_first else sides[0]
+        if is_greater[0] == is_variable_first:
+            return Structure("[)" if is_closed[0] else "()", (bound, r"\infty"))
+        return Structure("(]" if is_closed[0] else "()", (r"-\infty", bound))
+    if len(sides) == 3 and is_variable[1] and is_greater[0] == is_greater[1]:
+        if is_greater[0]:
+            sides, is_closed = sides[::-1], is_closed[::-1]
+        brackets = ("[" if is_closed[0] else "(") + ("]" if is_closed[1] else ")")
         return Structure(brackets, (sides[0], sides[2]))
     return None
 
