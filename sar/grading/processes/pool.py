@@ -141,9 +141,8 @@ class GraderPool:
 
     def _grade_once(self, slot: _Slot, response: str, label: Label, read_label: bool) -> Verdict:
         try:
-            verdict: Verdict = self._call_with_retries(
-                slot, "grade_response", response, label, read_label
-            )
+            args = (response, label, read_label)
+            verdict: Verdict = self._call_with_retries(slot, "grade_response", *args)
             return verdict
         except CallTimedOut:
             return Verdict(Reason.TIMEOUT)
