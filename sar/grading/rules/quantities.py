@@ -45,7 +45,7 @@ _WORDS = tuple(
 )
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
            "trillion": 10**12}  # fmt: skip
-# After a currency: `$40k` (math-thousands-027).
+# After a currency: `€40k`.
 _MAGNITUDES = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "bn": 10**9}
 
 

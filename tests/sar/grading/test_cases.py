@@ -9,6 +9,7 @@ need not agree with the disputed ones, about which people disagree.
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sar.grading.processes.pool import GraderPool
 from sar.grading.verdict import Verdict
 
 CASES = Path(__file__).parent / "cases.jsonl"
+RULES = Path(__file__).parents[3] / "sar/grading/rules"
 REQUIRED_AGREEMENT = 0.98
 
 Graded = dict[str, list[tuple[dict[str, Any], Verdict]]]
@@ -70,3 +72,12 @@ def test_no_case_is_too_much_for_a_grader(graded: Graded) -> None:
         in str(next(c["response"] for cases in graded.values() for c, _ in cases if c["id"] == i))
     ]
     assert late == bombs
+
+
+def test_comments_in_the_rules_name_existing_cases() -> None:
+    ids = {json.loads(line)["id"] for line in CASES.read_text(encoding="utf-8").splitlines()}
+    rules = "\n".join(path.read_text(encoding="utf-8") for path in RULES.glob("*.py"))
+    kinds = "math|choice|boolean|exact|second|rollouts"
+    named = set(re.findall(rf"\b(?:{kinds})-[\w-]+-\d{{3}}\b", rules))
+    assert named
+    assert named <= ids
