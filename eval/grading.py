@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sar.grading.label import Label
 from sar.grading.processes.pool import GraderPool
-from sar.grading.rules.answers import opened_thinking
+from sar.grading.rules.answers import find_thinking_tag
 from sar.grading.verdict import Verdict
 
 
@@ -24,7 +24,7 @@ class Grader:
         Raises:
             Exception: the grader itself is at fault; never a verdict of wrong.
         """
-        return self._pool.submit(opened_thinking(prompt) + response, label).result()
+        return self._pool.submit(find_thinking_tag(prompt) + response, label).result()
 
     def close(self) -> None:
         self._pool.close()

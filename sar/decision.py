@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, get_args
 
 from sar.grading.label import GraderName, Label, Mode
-from sar.grading.rules.answers import opened_thinking
+from sar.grading.rules.answers import find_thinking_tag
 from sar.grading.verdict import Reason, Verdict
 from sar.reward import Likelihood, Reward, combine
 
@@ -109,7 +109,7 @@ class Decision:
         """What the grader was given: no special tokens, and the thinking that the prompt opened."""
         tokens = sorted(filter(None, self.special_tokens), key=len, reverse=True)
         visible = re.sub("|".join(map(re.escape, tokens)) or r"(?!)", "", self.response)
-        return opened_thinking(self.prompt) + visible
+        return find_thinking_tag(self.prompt) + visible
 
     @property
     def verdict(self) -> Verdict:

@@ -16,7 +16,7 @@ from reward_server.pipeline.waiting import Deadline, Waiting
 from sar import __version__
 from sar.decision import Decision
 from sar.grading.processes.pool import GraderPool
-from sar.grading.rules.answers import opened_thinking
+from sar.grading.rules.answers import find_thinking_tag
 from sar.grading.verdict import Verdict
 from sar.reward import Likelihood, Reward, combine
 from sar.tokenization import EncodedRollout
@@ -129,7 +129,7 @@ class RewardRequest:
         except ValueError as error:
             raise InvalidRequest(f"query[{index}]: {error}", f"query[{index}]") from error
         text = tokenizer.without_special_tokens(response)
-        verdict = self._parts.graders.submit(opened_thinking(prompt) + text, rollout.label)
+        verdict = self._parts.graders.submit(find_thinking_tag(prompt) + text, rollout.label)
         encoded = tokenizer.encode(prompt, response)
         self._parts.metrics.add_stage("tokenise", time.monotonic() - start_s)
         return _Pending(

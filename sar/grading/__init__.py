@@ -1,1 +1,1 @@
-"""Rule-based correctness: a response's final answer against the label's."""
+"""Rule-based correctness: compares a response's final answer with the label."""

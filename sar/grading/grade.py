@@ -1,12 +1,12 @@
-"""One response against one label: thinking removed, then the label's grader.
+"""Grades one response against one label: removes the thinking, then calls the label's grader.
 
-Called in a grader process only (see `pool`): what a response holds can take a parser down.
+Call it only in a grader process (see `processes.pool`): a response can make a parser hang or crash.
 """
 
 from __future__ import annotations
 
 from sar.grading.label import Label
-from sar.grading.rules.answers import visible_text
+from sar.grading.rules.answers import strip_thinking
 from sar.grading.rules.boolean import grade_boolean
 from sar.grading.rules.choice import grade_choice
 from sar.grading.rules.exact import grade_exact
@@ -15,14 +15,14 @@ from sar.grading.verdict import NO_ANSWER, Verdict
 
 
 def grade(response: str, label: Label, *, read_label: bool = True) -> Verdict:
-    """The verdict on a response.
+    """Grades a response.
 
     Args:
-        response: the text the policy wrote, special tokens removed. Where its prompt opened a
-            thinking block, the opening tag belongs in front.
-        read_label: False compares a math label as text only, for one that cannot be read.
+        response: the text the policy wrote, without special tokens. If the prompt opened a
+            thinking block, the caller puts its opening tag in front.
+        read_label: False compares a math label as plain text, for a label that cannot be parsed.
     """
-    text = visible_text(response)
+    text = strip_thinking(response)
     if not text:
         return NO_ANSWER
     match label.grader:

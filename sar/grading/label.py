@@ -1,6 +1,6 @@
-"""The label that comes with a prompt: the ground truth, and how to grade against it.
+"""Parses the label that comes with a prompt: the ground truth, and how to grade against it.
 
-A plain string is the answer. A JSON object, as an object or as its text, says more:
+A label is either the answer as a plain string, or a JSON object (or its text) with more fields:
 `{"answer": "B", "grader": "choice", "mode": "eval", "choices": ["red", "blue"]}`.
 """
 
@@ -19,17 +19,20 @@ Mode = Literal["train", "eval"]
 _FIELDS = ("answer", "grader", "mode", "choices")
 _TRUE = frozenset({"true", "yes"})
 _FALSE = frozenset({"false", "no"})
+# A letter and nothing else: `B`, `(B)`, `\text{B}`, `**B**`.
 _LETTER = re.compile(r"(?:\\text\w*|\\mathrm|\\mathbf)?[\s{(\[$*]*([A-Z])[\s})\].:$*]*")
 _FUNCTION = re.compile(r"\b(?:sin|cos|tan|cot|log|ln|exp|sqrt|pi)\b")
-_NUMBERED = re.compile(r"\bchoice_([1-9]|1\d|2[0-6])\b")
+# LogicBench's name for an option: `choice_2`.
+_OPTION_NAME = re.compile(r"\bchoice_([1-9]|1\d|2[0-6])\b")
 _DEFAULT_NUM_CHOICES = 5
+# `{"answer": 5` and `{'answer': 5`, but not the set `{1, 2}`.
 _MEANT_AS_JSON = re.compile(r"""\s*\{\s*['"]\w+['"]\s*:""")
-# What JSON makes of \frac, \times, \beta, \rho, \neq, \nu, \nabla with one backslash.
-_UNESCAPED = re.compile(r"[\x00-\x09\x0b-\x1f]|\n(?=eq\b|u\b|abla\b)")
+# In JSON, `\frac` with one backslash becomes a form feed and `rac`; `\neq` a line feed and `eq`.
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x09\x0b-\x1f]|\n(?=eq\b|u\b|abla\b)")
 
 
 class LabelError(ValueError):
-    """A label that cannot be graded against. `field` is the label's own field at fault, if any."""
+    """The label is invalid. `field` names the label's invalid field, if there is one."""
 
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
@@ -38,7 +41,10 @@ class LabelError(ValueError):
 
 @dataclass(frozen=True)
 class Label:
-    """A ground truth. For the choice grader, `answer` is a letter; for boolean, true or false."""
+    """A parsed label.
+
+    `answer` is a letter for the choice grader, and "true" or "false" for the boolean grader.
+    """
 
     answer: str
     grader: GraderName
@@ -47,45 +53,45 @@ class Label:
 
 
 def parse_label(value: object, grader: GraderName | None = None) -> Label:
-    """Reads and checks a label as it came over the wire.
+    """Parses and checks a label as a request contains it.
 
     Args:
-        value: a string, a JSON object's text, or a JSON object.
-        grader: takes the place of the one that the label or its answer's form names.
+        value: the answer, a JSON object, or a JSON object's text.
+        grader: overrides the label's own grader. Without either, `choose_grader` chooses one.
     Raises:
-        LabelError: it is neither, a field is unknown or wrong, or the answer is not one that its
-            grader can find right.
+        LabelError: `value` has another type, a field is unknown or invalid, or the grader could
+            never find a response correct with this answer.
     """
     if isinstance(value, str):
-        value = _json_object(value) or value
+        value = _parse_json_object(value) or value
     is_plain = isinstance(value, str)
     if is_plain:
         value = {"answer": value}
     if not isinstance(value, dict):
-        raise LabelError(f"a label is a string or an object, not {_type_name(value)}")
+        raise LabelError(f"a label is a string or an object, not {_name_type(value)}")
     if unknown := [name for name in value if name not in _FIELDS]:
         raise LabelError(f"unknown label field {unknown[0]!r}; known: {', '.join(_FIELDS)}")
     answer = value.get("answer")
     if not isinstance(answer, str):
-        found = "is missing" if answer is None else f"is {_type_name(answer)}"
+        found = "is missing" if answer is None else f"is {_name_type(answer)}"
         raise LabelError(f"the label's answer {found}; it must be a string", "answer")
     if not answer.strip():
         raise LabelError("the label's answer is empty: there is nothing to grade against", "answer")
-    if not is_plain and _UNESCAPED.search(answer.strip(" \t\r\n")):
+    if not is_plain and _CONTROL_CHARACTER.search(answer.strip(" \t\r\n")):
         raise LabelError(
-            f"the label's answer {answer[:40]!r} holds a control character: in JSON, LaTeX needs "
-            r"two backslashes, \\frac and not \frac",
+            f"the label's answer {answer[:40]!r} contains a control character; in JSON, LaTeX "
+            r"needs two backslashes, \\frac and not \frac",
             "answer",
         )
-    choices = _checked_choices(value.get("choices"))
-    own = _checked_option(value, "grader", get_args(GraderName))
-    mode: Mode = _checked_option(value, "mode", get_args(Mode)) or "train"
+    choices = _check_choices(value.get("choices"))
+    own_grader = _check_option(value, "grader", get_args(GraderName))
+    mode: Mode = _check_option(value, "mode", get_args(Mode)) or "train"
     answer = answer.strip()
-    name: GraderName = grader or own or choose_grader(answer, choices)
+    name: GraderName = grader or own_grader or choose_grader(answer, choices)
     if name == "choice":
-        answer = _letter_of(answer, choices)
+        answer = _find_letter(answer, choices)
     elif name == "boolean":
-        truth = truth_value(answer)
+        truth = read_truth_value(answer)
         if truth is None:
             raise LabelError(
                 f"the boolean answer {answer[:40]!r} is not true/false/yes/no", "answer"
@@ -95,56 +101,57 @@ def parse_label(value: object, grader: GraderName | None = None) -> Label:
 
 
 def choose_grader(answer: str, choices: Sequence[str] = ()) -> GraderName:
-    """The grader for an answer that does not name one, by the answer's form."""
-    if choices or choice_letter(answer, _DEFAULT_NUM_CHOICES):
+    """Chooses the grader for a label that names none, by the form of its answer."""
+    if choices or read_choice_letter(answer, _DEFAULT_NUM_CHOICES):
         return "choice"
-    if truth_value(answer) is not None:
+    if read_truth_value(answer) is not None:
         return "boolean"
-    # A digit, a LaTeX command, an operator or the lack of words makes it mathematics.
+    # Mathematics has a digit, a LaTeX command or an operator (`10 apples`, `x = y`), or no words.
     has_words = re.search(r"[^\W\d_]{2,}", _FUNCTION.sub("", answer))
     if re.search(r"[\d\\$^=<>±√π∞+*/|]", answer) or not has_words:
         return "math"
     return "exact"
 
 
-def choice_letter(text: str, num_choices: int) -> str | None:
-    """The letter of a text that is nothing but one, such as `(B)` or `\\text{B}`."""
-    match = _LETTER.fullmatch(with_letters(text).strip())
+def read_choice_letter(text: str, num_choices: int) -> str | None:
+    """Returns the letter of a text that is only a letter, such as `(B)` or `\\text{B}`, or None."""
+    match = _LETTER.fullmatch(replace_option_names(text).strip())
     if match and string.ascii_uppercase.index(match[1]) < num_choices:
         return match[1]
     return None
 
 
-def with_letters(text: str) -> str:
-    """A text with LogicBench's names of options, `choice_2`, as letters."""
-    return _NUMBERED.sub(lambda number: string.ascii_uppercase[int(number[1]) - 1], text)
+def replace_option_names(text: str) -> str:
+    """Replaces LogicBench's names of options with letters: `choice_2` becomes `B`."""
+    return _OPTION_NAME.sub(lambda name: string.ascii_uppercase[int(name[1]) - 1], text)
 
 
-def truth_value(text: str) -> bool | None:
-    """True for true/yes, False for false/no, None for anything else."""
+def read_truth_value(text: str) -> bool | None:
+    """Returns True for true/yes, False for false/no, and None for any other text."""
     word = re.sub(r"\\text\w*|[\s{}().$*'\"]", "", text).casefold()
     return True if word in _TRUE else False if word in _FALSE else None
 
 
-def num_choices(choices: Sequence[str]) -> int:
-    """How many letters can be chosen."""
+def count_choices(choices: Sequence[str]) -> int:
+    """Returns the number of options: five (A to E) for a label that does not list them."""
     return len(choices) or _DEFAULT_NUM_CHOICES
 
 
-def _letter_of(answer: str, choices: tuple[str, ...]) -> str:
-    if letter := choice_letter(answer, num_choices(choices)):
+def _find_letter(answer: str, choices: tuple[str, ...]) -> str:
+    """Returns the letter of an answer that is a letter or an option's text."""
+    if letter := read_choice_letter(answer, count_choices(choices)):
         return letter
-    matching = [i for i, text in enumerate(choices) if text.strip().casefold() == answer.casefold()]
-    if len(matching) != 1:
-        allowed = f"A-{string.ascii_uppercase[num_choices(choices) - 1]}"
+    matches = [i for i, text in enumerate(choices) if text.strip().casefold() == answer.casefold()]
+    if len(matches) != 1:
+        allowed = f"A-{string.ascii_uppercase[count_choices(choices) - 1]}"
         raise LabelError(
             f"the choice answer {answer[:40]!r} is not a letter {allowed} or one option's text",
             "answer",
         )
-    return string.ascii_uppercase[matching[0]]
+    return string.ascii_uppercase[matches[0]]
 
 
-def _checked_choices(choices: Any) -> tuple[str, ...]:
+def _check_choices(choices: Any) -> tuple[str, ...]:
     if choices is None:
         return ()
     if not isinstance(choices, (list, tuple)) or not all(isinstance(c, str) for c in choices):
@@ -154,14 +161,15 @@ def _checked_choices(choices: Any) -> tuple[str, ...]:
     return tuple(choices)
 
 
-def _checked_option(value: dict[str, Any], field: str, allowed: tuple[str, ...]) -> Any:
+def _check_option(value: dict[str, Any], field: str, allowed: tuple[str, ...]) -> Any:
     option = value.get(field)
     if option is not None and option not in allowed:
         raise LabelError(f"unknown {field} {option!r}; one of {', '.join(allowed)}", field)
     return option
 
 
-def _json_object(text: str) -> dict[str, Any] | None:
+def _parse_json_object(text: str) -> dict[str, Any] | None:
+    """Returns the JSON object that a text is, or None for a text that is an answer."""
     if not text.lstrip().startswith("{"):
         return None
     try:
@@ -169,10 +177,10 @@ def _json_object(text: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         if _MEANT_AS_JSON.match(text):
             raise LabelError(f"the label looks like a JSON object but is not: {error}") from error
-        return None  # a set such as {1, 2}, say
+        return None  # for example the set {1, 2}
     return value if isinstance(value, dict) else None
 
 
-def _type_name(value: object) -> str:
+def _name_type(value: object) -> str:
     names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number"}
     return names.get(type(value), "a list" if isinstance(value, list) else type(value).__name__)

@@ -1,4 +1,4 @@
-"""What a grader says of a response."""
+"""The result of grading one response."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a verdict is what it is."""
+    """Why a response was graded as it was."""
 
     CORRECT = "correct"
     WRONG = "wrong"
     NO_ANSWER = "no_answer"
     TIMEOUT = "timeout"
-    """The response kept a grader busy past its time: a wrong answer, counted apart."""
+    """Grading the response took too long. It counts as wrong, and in a counter of its own."""
     CRASHED = "crashed"
-    """The response took one grader after the other down: a wrong answer, counted apart."""
+    """The response crashed several graders. It counts as wrong, and in a counter of its own."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A grader's judgement of one response."""
+    """A grader's result for one response."""
 
     reason: Reason
     answer: str | None = None
-    """What was taken for the response's answer."""
+    """The answer that the grader extracted from the response."""
     label_unreadable: bool = False
-    """The label could not be read as its grader expects; plain text was compared instead."""
+    """The grader could not parse the label, and compared it as plain text instead."""
 
     @property
     def correctness(self) -> float:
         return 1.0 if self.reason is Reason.CORRECT else 0.0
 
 
-def judged(correct: bool, answer: str, *, label_unreadable: bool = False) -> Verdict:
-    """The verdict on an answer that was found."""
-    reason = Reason.CORRECT if correct else Reason.WRONG
+def make_verdict(is_correct: bool, answer: str, *, label_unreadable: bool = False) -> Verdict:
+    """Makes the verdict for a response from which an answer was extracted."""
+    reason = Reason.CORRECT if is_correct else Reason.WRONG
     return Verdict(reason, answer, label_unreadable)
 
 

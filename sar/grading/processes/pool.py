@@ -1,9 +1,9 @@
-"""Graders in processes of their own, killed when late and replaced.
+"""Grades responses in worker processes; kills and replaces a process that hangs or dies.
 
-Text that makes a grader run forever, eat memory or die is ordinary in training, and math-verify's
-own timeouts do nothing outside a main thread. Here the clock runs in the parent, from the moment a
-process takes the work up, and what the text did is told apart from what its label or the machine
-did: a process that dies gets its work done again by another one before the text is blamed.
+In training, many responses make a grader loop forever, run out of memory or crash, and
+math-verify's own timeouts only work in a main thread. So this process keeps the time; a response's
+time starts when a worker takes it up. The pool also tells whether the response, its label or the
+machine is at fault: if a process dies, others repeat its work before the response is blamed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from sar.grading.processes.process import CallTimedOut, KillableProcess, Process
 from sar.grading.verdict import Reason, Verdict
 
 _WORKER = "sar.grading.processes.worker"
-# A process is replaced after so many verdicts: sympy's caches grow.
+# A process is replaced after this many verdicts, because sympy's caches grow.
 _VERDICTS_PER_PROCESS = 2000
-# Processes that may die over a text before it is the text that is blamed, and that may fail to
-# start, one after the other.
+# The response is blamed when this many processes in a row die on it. Also the number of processes
+# in a row that may fail to start.
 _MAX_DEATHS = 3
 _MAX_HOSTILE_LABELS = 1000
 
@@ -43,13 +43,13 @@ class _Job:
 
 @dataclass
 class _Slot:
-    """A place for one process at a time."""
+    """Holds one thread's current process, so that `close` can kill it."""
 
     process: KillableProcess | None = None
 
 
 class GraderPool:
-    """Grades responses in killable processes. Safe to use from many threads."""
+    """Grades responses in processes that it can kill. Thread-safe."""
 
     def __init__(
         self,
@@ -59,12 +59,12 @@ class GraderPool:
     ) -> None:
         """
         Args:
-            num_workers: grader processes.
-            timeout_s: seconds of work one response may take, its time in the queue not counted.
-            on_graded: told the seconds that each verdict took, from many threads.
+            num_workers: number of grader processes.
+            timeout_s: seconds that grading one response may take, without its time in the queue.
+            on_graded: called after each verdict with the seconds it took, from several threads.
         """
         self.num_restarts = 0
-        """Processes that were late or died, and were replaced."""
+        """Processes that timed out or died, and were replaced."""
         self._timeout_s = timeout_s
         self._on_graded = on_graded
         self._context: Any = multiprocessing.get_context("forkserver")
@@ -82,14 +82,16 @@ class GraderPool:
             thread.start()
 
     def submit(self, response: str, label: Label) -> Future[Verdict]:
-        """Queues a response (see `sar.grading.grade.grade`).
+        """Queues a response; the arguments are those of `sar.grading.grade.grade`.
 
-        The future raises what a grader itself is at fault for; that is never a verdict of wrong.
+        The future raises an exception if the grader itself fails; the verdict is not "wrong" then.
+
+        Raises:
+            RuntimeError: the pool is closed.
         """
         job = _Job(response, label)
         with self._lock:
-            if self._is_closed:
-                raise RuntimeError("the grader pool is closed")
+            self._raise_if_closed()
             self._jobs.put(job)
         return job.future
 
@@ -98,7 +100,7 @@ class GraderPool:
         return self.submit(response, label).result()
 
     def close(self) -> None:
-        """Ends the processes, whatever they are doing; verdicts still waited for are errors."""
+        """Kills the processes, even busy ones. Futures that are not done raise an exception."""
         with self._lock:
             self._is_closed = True
             for slot in self._slots:
@@ -109,17 +111,17 @@ class GraderPool:
             thread.join()
 
     def _run(self, slot: _Slot) -> None:
-        """One thread, with one process at a time."""
-        # A start that fails is tried again for the first job, which hears of it.
+        """Runs in each thread: takes jobs from the queue and has the slot's process do them."""
+        # If this start fails, the first job starts a process again, and reports the error.
         with suppress(RuntimeError, OSError, EOFError):
-            self._process_in(slot)
+            self._get_process(slot)
         while job := self._jobs.get():
             if not job.future.set_running_or_notify_cancel():
                 continue
             start_s = time.monotonic()
             try:
-                verdict = self._verdict(slot, job.response, job.label)
-            except Exception as error:  # noqa: BLE001  whatever it is, who waits must hear of it
+                verdict = self._grade(slot, job.response, job.label)
+            except Exception as error:  # noqa: BLE001  the future passes any error to the caller
                 job.future.set_exception(error)
             else:
                 job.future.set_result(verdict)
@@ -127,45 +129,49 @@ class GraderPool:
         if slot.process:
             slot.process.end()
 
-    def _verdict(self, slot: _Slot, response: str, label: Label) -> Verdict:
+    def _grade(self, slot: _Slot, response: str, label: Label) -> Verdict:
+        """Grades a response; compares its label as text if the label alone stops a grader."""
         read_label = label not in self._hostile_labels
-        verdict = self._attempt(slot, response, label, read_label)
+        verdict = self._grade_once(slot, response, label, read_label)
         was_stopped = verdict.reason in (Reason.TIMEOUT, Reason.CRASHED)
-        if was_stopped and read_label and self._label_is_hostile(slot, label):
-            # The label is to blame; as text it harms nobody.
-            return replace(self._attempt(slot, response, label, False), label_unreadable=True)
+        if was_stopped and read_label and self._is_hostile_label(slot, label):
+            verdict = self._grade_once(slot, response, label, read_label=False)
+            return replace(verdict, label_unreadable=True)
         return verdict
 
-    def _attempt(self, slot: _Slot, response: str, label: Label, read_label: bool) -> Verdict:
+    def _grade_once(self, slot: _Slot, response: str, label: Label, read_label: bool) -> Verdict:
         try:
-            verdict: Verdict = self._call_again(slot, "run", response, label, read_label)
+            args = (response, label, read_label)
+            verdict: Verdict = self._call_with_retries(slot, "grade_response", *args)
             return verdict
         except CallTimedOut:
             return Verdict(Reason.TIMEOUT)
         except ProcessStalled:
-            raise  # the machine's fault is no verdict
+            raise  # the machine is at fault, so there is no verdict
         except ProcessDied:
             return Verdict(Reason.CRASHED)
 
-    def _label_is_hostile(self, slot: _Slot, label: Label) -> bool:
-        """Whether reading the label alone takes a grader down: then no response is to blame."""
+    def _is_hostile_label(self, slot: _Slot, label: Label) -> bool:
+        """Whether parsing the label alone stops a grader; then the response is not at fault."""
         if label.grader != "math" or label in self._hostile_labels:
             return label in self._hostile_labels
         try:
-            if self._call_again(slot, "check_label", label):
+            if self._call_with_retries(slot, "check_label", label):
                 return False
         except ProcessStalled:
             raise
         except (CallTimedOut, ProcessDied):
-            pass  # as hostile as one that says so
-        _log.warning("a label cannot be read and is compared as text: %.80r", label.answer)
+            pass  # hostile, like a label for which `check_label` is False
+        _log.warning("cannot parse a label, comparing it as plain text: %.80r", label.answer)
         if len(self._hostile_labels) < _MAX_HOSTILE_LABELS:
             self._hostile_labels.add(label)
         return True
 
-    def _call_again(self, slot: _Slot, function: str, *args: Any) -> Any:
-        """What a process that dies or stands still leaves is done by another: a few times can be
-        the machine's doing, dying again and again is the text's."""
+    def _call_with_retries(self, slot: _Slot, function: str, *args: Any) -> Any:
+        """Calls a function of the worker, and again in a new process if the process dies or stalls.
+
+        The machine may kill a process now and then; if each one dies, the text is at fault.
+        """
         for _ in range(_MAX_DEATHS - 1):
             try:
                 return self._call(slot, function, *args)
@@ -174,16 +180,16 @@ class GraderPool:
         return self._call(slot, function, *args)
 
     def _call(self, slot: _Slot, function: str, *args: Any) -> Any:
-        process = self._process_in(slot)
+        process = self._get_process(slot)
         try:
             return process.call(function, *args, timeout_s=self._timeout_s)
         except (CallTimedOut, ProcessDied):
             self._raise_if_closed()
-            self._replace(slot)
+            self._drop_process(slot)
             raise
 
-    def _process_in(self, slot: _Slot) -> KillableProcess:
-        """The slot's process, a new one where it has none that is fit for work.
+    def _get_process(self, slot: _Slot) -> KillableProcess:
+        """Returns the slot's process; starts one if there is none, it died, or it is worn out.
 
         Raises:
             RuntimeError: the pool is closed, or no process starts.
@@ -193,15 +199,15 @@ class GraderPool:
             process.end()
             slot.process = None
         elif process and not process.is_alive:
-            self._replace(slot)
+            self._drop_process(slot)
         for _ in range(_MAX_DEATHS):
             if slot.process:
                 return slot.process
-            self._start(slot)
-        raise RuntimeError(f"grader processes die before they are ready, {_MAX_DEATHS} in a row")
+            self._start_process(slot)
+        raise RuntimeError(f"{_MAX_DEATHS} grader processes in a row died before they were ready")
 
-    def _start(self, slot: _Slot) -> None:
-        with self._lock:  # from here on, `close` sees the process
+    def _start_process(self, slot: _Slot) -> None:
+        with self._lock:  # after this, `close` kills the process
             self._raise_if_closed()
             slot.process = KillableProcess(self._context, _WORKER)
         try:
@@ -209,9 +215,9 @@ class GraderPool:
         except (CallTimedOut, ProcessDied) as error:
             self._raise_if_closed()
             _log.error("a grader process did not start: %s", error)
-            self._replace(slot)
+            self._drop_process(slot)
 
-    def _replace(self, slot: _Slot) -> None:
+    def _drop_process(self, slot: _Slot) -> None:
         with self._lock:
             slot.process = None
             self.num_restarts += 1

@@ -1,6 +1,8 @@
-"""A process that runs functions of one module for its parent, and may be killed at any moment.
+"""A worker process that runs functions of one module for its parent, and that can be killed.
 
-Its start is not part of any deadline: a call begins once the process has said that it is ready.
+A call times out on its CPU time. Wall time only bounds how long we wait for that CPU time: a
+process that a busy machine holds up must not turn a right answer into a wrong one. Starting the
+process is no part of a call's time.
 """
 
 from __future__ import annotations
@@ -20,77 +22,95 @@ from typing import Any
 _LENGTH = struct.Struct("!Q")
 _START_TIMEOUT_S = 60.0
 _READY = b"ready"
-# A process that is late and had less of a processor was held up by the machine: it is waited for
-# so many times as long.
+# A call times out after `timeout_s` if its process used the CPU for at least this share of it.
+# If not, the machine held the process up: we wait up to _MAX_WAIT_FACTOR times `timeout_s`.
 _MIN_CPU_SHARE = 0.2
-_PATIENCE = 10
+_MAX_WAIT_FACTOR = 10
 
-# multiprocessing keeps a list of processes that it looks through unguarded.
-_starting = threading.Lock()
+# multiprocessing's list of child processes is not thread-safe.
+_children_lock = threading.Lock()
 
 
 class CallTimedOut(Exception):
-    """The function took too long, and its process was killed."""
+    """The function used up its time, and its process was killed."""
 
 
 class ProcessDied(Exception):
-    """The process ended by itself, or was killed by somebody else."""
+    """The process exited, or something other than this module killed it."""
 
 
 class ProcessStalled(ProcessDied):
-    """The process hardly ran (it was stopped, or the machine had no time for it), and was killed:
-    what it was given is not to blame."""
+    """The process got little CPU time (it was stopped, or the machine was busy), and was killed.
+
+    The machine is at fault, not the call.
+    """
 
 
 class KillableProcess:
-    """One process; used by one thread at a time, except that any thread may kill it."""
+    """One worker process. One thread at a time may use it; any thread may kill it."""
 
     def __init__(self, context: BaseContext, module: str) -> None:
         """
         Args:
-            module: name of the module that has the functions, among them `initialize()`, which the
-                process runs first.
+            context: the multiprocessing context that starts the process.
+            module: name of the module with the functions. The process first runs its
+                `initialize()`.
         """
         self.num_calls = 0
         self._connection, theirs = socket.socketpair()
-        with _starting, theirs:
+        with _children_lock, theirs:
             self._process: Any = context.Process(  # type: ignore[attr-defined]
                 target=_serve, args=(theirs, module), daemon=True
             )
             self._process.start()
 
     def wait_until_ready(self) -> None:
-        """To be called once, before the first call.
+        """Waits for the process to start. Call it once, before the first `call`.
 
         Raises:
-            ProcessStalled, CallTimedOut, ProcessDied: there is no process any more.
+            CallTimedOut, ProcessDied, ProcessStalled: it did not start; the process is gone.
         """
         self._exchange(None, _START_TIMEOUT_S)
 
     def call(self, function: str, *args: Any, timeout_s: float) -> Any:
-        """What the function returns.
+        """Calls a function of the module in the process, and returns its result.
 
+        Args:
+            function: the function's name.
+            args: its arguments; they must be picklable.
+            timeout_s: how long it may run (see the module's docstring).
         Raises:
-            CallTimedOut, ProcessDied, ProcessStalled: there is no process any more.
-            Exception: whatever the function raised.
+            CallTimedOut, ProcessDied, ProcessStalled: no result; the process is gone.
+            Exception: any exception that the function raised.
         """
         self.num_calls += 1
-        succeeded, outcome = self._exchange((function, args), timeout_s, _PATIENCE)
+        succeeded, outcome = self._exchange((function, args), timeout_s, _MAX_WAIT_FACTOR)
         if not succeeded:
             raise outcome
         return outcome
 
     def kill(self) -> None:
-        """Ends it, whatever it is doing; a call that is running in another thread fails."""
-        with _starting:
+        """Kills the process, even a busy one. A call in another thread raises `ProcessDied`."""
+        with _children_lock:
             self._process.kill()
 
-    def _exchange(self, request: object, timeout_s: float, patience: float = 1.0) -> Any:
-        allowance = _Allowance(self._process.pid, timeout_s, patience)
+    def end(self) -> None:
+        """Kills the process, and waits until it is gone."""
+        self.kill()
+        self._process.join()
+        self._connection.close()
+
+    @property
+    def is_alive(self) -> bool:
+        return bool(self._process.is_alive())
+
+    def _exchange(self, request: object, timeout_s: float, max_wait_factor: float = 1.0) -> Any:
+        """Sends a request, if there is one, and returns the process's next message."""
+        deadline = _CpuDeadline(self._process.pid, timeout_s, max_wait_factor)
         try:
             if request is not None:
-                _send(self._connection, request, allowance)
-            return _receive(self._connection, allowance)
+                _send(self._connection, request, deadline)
+            return _receive(self._connection, deadline)
         except (CallTimedOut, ProcessStalled):
             self.end()
             raise
@@ -98,51 +118,43 @@ class KillableProcess:
             self.end()
             raise ProcessDied(f"exit code {self._process.exitcode}") from error
 
-    @property
-    def is_alive(self) -> bool:
-        return bool(self._process.is_alive())
 
-    def end(self) -> None:
-        """Kills it, and returns once it is gone."""
-        self.kill()
-        self._process.join()
-        self._connection.close()
+class _CpuDeadline:
+    """The time that a process has for one exchange, and how much of it is used."""
 
-
-class _Allowance:
-    """The time that a process has for one exchange."""
-
-    def __init__(self, pid: int, timeout_s: float, patience: float) -> None:
+    def __init__(self, pid: int, timeout_s: float, max_wait_factor: float) -> None:
         self._pid = pid
         self._timeout_s = timeout_s
-        self._most_s = timeout_s * patience
+        self._max_wait_s = timeout_s * max_wait_factor
         self._started_s = time.monotonic()
-        self._cpu_before_s, _ = _usage(pid)
+        self._cpu_before_s, _ = _read_cpu_usage(pid)
 
-    def wait_s(self) -> float:
-        """How long to wait before asking again.
+    def check(self) -> float:
+        """Returns how many seconds to wait before the next check.
 
         Raises:
-            CallTimedOut: it is late, and was at work.
-            ProcessStalled: it is late, and was held up.
+            CallTimedOut: the process is late although it had CPU time.
+            ProcessStalled: the process is late because it had too little CPU time.
         """
         elapsed_s = time.monotonic() - self._started_s
         if elapsed_s < self._timeout_s:
             return max(1e-3, self._timeout_s - elapsed_s)
-        cpu_s, is_stopped = _usage(self._pid)
+        cpu_s, is_stopped = _read_cpu_usage(self._pid)
         cpu_s -= self._cpu_before_s
         if cpu_s >= _MIN_CPU_SHARE * self._timeout_s:
-            raise CallTimedOut(f"no answer after {elapsed_s:.1f} s")
-        if is_stopped or elapsed_s >= self._most_s:
-            raise ProcessStalled(f"it ran {cpu_s:.1f} s in {elapsed_s:.1f} s")
+            raise CallTimedOut(f"no result after {elapsed_s:.1f} s")
+        if is_stopped or elapsed_s >= self._max_wait_s:
+            raise ProcessStalled(f"it had {cpu_s:.1f} s of CPU time in {elapsed_s:.1f} s")
         return _MIN_CPU_SHARE * self._timeout_s
 
 
-def _usage(pid: int) -> tuple[float, bool]:
-    """Processor seconds that a process has used, and whether it is stopped; where there is no
-    /proc, it counts as running all the time."""
+def _read_cpu_usage(pid: int) -> tuple[float, bool]:
+    """Returns the CPU seconds that a process has used, and whether it is stopped.
+
+    On a system without /proc, the process counts as always running.
+    """
     try:
-        # The name, in parentheses, may hold anything.
+        # The process's name comes first, in parentheses; it may contain spaces and parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return time.monotonic(), False
@@ -150,7 +162,7 @@ def _usage(pid: int) -> tuple[float, bool]:
 
 
 def _serve(connection: socket.socket, module_name: str) -> None:
-    """The process: answers requests until the parent closes the connection, or is gone."""
+    """Runs in the process: answers requests until the parent closes the connection or exits."""
     module = importlib.import_module(module_name)
     module.initialize()
     _send(connection, _READY)
@@ -161,44 +173,44 @@ def _serve(connection: socket.socket, module_name: str) -> None:
             return
         try:
             outcome = True, getattr(module, function)(*args)
-        except Exception as error:  # noqa: BLE001  it is the parent's to deal with
-            outcome = False, _portable(error)
+        except Exception as error:  # noqa: BLE001  `call` raises it in the parent
+            outcome = False, _make_picklable(error)
         _send(connection, outcome)
 
 
-def _portable(error: Exception) -> Exception:
-    """An exception that survives the way to the parent: not all that can be raised can be sent."""
+def _make_picklable(error: Exception) -> Exception:
+    """Returns the exception, or a RuntimeError with its text if it cannot be pickled."""
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  our own
-    except Exception:  # noqa: BLE001  whatever its arguments do
+        pickle.loads(pickle.dumps(error))  # noqa: S301  made by this program
+    except Exception:  # noqa: BLE001  an exception's arguments can be any object
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
 
 
-def _send(connection: socket.socket, message: object, allowance: _Allowance | None = None) -> None:
+def _send(connection: socket.socket, message: object, deadline: _CpuDeadline | None = None) -> None:
     data = pickle.dumps(message)
     unsent = memoryview(_LENGTH.pack(len(data)) + data)
     while unsent:
-        connection.settimeout(allowance.wait_s() if allowance else None)
+        connection.settimeout(deadline.check() if deadline else None)
         with suppress(TimeoutError):
             unsent = unsent[connection.send(unsent) :]
 
 
-def _receive(connection: socket.socket, allowance: _Allowance | None = None) -> Any:
-    (num_bytes,) = _LENGTH.unpack(_receive_bytes(connection, _LENGTH.size, allowance))
-    # Both ends are this program's own.
-    return pickle.loads(_receive_bytes(connection, num_bytes, allowance))  # noqa: S301
+def _receive(connection: socket.socket, deadline: _CpuDeadline | None = None) -> Any:
+    (num_bytes,) = _LENGTH.unpack(_receive_bytes(connection, _LENGTH.size, deadline))
+    # This program made the data: both ends are its own.
+    return pickle.loads(_receive_bytes(connection, num_bytes, deadline))  # noqa: S301
 
 
 def _receive_bytes(
-    connection: socket.socket, num_bytes: int, allowance: _Allowance | None
+    connection: socket.socket, num_bytes: int, deadline: _CpuDeadline | None
 ) -> bytearray:
     data = bytearray()
     while len(data) < num_bytes:
-        connection.settimeout(allowance.wait_s() if allowance else None)
+        connection.settimeout(deadline.check() if deadline else None)
         with suppress(TimeoutError):
             received = connection.recv(min(num_bytes - len(data), 1 << 20))
             if not received:
-                raise ConnectionResetError("the other end is gone")
+                raise ConnectionResetError("the other end has closed the connection")
             data += received
     return data

@@ -1,5 +1,7 @@
-"""What a grader process runs. Imported by the fork server once, so that a new process is ready at
-once; nothing else may import it, as it brings sympy in.
+"""The functions that a grader process runs.
+
+The fork server imports this module once, so that new processes start fast. Nothing else may import
+it, because it loads sympy.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import resource
 import signal
 import sys
 
-import math_verify  # noqa: F401  loaded before the fork and not in every process
+import math_verify  # noqa: F401  loaded once, before the fork
 
 from sar.grading.grade import grade
 from sar.grading.label import Label
@@ -19,27 +21,17 @@ from sar.grading.rules.math import is_readable_label
 from sar.grading.verdict import Reason, Verdict
 
 _MAX_ADDRESS_SPACE_BYTES = 4 * 2**30
-
-
-# What grading never does, so what a response that found a way to run code may not do either.
+# Audit events that grading never causes. Forbidding them limits a response that gets code to run.
 _FORBIDDEN = frozenset(
-    {
-        "socket.bind",
-        "socket.connect",
-        "socket.getaddrinfo",
-        "socket.sendto",
-        "subprocess.Popen",
-        "os.exec",
-        "os.fork",
-        "os.posix_spawn",
-        "os.system",
-    }
+    "socket.bind socket.connect socket.getaddrinfo socket.sendto subprocess.Popen "  # noqa: SIM905
+    "os.exec os.fork os.posix_spawn os.system".split()
 )
 
 
 def initialize() -> None:
-    """Bounds a new grader process's memory, and cuts it off from the network."""
-    # Ctrl-C is for the parent, which ends this process; SIGTERM ends even a long C call.
+    """Limits a new grader process's memory, and forbids it the network and other programs."""
+    # Ctrl-C is for the parent, which kills this process. SIGTERM's default action ends it even
+    # during a long C call.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_AS, (_MAX_ADDRESS_SPACE_BYTES, _MAX_ADDRESS_SPACE_BYTES))
@@ -48,8 +40,11 @@ def initialize() -> None:
 
 
 def _die_with_parent() -> None:
-    """Has the system send SIGIO, which ends a process, when the pipe that only the parent holds
-    closes: a grader that hangs in a long C call would outlive a killed server otherwise."""
+    """Makes the system end this process when the parent dies, even during a long C call.
+
+    The parent's death closes a pipe that only it holds; the system then sends SIGIO, whose default
+    action ends a process.
+    """
     if parent := multiprocessing.parent_process():
         fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
         flags = fcntl.fcntl(parent.sentinel, fcntl.F_GETFL)
@@ -58,11 +53,11 @@ def _die_with_parent() -> None:
 
 def _forbid(event: str, _: object) -> None:
     if event in _FORBIDDEN:
-        raise PermissionError(f"a grader may not do this: {event}")
+        raise PermissionError(f"a grader process may not do this: {event}")
 
 
-def run(response: str, label: Label, read_label: bool) -> Verdict:
-    """Grades one response; text that exhausts memory or stack has crashed its grader."""
+def grade_response(response: str, label: Label, read_label: bool) -> Verdict:
+    """Grades one response; running out of memory or stack counts as a crash."""
     try:
         return grade(response, label, read_label=read_label)
     except (MemoryError, RecursionError):
@@ -70,7 +65,7 @@ def run(response: str, label: Label, read_label: bool) -> Verdict:
 
 
 def check_label(label: Label) -> bool:
-    """Whether a math label can be read; one that takes too long is found out by the pool."""
+    """Whether a math label can be parsed. The pool's timeout catches one that takes too long."""
     try:
         return is_readable_label(label.answer)
     except (MemoryError, RecursionError):

@@ -1,42 +1,46 @@
-"""The exact grader: the answer's words, whatever their case, spacing and end marks."""
+"""The exact grader: compares words, whatever their case, spacing and end marks."""
 
 from __future__ import annotations
 
 import re
 
 from sar.grading.label import Label
-from sar.grading.rules.answers import statements
+from sar.grading.rules.answers import find_statements
 from sar.grading.rules.normalize import normalize_words
-from sar.grading.verdict import NO_ANSWER, Verdict, judged
+from sar.grading.verdict import NO_ANSWER, Verdict, make_verdict
 
 _MAX_CHARS = 1000
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n+")
-# `So the day will be a Monday, as planned.` says Monday.
-_COPULA = re.compile(
+# All up to the verb: `The ball in the box is blue` says blue (exact-sentence-001).
+_UP_TO_VERB = re.compile(
     r".*(?:\b(?:is|are|was|were|be|has|have|equals|called|named)\b|:)\s+(?!not\b)", re.DOTALL
 )
+# `an ellipse` says ellipse (math-text_answers-009), `on the 5th` says 5th.
 _ARTICLE = re.compile(r"(?:on\s+)?(?:the|a|an)\s+")
 
 
 def grade_exact(response: str, label: Label) -> Verdict:
-    """Grades a response's visible text (thinking removed): its stated answer or last line."""
-    stated = statements(response)
+    """Grades a response, without its thinking, by its stated answer or else its last line."""
+    stated = find_statements(response)
     source = stated[-1].text if stated else response.rstrip().rpartition("\n")[2]
-    said = said_words(source, label.answer)
-    if said is None:
+    words = extract_words(source, label.answer)
+    if words is None:
         return NO_ANSWER
-    return judged(said == normalize_words(label.answer), said[:200])
+    return make_verdict(words == normalize_words(label.answer), words[:200])
 
 
-def said_words(text: str, label: str) -> str | None:
-    """What a sentence says, as normalised words: the label's if they are all it says, or what it
-    says after its verb. None if there is no word."""
+def extract_words(text: str, label: str) -> str | None:
+    """Returns the normalised words of the answer in a sentence, or None if it has no word.
+
+    They are the label's words if the sentence, or its part after the verb, consists of these.
+    Otherwise they are the whole sentence.
+    """
     text = text[:_MAX_CHARS]
-    wanted = normalize_words(label)
-    # A full stop can end the sentence or belong to the answer.
+    label_words = normalize_words(label)
+    # A full stop may end the sentence or belong to the answer: `St. Louis`.
     sentence = _SENTENCE.split(text.strip())[0] if text.strip() else ""
     readings = [normalize_words(text), normalize_words(sentence)]
-    after_verb = _COPULA.sub("", sentence)
+    after_verb = _UP_TO_VERB.sub("", sentence)
     readings += [normalize_words(r) for r in (after_verb, re.split(r",\s|\s\(", after_verb)[0])]
     readings += [_ARTICLE.sub("", r, count=1) for r in readings[-2:]]
-    return wanted if wanted in readings else (readings[1] or None)
+    return label_words if label_words in readings else (readings[1] or None)

@@ -1,56 +1,56 @@
-"""The math grader: finds the answer a response ends with, and compares it with the label.
+"""The math grader: extracts a response's final answer, and compares it with the label.
 
-Only that short answer is ever parsed, never the whole response. Runs only in a grader process.
+It parses only that short answer, never the whole response. Runs only in a grader process.
 """
 
 from __future__ import annotations
 
 import re
 
-from sar.grading.rules.answers import statements
-from sar.grading.rules.equivalence import equivalent, is_readable
-from sar.grading.rules.final_answer import final_answer
+from sar.grading.rules.answers import find_statements
+from sar.grading.rules.equivalence import is_equivalent, is_readable
+from sar.grading.rules.final_answer import extract_answer
 from sar.grading.rules.normalize import normalize_formula
-from sar.grading.rules.words import bare
-from sar.grading.verdict import NO_ANSWER, Verdict, judged
+from sar.grading.rules.words import is_same_text
+from sar.grading.verdict import NO_ANSWER, Verdict, make_verdict
 
+# The remark in `080 or 081 (both were accepted)` (math-aime-007).
 _ACCEPTED = re.compile(
     r"\(?\s*(?:both|all|either)[^()]*accepted\s*\)?|\(?accepted\)?", re.IGNORECASE
 )
 
 
 def grade_math(response: str, label: str, *, read_label: bool = True) -> Verdict:
-    """Grades a response's visible text (thinking removed) against a label's answer.
+    """Grades a response, without its thinking, against a label's answer.
 
-    A label that cannot be read as mathematics, or must not be (`read_label`), is compared as text.
+    Args:
+        read_label: False compares the label as text. So does a label that is not readable.
     """
-    accepted = label_answers(label)
-    unreadable = not (read_label and all(map(is_readable, accepted)))
-    answer = final_answer(response, accepted[0])
+    accepted = parse_accepted_answers(label)
+    is_read = read_label and all(map(is_readable, accepted))
+    answer = extract_answer(response, accepted[0])
     if answer is None:
         return NO_ANSWER
-    correct = any(_matches(wanted, answer, unreadable) for wanted in accepted)
-    return judged(correct, answer[:200], label_unreadable=unreadable)
+    is_same = is_equivalent if is_read else is_same_text
+    is_correct = any(is_same(wanted, answer) for wanted in accepted)
+    return make_verdict(is_correct, answer[:200], label_unreadable=not is_read)
 
 
 def is_readable_label(label: str) -> bool:
-    """Whether a label can be read as mathematics."""
-    return all(map(is_readable, label_answers(label)))
+    """Whether every answer that a label accepts can be parsed as mathematics."""
+    return all(map(is_readable, parse_accepted_answers(label)))
 
 
-def label_answers(label: str) -> list[str]:
-    """The answers a label accepts, normalised; of a whole worked solution, its final answer."""
+def parse_accepted_answers(label: str) -> list[str]:
+    """Returns the answers that a label accepts, normalised.
+
+    The label may be a worked solution, such as GSM8K's; then they are its final answer.
+    """
     if "####" in label or r"\boxed" in label:
-        stated = statements(label)
+        stated = find_statements(label)
         label = stated[-1].text if stated else label
-    if remark := _ACCEPTED.search(label):  # `080 or 081 (both were accepted)`
+    if remark := _ACCEPTED.search(label):
         alternatives = re.split(r"\bor\b|\band\b|,", label[: remark.start()])
         if accepted := [normalize_formula(a) for a in alternatives if a.strip()]:
             return accepted
     return [normalize_formula(label) or label.strip()]
-
-
-def _matches(wanted: str, answer: str, unreadable: bool) -> bool:
-    if unreadable:
-        return bare(wanted) == bare(answer)
-    return equivalent(wanted, answer)

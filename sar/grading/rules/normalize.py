@@ -1,7 +1,7 @@
-"""One spelling for the many ways to write the same answer: Unicode, LaTeX and Markdown variants.
+"""Normalises the spelling of an answer: variants of Unicode, LaTeX and Markdown become one.
 
-Only notation changes here, never meaning; what cannot be told without context (is `1,234` a number
-or a list?) is left to the caller.
+It changes the notation, never the meaning. What depends on the context, such as whether `1,234` is
+a number or a list, it leaves to the caller.
 """
 
 from __future__ import annotations
@@ -19,27 +19,37 @@ _SYMBOLS = {
     "’": "'", "‘": "'", "“": '"', "”": '"', "¢": " cents ", "：": ":", "，": ",", "。": ".",
     "\u200b": "", "\u200e": "", "\u200f": "", "\ufeff": "", "\u2061": "", "\x00": "",
 }  # fmt: skip
-_SUPERSCRIPTS = {c: unicodedata.normalize("NFKC", c) for c in "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ"} | {"⁻": "-"}
 _TRANSLATION = str.maketrans(_SYMBOLS)
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 
-_VULGAR = re.compile(r"(?:(\d)\s?)?([¼½¾⅐-⅞])")
+# `2½`, `¾` (math-unicode-007).
+_VULGAR_FRACTION = re.compile(r"(?:(\d)\s?)?([¼½¾⅐-⅞])")
+# `negative 10` at the start or after a sign; after a word or number, `minus` may be an operation.
 _SIGN_WORD = re.compile(r"(?<![\w}] )\b(?:negative|minus)\s+(?=\d)", re.IGNORECASE)
-_SUPERSCRIPT_RUN = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
+# `10¹²` (second-m2-unicode-331).
+_SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
+# `√10` (math-unicode-010), `√(x + 1)`.
 _ROOT = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[a-zA-Z])|\(([^()]*)\)|\{([^{}]*)\})")
-# Fullwidth forms and mathematical letters and digits, as some models write them.
+# Full-width characters, as in `＄1,520` (math-currency-028), and mathematical letters and digits.
 _COMPATIBILITY = re.compile(r"[\uff01-\uff5e\U0001d400-\U0001d7ff]+")
+# The narrow spaces or apostrophes in `43 200` (math-thousands-013) and `43'200`.
 _DIGIT_GROUPS = re.compile(r"(?<=\d)[\u00a0\u2009\u202f'’](?=\d{3}(?!\d))")
 _SPACES = re.compile(r"[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
 
+# `\text{Navin}` (second-m2-text-280).
 _TEXT_COMMAND = re.compile(
     r"\\(?:text(?:bf|it|rm|tt|sf|normal)?|mathrm|mathbf|mathit|mathsf|mathtt|mbox|hbox|operatorname"
     r"|textnormal)\s*\{([^{}]*)\}"
 )
+# `\dfrac`, `\tfrac` (math-boxed-005).
 _FRACTION_COMMAND = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
+# `\frac14` (math-mixed_numbers-022), `\frac1{12}`, `\frac{1}2`.
 _SHORT_FRACTION = re.compile(
     r"\\frac\s*(?:(\d)|\{([^{}]*)\}|\s([a-z]))\s*(?:([a-z\d])(?![a-z])|\{([^{}]*)\})"
 )
+# `\sqrt5` (math-expressions-024).
 _SHORT_ROOT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z](?![a-zA-Z]))")
+# Commands for size and position: `\left(` (math-tuples-013).
 _SIZING = re.compile(
     r"\\(?:left|right|big[lr]?|Big[lr]?|bigg[lr]?|Bigg[lr]?|displaystyle|limits|mathopen|mathclose"
     r"|phantom\{[^{}]*\}|hspace\{[^{}]*\})(?![a-zA-Z])"
@@ -49,33 +59,40 @@ _SYNONYMS = {
     "geq": r"\ge", "geqslant": r"\ge", "geqq": r"\ge", "gt": ">", "varnothing": r"\emptyset",
 }  # fmt: skip
 _SYNONYM = re.compile(rf"\\({'|'.join(_SYNONYMS)})(?![a-zA-Z])")
+# Between groups of digits: `1{,}600` (math-thousands-031), `1\,600`.
 _THIN_SPACE = re.compile(r"(?<=\d)(?:\\[,!;:]|\{,\}|~|\{ \})(?=\d)")
+# `36\ \text{ft}` (second-m2-unit-150), `8 \mathrm{~m}` (second-m2-unit-156).
 _SPACING = re.compile(r"(?<!\\)\\[,!;: ]|~|\\(?:quad|qquad|space|enspace)(?![a-zA-Z])")
 _MATH_DELIMITER = re.compile(r"\$\$|\\[()\[\]]|(?<!\\)\$")
+# `27^{\circ}`, `27^{\mathrm{o}}` (math-units-017).
 _DEGREES = re.compile(
     r"\s*\^\s*(?:\\circ|\{\s*(?:\\circ|\\(?:mathrm|text|rm)\s*\{?\s*o\s*\}?|o)\s*\})|\\degree(?![a-zA-Z])|\\deg(?![a-zA-Z])"
 )
+# `sin 60^\circ` keeps its degrees, as they change its value.
 _TRIGONOMETRY = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+# A whole answer in a box; an empty one is no answer (math-empty-007).
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{(.*)\}\s*[.,]?\s*", re.DOTALL)
+# `**100**` (rollouts-gemma_bold-001), `` `19` `` (math-answer_prefix-035), `## `, `<b>`.
 _MARKUP = re.compile(r"(?<![\w)])\*{1,3}(?=\S)|(?<=\S)\*{1,3}(?![\w(])|`|^#+ |</?[a-zA-Z]{1,10}>")
+# `26 ✅` (math-trailing_punctuation-014), `44 ∎` (math-trailing_punctuation-017).
 _ORNAMENT = re.compile(r"[∎□■✓✔✅☑✨🎉\ufe0f]|\\(?:blacksquare|square|checkmark|qed)(?![a-zA-Z])")
 _LEADING = " \t\r\n,;:\"'*_"
 _TRAILING = _LEADING + ".!?"
 
 
 def normalize_unicode(text: str) -> str:
-    """Unicode mathematics in its LaTeX or ASCII spelling."""
+    """Writes Unicode mathematics as LaTeX or ASCII."""
     text = _COMPATIBILITY.sub(lambda m: unicodedata.normalize("NFKC", m[0]), text)
     text = _DIGIT_GROUPS.sub(",", text)
-    text = _VULGAR.sub(_vulgar_fraction, text)
+    text = _VULGAR_FRACTION.sub(_write_fraction, text)
     text = _SIGN_WORD.sub("-", text)
-    text = _SUPERSCRIPT_RUN.sub(lambda m: "^{" + "".join(map(_superscript, m[0])) + "}", text)
+    text = _SUPERSCRIPT_RUN.sub(lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
     text = _ROOT.sub(lambda m: rf"\sqrt{{{m[1] or m[2] or m[3] or ''}}}", text)
     return _SPACES.sub(" ", text).translate(_TRANSLATION)
 
 
 def normalize_latex(text: str) -> str:
-    """One spelling per LaTeX construct; text commands opened, delimiters and sizing dropped."""
+    """Writes each LaTeX construct in one way, without text, size and spacing commands."""
     text = _THIN_SPACE.sub(",", text)
     text = _SIZING.sub("", text)
     text = _FRACTION_COMMAND.sub(r"\\frac", text)
@@ -91,15 +108,12 @@ def normalize_latex(text: str) -> str:
 
 
 def normalize_answer(text: str) -> str:
-    """An answer's text in one spelling, for reading it as mathematics.
-
-    A final `!` is an end mark here; where it is a factorial, see `normalize_formula`.
-    """
+    """Normalises an answer in prose, to be read as mathematics. A final `!` ends the sentence."""
     return normalize_formula(text).rstrip(_TRAILING)
 
 
 def normalize_formula(text: str) -> str:
-    """`normalize_answer` of a text that is known to be mathematics, so that `!` is a factorial."""
+    """Normalises an answer that is known to be a formula. A final `!` is a factorial."""
     text = normalize_unicode(text).strip()
     if box := _BOX.fullmatch(text.strip("$ ")):
         text = box[1]
@@ -110,16 +124,12 @@ def normalize_formula(text: str) -> str:
 
 
 def normalize_words(text: str) -> str:
-    """An answer's text for comparison as words: case, spacing, quotes and end marks dropped."""
+    """Normalises words for a comparison: lower case, without quotes and final punctuation."""
     text = unicodedata.normalize("NFKC", normalize_answer(text)).casefold()
     text = re.sub(r"[\"'`*_{}\\$]", "", text)
     return re.sub(r"\s+", " ", text).strip(_TRAILING + "()[]")
 
 
-def _vulgar_fraction(match: re.Match[str]) -> str:
+def _write_fraction(match: re.Match[str]) -> str:
     fraction = unicodedata.normalize("NFKC", match[2]).replace("⁄", "/")
     return f"{match[1]} {fraction}" if match[1] else fraction
-
-
-def _superscript(char: str) -> str:
-    return _SUPERSCRIPTS[char]

@@ -1,5 +1,4 @@
-"""Answers taken apart into lists, sets, tuples, intervals and unions, so that brackets and order
-count in a comparison."""
+"""Splits an answer into a list, set, tuple, interval or union, whose brackets and order matter."""
 
 from __future__ import annotations
 
@@ -11,21 +10,27 @@ from sar.grading.rules.quantities import read_quantity
 _MAX_PARTS = 64
 
 _OPENING, _CLOSING = "([{", ")]}"
+# `\{1, 2\}` (math-sets-004).
 _SET = re.compile(r"\\\{(.*)\\\}")
+# `x \in` in `x \in [2,3]` (math-intervals-005).
 _MEMBER = re.compile(r"\s*[a-zA-Z](?:_\{?\w+\}?)?\s*\\in(?![a-z])\s*")
+# Separates the parts of a list, as a comma does: `2 or 3` (math-roots_lists-002), `18 and 24`.
 _LIST_WORD = re.compile(r"\s*,?\s+(?:or|and)\s+(?=\S)|\s*;\s*|\s*\\(?:vee|lor)\s*")
+# `114,200` is one number and no list (math-thousands-001).
 _THOUSANDS = re.compile(r"(?<![\d,.(\[{])\d{1,3}(?:,\d{3})+(?![\d,])")
+# `\pm 2` is the list `2, -2` (math-plus_minus-001).
 _PLUS_MINUS = re.compile(r"\\pm(?![a-z])")
 _RELATION = re.compile(r"\\(?:le|ge|ne)(?![a-z])|<=|>=|<|>")
+# `=`, but not in `<=` or `!=`.
 _EQUALS = re.compile(r"(?<![<>!=\\])=(?!=)")
 
 
 @dataclass(frozen=True)
 class Structure:
-    """An answer taken apart.
+    """The parts of an answer.
 
-    `brackets` is "" for a single value or a bare list, "()", "[)" and so on for tuples and
-    intervals, "{}" for a set, "U" for a union.
+    `brackets` is "()", "[)" and so on for a tuple or interval, "{}" for a set, "U" for a union, and
+    "" for a list without brackets or a single value.
     """
 
     brackets: str
@@ -33,7 +38,7 @@ class Structure:
 
     @property
     def leaves(self) -> list[str]:
-        """The single values, in order."""
+        """The values in all parts, in order."""
         found: list[str] = []
         for part in self.parts:
             found.extend(part.leaves if isinstance(part, Structure) else [part])
@@ -45,35 +50,35 @@ class Structure:
 
 
 def read_structure(text: str) -> Structure:
-    """Takes a normalised answer apart; whatever has no structure is a list of one."""
+    """Splits a normalised answer into its parts; a single value is a list of one."""
     text = _MEMBER.sub("", text.strip(), count=1).strip()
-    sides = sides_of(text)
+    sides = split_sides(text)
     if len(sides) == 2 and sides[1].startswith(("(", "[", r"\{")):
-        text = sides[1]  # (a, b) = (6, 5)
-    if interval := _from_inequality(text):
+        text = sides[1]  # `(a, b) = (6, 5)`
+    if interval := _read_inequality(text):
         return interval
     unions = _split(text, r"\cup")
     if len(unions) > 1:
         return Structure("U", tuple(map(read_structure, unions)))
     if (braced := _SET.fullmatch(text)) and _is_closed(braced[1]):
-        return Structure("{}", _list_parts(braced[1]))
+        return Structure("{}", _split_list(braced[1]))
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _is_closed(text[1:-1]):
         inner = _split(text[1:-1], ",")
         if len(inner) > 1:
             return Structure(text[0] + text[-1], tuple(part.strip() for part in inner))
-    return Structure("", _list_parts(text))
+    return Structure("", _split_list(text))
 
 
-def sides_of(text: str) -> list[str]:
-    """Sides of an equation, in order; of a chain its ends only."""
+def split_sides(text: str) -> list[str]:
+    """Returns the sides of an equation; of a chain such as `n = 2 + 3 = 5`, the first and last."""
     sides = [side.strip() for side in _EQUALS.split(text)]
     if len(sides) == 1:
         return sides
     return [sides[0], sides[-1]] if sides[-1] else [sides[0]]
 
 
-def _list_parts(text: str) -> tuple[str, ...]:
-    """Elements of a list; `\\pm` stands for two of them."""
+def _split_list(text: str) -> tuple[str, ...]:
+    """Returns the elements of a list; one with `\\pm` counts as two."""
     if read_quantity(text):
         return (text,)
     text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
@@ -85,35 +90,35 @@ def _list_parts(text: str) -> tuple[str, ...]:
     return tuple(parts[:_MAX_PARTS])
 
 
-def _from_inequality(text: str) -> Structure | None:
-    """`1 < x \\le 2` as (1, 2]; `x \\ge 3` as [3, infinity); two joined by `or` as their union."""
+def _read_inequality(text: str) -> Structure | None:
+    """Reads `1 < x \\le 2` as (1, 2], `x \\ge 3` as [3, infinity), and two with `or` as a union."""
     relations = _RELATION.findall(text)
     if not relations or r"\ne" in relations:
         return None
     pieces = re.split(r"\s+or\s+", text)
     if len(pieces) > 1:
-        parts = [part for piece in pieces if (part := _from_inequality(piece))]
+        parts = [part for piece in pieces if (part := _read_inequality(piece))]
         return Structure("U", tuple(parts)) if len(parts) == len(pieces) else None
     sides = [side.strip() for side in _RELATION.split(text)]
     is_variable = [re.fullmatch(r"\\?[a-zA-Z]+", side) is not None for side in sides]
-    greater = [relation in (">", ">=", r"\ge") for relation in relations]
-    closed = [relation in ("<=", ">=", r"\le", r"\ge") for relation in relations]
+    is_greater = [relation in (">", ">=", r"\ge") for relation in relations]
+    is_closed = [relation in ("<=", ">=", r"\le", r"\ge") for relation in relations]
     if len(sides) == 2 and any(is_variable):
-        variable_first = is_variable[0] and not is_variable[1]
-        bound = sides[1] if variable_first else sides[0]
-        if greater[0] == variable_first:
-            return Structure("[)" if closed[0] else "()", (bound, r"\infty"))
-        return Structure("(]" if closed[0] else "()", (r"-\infty", bound))
-    if len(sides) == 3 and is_variable[1] and greater[0] == greater[1]:
-        if greater[0]:
-            sides, closed = sides[::-1], closed[::-1]
-        brackets = ("[" if closed[0] else "(") + ("]" if closed[1] else ")")
+        is_variable_first = is_variable[0] and not is_variable[1]
+        bound = sides[1] if is_variable_first else sides[0]
+        if is_greater[0] == is_variable_first:
+            return Structure("[)" if is_closed[0] else "()", (bound, r"\infty"))
+        return Structure("(]" if is_closed[0] else "()", (r"-\infty", bound))
+    if len(sides) == 3 and is_variable[1] and is_greater[0] == is_greater[1]:
+        if is_greater[0]:
+            sides, is_closed = sides[::-1], is_closed[::-1]
+        brackets = ("[" if is_closed[0] else "(") + ("]" if is_closed[1] else ")")
         return Structure(brackets, (sides[0], sides[2]))
     return None
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """Splits where no bracket is open."""
+    """Splits a text at each separator that is outside brackets."""
     parts, depth, start, index = [], 0, 0, 0
     while index < len(text):
         depth += (text[index] in _OPENING) - (text[index] in _CLOSING)
@@ -126,7 +131,7 @@ def _split(text: str, separator: str) -> list[str]:
 
 
 def _is_closed(text: str) -> bool:
-    """Whether the brackets opened in a text, and none else, are closed in it."""
+    """Whether each bracket in a text is closed in it, and opened in it."""
     depth = 0
     for char in text:
         depth += (char in _OPENING) - (char in _CLOSING)

@@ -1,4 +1,4 @@
-"""Telling words from mathematics in a normalised answer."""
+"""Tells words from mathematics in a normalised answer, and compares two answers as text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from sar.grading.rules.quantities import read_quantity
 
 _WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{3,}")
-# Three letters or more, and yet no prose.
+# Words of three or more letters that are mathematics.
 _MATHEMATICAL = frozenset(
     "and sin cos tan cot sec csc log exp sqrt arcsin arccos arctan sinh cosh tanh max min gcd lcm "  # noqa: SIM905
     "mod det inf pmatrix bmatrix vmatrix matrix begin end infty".split()
@@ -15,20 +15,28 @@ _MATHEMATICAL = frozenset(
 
 
 def has_words(text: str) -> bool:
-    """Whether a text holds words that are not mathematical functions."""
+    """Whether a text contains a word that is not mathematics, such as `apples` but not `sin`."""
     return any(word[0].casefold() not in _MATHEMATICAL for word in _WORD.finditer(text))
 
 
 def is_textual(text: str) -> bool:
-    """Whether an answer is words, such as a name or a date, and not mathematics."""
+    """Whether an answer is words (`ellipse`, `June 20`) and not mathematics or a quantity."""
     return has_words(text) and not re.search(r"[\\^_=<>|/+]", text) and not read_quantity(text)
 
 
-def squeezed(text: str) -> str:
-    """A text without white space, except between digits: equal so, equal in any reading."""
+def is_same_spelling(a: str, b: str) -> bool:
+    """Whether two texts differ only in white space: `x+1` and `x + 1`, but not `1 2` and `12`."""
+    return _remove_spaces(a) == _remove_spaces(b)
+
+
+def is_same_text(a: str, b: str) -> bool:
+    """Whether two texts differ only in white space and redundant braces: `x^{2}` and `x^2`."""
+    return _remove_braces(_remove_spaces(a)) == _remove_braces(_remove_spaces(b))
+
+
+def _remove_spaces(text: str) -> str:
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
 
 
-def bare(text: str) -> str:
-    """A text for comparison as text: no white space, no braces that do nothing."""
-    return re.sub(r"\{(\w+)\}", r"\1", squeezed(text))
+def _remove_braces(text: str) -> str:
+    return re.sub(r"\{(\w+)\}", r"\1", text)

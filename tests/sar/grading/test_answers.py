@@ -4,7 +4,7 @@ import pytest
 
 from sar.grading.grade import grade
 from sar.grading.label import parse_label
-from sar.grading.rules.answers import is_grading_tag, opened_thinking, visible_text
+from sar.grading.rules.answers import find_thinking_tag, is_grading_tag, strip_thinking
 from sar.grading.verdict import Reason
 
 
@@ -21,8 +21,8 @@ from sar.grading.verdict import Reason
         ("plain", "plain"),
     ],
 )
-def test_thinking_is_not_part_of_the_answer(response, visible) -> None:
-    assert visible_text(response) == visible
+def test_thinking_is_not_part_of_the_answer(response: str, visible: str) -> None:
+    assert strip_thinking(response) == visible
 
 
 COLOURS = {"answer": "B", "grader": "choice", "choices": ["red", "dark blue", "blue", "green"]}
@@ -58,7 +58,7 @@ COLOURS = {"answer": "B", "grader": "choice", "choices": ["red", "dark blue", "b
         ("<think>B</think>", Reason.NO_ANSWER),
     ],
 )
-def test_choices(response, reason) -> None:
+def test_choices(response: str, reason: Reason) -> None:
     assert grade(response, parse_label(COLOURS)).reason is reason
 
 
@@ -82,7 +82,7 @@ def test_choices(response, reason) -> None:
         ("No cats are dogs", Reason.NO_ANSWER),
     ],
 )
-def test_truth_values(response, reason) -> None:
+def test_truth_values(response: str, reason: Reason) -> None:
     assert grade(response, parse_label("False")).reason is reason
 
 
@@ -94,8 +94,8 @@ def test_truth_values(response, reason) -> None:
         ("<|im_start|>assistant\n", ""),
     ],
 )
-def test_a_prompt_can_open_the_thinking(prompt, tag) -> None:
-    assert opened_thinking(prompt) == tag
+def test_a_prompt_can_open_the_thinking(prompt: str, tag: str) -> None:
+    assert find_thinking_tag(prompt) == tag
 
 
 def test_tags_that_are_special_tokens_are_kept_for_grading() -> None:
@@ -111,11 +111,11 @@ def test_tags_that_are_special_tokens_are_kept_for_grading() -> None:
         ('The question says "Answer: 73". I get 12.', "73", Reason.WRONG),
         ('The question says "Answer: 73". I get 12.', "12", Reason.CORRECT),
         ("The task wants “the final answer: 73” and I find 12.", "12", Reason.CORRECT),
-        # What is in quotes is still the last number, where nothing else is said.
+        # Without another answer, the number in quotes is still the last number.
         ('So I would write "final answer: 12".', "12", Reason.CORRECT),
         ('"Wait." The answer: 12', "12", Reason.CORRECT),
         ("> **Answer:** 12", "12", Reason.CORRECT),
     ],
 )
-def test_an_answer_in_quotes_is_not_stated(response, label, reason) -> None:
+def test_an_answer_in_quotes_is_not_stated(response: str, label: str, reason: Reason) -> None:
     assert grade(response, parse_label(label)).reason is reason

@@ -1,31 +1,39 @@
-"""Agreement of the graders with 1,652 cases that were judged by hand before the graders existed.
+"""Agreement of the graders with 1,652 cases that people graded by hand before the graders existed.
 
     pytest tests/sar/grading/test_cases.py -s      prints the agreement of each grader
 
-The cases (`data/grading_cases.jsonl`) are of the kinds in which math-verify and simpler extraction
-are known to fail. Disputed ones, on which sensible people differ, are counted but not required.
+The cases (`cases.jsonl`) are of kinds that math-verify and simpler extraction get wrong. Graders
+need not agree with the disputed ones, about which people disagree.
 """
 
+from __future__ import annotations
+
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sar.grading.label import parse_label
 from sar.grading.processes.pool import GraderPool
+from sar.grading.verdict import Verdict
 
 CASES = Path(__file__).parent / "cases.jsonl"
+RULES = Path(__file__).parents[3] / "sar/grading/rules"
 REQUIRED_AGREEMENT = 0.98
+
+Graded = dict[str, list[tuple[dict[str, Any], Verdict]]]
+"""(case, verdict) of every case, by the grader's name."""
 
 
 @pytest.fixture(scope="module")
-def graded():
-    """(case, verdict) for every case, by the grader's name."""
+def graded() -> Graded:
     cases = [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()]
     pool = GraderPool(num_workers=2, timeout_s=5)
     pending = [(case, pool.submit(case["response"], parse_label(case["label"]))) for case in cases]
-    by_grader = defaultdict(list)
+    by_grader: Graded = defaultdict(list)
     for case, verdict in pending:
         by_grader[parse_label(case["label"]).grader].append((case, verdict.result()))
     pool.close()
@@ -33,7 +41,7 @@ def graded():
 
 
 @pytest.mark.parametrize("grader", ["math", "choice", "boolean", "exact"])
-def test_agrees_with_undisputed_cases(graded, grader) -> None:
+def test_agrees_with_undisputed_cases(graded: Graded, grader: str) -> None:
     undisputed = [(c, v) for c, v in graded[grader] if not c.get("disputed")]
     wrong = [(c, v) for c, v in undisputed if bool(v.correctness) != c["correct"]]
     agreement = 1 - len(wrong) / len(undisputed)
@@ -44,7 +52,7 @@ def test_agrees_with_undisputed_cases(graded, grader) -> None:
     assert agreement >= REQUIRED_AGREEMENT, f"{agreement:.1%}\n{listing}"
 
 
-def test_false_positives_are_as_rare_as_false_negatives(graded) -> None:
+def test_false_positives_are_as_rare_as_false_negatives(graded: Graded) -> None:
     """A reward for a wrong answer is what a policy learns to exploit."""
     undisputed = [(c, v) for cases in graded.values() for c, v in cases if not c.get("disputed")]
     wrong_answers = [(c, v) for c, v in undisputed if not c["correct"]]
@@ -52,7 +60,7 @@ def test_false_positives_are_as_rare_as_false_negatives(graded) -> None:
     assert len(rewarded) <= 0.01 * len(wrong_answers), rewarded
 
 
-def test_no_case_is_too_much_for_a_grader(graded) -> None:
+def test_no_case_is_too_much_for_a_grader(graded: Graded) -> None:
     """Except the one that is meant to be."""
     late = [
         c["id"] for cases in graded.values() for c, v in cases if v.reason in ("timeout", "crashed")
@@ -64,3 +72,12 @@ def test_no_case_is_too_much_for_a_grader(graded) -> None:
         in str(next(c["response"] for cases in graded.values() for c, _ in cases if c["id"] == i))
     ]
     assert late == bombs
+
+
+def test_comments_in_the_rules_name_existing_cases() -> None:
+    ids = {json.loads(line)["id"] for line in CASES.read_text(encoding="utf-8").splitlines()}
+    rules = "\n".join(path.read_text(encoding="utf-8") for path in RULES.glob("*.py"))
+    kinds = "math|choice|boolean|exact|second|rollouts"
+    named = set(re.findall(rf"\b(?:{kinds})-[\w-]+-\d{{3}}\b", rules))
+    assert named
+    assert named <= ids

@@ -1,6 +1,6 @@
-"""The graders on real data: model responses of known verdict, gold solutions, and real options.
+"""The graders on real data: model responses with known verdicts, solutions, and real options.
 
-Everything goes through the grader pool, as in the server. Needs the samples in shared/data.
+The tests use the grader pool, as the server does. They need the samples in shared/data.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _verdicts(graders: GraderPool, pairs: Sequence[tuple[str, Any]]) -> list[Ver
 def _disagreements(
     graders: GraderPool, cases: Sequence[tuple[str, Any, bool]]
 ) -> list[tuple[str, Any, bool, str | None]]:
-    """End of response, label, wanted verdict and extracted answer of what was graded otherwise."""
+    """Returns (end of response, label, expected, extracted answer) of each unexpected verdict."""
     verdicts = _verdicts(graders, [(response, label) for response, label, _ in cases])
     return [
         (response[-80:], label, wanted, verdict.answer)
@@ -80,7 +80,7 @@ def test_gsm8k_solutions_are_right_for_their_question_only(
 def test_gsm8k_solutions_without_their_marker_are_still_read(
     graders: GraderPool, data_folder: Path, record_property: Any
 ) -> None:
-    """Gold reasoning ends on its result, mostly: what a policy without a format writes."""
+    """Most solutions end with their result, like a policy that knows no answer format."""
     rows = _rows(data_folder, "gsm8k.jsonl")
     cases = []
     for row in rows:
@@ -95,7 +95,7 @@ def test_gsm8k_solutions_without_their_marker_are_still_read(
 def test_openr1_solutions_agree_with_their_answer(
     graders: GraderPool, data_folder: Path, record_property: Any
 ) -> None:
-    """Textbook solutions of many styles; some state no answer at their end."""
+    """Textbook solutions in many styles; some do not end with an answer."""
     rows = _rows(data_folder, "openr1.jsonl")
     assert len(rows) == 54
     cases = [(row["solution"], row["answer"], True) for row in rows]
@@ -166,7 +166,7 @@ def test_logicbench_options(graders: GraderPool, data_folder: Path, template: st
         )
         for index, text in enumerate(texts):
             if "{text}" in template and folded.count(folded[index]) > 1:
-                continue  # which of two equal options is meant cannot be told
+                continue  # two options have this text
             response = template.format(
                 letter="ABCDE"[index], text=text, options=options, context=row["context"]
             )

@@ -1,5 +1,7 @@
-"""Texts and labels made to hang, fill or crash a grader: each gets a verdict in time, and the next
-text is not harmed."""
+"""Texts and labels that could hang a grader, fill its memory or crash it.
+
+Each gets a verdict in time, and the pool then grades the next text correctly.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ LABELS = {
     "exact": parse_label("Lisbon"),
 }
 
-# Small texts that are enormous to work out. The first one runs into the time limit.
+# Short texts that take very long to evaluate. The first one exceeds the time limit.
 POWER = r"So it is \boxed{9^{9^{9^9}}}."
 EXPLOSIVE = [
     POWER,
@@ -41,7 +43,7 @@ EXPLOSIVE = [
     r"\boxed{\sqrt{" + "1234567891" * 180 + "}}",
 ]
 
-# Long texts, each one unit repeated, aimed at every regular expression that looks for an answer.
+# Long texts, each of one repeated unit, to make the regular expressions slow.
 REPEATED = [
     ("{", MEGABYTE),
     (r"\frac", MEGABYTE),
@@ -99,7 +101,7 @@ def test_a_long_degenerate_text_gets_a_verdict_in_time(graders: GraderPool, unit
     for label in LABELS.values():
         started = time.monotonic()
         pending.append((started, label, graders.submit(text, label)))
-        if len(pending) == NUM_WORKERS:  # as many at once as there are processes: no queue
+        if len(pending) == NUM_WORKERS:  # one for each process, so none waits in the queue
             for started, label, verdict in pending:
                 assert verdict.result().correctness == 0.0, label
                 assert time.monotonic() - started < TIMEOUT_S + GRACE_S, label
@@ -108,7 +110,7 @@ def test_a_long_degenerate_text_gets_a_verdict_in_time(graders: GraderPool, unit
 
 
 def test_a_degenerate_text_of_a_real_length_leaves_its_answer_readable(graders: GraderPool) -> None:
-    """A policy that repeats itself for all of its 4,096 tokens, and then answers."""
+    """A policy may repeat itself for 4,096 tokens, and then answer."""
     answers = {"math": "5", "choice": "B", "boolean": "true", "exact": "Lisbon"}
     for unit, _ in REPEATED:
         if "think" in unit or unit in (r"\boxed{", "{", "<answer>"):
@@ -122,16 +124,14 @@ def test_a_degenerate_text_of_a_real_length_leaves_its_answer_readable(graders: 
 
 
 @pytest.mark.parametrize("answer", ["9^{9^{9^9}}", r"\binom{99999999999}{49999999999}"])
-def test_a_label_that_is_a_bomb_is_told_from_its_responses(
-    graders: GraderPool, answer: str
-) -> None:
+def test_a_label_that_stops_graders_is_compared_as_text(graders: GraderPool, answer: str) -> None:
     label = parse_label(answer)
     wrong = graders.grade("Answer: 5", label)
     assert (wrong.reason, wrong.label_unreadable) == (Reason.WRONG, True)
     started = time.monotonic()
     right = graders.grade(rf"\boxed{{{answer}}}", label)
     assert (right.reason, right.label_unreadable) == (Reason.CORRECT, True)
-    assert time.monotonic() - started < GRACE_S  # it is remembered
+    assert time.monotonic() - started < GRACE_S  # the pool remembers the label
 
 
 def test_a_bomb_against_a_bomb_label_is_no_crash(graders: GraderPool) -> None:

@@ -1,4 +1,4 @@
-"""Labels: what they mean, and what is refused."""
+"""Labels: how they are parsed, and which ones are errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from sar.grading.label import Label, LabelError, choose_grader, parse_label
         "\\text{odd}",
     ],
 )
-def test_plain_numbers_and_formulas_are_mathematics(answer) -> None:
+def test_plain_numbers_and_formulas_are_mathematics(answer: str) -> None:
     assert parse_label(answer) == Label(answer, "math", "train", ())
 
 
@@ -42,7 +42,7 @@ def test_plain_numbers_and_formulas_are_mathematics(answer) -> None:
     ("answer", "letter"),
     [("A", "A"), ("(B)", "B"), (" C. ", "C"), ("\\text{D}", "D"), ("[E]", "E"), ("**B**", "B")],
 )
-def test_plain_letters_are_choices(answer, letter) -> None:
+def test_plain_letters_are_choices(answer: str, letter: str) -> None:
     assert parse_label(answer) == Label(letter, "choice")
 
 
@@ -62,16 +62,16 @@ def test_a_letter_past_the_default_choices_is_not_a_choice() -> None:
         (" no\n", "false"),
     ],
 )
-def test_plain_truth_values_are_boolean(answer, truth) -> None:
+def test_plain_truth_values_are_boolean(answer: str, truth: str) -> None:
     assert parse_label(answer) == Label(truth, "boolean")
 
 
 @pytest.mark.parametrize("answer", ["Paris", "the blue one", "north-west", "not sure", "東京"])
-def test_plain_words_are_compared_exactly(answer) -> None:
+def test_plain_words_are_compared_exactly(answer: str) -> None:
     assert parse_label(answer) == Label(answer, "exact")
 
 
-def test_white_space_around_an_answer_goes() -> None:
+def test_white_space_around_an_answer_is_removed() -> None:
     assert parse_label("  42\n").answer == "42"
     assert parse_label({"answer": "\t42 "}).answer == "42"
 
@@ -93,7 +93,7 @@ OBJECTS = [
 
 
 @pytest.mark.parametrize(("value", "label"), OBJECTS)
-def test_objects_and_their_json_text_mean_the_same(value, label) -> None:
+def test_objects_and_their_json_text_mean_the_same(value: object, label: Label) -> None:
     assert parse_label(value) == label
     assert parse_label(json.dumps(value)) == label
     assert parse_label("\n " + json.dumps(value, indent=1)) == label
@@ -110,7 +110,7 @@ def test_objects_and_their_json_text_mean_the_same(value, label) -> None:
         "{1, 2, 3} \\cup {4}",
     ],
 )
-def test_a_set_that_only_looks_like_json_is_an_answer(text) -> None:
+def test_a_set_that_only_looks_like_json_is_an_answer(text: str) -> None:
     assert parse_label(text) == Label(text.strip(), "math")
 
 
@@ -124,8 +124,8 @@ def test_a_set_that_only_looks_like_json_is_an_answer(text) -> None:
         (r'{"answer": "x \neq 2"}', "two backslashes"),
     ],
 )
-def test_a_label_that_was_meant_as_json_is_not_taken_as_an_answer(text, message) -> None:
-    """It would be a wrong answer to every response, and nobody would know."""
+def test_a_label_that_is_almost_json_is_an_error(text: str, message: str) -> None:
+    """As an answer, it would make every response wrong without an error."""
     with pytest.raises(LabelError, match=message):
         parse_label(text)
 
@@ -166,7 +166,9 @@ def test_a_label_that_was_meant_as_json_is_not_taken_as_an_answer(text, message)
         ({"answer": "maybe", "grader": "boolean"}, "answer", "'maybe'"),
     ],
 )
-def test_a_label_that_cannot_be_used_is_refused_by_field(value, field, message) -> None:
+def test_an_invalid_label_is_an_error_that_names_its_field(
+    value: object, field: str | None, message: str
+) -> None:
     with pytest.raises(LabelError) as caught:
         parse_label(value)
     assert caught.value.field == field
@@ -180,7 +182,7 @@ def test_an_error_does_not_quote_a_whole_answer() -> None:
 
 
 @given(st.text())
-def test_any_text_is_a_label_or_a_label_error(text) -> None:
+def test_any_text_is_a_label_or_a_label_error(text: str) -> None:
     try:
         label = parse_label(text)
     except LabelError:
@@ -204,7 +206,7 @@ json_values = st.recursive(
         optional={"grader": json_values, "mode": json_values, "choices": json_values},
     )
 )
-def test_any_json_value_is_a_label_or_a_label_error(value) -> None:
+def test_any_json_value_is_a_label_or_a_label_error(value: object) -> None:
     try:
         label = parse_label(value)
     except LabelError:
@@ -213,10 +215,10 @@ def test_any_json_value_is_a_label_or_a_label_error(value) -> None:
     hash(label)
 
 
-@pytest.mark.parametrize("dress", ["{}", "({})", "[{}]", "{}.", "${}$", "\\text{{{}}}"])
+@pytest.mark.parametrize("notation", ["{}", "({})", "[{}]", "{}.", "${}$", "\\text{{{}}}"])
 @pytest.mark.parametrize("letter", "ABCDE")
-def test_choose_grader_knows_a_letter_in_any_dress(letter, dress) -> None:
-    assert choose_grader(dress.format(letter)) == "choice"
+def test_choose_grader_knows_a_letter_in_any_notation(letter: str, notation: str) -> None:
+    assert choose_grader(notation.format(letter)) == "choice"
 
 
 def test_logicbenchs_own_names_of_options_are_letters() -> None:

@@ -1,4 +1,4 @@
-"""Notation never changes a verdict, and a changed number always does."""
+"""The math grader: another notation never changes a verdict, another number always does."""
 
 import random
 from fractions import Fraction
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sar.grading.rules.math import grade_math
-from sar.grading.rules.quantities import read_quantity, same_quantity
+from sar.grading.rules.quantities import is_same_quantity, read_quantity
 from sar.grading.verdict import Reason
 
 NUMBERS = st.integers(min_value=-10_000_000, max_value=10_000_000)
@@ -38,7 +38,7 @@ def notations(number: int) -> list[str]:
 
 @given(number=NUMBERS, pick=st.randoms(use_true_random=False))
 @settings(max_examples=150, deadline=None)
-def test_any_notation_in_any_statement_is_the_number(number, pick) -> None:
+def test_any_notation_in_any_statement_is_the_number(number: int, pick: random.Random) -> None:
     label = pick.choice([str(number), f"{number:,}", f"{number}.0"])
     response = (
         f"First 12 and then 7.\n{pick.choice(STATEMENTS).format(pick.choice(notations(number)))}"
@@ -48,10 +48,12 @@ def test_any_notation_in_any_statement_is_the_number(number, pick) -> None:
 
 @given(number=NUMBERS, other=NUMBERS, pick=st.randoms(use_true_random=False))
 @settings(max_examples=150, deadline=None)
-def test_another_number_is_wrong_however_it_is_written(number, other, pick) -> None:
+def test_another_number_is_wrong_however_it_is_written(
+    number: int, other: int, pick: random.Random
+) -> None:
     if number == other:
         other += 1
-    # The right number stands in the working, where it must not count.
+    # The right number is in the calculation, where it must not count.
     response = (
         f"We get {number} first.\n{pick.choice(STATEMENTS).format(pick.choice(notations(other)))}"
     )
@@ -60,7 +62,7 @@ def test_another_number_is_wrong_however_it_is_written(number, other, pick) -> N
 
 @given(st.fractions(min_value=-1000, max_value=1000, max_denominator=200))
 @settings(max_examples=200, deadline=None)
-def test_fractions_are_exact_in_every_spelling(value) -> None:
+def test_fractions_are_exact_in_every_spelling(value: Fraction) -> None:
     num, den = value.numerator, value.denominator
     spellings = [f"{num}/{den}", f"\\frac{{{num}}}{{{den}}}", f"\\dfrac{{{num}}}{{{den}}}"]
     if value > 1 and den > 1:
@@ -85,12 +87,14 @@ def test_fractions_are_exact_in_every_spelling(value) -> None:
         ("118 000", 118_000),
     ],
 )
-def test_reads_numbers_exactly(text, value) -> None:
-    assert read_quantity(text).value == value
+def test_reads_numbers_exactly(text: str, value: Fraction | int) -> None:
+    quantity = read_quantity(text)
+    assert quantity is not None
+    assert quantity.value == value
 
 
 @pytest.mark.parametrize("text", ["5x", "5 or 6", "5, 6", "2\\pi", "3i", "x", "", "1/0", "5!", "-"])
-def test_an_expression_is_no_plain_number(text) -> None:
+def test_an_expression_is_no_plain_number(text: str) -> None:
     assert read_quantity(text) is None
 
 
@@ -112,8 +116,11 @@ def test_number_reading_is_linear_in_hostile_text() -> None:
         ("0.0000001", "0.0000002", False),
     ],
 )
-def test_quantities_compare_with_their_marks(label, answer, same) -> None:
-    assert same_quantity(read_quantity(label), read_quantity(answer)) is same
+def test_quantities_compare_with_their_marks(label: str, answer: str, same: bool) -> None:
+    quantities = read_quantity(label), read_quantity(answer)
+    assert quantities[0] is not None
+    assert quantities[1] is not None
+    assert is_same_quantity(quantities[0], quantities[1]) is same
 
 
 @pytest.mark.parametrize(
@@ -156,7 +163,7 @@ def test_quantities_compare_with_their_marks(label, answer, same) -> None:
         ),
     ],
 )
-def test_structure_signs_and_forms_count(label, answer, correct) -> None:
+def test_structure_signs_and_forms_count(label: str, answer: str, correct: bool) -> None:
     assert bool(grade_math(f"So it is $\\boxed{{{answer}}}$.", label).correctness) is correct
 
 
@@ -173,7 +180,7 @@ def test_structure_signs_and_forms_count(label, answer, correct) -> None:
         ("The answer is 5. I checked it in 3 ways.", Reason.CORRECT),
     ],
 )
-def test_the_last_stated_answer_counts(response, reason) -> None:
+def test_the_last_stated_answer_counts(response: str, reason: Reason) -> None:
     assert grade_math(response, "5").reason is reason
 
 
@@ -203,16 +210,16 @@ def test_seeded_shuffles_of_a_set_are_equal() -> None:
     [
         ("2x+3y-5=0", "0"),  # the right side of an equation is not the equation
         ("x^2+y^2=25", "25"),
-        ("204", "0≈1≈2≈3≈204"),  # a list of guesses
+        ("204", "0≈1≈2≈3≈204"),  # a chain of guesses
         ("3/4", "\\frac12\\approx\\frac34"),
-        ("x=5", "2x+1=11"),  # the question again
+        ("x=5", "2x+1=11"),  # the question, not its solution
         ("x=5", "3x-15=0"),
-        ("2^{100}-1", "2^{100}"),  # apart by less than a double can tell
+        ("2^{100}-1", "2^{100}"),  # differ by less than a double can represent
         ("1267650600228229401496703205375", "2^{100}"),
-        ("\\{x \\mid x > 1\\}", "1"),  # math-verify reads a part of it
+        ("\\{x \\mid x > 1\\}", "1"),  # math-verify reads only a part of it
         ("n \\equiv 1 \\pmod{4}", "1"),
         ("5", "\\neg 5"),
-        ("6", "2+4"),  # the exercise again
+        ("6", "2+4"),  # not worked out
         ("6", "12 \\div 2"),
         ("1500", "1500.01"),  # not a rounding
         ("1/4", "0.250001"),
@@ -230,7 +237,7 @@ def test_seeded_shuffles_of_a_set_are_equal() -> None:
         ("5", "\\infty"),
     ],
 )
-def test_what_a_policy_could_learn_to_write_instead_earns_nothing(label, answer) -> None:
+def test_what_a_policy_could_learn_to_write_instead_earns_nothing(label: str, answer: str) -> None:
     assert not grade_math(f"\\boxed{{{answer}}}", label).correctness
 
 
@@ -238,7 +245,7 @@ def test_what_a_policy_could_learn_to_write_instead_earns_nothing(label, answer)
     "response",
     ["Thus, 25 people came, not 24.", "The answer is not 24.", "It is 25 rather than 24."],
 )
-def test_a_denied_number_is_not_the_answer(response) -> None:
+def test_a_denied_number_is_not_the_answer(response: str) -> None:
     assert not grade_math(response, "24").correctness
 
 

@@ -1,0 +1,99 @@
+"""Finds the answer that a text without a stated answer ends with: a formula, else a number."""
+
+from __future__ import annotations
+
+import re
+
+from sar.grading.rules.normalize import normalize_answer, normalize_unicode
+from sar.grading.rules.prose_numbers import (
+    LAST_SENTENCE,
+    NUMBER,
+    add_unit,
+    choose_main_number,
+    is_denied,
+)
+from sar.grading.rules.quantities import read_quantity
+from sar.grading.rules.words import has_words
+
+_TAIL_CHARS = 2000
+
+CLOCK_TIME = re.compile(
+    r"\d{1,2}(?:\s*:\s*\d{2}(?!\d)(?:\s*[ap]\.?m\b)?|\s*[ap]\.?m\b)", re.IGNORECASE
+)
+# The letter in `(C) 8` or `8 (C)`, where a multiple-choice item's label is the option's value.
+OPTION_LETTER = re.compile(r"^\(?[A-E]\)[\s.:]+(?=\S)|(?<=\S)\s+\([A-E]\)$")
+
+# `leave **6** free seats out of 13` says 6 (math-sentence_many_numbers-003).
+_BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
+# All words before the formula that ends a sentence: `The side is 6√2` (math-unicode-008).
+_WORDS_BEFORE = re.compile(
+    r".*(?<![\\a-zA-Z])(?!(?:or|and|sqrt|sin|cos|tan|log|ln|pi)\b)[a-zA-Z]{2,}(?:'[a-z]+)?[\s:,]+",
+    re.DOTALL,
+)
+# `i.e.` (math-negatives-005) and `A:` (math-answer_prefix-025) before an answer.
+_LEAD = re.compile(r"\A[\s.=…:]*(?:i\.e\.|[A-Za-z]\s*:)?[\s=]*")
+# A remark: `(12 days at 20 minutes make 240)` (math-sentence_many_numbers-008) or `(m²)`
+# (math-units-009), but not `(2, 3)`.
+_PARENTHESIS = re.compile(
+    r"\((?=[^()]*[a-zA-Z]{3})[^()]{1,300}\)|\(\s*[a-z]{1,3}\s*(?:\^\s*\{?[23]\}?|[²³])?\s*\)"
+)
+# `$...$`, `$$...$$`, `\(...\)`, `\[...\]` (math-tuples-013).
+_MATH_SEGMENT = re.compile(
+    r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<!\\)\$([^$\n]{1,300}?)(?<!\\)\$(?!\d)", re.DOTALL
+)
+
+
+def find_ending(text: str, label: str) -> str | None:
+    """Returns the answer that a text ends with, normalised, or None.
+
+    In this order: a bold number in the last three lines, the formula that ends the last sentence,
+    the text's last formula in math delimiters or its last number.
+
+    Args:
+        label: the label's answer, normalised.
+    """
+    tail = rewrite_ratios(normalize_unicode(text[-_TAIL_CHARS:]).rstrip(), label)
+    if CLOCK_TIME.fullmatch(label) and (times := CLOCK_TIME.findall(tail)):
+        return normalize_answer(times[-1])
+    for bold in reversed(_BOLD.findall("\n".join(tail.split("\n")[-3:]))):
+        content = normalize_answer(bold)
+        if read_quantity(content) or (re.search(r"\d|\\", content) and not has_words(content)):
+            return content
+    return _find_final_formula(tail, label) or _find_last_expression(tail)
+
+
+def rewrite_ratios(text: str, label: str) -> str:
+    """Writes `3 to 4` as `3:4` if the label is a ratio."""
+    return re.sub(r"(\d)\s+to\s+(\d)", r"\1:\2", text) if ":" in label else text
+
+
+def _find_final_formula(tail: str, label: str) -> str | None:
+    """Returns the formula that the last sentence ends with, or None."""
+    sentence = LAST_SENTENCE.split(tail.rpartition("\n")[2])[-1]
+    sentence = normalize_answer(_PARENTHESIS.sub(" ", sentence))
+    words = _WORDS_BEFORE.match(sentence)
+    if words and is_denied(words[0], words.end()):
+        return None
+    ending = OPTION_LETTER.sub("", _LEAD.sub("", sentence[words.end() :] if words else sentence))
+    if "=" in ending and not re.search(r",|\bor\b|\band\b", label):
+        ending = ending.rpartition(", ")[2]
+    if re.match(r"(?![\^_]).*(?:\d|\\[a-z])", ending) and not has_words(ending):
+        return ending.strip(" .,;:*")
+    return None
+
+
+def _find_last_expression(tail: str) -> str | None:
+    """Returns the last formula in math delimiters or the last number, whichever is later."""
+    segments = [
+        m for m in _MATH_SEGMENT.finditer(tail) if not has_words(normalize_answer(_get_content(m)))
+    ]
+    without_remarks = _PARENTHESIS.sub(lambda remark: " " * len(remark[0]), tail)
+    numbers = list(NUMBER.finditer(without_remarks)) or list(NUMBER.finditer(tail))
+    numbers = [number for number in numbers if not is_denied(tail, number.start())]
+    if segments and (not numbers or numbers[-1].start() < segments[-1].end()):
+        return normalize_answer(_get_content(segments[-1]))
+    return normalize_answer(add_unit(tail, choose_main_number(tail, numbers))) if numbers else None
+
+
+def _get_content(segment: re.Match[str]) -> str:
+    return next(group for group in segment.groups() if group is not None)

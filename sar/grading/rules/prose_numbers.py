@@ -1,0 +1,79 @@
+"""Finds the number that a sentence or phrase states as its result, among the others it mentions."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+from sar.grading.rules.quantities import DECIMAL, read_quantity
+from sar.grading.rules.words import has_words
+
+# A time, a ratio, a mixed number, a LaTeX fraction, a power of ten, a fraction or a decimal.
+NUMBER = re.compile(
+    r"(?<![\w.^_{\\])(?<![\d)]-)[+-]?(?:\\?\$)?\s?"
+    r"(?:\d{1,2}:\d\d(?:\s*[ap]\.?m\b)?|\d+:\d+"
+    r"|\d+\s+(?:and\s+)?\d+\s*/\s*\d+|(?:\d+\s*)?\\[dt]?frac\{[^{}]*\}\{[^{}]*\}"
+    rf"|{DECIMAL}\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{{?-?\d+\}}?"
+    rf"|{DECIMAL}\s*/\s*{DECIMAL}|{DECIMAL})"
+)
+LAST_SENTENCE = re.compile(r"(?<=[^\d\s][.!?])\s+(?=[A-Z*$\\])|(?<=[.!?])\s+(?=[A-Z])")
+# Before a number that is not the result: the 50 of `She gets $17 back from her $50 bill`
+# (math-currency-021), the 7 of `35 miles in 7 days`.
+_ASIDE = re.compile(
+    r"\b(?:in|for|per|at|from|with|by|after|before|every|each|on|over|within|than|out of|instead of"
+    r"|unlike|least|most|not|isn't|wasn't|aren't)\s+"
+    r"(?:(?:the|her|his|their|its|a|an|our|my|all|every|just|only)\s+)?$",
+    re.IGNORECASE,
+)
+# After a number that is not the result: `14 left, 6 fewer than the 20` (second-m2-gsm8k-042),
+# `$160 on pastries, 60 of them small` (second-m2-gsm8k-029).
+_COMPARED = re.compile(
+    r"\s*(?:\w+\s+)?(?:(?:fewer|more|less|greater) than|of (?:them|these|which))\b"
+)
+# Before a number that is denied: `25 people came, not 24`.
+_DENIAL = re.compile(
+    r"\b(?:not|isn't|wasn't|aren't|rather than|instead of|unlike)\s+$", re.IGNORECASE
+)
+
+
+def find_main_number(phrase: str) -> str | None:
+    """Returns a phrase's main number, or all its numbers if they are alternatives: `5 or 6`."""
+    numbers = [
+        m
+        for m in NUMBER.finditer(phrase)
+        if read_quantity(m[0].strip()) and not is_denied(phrase, m.start())
+    ]
+    if not numbers:
+        return None
+    between = [phrase[a.end() : b.start()] for a, b in pairwise(numbers)]
+    if any(re.search(r"\bor\b|^\s*(?:,|and)\s*$", gap) for gap in between):
+        return ", ".join(m[0].strip() for m in numbers)
+    is_first = len(numbers) == 1 or not has_words(phrase[: numbers[0].start()])
+    return add_unit(phrase, numbers[0] if is_first else choose_main_number(phrase, numbers))
+
+
+def choose_main_number(text: str, numbers: list[re.Match[str]]) -> re.Match[str]:
+    """Returns the last sentence's last number that is not an aside, else its last number."""
+    start = 0
+    for end in LAST_SENTENCE.finditer(text, 0, numbers[-1].start()):
+        start = end.end()
+    start = max(start, text.rfind("\n", 0, numbers[-1].start()))
+    candidates = [
+        n
+        for n in numbers
+        if n.start() >= start
+        and not _ASIDE.search(text[: n.start()][-30:])
+        and not _COMPARED.match(text[n.end() :][:30])
+    ]
+    return candidates[-1] if candidates else numbers[-1]
+
+
+def is_denied(text: str, position: int) -> bool:
+    """Whether the text before a position denies what follows: `not`, `rather than`."""
+    return _DENIAL.search(text[:position][-30:]) is not None
+
+
+def add_unit(text: str, number: re.Match[str]) -> str:
+    """Returns a number with the percent sign or word after it: `40 square`, `5 km`."""
+    rest = re.match(r"\s*(?:%|[A-Za-z]+\b\.?)?", text[number.end() :])
+    return (number[0] + (rest[0] if rest else "")).strip()

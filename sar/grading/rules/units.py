@@ -1,0 +1,79 @@
+"""Units after a number: which text is one, and its canonical name."""
+
+from __future__ import annotations
+
+import re
+
+_UNITS = {
+    "millimeter": "mm", "centimeter": "cm", "decimeter": "dm", "meter": "m", "kilometer": "km",
+    "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "yard": "yd", "mile": "mi",
+    "milligram": "mg", "gram": "g", "kilogram": "kg", "kilo": "kg", "ton": "t", "tonne": "t",
+    "pound": "lb", "ounce": "oz", "milliliter": "ml", "liter": "l", "litre": "l",
+    "metre": "m", "centimetre": "cm", "kilometre": "km", "millimetre": "mm",
+    "second": "s", "sec": "s", "minute": "min", "hour": "h", "hr": "h", "day": "day",
+    "week": "week", "month": "month", "year": "year", "degree": "deg", "cent": "cent",
+    "dollar": "dollar", "buck": "dollar", "euro": "euro", "radian": "rad", "gallon": "gal",
+}  # fmt: skip
+_ABBREVIATIONS = frozenset(_UNITS.values()) | {
+    "mph", "kph", "kmh", "rpm", "hz", "khz", "mhz", "w", "kw", "j", "kj", "cal", "kcal", "n", "pa",
+    "v", "a", "c", "f", "st", "nd", "rd", "th", "am", "pm", "cl", "dl", "sq", "cu", "pts",
+    "usd", "eur", "gb", "mb", "kb", "tb", "ms", "cc", "ha", "lbs", "hrs", "mins", "secs", "yrs",
+}  # fmt: skip
+
+# Text that may follow a number: `apples`, `m/s`, `ft ^2`, `°C`.
+_TAIL = re.compile(r"(?:[A-Za-z€£¥₹°µ'.()/%,;:?\s-]|\^\s*[23]|\^\s*\{[23]\})*")
+_FIRST_WORD = re.compile(r"[A-Za-zµ]+")
+# A second number follows: `or 6`, `, 6`, `to $6`.
+_CONJUNCTION = re.compile(
+    r"\s*(?:,|;|/|\bor\b|\band\b|\bto\b|-)\s*(?:\$|\\|[+-]?\d)", re.IGNORECASE
+)
+# A calculation follows: `5 times 2` is not 5 of the unit "times".
+_OPERATION = re.compile(r"\b(?:times|plus|minus|over|squared|cubed|mod)\b", re.IGNORECASE)
+# `45 miles per hour` equals `45 mph` (second-m2-unit-166).
+_SPEED = re.compile(
+    r"\s*(mi|miles?|km|kilomet(?:er|re)s?)(?:\s+per\s+hour|\s*/\s*h(?:r|our)?)\b", re.I
+)
+# The unit at the end of an expression: `24\pi cubic inches` (second-m2-unit-152).
+_UNIT_WORDS = re.compile(
+    r"(?<=[\w})])\s+(?:(?:square|cubic|sq|cu)\.?\s+)?(?:(?:units?|"
+    + "|".join(unit for unit in sorted({*_UNITS, *_ABBREVIATIONS} - {"in"}) if len(unit) > 1)
+    + r")s?(?:\s*\^\s*\{?[23]\}?)?(?:\s+per\s+|\s*/\s*|\s+|$)){1,3}$",
+    re.IGNORECASE,
+)
+
+
+def is_unit(text: str) -> bool:
+    """Whether the text after a number is a unit or words, so that the number is the whole value."""
+    if not text:
+        return True
+    if not _TAIL.fullmatch(text) or _CONJUNCTION.match(text) or _OPERATION.search(text):
+        return False
+    first = _FIRST_WORD.match(text.lstrip())
+    if first is None:
+        return not re.search(r"[^\s.,;:?()'%/-]", text)
+    # A letter or a word without a space must be a known unit: `5cm` and `5 m`, not `5x` or `5 x`.
+    word = first[0].casefold()
+    if len(word) == 1 or not text[0].isspace():
+        return word in _ABBREVIATIONS or word.rstrip("s") in _UNITS or text[0] in "-/"
+    return True
+
+
+def canonicalize_unit(text: str) -> str:
+    """Returns the canonical name of the first known unit in the text after a number, or ""."""
+    if speed := _SPEED.match(text):
+        return "mph" if speed[1].casefold().startswith("mi") else "kph"
+    words: list[str] = [
+        w.casefold().strip(".,;:!?()") for w in re.split(r"[\s/-]+|\^\{?[23]\}?", text)
+    ]
+    for word in filter(None, words[:3]):
+        if word in _ABBREVIATIONS:
+            return word
+        singular = word.rstrip("s") if word not in _UNITS else word
+        if singular in _UNITS:
+            return _UNITS[singular]
+    return ""
+
+
+def strip_unit(text: str) -> str:
+    """Returns a normalised expression without the unit after it."""
+    return _UNIT_WORDS.sub("", text)
