@@ -21,6 +21,7 @@ MAX_README_LINES = 130
 LINK = re.compile(r"\]\((?!https?:)([^)\s#]*)(?:#([^)\s]+))?\)")
 PATH = re.compile(rf"`((?:{'|'.join(FOLDERS + SERVER_FOLDERS)})/(?:[\w./-]*(?:/|\.\w+))?)`")
 CHAOS_TEST = re.compile(r"::(test_\w+)`")
+PYTEST = re.compile(r"pytest (?:-\w )?(tests/[\w./]+)")
 MAKE = re.compile(r"(?:`| {4})make ([a-z-]+)")
 
 
@@ -40,7 +41,8 @@ def test_links_and_paths_exist(page: Path) -> None:
         if not target.exists() or (anchor and anchor not in heading_anchors(target)):
             missing.append(f"{path}#{anchor}")
     folders = (ROOT, ROOT / "reward_server")
-    missing += [p for p in PATH.findall(text) if not any((f / p).exists() for f in folders)]
+    paths = PATH.findall(text) + PYTEST.findall(text)
+    missing += [path for path in paths if not any((f / path).exists() for f in folders)]
     assert missing == []
 
 
