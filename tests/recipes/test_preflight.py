@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from recipes.preflight import _RIGHT, Policy, Problem, Server, main
+from recipes.preflight import _RIGHT, Policy, PreflightError, Server, main
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 
 ROOT = Path(__file__).parents[2]
@@ -201,7 +201,7 @@ def test_server_down(run: Run) -> None:
 
 @pytest.fixture(scope="module")
 def guarded(start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A server of another weight that wants a key."""
+    """A server of another weight that requires a key."""
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text("s3cret,@key:1\n")
     other = start_server("--api-key-file", str(keys), "--sar-weight", "0")
@@ -214,7 +214,7 @@ def test_keys(run: Run, guarded: Any) -> None:
     assert run(reward_url(guarded, key), sar_weight="0")[0] == 0
     for wrong in ("", "any:another-key@"):
         result = run(reward_url(guarded, wrong))
-        assert_one_line(result, "wants a key")
+        assert_one_line(result, "requires a key")
         assert "another-key" not in result[1]
 
 
@@ -320,7 +320,7 @@ def test_rollouts_are_what_openrlhf_sends(bundled_tokenizer: Any) -> None:
     ids = [*bundled_tokenizer.encode(_RIGHT), bundled_tokenizer.eos_token_id]
     sent: list[tuple[list[str], list[str]]] = []
 
-    class Executor(agent.SingleTurnAgentExecutor):
+    class Executor(agent.SingleTurnAgentExecutor):  # type: ignore[misc]
         async def _fetch_rewards_via_http(self, queries: Any, prompts: Any, labels: Any) -> Any:
             sent.append((queries, prompts))
             return [{"rewards": 0.0}]
@@ -343,7 +343,7 @@ def test_rollouts_are_what_openrlhf_sends(bundled_tokenizer: Any) -> None:
 
 def test_a_key_does_not_show_in_a_problem() -> None:
     assert Server("http://any:hidden77@h:1/get_reward").name == "http://h:1/get_reward"
-    with pytest.raises(Problem) as raised:
+    with pytest.raises(PreflightError) as raised:
         Server("http://any:hidden77@h:1/rewards")
     assert "hidden77" not in str(raised.value)
 
