@@ -84,7 +84,8 @@ class Engine:
                 temperature=params.temperature,
                 top_k=0,
             )
-        return out[0, len(ids) :].tolist()
+        sampled: list[int] = out[0, len(ids) :].tolist()
+        return sampled
 
     def _scored(self, ids: list[int], params: Any) -> Any:
         assert params.flat_logprobs
@@ -99,7 +100,8 @@ def logprobs_of(model: Any, ids: list[int]) -> list[float]:
     """Of every token but the first."""
     with torch.inference_mode():
         logprobs_TV = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
-    return logprobs_TV[range(len(ids) - 1), ids[1:]].tolist()
+    logprobs: list[float] = logprobs_TV[range(len(ids) - 1), ids[1:]].tolist()
+    return logprobs
 
 
 @pytest.fixture(scope="module")

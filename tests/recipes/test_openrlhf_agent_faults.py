@@ -53,7 +53,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("REWARD_URLS", "http://127.0.0.1:1/get_reward")
     # A server that is not there is found out at once.
-    monkeypatch.setitem(RewardClient.__init__.__kwdefaults__, "wait_s", 0.0)
+    defaults = RewardClient.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "wait_s", 0.0)
 
 
 def load() -> Any:
@@ -100,7 +102,7 @@ def test_a_wrong_setting_ends_the_start(
 @pytest.mark.parametrize(
     ("arguments", "engine", "said"),
     [
-        ({"images": ["a.png"]}, {}, "SAR is of text alone"),
+        ({"images": ["a.png"]}, {}, "SAR is defined for text only"),
         ({"label": '{"answer": 3}'}, {}, "the label's answer is a number"),
         ({}, {"enable_prefix_caching": True}, "without --vllm.enable_prefix_caching"),
     ],

@@ -155,7 +155,7 @@ def test_training_on_the_benchmarks_own_files_drops_all_of_them(
     }  # fmt: skip
     said = capsys.readouterr().out
     assert "train  gsm8k              0 of 1,319; 1,319 dropped" in said
-    assert "1,325 training problems shared 13 words in a row" in said
+    assert "1,325 training problems dropped: they share 13 consecutive words" in said
     # What shares a text with a held-out problem goes too.
     assert {d["benchmark"] for d in manifest["dropped"]} == {"gsm8k", "math"}
 
@@ -292,13 +292,12 @@ def test_finished_parts_are_not_made_again(
 ) -> None:
     output = tmp_path / "out"
     made: list[str] = []
-    load = prepare_data.load_problems
 
     def interrupted(benchmark: Any, data_dir: Path | None) -> Any:
         if (benchmark.name, benchmark.source.split) == ("math", "train"):
             raise KeyboardInterrupt
         made.append(benchmark.name)
-        return load(benchmark, data_dir)
+        return load_problems(benchmark, data_dir)
 
     monkeypatch.setattr(prepare_data, "load_problems", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -306,16 +305,19 @@ def test_finished_parts_are_not_made_again(
     assert len(made) == 7 + 1
     assert not (output / "train.jsonl").exists()
     # As an interruption in the middle of writing would leave it.
-    (output / "parts/train-math.unfinished").write_text('{"half')
+    (output / "parts/train-math.jsonl.partial").write_text('{"half')
 
     made.clear()
-    monkeypatch.setattr(
-        prepare_data, "load_problems", lambda b, d: (made.append(b.name), load(b, d))[1]
-    )
+
+    def noted(benchmark: Any, data_dir: Path | None) -> Any:
+        made.append(benchmark.name)
+        return load_problems(benchmark, data_dir)
+
+    monkeypatch.setattr(prepare_data, "load_problems", noted)
     assert prepare(output, folders) == 0
     assert made == ["math", "numinamath"]
     before = files_of(output)
-    assert not any("unfinished" in name for name in before)
+    assert not any("partial" in name for name in before)
     made.clear()
     assert prepare(output, folders) == 0
     assert made == []

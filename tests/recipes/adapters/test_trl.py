@@ -256,7 +256,7 @@ def test_fields(call: Callable[..., Any], server: Any) -> None:
     assert correctness == 0
     assert reward == pytest.approx(0.2 * sar)
     assert sar != 0
-    with pytest.raises(ValueError, match="field='score_of_all': the server gives reward, score"):
+    with pytest.raises(ValueError, match="field='score_of_all': the server returns reward, score"):
         call(url, ["8"], field="score_of_all")
 
 
@@ -290,8 +290,8 @@ def test_a_text_prompt_is_as_the_policy_saw_it(bundled_tokenizer: Any) -> None:
 
     reward = RemoteReward("http://h/get_reward", AddsBos())
     ids = bundled_tokenizer.encode("A: 5")
-    assert reward._texts("Q: ", ids) == ("<|endoftext|>Q: A: 5", "Q: ")
-    query, prompt = reward._texts(chat("Q"), ids)
+    assert reward._decode("Q: ", ids) == ("<|endoftext|>Q: A: 5", "Q: ")
+    query, prompt = reward._decode(chat("Q"), ids)
     assert query == prompt + "A: 5"
 
 
