@@ -192,20 +192,13 @@ def prepare_data(arguments: argparse.Namespace) -> dict[str, Any]:
         b.name: sample_problems(benchmarks[b.name], arguments.eval_cap, seed) for b in seven
     }
 
-    rows = {
-        "train": [
-            build_row(t, p, "train", arguments.system_prompt)
-            for t in TRAINING_SETS
-            for p in clean[t.name]
-        ],
-        "eval": [
-            build_row(b, p, "eval", arguments.system_prompt)
-            for b in seven
-            for p in evaluated[b.name]
-        ],
-    }
-    for name, split in rows.items():
-        write_lines(arguments.output / f"{name}.jsonl", shuffle_rows(split, seed))
+    for mode, sets, problems in (("train", TRAINING_SETS, clean), ("eval", seven, evaluated)):
+        rows = [
+            build_row(one, problem, mode, arguments.system_prompt)
+            for one in sets
+            for problem in problems[one.name]
+        ]
+        write_lines(arguments.output / f"{mode}.jsonl", shuffle_rows(rows, seed))
     settings = ("seed", "cap", "eval_cap", "system_prompt")
     manifest = {
         **{name: getattr(arguments, name) for name in settings},

@@ -84,89 +84,67 @@ def build_flags(algorithm: str, model: str, settings: Settings) -> dict[str, Any
         "--actor.model_name_or_path": settings.model_path,
         **reward,
         **(_grpo_flags(settings) if algorithm == "grpo" else _ppo_flags(settings)),
-        "--data.prompt_dataset": data / "train.jsonl",
-        "--data.prompt_split": "train",
-        "--data.input_key": "prompt",
-        "--data.label_key": "label",
+        "--data.prompt_dataset": data / "train.jsonl", "--data.prompt_split": "train",
+        "--data.input_key": "prompt", "--data.label_key": "label",
         "--data.apply_chat_template": True,
-        "--data.max_samples": prompts_per_pass,
-        "--data.max_len": ROLLOUT_TOKENS,
-        "--eval.dataset": data / "eval.jsonl",
-        "--eval.split": "train",
-        "--eval.steps": settings.eval_steps,
-        "--eval.temperature": 0,
+        "--data.max_samples": prompts_per_pass, "--data.max_len": ROLLOUT_TOKENS,
+        "--eval.dataset": data / "eval.jsonl", "--eval.split": "train",
+        "--eval.steps": settings.eval_steps, "--eval.temperature": 0,
         "--eval.n_samples_per_prompt": 1,
+
         "--rollout.batch_size": PROMPTS_PER_STEP,
         "--rollout.n_samples_per_prompt": settings.n_samples,
         "--rollout.max_new_tokens": RESPONSE_TOKENS,
-        "--rollout.temperature": 1,
-        "--rollout.top_p": 1,
+        "--rollout.temperature": 1, "--rollout.top_p": 1,
         "--train.batch_size": settings.rollouts_per_update,
-        "--train.num_episodes": num_passes,
-        "--train.max_epochs": 1,
-        "--train.seed": settings.seed,
-        "--actor.adam.lr": "1e-6",
-        "--actor.adam.betas": (0.9, 0.999),
+        "--train.num_episodes": num_passes, "--train.max_epochs": 1, "--train.seed": settings.seed,
+        "--actor.adam.lr": "1e-6", "--actor.adam.betas": (0.9, 0.999),
         "--actor.adam.weight_decay": 0.01,
-        "--actor.lr_scheduler": "constant",
-        "--actor.lr_warmup_ratio": 0,
-        "--actor.eps_clip": 0.2,
-        "--actor.loss_agg_mode": "token-mean",
+        "--actor.lr_scheduler": "constant", "--actor.lr_warmup_ratio": 0,
+        "--actor.eps_clip": 0.2, "--actor.loss_agg_mode": "token-mean",
+
         "--actor.num_nodes": settings.num_nodes,
         "--actor.num_gpus_per_node": settings.gpus_per_node,
         "--actor.gradient_checkpointing_enable": True,
-        "--train.colocate_all": True,
-        "--ds.enable_sleep": True,
-        "--ds.zero_stage": settings.zero_stage,
-        "--ds.param_dtype": "bf16",
-        "--ds.attn_implementation": "flash_attention_2",
-        "--ds.packing_samples": True,
+        "--train.colocate_all": True, "--ds.enable_sleep": True,
+        "--ds.zero_stage": settings.zero_stage, "--ds.param_dtype": "bf16",
+        "--ds.attn_implementation": "flash_attention_2", "--ds.packing_samples": True,
         "--train.dynamic_batch_enable": True,
         "--train.max_tokens_per_gpu": settings.tokens_per_gpu,
         "--rollout.max_tokens_per_gpu": settings.tokens_per_gpu,
         "--vllm.num_engines": settings.num_gpus // settings.tensor_parallel,
         "--vllm.tensor_parallel_size": settings.tensor_parallel,
-        "--vllm.gpu_memory_utilization": settings.vllm_memory,
-        "--vllm.enable_sleep": True,
-        "--ckpt.path": output / "checkpoints",
-        "--ckpt.output_dir": output / "final",
-        "--ckpt.save_steps": settings.save_steps,
-        "--ckpt.save_hf": True,
-        "--ckpt.max_num": 2,
-        "--ckpt.load_enable": True,
-        "--ckpt.best_metric_key": "none",
+        "--vllm.gpu_memory_utilization": settings.vllm_memory, "--vllm.enable_sleep": True,
+
+        "--ckpt.path": output / "checkpoints", "--ckpt.output_dir": output / "final",
+        "--ckpt.save_steps": settings.save_steps, "--ckpt.save_hf": True, "--ckpt.max_num": 2,
+        "--ckpt.load_enable": True, "--ckpt.best_metric_key": "none",
         "--logger.tensorboard_dir": output / "tensorboard",
-    }
+    }  # fmt: skip
 
 
 def _grpo_flags(settings: Settings) -> dict[str, Any]:
     return {
         # Subtracts the group's mean reward, and does not divide by its standard deviation.
         "--algo.advantage.estimator": "dr_grpo",
-        "--algo.kl.use_loss": True,
-        "--algo.kl.estimator": "k3",
-        "--algo.kl.init_coef": 0.001,
-        "--ref.num_nodes": settings.num_nodes,
-        "--ref.num_gpus_per_node": settings.gpus_per_node,
-    }
+        "--algo.kl.use_loss": True, "--algo.kl.estimator": "k3", "--algo.kl.init_coef": 0.001,
+        "--ref.num_nodes": settings.num_nodes, "--ref.num_gpus_per_node": settings.gpus_per_node,
+    }  # fmt: skip
 
 
 def _ppo_flags(settings: Settings) -> dict[str, Any]:
     return {
         "--algo.advantage.estimator": "gae",
-        "--algo.advantage.gamma": 1,
-        "--algo.advantage.lambd": 1,
+        "--algo.advantage.gamma": 1, "--algo.advantage.lambd": 1,
         "--algo.kl.init_coef": 0,  # no KL, and so no reference model
         "--critic.model_name_or_path": settings.model_path,
         "--critic.num_nodes": settings.num_nodes,
         "--critic.num_gpus_per_node": settings.gpus_per_node,
-        "--critic.adam.lr": "2e-6",
-        "--critic.adam.betas": (0.9, 0.999),
+        "--critic.adam.lr": "2e-6", "--critic.adam.betas": (0.9, 0.999),
         "--critic.adam.weight_decay": 0.01,
-        "--critic.lr_scheduler": "constant",
-        "--critic.lr_warmup_ratio": 0,
+        "--critic.lr_scheduler": "constant", "--critic.lr_warmup_ratio": 0,
         "--critic.value_clip": 0.5,
-    }
+    }  # fmt: skip
 
 
 def build_command(

@@ -402,6 +402,13 @@ def test_help_lists_the_papers_models_and_all_settings(algorithm: str, flag: str
     assert "Default: http://127.0.0.1:5000/get_reward" in paragraphs
 
 
+def test_the_launcher_needs_the_standard_library_only(data: Path) -> None:
+    """Without site-packages: an environment that trains may have nothing but openrlhf."""
+    command = [sys.executable, "-S", str(RECIPES / "launch"), "grpo", MODELS[0], "--dry-run"]
+    done = subprocess.run(command, env={"DATA": str(data)}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_every_model_sets_what_differs_between_models() -> None:
     models = tomllib.loads((RECIPES / "launch/models.toml").read_text())
     assert tuple(models) == MODELS
