@@ -40,7 +40,7 @@ _RESPONSE = (
 _RIGHT, _WRONG = (_RESPONSE.format(answer=answer) for answer in (42, 41))
 
 
-class PreflightError(Exception):
+class CheckFailed(Exception):
     """A check failed; the message is one line for the user."""
 
 
@@ -69,58 +69,54 @@ class Server:
     def __init__(self, url: str) -> None:
         """
         Raises:
-            PreflightError: the URL is not valid.
+            CheckFailed: the URL is not valid.
         """
         try:
             self._endpoint = Endpoint(url)
             self._client = RewardClient(url, timeout_s=_TIMEOUT_S, num_tries=1)
         except ValueError as error:
-            raise PreflightError(str(error)) from None
+            raise CheckFailed(str(error)) from None
         self.name = self._endpoint.name
 
     def fetch_info(self) -> ServerInfo:
         """
         Raises:
-            PreflightError: the server cannot be reached, is not ready, or is no reward server.
+            CheckFailed: the server cannot be reached, is not ready, or is no reward server.
         """
         status, body = self._get("/readyz")
         state = body.get("status")
         if status != HTTPStatus.OK or state != "ready":
             shown = state or f"HTTP {status}"
-            raise PreflightError(
-                f"{self.name}: not ready ({shown}); wait until /readyz answers 200"
-            )
+            raise CheckFailed(f"{self.name}: not ready ({shown}); wait until /readyz answers 200")
         _, health = self._get("/healthz")
         try:
             return ServerInfo(
                 str(health["model"]), float(health["sar_weight"]), int(health["policy_version"])
             )
         except KeyError as error:
-            raise PreflightError(
-                f"{self.name}: /healthz has no {error}: another version?"
-            ) from None
+            raise CheckFailed(f"{self.name}: /healthz has no {error}: another version?") from None
 
     def fetch_reward(self, probe: Probe) -> dict[str, float]:
         """Asks for one reward. Returns `reward`, `score` and the fields of `extra_logs`.
 
         Raises:
-            PreflightError: the server gave no reward.
+            CheckFailed: the server gave no reward.
         """
         try:
             (answer,) = self._client.ask([probe.query], [probe.prompt], [_LABEL])
         except RewardError as error:
-            raise PreflightError(str(error)) from None
+            raise CheckFailed(str(error)) from None
         return answer
 
     def _get(self, path: str) -> tuple[int, dict[str, Any]]:
         try:
             status, answer = self._endpoint.request(path, None, _TIMEOUT_S)
         except Unreachable as error:
-            raise PreflightError(
+            raise CheckFailed(
                 f"{self.name}: cannot be reached: {error}; is the server up?"
             ) from None
         if not isinstance(answer, dict):
-            raise PreflightError(
+            raise CheckFailed(
                 f"{self.name}: {path} answers HTTP {status} without JSON: another server?"
             )
         return status, answer
@@ -134,13 +130,11 @@ class Policy:
         Args:
             messages: a prompt of the training data. The probes' question replaces its last turn.
         Raises:
-            PreflightError: the tokenizer has no chat template, or the template refuses these roles.
+            CheckFailed: the tokenizer has no chat template, or the template refuses these roles.
         """
         self.name = name
         if not tokenizer.chat_template:
-            raise PreflightError(
-                f"{name}: its tokenizer has no chat template, and prompts need one"
-            )
+            raise CheckFailed(f"{name}: its tokenizer has no chat template, and prompts need one")
         turns = [*messages[:-1], {"role": "user", "content": _QUESTION}]
         try:
             prompt = tokenizer.apply_chat_template(
@@ -148,7 +142,7 @@ class Policy:
             )
         except Exception as error:  # a template may raise anything
             roles = ", ".join(turn["role"] for turn in turns)
-            raise PreflightError(
+            raise CheckFailed(
                 f"{name}: its chat template refuses a prompt of {roles}: {first_line(error)}"
             ) from error
         self.right = _make_probe(tokenizer, prompt, _RIGHT)
@@ -160,14 +154,14 @@ class Policy:
         """Loads the tokenizer of a folder or hub id.
 
         Raises:
-            PreflightError: the tokenizer cannot be loaded or used.
+            CheckFailed: the tokenizer cannot be loaded or used.
         """
         from transformers import AutoTokenizer
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
         except Exception as error:  # a broken folder may raise anything
-            raise PreflightError(
+            raise CheckFailed(
                 f"cannot load the tokenizer of {name}: {first_line(error)}"
             ) from error
         return cls(name, tokenizer, messages)
@@ -176,17 +170,17 @@ class Policy:
         """Checks that the data's prompts carry the system prompt that the policy scores with.
 
         Raises:
-            PreflightError: a prompt and the empty-question prompt differ in more than the question.
+            CheckFailed: a prompt and the empty-question prompt differ in more than the question.
         """
         try:
             encoder = RolloutTokenizer(self._tokenizer, system_prompt=system_prompt)
         except Exception as error:  # a template may raise anything
-            raise PreflightError(
+            raise CheckFailed(
                 f"{self.name}: cannot build the empty-question prompt with the system "
                 f"prompt {system_prompt[:60]!r}: {first_line(error)}"
             ) from error
         if encoder.has_other_frame(self.right.prompt):
-            raise PreflightError(
+            raise CheckFailed(
                 f"{self.name}: the prompts do not carry the system prompt {system_prompt[:60]!r}; "
                 "set SYSTEM_PROMPT to the data's"
             )
@@ -211,16 +205,16 @@ def check_settings(
         policy: the policy's folder or hub id.
         model: the model that the server must report; None for any.
     Raises:
-        PreflightError: the server differs, or is not ready.
+        CheckFailed: the server differs, or is not ready.
     """
     info = server.fetch_info()
     if sar_weight is not None and not math.isclose(info.sar_weight, sar_weight, abs_tol=1e-9):
-        raise PreflightError(
+        raise CheckFailed(
             f"{server.name}: its SAR weight is {info.sar_weight:g}, not {sar_weight:g}; start it "
             f"with --sar-weight {sar_weight:g}"
         )
     if model is not None and _base_name(info.model) != _base_name(model):
-        raise PreflightError(
+        raise CheckFailed(
             f"{server.name}: it serves {info.model}, not {model}; start it with "
             f"--model {policy}, or name the model it may serve: --server-model {info.model}"
         )
@@ -233,30 +227,28 @@ def check_rewards(server: Server, info: ServerInfo, policy: Policy, *, on_policy
     Args:
         on_policy: the policy scores itself, so only the server's correctness matters.
     Raises:
-        PreflightError: a reward differs from what it must be.
+        CheckFailed: a reward differs from what it must be.
     """
     for probe, score in ((policy.right, 1), (policy.wrong, 0)):
         answer = server.fetch_reward(probe)
         if answer["score"] != score:
             kind = "right" if score else "wrong"
-            raise PreflightError(
-                f"{server.name}: a {kind} answer has the score {answer['score']:g}"
-            )
+            raise CheckFailed(f"{server.name}: a {kind} answer has the score {answer['score']:g}")
         if on_policy:
             continue
         if answer["template_mismatch"]:
-            raise PreflightError(
+            raise CheckFailed(
                 f"{server.name}: the prompts have another system prompt or chat template than the "
                 "server's; start it with the data's as --system-prompt, and the policy's --model"
             )
         if answer["response_tokens"] != probe.num_response_tokens:
-            raise PreflightError(
+            raise CheckFailed(
                 f"{server.name}: {probe.num_response_tokens} tokens of {policy.name} are "
                 f"{answer['response_tokens']:g} there: it has another tokenizer"
             )
         expected = score + info.sar_weight * answer["sar"]
         if not math.isclose(answer["reward"], expected, abs_tol=_TOLERANCE):
-            raise PreflightError(
+            raise CheckFailed(
                 f"{server.name}: the reward is {answer['reward']:g}, and correctness + "
                 f"{info.sar_weight:g} x SAR is {expected:g}"
             )
@@ -267,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         checked = _check_all(arguments)
-    except PreflightError as error:
+    except CheckFailed as error:
         sys.stderr.write(f"preflight: {error}\n")
         return 1
     for server, info in checked:
@@ -281,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check_all(arguments: argparse.Namespace) -> list[tuple[Server, ServerInfo]]:
     """
     Raises:
-        PreflightError: of the first check that failed.
+        CheckFailed: of the first check that failed.
     """
     model = None if arguments.on_policy else arguments.server_model or arguments.model
     servers = [Server(url) for url in arguments.url]
@@ -293,7 +285,7 @@ def _check_all(arguments: argparse.Namespace) -> list[tuple[Server, ServerInfo]]
     (first, first_info), *others = checked
     for server, info in others:
         if info.sar_weight != first_info.sar_weight and not arguments.on_policy:
-            raise PreflightError(
+            raise CheckFailed(
                 f"{first.name} has a SAR weight of {first_info.sar_weight:g}, and {server.name} "
                 f"one of {info.sar_weight:g}"
             )
@@ -309,7 +301,7 @@ def _read_first_prompt(path: str) -> list[dict[str, str]]:
     """Reads the messages of a training file's first row.
 
     Raises:
-        PreflightError: the row has no messages, or its label is not valid.
+        CheckFailed: the row has no messages, or its label is not valid.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -321,11 +313,11 @@ def _read_first_prompt(path: str) -> list[dict[str, str]]:
             raise TypeError
         parse_label(row["label"])
     except OSError as error:
-        raise PreflightError(f"{path}: cannot be read: {error.strerror}") from error
+        raise CheckFailed(f"{path}: cannot be read: {error.strerror}") from error
     except LabelError as error:
-        raise PreflightError(f"{path}, line 1: {error}") from error
+        raise CheckFailed(f"{path}, line 1: {error}") from error
     except (ValueError, KeyError, TypeError):
-        raise PreflightError(
+        raise CheckFailed(
             f"{path}, line 1: not a row of prepare_data.py, with prompt (messages) and label"
         ) from None
     return list(messages)

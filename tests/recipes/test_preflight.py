@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from recipes.preflight import _RIGHT, Policy, PreflightError, Server, main
+from recipes.preflight import _RIGHT, CheckFailed, Policy, Server, main
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 
 ROOT = Path(__file__).parents[2]
@@ -343,7 +343,7 @@ def test_rollouts_are_what_openrlhf_sends(bundled_tokenizer: Any) -> None:
 
 def test_a_key_does_not_show_in_a_problem() -> None:
     assert Server("http://any:hidden77@h:1/get_reward").name == "http://h:1/get_reward"
-    with pytest.raises(PreflightError) as raised:
+    with pytest.raises(CheckFailed) as raised:
         Server("http://any:hidden77@h:1/rewards")
     assert "hidden77" not in str(raised.value)
 
