@@ -1,4 +1,4 @@
-"""The training demo: whole, but short; its processes; its statistics against plain loops."""
+"""The training demo: one short run of it, its processes, and its statistics."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from recipes.cpu_demo.results import Measurement, build_row, format_table, read_
 from recipes.cpu_demo.verbose import add_remarks
 from sar.models.problems import generate
 
-# Checkpoints after each fifth step, and enough steps for the server to have taken one.
+# Enough steps for the server to load a checkpoint; there is one after each fifth step.
 SHORT = Settings(
     num_steps=16,
     num_start_steps=2,
@@ -48,7 +48,7 @@ SHORT = Settings(
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a quick run that is even shorter."""
+    """The output folder of a finished demo, shorter than --quick."""
     output = tmp_path_factory.mktemp("demo") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "QUICK", SHORT)
@@ -66,7 +66,7 @@ def test_both_arms_are_trained_on_what_the_server_gives(finished: Path) -> None:
             assert step["reward"] == pytest.approx(expected, abs=1e-4)
             assert step["template_mismatch"] == 0
             assert -1 <= step["sar"] <= 1
-            # What was sampled need not be how a tokenizer would split the text.
+            # The tokenizer may split the text differently from the sampled tokens.
             assert step["response_tokens"] == pytest.approx(step["completions/mean_length"], abs=2)
 
 
@@ -80,7 +80,7 @@ def test_the_server_follows_the_policy(finished: Path) -> None:
 
 
 def test_arms_of_a_seed_begin_alike(finished: Path) -> None:
-    """The same prompts and the same samples, before their rewards part them."""
+    """The first step has the same prompts and samples in both arms."""
     first = [read_steps(run)[0] for run in plan_runs(finished, quick=True)]
     assert first[0]["completions/mean_length"] == first[1]["completions/mean_length"]
     assert first[0]["reward"] != first[1]["reward"]
@@ -117,7 +117,7 @@ def test_runs_of_other_settings_are_not_mixed(
 
 
 def test_a_run_that_fails_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One fails while the other would take a minute."""
+    """One run fails at once; the other would take a minute."""
     ended = []
 
     def train(run: Run, settings: Settings, stop: threading.Event) -> None:

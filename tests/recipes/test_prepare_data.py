@@ -1,4 +1,4 @@
-"""Preparing prompts: filters, splits, contamination, labels that can be graded, going on again."""
+"""Data preparation: filters, splits, contamination, gradable labels, continuing after a stop."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> SimpleNamespace:
-    """Real GSM8K split in two, one half as if it were the training split; the rest as it is."""
+    """Real GSM8K, half of it used as the training split; the other data sets unchanged."""
     root = tmp_path_factory.mktemp("prepared")
     gsm8k = rows_of(data_folder / "gsm8k.jsonl")
     words = gsm8k[NUM_TRAIN_GSM8K]["question"].split()
@@ -90,7 +90,7 @@ def question_of(row: dict[str, Any]) -> str:
 
 
 def grams(text: str, n: int = 13) -> set[tuple[str, ...]]:
-    """Written apart from `sar.contamination`, which is what is tested here."""
+    """Independent of `sar.contamination`, which these tests check."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = re.sub(r"[^\w]+", " ", folded).split()
     return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
@@ -156,7 +156,7 @@ def test_training_on_the_benchmarks_own_files_drops_all_of_them(
     said = capsys.readouterr().out
     assert "train  gsm8k              0 of 1,319; 1,319 dropped" in said
     assert "1,325 training problems dropped: they share 13 consecutive words" in said
-    # What shares a text with a held-out problem goes too.
+    # Problems that share text with a held-out problem are dropped too.
     assert {d["benchmark"] for d in manifest["dropped"]} == {"gsm8k", "math"}
 
 
@@ -235,7 +235,7 @@ def test_labels_say_what_they_are_for(prepared: SimpleNamespace) -> None:
 def test_openrlhf_makes_the_prompts_that_the_server_expects(
     prepared: SimpleNamespace, bundled_tokenizer: Any
 ) -> None:
-    """Its own `PromptDataset`, with the settings of the recipes."""
+    """OpenRLHF's own `PromptDataset`, with the settings of the recipes."""
     package = importlib.util.find_spec("openrlhf")
     assert package is not None
     assert package.origin is not None
@@ -304,7 +304,7 @@ def test_finished_parts_are_not_made_again(
         prepare(output, folders)
     assert len(made) == 7 + 1
     assert not (output / "train.jsonl").exists()
-    # As an interruption in the middle of writing would leave it.
+    # What an interruption during writing leaves behind.
     (output / "parts/train-math.jsonl.partial").write_text('{"half')
 
     made.clear()

@@ -1,4 +1,4 @@
-"""The launch scripts: every flag against OpenRLHF's own parser, what they check, what they run."""
+"""The launch scripts: their flags in OpenRLHF's own parser, their checks, what they start."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Result = subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder as the scripts see it: they count lines."""
+    """A data folder. The launcher only counts its lines."""
     return data_folder_of(tmp_path_factory.mktemp("data"), NUM_PROMPTS)
 
 
@@ -59,7 +59,7 @@ def run_in(cwd: Path, algorithm: str, *arguments: str, **settings: str) -> Resul
 
 
 def command_of(algorithm: str, model: str, *flags: str, **settings: str) -> list[str]:
-    """The words of the command that a dry run shows."""
+    """The words of the command that a dry run prints."""
     done = run(algorithm, model, "--dry-run", *flags, **settings)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -143,7 +143,7 @@ def test_openrlhf_takes_every_flag(
         for part in flag.removeprefix("--").split("."):
             assert part in node, flag
             node = node[part]
-    # Nor would it rather have anything otherwise.
+    # OpenRLHF prints no advice against any of them either.
     assert "Warning" not in parsed[name]["said"]
     assert "Recommend" not in parsed[name]["said"]
 
@@ -211,7 +211,7 @@ def test_settings_arrive(parsed: dict[str, dict[str, Any]]) -> None:
 
 
 def test_keys_are_not_shown_and_all_servers_are_used(parsed: dict[str, dict[str, Any]]) -> None:
-    """The dry run hides keys, so the URLs that OpenRLHF gets are checked where it is started."""
+    """Another test checks the keys that OpenRLHF gets: the dry run hides them."""
     urls = parsed["two servers"]["arguments"]["reward"]["remote_url"]
     assert urls == ["http://***@one:5000/get_reward", "http://two:5000/get_reward"]
 
@@ -336,7 +336,7 @@ def test_nothing_is_trained_after_a_failed_preflight(
 
 
 ON_POLICY = {"ON_POLICY": "1", "REWARD_URLS": TWO_URLS, "SERVER_MODEL": "copy"}
-# All that JSON and a shell take for something else.
+# Characters that JSON and shells treat specially.
 SYSTEM_PROMPT = 'Say "so" \\frac\nand $x:\t` Ünder {a}'
 
 
@@ -403,7 +403,7 @@ def test_help_lists_the_papers_models_and_all_settings(algorithm: str, flag: str
 
 
 def test_the_launcher_needs_the_standard_library_only(data: Path) -> None:
-    """Without site-packages: an environment that trains may have nothing but openrlhf."""
+    """Runs without site-packages: a training environment may have openrlhf only."""
     command = [sys.executable, "-S", str(RECIPES / "launch"), "grpo", MODELS[0], "--dry-run"]
     done = subprocess.run(command, env={"DATA": str(data)}, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

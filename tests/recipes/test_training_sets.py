@@ -1,4 +1,4 @@
-"""What training problems are drawn from: splits, filters, samples, and data that cannot be used."""
+"""The sources of training problems: splits, filters, samples, and unusable data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client of other trainers: against the real server, and against servers that fail."""
+"""The client for other trainers, with the real server and with failing ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HANGS_UP = (0, None)
 
 
 class Scripted:
-    """Gives the answers of a list in turn, the last one again and again."""
+    """Gives the answers of a list in turn and repeats the last one."""
 
     def __init__(self, http: ThreadingHTTPServer) -> None:
         self.answers: list[tuple[int, Any]] = [GOOD]
