@@ -1,15 +1,15 @@
-"""Exact on-policy SAR for OpenRLHF 0.11.2: the rollout engine scores what it wrote.
+"""On-policy SAR for OpenRLHF 0.11.2: the vLLM engine that writes a rollout also scores it.
 
     PYTHONPATH=REPOSITORY REWARD_URLS=http://127.0.0.1:5000/get_reward \\
         python -m openrlhf.cli.train_ppo_ray --train.agent_func_path recipes/openrlhf_agent.py ...
 
-or `ON_POLICY=1 recipes/grpo.sh MODEL`. vLLM generates the response and is then asked for both
-perplexities of its very token ids; only correctness comes from a reward server. Settings are
+or `ON_POLICY=1 recipes/grpo.sh MODEL`. vLLM generates the response and then computes both
+perplexities from the same token ids. A reward server gives the correctness only. Settings are
 environment variables of Ray's workers:
 
-    REWARD_URLS      reward servers, with commas between them
-    SAR_WEIGHT       weight of SAR in the reward (0.2)
-    SYSTEM_PROMPT    the one that the prompts carry; empty for none (that of prepare_data.py)
+    REWARD_URLS      reward servers, separated by commas
+    SAR_WEIGHT       weight of SAR in the reward (default: 0.2)
+    SYSTEM_PROMPT    the prompts' system prompt, empty for none (default: prepare_data.py's)
 """
 
 from __future__ import annotations
@@ -44,42 +44,49 @@ except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("recipes", "sar"):
         raise
     raise ModuleNotFoundError(
-        f"no module {error.name} in Ray's workers; their environment needs "
+        f"Ray's workers cannot import {error.name}; their environment needs "
         f"PYTHONPATH={Path(__file__).resolve().parents[1]}",
         name=error.name,
     ) from error
 
-# Of one engine, at once. More would wait at the server, where time runs out; here it does not.
+# Requests of one engine at a time. The rest wait here: waiting at the server counts towards its
+# time limit.
 _MAX_REQUESTS = 16
-# What the server's answer says of the grading; what it says of likelihoods is another model's.
-_OF_GRADING = ("correctness", "no_answer", "grader_timeout", "grader_crashed", "label_unreadable")
+# The fields of the server's answer to use. Its likelihoods are those of another model.
+_GRADING_FIELDS = (
+    "correctness",
+    "no_answer",
+    "grader_timeout",
+    "grader_crashed",
+    "label_unreadable",
+)
 
 _log = logging.getLogger(__name__)
 
 
 class AgentExecutor(SingleTurnAgentExecutor):
-    """What OpenRLHF's rollout workers make one of, and call for each rollout."""
+    """OpenRLHF's rollout workers create one of these and call it for each rollout."""
 
     def __init__(self) -> None:
         """
         Raises:
             ValueError: a setting in the environment is missing or wrong.
         """
-        # Without an endpoint: the parent logs a failed request and goes on without a reward.
+        # No URL for the parent: it would log a failed request and continue without a reward.
         super().__init__()
         urls = [url.strip() for url in os.environ.get("REWARD_URLS", "").split(",") if url.strip()]
         if not urls:
             raise ValueError(
-                "REWARD_URLS is not set in Ray's workers; correctness comes from a reward server, "
-                "such as REWARD_URLS=http://127.0.0.1:5000/get_reward"
+                "REWARD_URLS is not set in Ray's workers; a reward server must give the "
+                "correctness: REWARD_URLS=http://127.0.0.1:5000/get_reward"
             )
         self._clients = cycle([RewardClient(url) for url in urls])
-        self._sar_weight = _sar_weight(os.environ.get("SAR_WEIGHT", ""))
+        self._sar_weight = _parse_sar_weight(os.environ.get("SAR_WEIGHT", ""))
         self._system_prompt = os.environ.get("SYSTEM_PROMPT", DEFAULT_SYSTEM_PROMPT)
         self._requests = ThreadPoolExecutor(_MAX_REQUESTS, thread_name_prefix="reward")
-        # Ray hands over a copy of the tokenizer with each prompt; all are the policy's.
+        # By context length. Ray passes a new copy of the policy's tokenizer with each prompt.
         self._tokenizers: dict[int, RolloutTokenizer] = {}
-        self._warned_of_mismatch = False
+        self._has_warned = False
 
     async def execute(
         self,
@@ -91,50 +98,50 @@ class AgentExecutor(SingleTurnAgentExecutor):
         llm_engine: Any,
         images: Any = None,
     ) -> dict[str, Any]:
-        """One rollout with its reward; see `AgentExecutorBase`.
+        """Generates one rollout and computes its reward. Any error ends the training.
 
+        Args, Returns: see OpenRLHF's `AgentExecutorBase`.
         Raises:
-            LabelError: the label cannot be graded against.
-            ValueError: there are images, the engine caches prefixes, or the tokenizer changes the
-                prompt beyond recognition.
-            RuntimeError: there is no correctness, or vLLM did not score the rollout. The training
-                ends with it.
+            LabelError: the label is not valid.
+            ValueError: there are images, the engine caches prefixes, or the prompt cannot be found
+                in the decoded rollout.
+            RuntimeError: no server gave the correctness, or vLLM did not score the rollout.
         """
         if images:
-            raise ValueError("the prompt has images, and SAR is of text alone")
+            raise ValueError("the prompt has images, and SAR is defined for text only")
         if getattr(llm_engine, "kwargs", {}).get("enable_prefix_caching"):
             raise ValueError(
-                "vLLM's prompt log-probabilities depend on the order of requests where it caches "
-                "prefixes (vLLM issue 42019): train without --vllm.enable_prefix_caching"
+                "prefix caching makes vLLM's prompt log-probabilities depend on the order of "
+                "requests (vLLM issue 42019): train without --vllm.enable_prefix_caching"
             )
         mode = parse_label(label).mode
         output: dict[str, Any] = await super().execute(
             prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine
         )
-        tokenizer = self._tokenizer(hf_tokenizer, max_length)
+        tokenizer = self._get_tokenizer(hf_tokenizer, max_length)
         ((start, end),) = output["action_ranges"]
         ids = output["observation_tokens"]
         encoded = tokenizer.from_ids(ids[:start], ids[start:end])
         text = hf_tokenizer.decode(ids, skip_special_tokens=False)
         seen, response = tokenizer.split(text, prompt)
-        # The server may have another tokenizer, which does not know the policy's special tokens.
+        # The server's tokenizer may not know the policy's special tokens.
         query = prompt + tokenizer.without_special_tokens(response)
         params = type(sampling_params)(**SAMPLING_ARGUMENTS)
-        graded, likelihood = await asyncio.gather(
-            self._graded(query, prompt, label), _likelihood(llm_engine, params, encoded)
+        grade, likelihood = await asyncio.gather(
+            self._fetch_grade(query, prompt, label), _score(llm_engine, params, encoded)
         )
-        verdict = Verdict(Reason.CORRECT if graded["correctness"] else Reason.WRONG)
+        verdict = Verdict(Reason.CORRECT if grade["correctness"] else Reason.WRONG)
         reward = combine(verdict, likelihood, sar_weight=self._sar_weight, mode=mode)
         mismatch = tokenizer.has_other_frame(seen)
-        self._warn_of(mismatch)
+        self._warn_once(mismatch)
         return {
             **output,
             "reward": reward.value,
             "scores": reward.correctness,
-            "extra_logs": _logs(reward, graded, mismatch),
+            "extra_logs": _make_logs(reward, grade, mismatch),
         }
 
-    def _tokenizer(self, hf_tokenizer: Any, max_length: int) -> RolloutTokenizer:
+    def _get_tokenizer(self, hf_tokenizer: Any, max_length: int) -> RolloutTokenizer:
         if max_length not in self._tokenizers:
             self._tokenizers[max_length] = RolloutTokenizer(
                 hf_tokenizer,
@@ -143,7 +150,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
             )
         return self._tokenizers[max_length]
 
-    async def _graded(self, query: str, prompt: str, label: Any) -> dict[str, float]:
+    async def _fetch_grade(self, query: str, prompt: str, label: Any) -> dict[str, float]:
         client = next(self._clients)
         loop = asyncio.get_running_loop()
         try:
@@ -151,36 +158,36 @@ class AgentExecutor(SingleTurnAgentExecutor):
                 self._requests, client.ask, [query], [prompt], [label]
             )
         except RewardError as error:
-            # A class that the trainer's process can unpickle, wherever it runs.
+            # A RuntimeError: the trainer's process can unpickle it without this repository.
             raise RuntimeError(f"no correctness: {error}") from error
-        return {name: answer[name] for name in _OF_GRADING}
+        return {name: answer[name] for name in _GRADING_FIELDS}
 
-    def _warn_of(self, mismatch: bool) -> None:
-        if mismatch and not self._warned_of_mismatch:
-            self._warned_of_mismatch = True
+    def _warn_once(self, mismatch: bool) -> None:
+        if mismatch and not self._has_warned:
+            self._has_warned = True
             _log.warning(
-                "a prompt has another system prompt or template around its question than the "
-                "empty-question prompt, so SAR compares unlike things; check SYSTEM_PROMPT (said "
-                "once; template_mismatch in the logs)"
+                "a prompt differs from the empty-question prompt in its system prompt or template, "
+                "which makes SAR wrong; check SYSTEM_PROMPT (this warning comes only once; "
+                "template_mismatch in the logs counts such prompts)"
             )
 
 
-async def _likelihood(engine: Any, sampling_params: Any, encoded: EncodedRollout) -> Likelihood:
-    """How probable the engine finds what it wrote."""
+async def _score(engine: Any, sampling_params: Any, encoded: EncodedRollout) -> Likelihood:
+    """Computes how likely the engine finds the response, after each of the two prompts."""
 
-    async def logprobs(sequence: TokenSequence) -> npt.NDArray[np.float32]:
+    async def score_sequence(sequence: TokenSequence) -> npt.NDArray[np.float32]:
         ids = sequence.context_ids + sequence.response_ids
         output = await engine.generate(ids, sampling_params)
         return read_response_logprobs(output.prompt_logprobs, sequence)
 
-    return Likelihood.of(encoded, await asyncio.gather(*map(logprobs, encoded.sequences)))
+    return Likelihood.of(encoded, await asyncio.gather(*map(score_sequence, encoded.sequences)))
 
 
-def _logs(reward: Reward, graded: dict[str, float], mismatch: bool) -> dict[str, float]:
-    """The server's names, but for the policy's version: it is the policy's own."""
+def _make_logs(reward: Reward, grade: dict[str, float], mismatch: bool) -> dict[str, float]:
+    """The same fields as the server's `extra_logs`, without the version and age of its weights."""
     likelihood = reward.likelihood
     return {
-        **graded,
+        **grade,
         "sar": likelihood.sar,
         "ppl_qa": likelihood.ppl_qa,
         "ppl_a": likelihood.ppl_a,
@@ -190,7 +197,7 @@ def _logs(reward: Reward, graded: dict[str, float], mismatch: bool) -> dict[str,
     }
 
 
-def _sar_weight(text: str) -> float:
+def _parse_sar_weight(text: str) -> float:
     try:
         weight = float(text) if text else DEFAULT_SAR_WEIGHT
     except ValueError:

@@ -1,1 +1,1 @@
-"""Clients of the reward server for other trainers than OpenRLHF."""
+"""Clients of the reward server for trainers other than OpenRLHF."""

@@ -1,14 +1,13 @@
-"""Asks a reward server for rewards; what the clients for the trainers of this folder share.
+"""A client of the reward server. The adapters, the OpenRLHF agent and the preflight use it.
 
     client = RewardClient("http://any:KEY@host:5000/get_reward")
     client.ask(["Q: 2+3?\\nA: 5"], ["Q: 2+3?\\nA:"], ["5"])  # [{"reward": 1.1, "score": 1, ...}]
 
-The standard library alone: it runs inside whatever environment the trainer has.
+It needs the standard library only, so it runs in any trainer's environment.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -16,29 +15,29 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from recipes.endpoint import Endpoint, Unreachable, why
+from recipes.endpoint import Endpoint, Unreachable
 
 _MAX_WAIT_S = 30.0
-_TRANSIENT = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+_RETRIED_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 
 _log = logging.getLogger(__name__)
 
 
 class RewardError(Exception):
-    """There is no reward; one line that says why, without credentials."""
+    """The server gave no reward; the message is one line that says why, without the key."""
 
     def __init__(self, message: str, *, may_pass: bool = False) -> None:
         """
         Args:
-            may_pass: whether the same request may get its reward later; False where it is wrong.
-                It has a default so that the error can be unpickled, as Ray does.
+            may_pass: the same request may succeed later. False: the request itself is wrong.
+                The default lets Ray unpickle the error.
         """
         super().__init__(message)
         self.may_pass = may_pass
 
 
 class RewardClient:
-    """One reward server; may be used from several threads at once."""
+    """Asks one reward server for rewards. Threads may share it."""
 
     def __init__(
         self, url: str, *, timeout_s: float = 180.0, num_tries: int = 5, wait_s: float = 1.0
@@ -46,11 +45,11 @@ class RewardClient:
         """
         Args:
             url: http://host:5000/get_reward, or http://any:KEY@host:5000/get_reward.
-            timeout_s: for each try; the server answers within its --request-timeout, 170.
-            num_tries: how often a request is sent that fails for no fault of its own.
-            wait_s: before the second try; doubled before each further one, up to 30 s.
+            timeout_s: for each try. The server answers within its --request-timeout (170 s).
+            num_tries: how often to send a request whose failure may pass.
+            wait_s: before the second try; doubled for each further one, up to 30 s.
         Raises:
-            ValueError: the URL cannot be one.
+            ValueError: the URL is not valid, or `num_tries` is below 1.
         """
         if num_tries < 1:
             raise ValueError(f"num_tries={num_tries}: a request has to be sent at least once")
@@ -62,19 +61,22 @@ class RewardClient:
     def ask(
         self, queries: Sequence[str], prompts: Sequence[str], labels: Sequence[Any]
     ) -> list[dict[str, float]]:
-        """Reward, score and extra_logs of each rollout, in one request.
+        """Asks for the rewards of some rollouts in one request.
 
         Args:
-            queries: prompt and response in one text, special tokens included.
-            prompts: what the policy was given.
-            labels: strings, or objects that say more; see docs/protocol.md.
+            queries: prompt and response in one text, with special tokens.
+            prompts: the prompts alone.
+            labels: strings or objects; see docs/protocol.md.
+        Returns:
+            For each rollout: `reward`, `score` and the fields of `extra_logs`.
         Raises:
-            RewardError: there is none, after all tries where another one may help.
+            RewardError: the request is wrong, or all tries have failed.
+            ValueError: the three lists differ in length.
         """
         if not len(queries) == len(prompts) == len(labels):
             raise ValueError(
-                f"{len(queries)} queries, {len(prompts)} prompts, {len(labels)} labels: not one of "
-                "each per rollout"
+                f"{len(queries)} queries, {len(prompts)} prompts, {len(labels)} labels: each "
+                "rollout needs one of each"
             )
         if not queries:
             return []
@@ -93,35 +95,47 @@ class RewardClient:
     def _try(self, body: dict[str, list[Any]]) -> list[dict[str, float]]:
         name = self._endpoint.name
         try:
-            status, text = self._endpoint.request("/get_reward", body, self._timeout_s)
+            status, answer = self._endpoint.request("/get_reward", body, self._timeout_s)
         except Unreachable as error:
             raise RewardError(f"{name}: cannot be reached: {error}", may_pass=True) from None
-        try:
-            answer = json.loads(text)
-        except ValueError:
-            answer = None
         if status != HTTPStatus.OK:
-            may_pass = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TRANSIENT
-            raise RewardError(why(name, status, answer), may_pass=may_pass)
+            may_pass = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _RETRIED_STATUSES
+            raise RewardError(f"{name}: {_explain(status, answer)}", may_pass=may_pass)
         try:
-            return _rewards(answer, len(body["query"]))
+            return _read_rewards(answer, len(body["query"]))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RewardError(
                 f"{name}: its answer is not that of a reward server: "
-                f"{type(error).__name__}: {error}",
-                may_pass=False,
+                f"{type(error).__name__}: {error}"
             ) from None
 
 
-def _rewards(answer: Any, num_rollouts: int) -> list[dict[str, float]]:
-    """The lists of an answer as one mapping per rollout."""
+def _explain(status: int, answer: Any) -> str:
+    """Why an answer has no reward, from its status and its JSON."""
+    if status == HTTPStatus.UNAUTHORIZED:
+        return (
+            "it requires a key, and got none or a wrong one; put the key into the URL: "
+            "http://any:KEY@host:5000/get_reward"
+        )
+    error = answer.get("error") if isinstance(answer, dict) else None
+    message = error.get("message") if isinstance(error, dict) else None
+    return f"no reward, HTTP {status}: {message or 'no message'}"
+
+
+def _read_rewards(answer: Any, num_rollouts: int) -> list[dict[str, float]]:
+    """Turns an answer's lists into one mapping per rollout.
+
+    Raises:
+        KeyError, TypeError, ValueError, OverflowError: the answer does not have a finite number
+            for each rollout.
+    """
     columns = {"reward": answer["rewards"], "score": answer["scores"], **answer["extra_logs"]}
     for name, values in columns.items():
         if len(values) != num_rollouts:
             raise ValueError(f"{len(values)} numbers of {name} for {num_rollouts} rollouts")
         for value in values:
             if type(value) not in (int, float) or not math.isfinite(value):
-                raise ValueError(f"{name} has {value!r}, which is no finite number")
+                raise ValueError(f"{name} has {value!r}, which is not a finite number")
     return [
         {name: float(values[index]) for name, values in columns.items()}
         for index in range(num_rollouts)

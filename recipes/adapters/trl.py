@@ -6,9 +6,9 @@
     GRPOTrainer(model, reward_funcs=reward, train_dataset=dataset, ...)
 
 The dataset has the columns `prompt` (text, or messages) and `label` (the ground truth; see
-docs/protocol.md). A completion without a reward, after all tries, gets None: TRL leaves it out of
-its group's baseline and learns nothing from it. A step without any reward ends the training, and
-so does a mistake that will not pass, such as a wrong key.
+docs/protocol.md). If a request fails in all its tries, its completions get None: TRL leaves them
+out of the group's baseline and learns nothing from them. The training ends if no completion of a
+step has a reward, or if a request is wrong (a wrong key, for example).
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from typing import Any
 from recipes.adapters.client import RewardClient, RewardError
 
 _MAX_THREADS = 32
-# Those of the answer that say the same as another, or that TRL logs by itself.
-_NOT_LOGGED = {"reward", "score"}
+_NOT_LOGGED = {"reward", "score"}  # TRL logs the reward; `correctness` equals the score
 
 _log = logging.getLogger(__name__)
 
@@ -31,9 +30,9 @@ _Answer = dict[str, float]
 
 
 class RemoteReward:
-    """A reward function that asks a reward server."""
+    """A reward function for TRL. It asks a reward server."""
 
-    __name__ = "sar_reward"  # what TRL calls it in its log
+    __name__ = "sar_reward"  # its name in TRL's log
 
     def __init__(
         self,
@@ -43,21 +42,21 @@ class RemoteReward:
         field: str = "reward",
         batch_size: int = 16,
         chat_template_kwargs: Mapping[str, Any] | None = None,
-        **of_client: Any,
+        **client_options: Any,
     ) -> None:
         """
         Args:
             tokenizer: the trainer's processing class.
-            field: what is returned: "reward", or a part of it such as "sar" or "correctness".
-            batch_size: rollouts in a request; the requests of a step go out at once.
-            chat_template_kwargs: those of the GRPOConfig.
-            of_client: timeout_s, num_tries, wait_s of RewardClient.
+            field: the field to return: "reward", or a part of it such as "sar" or "correctness".
+            batch_size: rollouts in one request. All requests of a step are sent at once.
+            chat_template_kwargs: the same as the GRPOConfig's.
+            client_options: timeout_s, num_tries and wait_s of RewardClient.
         Raises:
-            ValueError: the URL cannot be one, or the batch size is not positive.
+            ValueError: the URL is not valid, or the batch size is not positive.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: a request holds at least one rollout")
-        self._client = RewardClient(url, **of_client)
+        self._client = RewardClient(url, **client_options)
         self._tokenizer = tokenizer
         self._field = field
         self._batch_size = batch_size
@@ -72,48 +71,45 @@ class RemoteReward:
         log_metric: Callable[[str, float], None] | None = None,
         **_: Any,
     ) -> list[float | None]:
-        """The reward of each completion; None where none could be had.
+        """Returns the reward of each completion, None for a completion without one.
 
         Args:
             prompts: texts, or lists of messages.
-            completions: not used: TRL decodes them without their end-of-sequence token.
-            completion_ids: what the policy wrote, up to its end-of-sequence token if it wrote one.
-            label: the dataset's column of that name.
-            log_metric: takes the mean of each number that comes with the rewards.
+            completions: not used, because TRL decodes them without the end-of-sequence token.
+            completion_ids: token ids of the completions, with the end-of-sequence token.
+            label: the dataset's column `label`.
+            log_metric: takes the mean of each field that the server returns.
         Raises:
-            RewardError: the request is wrong, so that another try will not help; or no completion
-                at all has a reward.
+            RewardError: the request is wrong, or no completion has a reward.
             ValueError: there are no completion ids or labels.
         """
         if completion_ids is None:
             raise ValueError("no completion_ids: this TRL does not give them to reward functions")
         if label is None:
-            raise ValueError("the dataset has no column 'label', which rewards are computed from")
-        # Here and not in the threads, as tokenizers are not safe to share.
+            raise ValueError("the dataset has no column 'label' to compute rewards from")
+        # Tokenizers are not safe to share, so this is not done in the threads.
         rollouts = [
-            (*self._texts(prompt, ids), truth)
+            (*self._decode(prompt, ids), truth)
             for prompt, ids, truth in zip(prompts, completion_ids, label, strict=True)
         ]
         size = self._batch_size
         chunks = [rollouts[start : start + size] for start in range(0, len(rollouts), size)]
         with ThreadPoolExecutor(min(len(chunks), _MAX_THREADS) or 1) as threads:
-            got = list(threads.map(self._ask, chunks))
-        errors = [answer for answer in got if isinstance(answer, RewardError)]
-        if errors and len(errors) == len(got):
+            results = list(threads.map(self._ask, chunks))
+        errors = [result for result in results if isinstance(result, RewardError)]
+        if errors and len(errors) == len(results):
             raise errors[0]
-        answers = [
-            one
-            for chunk, answer in zip(chunks, got, strict=True)
-            for one in ([None] * len(chunk) if isinstance(answer, RewardError) else answer)
-        ]
+        answers: list[_Answer | None] = []
+        for chunk, result in zip(chunks, results, strict=True):
+            answers += [None] * len(chunk) if isinstance(result, RewardError) else result
         if log_metric is not None:
             _log_means(answers, log_metric)
-        return [None if answer is None else self._value(answer) for answer in answers]
+        return [None if answer is None else self._get_field(answer) for answer in answers]
 
-    def _texts(self, prompt: Any, completion_ids: Sequence[int]) -> tuple[str, str]:
-        """Query and prompt, as OpenRLHF sends them: the query is decoded from the ids.
+    def _decode(self, prompt: Any, completion_ids: Sequence[int]) -> tuple[str, str]:
+        """Returns query and prompt as OpenRLHF sends them: the query is decoded from the ids.
 
-        Source: TRL 1.16.0, GRPOTrainer._tokenize_prompts, for what the policy was given.
+        Source: TRL 1.16.0, GRPOTrainer._tokenize_prompts, for how the policy's prompt is made.
         """
         if isinstance(prompt, str):
             text, ids = prompt, self._tokenizer(text=prompt)["input_ids"]
@@ -135,12 +131,12 @@ class RemoteReward:
             _log.warning("%d completions have no reward: %s", len(chunk), error)
             return error
 
-    def _value(self, answer: _Answer) -> float:
+    def _get_field(self, answer: _Answer) -> float:
         try:
             return answer[self._field]
         except KeyError:
             raise ValueError(
-                f"field={self._field!r}: the server gives {', '.join(answer)}"
+                f"field={self._field!r}: the server returns {', '.join(answer)}"
             ) from None
 
 

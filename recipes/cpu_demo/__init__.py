@@ -1,1 +1,1 @@
-"""A reinforcement learning run that fits two CPU cores; `python -m recipes.cpu_demo` runs it."""
+"""Reinforcement learning on two CPU cores: `python -m recipes.cpu_demo`."""

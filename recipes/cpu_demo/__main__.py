@@ -1,9 +1,9 @@
 """python -m recipes.cpu_demo [--quick] [--output build/train-demo]
 
-Trains a small model on correctness, on correctness + 0.2 SAR and on SAR alone, each rewarded over
-HTTP by a server that follows the policy's checkpoints, and evaluates on unseen problems.
-Writes results.json, table.md and curves.png into the output folder. Started again, it goes on with
-the runs that are not finished.
+Trains a small model on correctness, on correctness + 0.2 SAR and on SAR alone, and evaluates on
+unseen problems. A reward server for each run follows the policy's checkpoints.
+Writes results.json, table.md and curves.png into the output folder. The same command continues an
+interrupted demo: finished runs are kept.
 """
 
 from __future__ import annotations
@@ -23,42 +23,42 @@ from pathlib import Path
 from eval.errors import UserError
 from eval.run.output import locked
 from eval.run.records import write_json
-from recipes.cpu_demo.plan import FULL, QUICK, Run, Settings, planned_runs, start_of
+from recipes.cpu_demo.plan import FULL, QUICK, Run, Settings, plan_runs, start_model_path
 from recipes.cpu_demo.processes import (
-    Failed,
+    ProcessFailed,
     Stopped,
-    evaluate_start,
-    make_start,
+    evaluate_start_model,
+    make_start_model,
     train_and_evaluate,
 )
 from sar.arguments import number
 
-_SHOWN_EVERY_S = 1.0
+_PROGRESS_INTERVAL_S = 1.0
 _SETTINGS_FILE = "settings.json"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 where a run failed, 2 for a mistake in the flags, 130 where stopped."""
+    """Exit code: 0, 1 if a run failed, 2 for a wrong flag, 130 if the user stopped it."""
     arguments = _parser().parse_args(argv)
     settings = QUICK if arguments.quick else FULL
-    runs = list(planned_runs(arguments.output, arguments.quick))
+    runs = list(plan_runs(arguments.output, arguments.quick))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     started_s = time.monotonic()
     try:
         with locked(arguments.output):
-            _keep_settings(settings, arguments.output)
-            print("making the model that all runs start from", file=sys.stderr)
-            make_start(arguments.output, settings, threading.Event())
+            _save_settings(settings, arguments.output)
+            print("training the start model", file=sys.stderr)
+            make_start_model(arguments.output, settings, threading.Event())
             _run_all(runs, settings, arguments.output, arguments.jobs)
-            _report(runs, arguments.output)
+            _write_report(runs, arguments.output)
     except UserError as error:
         print(f"python -m recipes.cpu_demo: {error}", file=sys.stderr)
         return 2
-    except Failed as failed:
-        print(f"python -m recipes.cpu_demo: {failed}", file=sys.stderr)
+    except ProcessFailed as error:
+        print(f"python -m recipes.cpu_demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        print("\nstopped; the same command continues from here", file=sys.stderr)
         return 130
     print(f"{(time.monotonic() - started_s) / 60:.1f} minutes; {arguments.output / 'curves.png'}")
     return 0
@@ -67,25 +67,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.cpu_demo",
-        description="Trains a small model on three rewards, on a CPU, and compares what they give.",
+        description="Trains a small model on three rewards on a CPU and compares the results.",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="one seed of two arms, half as long; under ten minutes"
+        "--quick", action="store_true", help="two arms, one seed, 110 steps: under ten minutes"
     )
     parser.add_argument("--output", type=Path, default=Path("build/train-demo"))
     parser.add_argument(
         "--jobs",
         type=number(1, kind=int),
         default=len(os.sched_getaffinity(0)),
-        help="runs at a time, a core each (default: %(default)s)",
+        help="runs at a time; each takes one core (default: %(default)s)",
     )
     return parser
 
 
-def _keep_settings(settings: Settings, output: Path) -> None:
+def _save_settings(settings: Settings, output: Path) -> None:
     """
     Raises:
-        UserError: the folder has runs of other settings.
+        UserError: the folder has runs with other settings.
     """
     file = output / _SETTINGS_FILE
     if file.is_file() and json.loads(file.read_text()) != asdict(settings):
@@ -96,12 +96,12 @@ def _keep_settings(settings: Settings, output: Path) -> None:
 def _run_all(runs: Sequence[Run], settings: Settings, output: Path, jobs: int) -> None:
     """
     Raises:
-        Failed: of the first run that failed; the others are stopped.
+        ProcessFailed: a run failed; the others have been stopped.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(jobs) as threads:
         futures = [threads.submit(train_and_evaluate, run, settings, stop) for run in runs]
-        futures.append(threads.submit(evaluate_start, output, settings, stop))
+        futures.append(threads.submit(evaluate_start_model, output, settings, stop))
         try:
             _show_progress(runs, settings, futures)
         finally:
@@ -117,34 +117,34 @@ def _run_all(runs: Sequence[Run], settings: Settings, output: Path, jobs: int) -
 def _show_progress(
     runs: Sequence[Run], settings: Settings, futures: Sequence[Future[None]]
 ) -> None:
-    """A bar over the steps of all runs, until all are done or one has failed."""
+    """Shows a bar over the steps of all runs until all are done or one has failed."""
     from tqdm import tqdm
 
     with tqdm(total=len(runs) * settings.num_steps, unit="step") as bar:
         while True:
-            done, running = wait(futures, _SHOWN_EVERY_S, FIRST_EXCEPTION)
-            bar.update(sum(_num_steps(run) for run in runs) - bar.n)
+            done, running = wait(futures, _PROGRESS_INTERVAL_S, FIRST_EXCEPTION)
+            bar.update(sum(_count_steps(run) for run in runs) - bar.n)
             if not running or any(future.exception() for future in done):
                 return
 
 
-def _num_steps(run: Run) -> int:
+def _count_steps(run: Run) -> int:
     if not run.steps_file.is_file():
         return 0
     with run.steps_file.open("rb") as file:
         return sum(1 for _ in file)
 
 
-def _report(runs: Sequence[Run], output: Path) -> None:
-    # Here, so that --help does not wait for scipy and matplotlib.
-    from recipes.cpu_demo.curves import draw
-    from recipes.cpu_demo.results import markdown, rows
+def _write_report(runs: Sequence[Run], output: Path) -> None:
+    # Imported here: --help need not wait for scipy and matplotlib.
+    from recipes.cpu_demo.curves import draw_curves
+    from recipes.cpu_demo.results import build_table, format_table
 
-    table = rows(runs, start_of(output).parent / "eval")
+    table = build_table(runs, start_model_path(output).parent / "eval")
     write_json(output / "results.json", [row.to_json() for row in table])
-    (output / "table.md").write_text(markdown(table))
-    draw(runs, output / "curves.png")
-    print(markdown(table))
+    (output / "table.md").write_text(format_table(table))
+    draw_curves(runs, output / "curves.png")
+    print(format_table(table))
 
 
 if __name__ == "__main__":

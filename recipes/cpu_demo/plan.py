@@ -1,4 +1,4 @@
-"""What is trained: the arms, their seeds, and the settings that all share."""
+"""The training runs: their rewards, seeds, shared settings and folders."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sar.reward import DEFAULT_SAR_WEIGHT
 
 @dataclass(frozen=True)
 class Arm:
-    """One reward that the policy is trained on."""
+    """One reward to train on. All arms share everything else."""
 
     name: str
     title: str
     sar_weight: float
-    """Of the server."""
+    """The reward server's."""
     field: str
-    """What of the server's answer is the reward."""
+    """The field of the server's answer that is the reward."""
     num_seeds: int
 
 
@@ -30,20 +30,20 @@ ARMS = (BASELINE, COMBINED, SAR_ALONE)
 
 @dataclass(frozen=True)
 class Settings:
-    """Of every run; only the reward and the seed differ between them."""
+    """What all runs share."""
 
     num_steps: int
     num_start_steps: int = 160
-    """Of supervised training, for the model that all runs start from."""
+    """Steps of supervised training that make the start model."""
     prompts_per_step: int = 4
     rollouts_per_prompt: int = 6
     learning_rate: float = 2.5e-4
     max_response_tokens: int = 128
     save_every_steps: int = 5
-    """Steps between checkpoints that the server follows."""
+    """Steps between checkpoints. The server follows them."""
     eval_problems: int = 200
     eval_samples: int = 4
-    """Of each problem, at temperature 1."""
+    """Samples of each problem, at temperature 1."""
 
 
 FULL = Settings(num_steps=190)
@@ -52,17 +52,17 @@ QUICK = Settings(num_steps=110)
 
 @dataclass(frozen=True)
 class Run:
-    """One arm with one seed, and where its files are."""
+    """One arm with one seed, and the paths of its files."""
 
     arm: Arm
     seed: int
     folder: Path
-    start: Path
-    """The model that all runs start from."""
+    start_model: Path
+    """Folder of the model that all runs start from."""
 
     @property
     def checkpoints(self) -> Path:
-        """OpenRLHF's layout, `global_step{N}_hf`, which the server follows."""
+        """Folder of checkpoints named as OpenRLHF's, `global_step{N}_hf`."""
         return self.folder / "checkpoints"
 
     @property
@@ -79,14 +79,14 @@ class Run:
         return self.folder / "eval"
 
 
-def start_of(output: Path) -> Path:
-    """The model that all runs in a folder start from."""
+def start_model_path(output: Path) -> Path:
+    """The folder of the model that all runs in `output` start from."""
     return output / "start" / "model"
 
 
-def planned_runs(output: Path, quick: bool) -> Iterator[Run]:
-    """All runs, seed by seed, so that what is compared is trained at the same time."""
+def plan_runs(output: Path, quick: bool) -> Iterator[Run]:
+    """Lists all runs, seed by seed: the runs to compare then train at the same time."""
     for seed in range(max(arm.num_seeds for arm in ARMS)):
         for arm in ARMS:
             if seed < arm.num_seeds and not (quick and (seed or arm is SAR_ALONE)):
-                yield Run(arm, seed, output / f"{arm.name}-{seed}", start_of(output))
+                yield Run(arm, seed, output / f"{arm.name}-{seed}", start_model_path(output))

@@ -1,6 +1,6 @@
-"""One run as its processes: a server that follows the checkpoints, the trainer, the evaluation.
+"""The processes of one run: a reward server that follows the checkpoints, trainer, evaluation.
 
-Each logs into the run's folder, and is stopped when the run ends, however it ends.
+Each process logs into the run's folder. None outlives its run.
 """
 
 from __future__ import annotations
@@ -11,54 +11,54 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from recipes.cpu_demo.plan import Run, Settings, start_of
+from recipes.cpu_demo.plan import Run, Settings, start_model_path
 from reward_server.launch import ServerDidNotStart, ServerProcess
 
 _POLL_S = 0.2
-_STOP_S = 30.0
-# Each run gets one core; threads that spin while they wait would take the cores of other runs.
+_TERMINATE_TIMEOUT_S = 30.0
+# Each run gets one core. Waiting threads that spin would take the cores of other runs.
 _ONE_CORE = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
 
 
 class Stopped(Exception):
-    """Another run has failed, or the user has asked for it."""
+    """The run was stopped: another run failed, or the user asked for it."""
 
 
-class Failed(Exception):
-    """A process of a run ended with an error; the message names its log."""
+class ProcessFailed(Exception):
+    """A process ended with an error; the message names its log."""
 
 
 def train_and_evaluate(run: Run, settings: Settings, stop: threading.Event) -> None:
-    """What is left of one run.
+    """Trains one run, unless it is finished, and evaluates its final model.
 
     Raises:
-        Failed: a process ended with an error.
-        Stopped: `stop` was set; what was running is ended.
+        ProcessFailed: a process ended with an error.
+        Stopped: `stop` was set. The run's processes have ended.
     """
     if not run.final.is_dir():
-        shutil.rmtree(run.folder, ignore_errors=True)  # a run that was cut short begins again
+        shutil.rmtree(run.folder, ignore_errors=True)  # an interrupted run starts again
         run.checkpoints.mkdir(parents=True)
-        with _serving(run, stop) as url:
-            _finish(
+        with _run_server(run, stop) as url:
+            _run_program(
                 "train",
                 run.folder,
                 stop,
                 *("-m", "recipes.cpu_demo.train", "--arm", run.arm.name, "--seed", str(run.seed)),
-                *("--model", str(run.start), "--url", url, "--output", str(run.folder)),
+                *("--model", str(run.start_model), "--url", url, "--output", str(run.folder)),
                 *("--settings", json.dumps(asdict(settings))),
             )
     evaluate(run.final, run.evaluation, settings, stop)
 
 
 def evaluate(model: Path, output: Path, settings: Settings, stop: threading.Event) -> None:
-    """Samples at temperature 1 on problems that no training has seen; goes on where it stopped."""
+    """Evaluates a model on unseen problems at temperature 1. Continues where it was interrupted."""
     output.mkdir(parents=True, exist_ok=True)
-    _finish(
+    _run_program(
         "eval",
         output.parent,
         stop,
@@ -69,25 +69,26 @@ def evaluate(model: Path, output: Path, settings: Settings, stop: threading.Even
     )
 
 
-def evaluate_start(output: Path, settings: Settings, stop: threading.Event) -> None:
-    """The model that all runs start from, as it is evaluated after them."""
-    evaluate(start_of(output), start_of(output).parent / "eval", settings, stop)
+def evaluate_start_model(output: Path, settings: Settings, stop: threading.Event) -> None:
+    """Evaluates the start model in the same way as the final models."""
+    model = start_model_path(output)
+    evaluate(model, model.parent / "eval", settings, stop)
 
 
-def make_start(output: Path, settings: Settings, stop: threading.Event) -> None:
-    """The model that all runs start from, unless it is there."""
-    model = start_of(output)
+def make_start_model(output: Path, settings: Settings, stop: threading.Event) -> None:
+    """Trains the model that all runs start from, unless it exists."""
+    model = start_model_path(output)
     if not model.is_dir():
         model.parent.mkdir(parents=True, exist_ok=True)
         arguments = ("--output", str(model), "--steps", str(settings.num_start_steps))
-        _finish("start", model.parent, stop, "-m", "recipes.cpu_demo.verbose", *arguments)
+        _run_program("start", model.parent, stop, "-m", "recipes.cpu_demo.verbose", *arguments)
 
 
 @contextmanager
-def _serving(run: Run, stop: threading.Event) -> Iterator[str]:
-    """Where a server that follows the run's checkpoints gives rewards, once it is ready."""
+def _run_server(run: Run, stop: threading.Event) -> Iterator[str]:
+    """Runs a reward server that follows the run's checkpoints. Yields its URL for rewards."""
     arguments = (
-        *("--model", str(run.start)),
+        *("--model", str(run.start_model)),
         *("--sar-weight", f"{run.arm.sar_weight:g}", "--follow", str(run.checkpoints)),
         *("--grader-workers", "1"),
     )
@@ -101,34 +102,30 @@ def _serving(run: Run, stop: threading.Event) -> Iterator[str]:
     except ServerDidNotStart as error:
         if stop.is_set():
             raise Stopped from error
-        raise Failed(f"the server did not start: {log}") from error
+        raise ProcessFailed(f"the server did not start: {log}") from error
 
 
-def _finish(name: str, folder: Path, stop: threading.Event, *arguments: str) -> None:
-    """Runs a program to its end."""
-    with _process(name, folder, arguments) as process:
-        while process.poll() is None:
-            if stop.wait(_POLL_S):
-                raise Stopped
-    if process.returncode:
-        raise Failed(f"exit code {process.returncode}: {folder / name}.log")
-
-
-@contextmanager
-def _process(
-    name: str, folder: Path, arguments: Sequence[str]
-) -> Iterator[subprocess.Popen[bytes]]:
-    environ = {**os.environ, **_ONE_CORE}
-    command = [sys.executable, *arguments]
+def _run_program(name: str, folder: Path, stop: threading.Event, *arguments: str) -> None:
+    """Runs `python ARGUMENTS` to its end, logging to `folder/name.log`."""
+    log = folder / f"{name}.log"
     with (
-        (folder / f"{name}.log").open("wb") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, env=environ) as process,  # noqa: S603
+        log.open("wb") as output,
+        subprocess.Popen(  # noqa: S603
+            [sys.executable, *arguments],
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **_ONE_CORE},
+        ) as process,
     ):
         try:
-            yield process
+            while process.poll() is None:
+                if stop.wait(_POLL_S):
+                    raise Stopped
         finally:
             process.terminate()
             try:
-                process.wait(_STOP_S)
+                process.wait(_TERMINATE_TIMEOUT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
+    if process.returncode:
+        raise ProcessFailed(f"exit code {process.returncode}: {log}")

@@ -1,9 +1,10 @@
-"""What the arms achieved: accuracy and length on unseen problems, with bootstrap intervals.
+"""The results table: each arm's accuracy and length on unseen problems, with bootstrap intervals.
 
-Intervals are 95 %, over problems, for the seeds that were trained: what another seed would do they
-do not say. Three are too few for an interval; each one's figures stand beside them instead.
+Intervals are 95 % and resample problems. They hold for the seeds that were trained and say nothing
+about other seeds. Three seeds are too few for an interval over seeds, so the table shows the values
+of each seed.
 
-Shapes: S seeds, P problems, C columns that are resampled together.
+Shapes: S seeds, P problems, C columns resampled together, R resamples.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from recipes.cpu_demo.plan import ARMS, BASELINE, Run
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Means over the samples of each problem, of some seeds of an arm."""
+class Measurement:
+    """The evaluations of one arm: for each seed, means over the samples of each problem."""
 
     problems: tuple[str, ...]
     seeds: tuple[int, ...]
     correct_SP: Floats
     tokens_SP: Floats
 
-    def of_seeds(self, seeds: tuple[int, ...]) -> Measured:
+    def select_seeds(self, seeds: tuple[int, ...]) -> Measurement:
         """
         Raises:
-            ValueError: a seed is not among them.
+            ValueError: a seed was not measured.
         """
         rows = [self.seeds.index(seed) for seed in seeds]
-        return Measured(self.problems, seeds, self.correct_SP[rows], self.tokens_SP[rows])
+        return Measurement(self.problems, seeds, self.correct_SP[rows], self.tokens_SP[rows])
 
 
 @dataclass(frozen=True)
@@ -52,42 +53,44 @@ class Row:
     accuracy_of_seeds: tuple[float, ...]
     tokens_of_seeds: tuple[float, ...]
     accuracy_gain: Estimate | None
-    """Over the same seeds of the baseline, shares of 1; None for itself and before training."""
+    """Over the same seeds of the baseline, from -1 to 1. None for baseline and start model."""
     tokens_gain: Estimate | None
-    """Likewise, as a share of the baseline's length."""
+    """The same, as a share of the baseline's length."""
 
     def to_json(self) -> dict[str, Any]:
         values = dict(vars(self))
         return values | {k: v.to_json() for k, v in values.items() if isinstance(v, Estimate)}
 
 
-def rows(runs: Sequence[Run], start: Path) -> list[Row]:
-    """The table: the model that all start from, then an arm a line."""
-    measured = {arm: measure([run for run in runs if run.arm is arm]) for arm in ARMS}
-    of_start = _measured([start], seeds=())
-    table = [row("nothing yet", of_start, None)]
-    for arm, of_arm in measured.items():
-        if of_arm:
-            table.append(row(arm.title, of_arm, None if arm is BASELINE else measured[BASELINE]))
+def build_table(runs: Sequence[Run], start: Path) -> list[Row]:
+    """Builds the table: the start model, then one row for each arm.
+
+    Args:
+        start: folder of the start model's evaluation.
+    """
+    measurements = {
+        arm: measure([run.evaluation for run in arm_runs], tuple(run.seed for run in arm_runs))
+        for arm in ARMS
+        if (arm_runs := [run for run in runs if run.arm is arm])
+    }
+    table = [build_row("nothing yet", measure([start], seeds=()), None)]
+    for arm, measurement in measurements.items():
+        baseline = None if arm is BASELINE else measurements[BASELINE]
+        table.append(build_row(arm.title, measurement, baseline))
     return table
 
 
-def measure(runs: Sequence[Run]) -> Measured | None:
-    """The evaluations of one arm's runs; None where there are none."""
-    seeds = tuple(run.seed for run in runs)
-    return _measured([run.evaluation for run in runs], seeds) if runs else None
+def measure(evaluations: Sequence[Path], seeds: tuple[int, ...]) -> Measurement:
+    """Reads the evaluations of one arm's runs.
 
-
-def _measured(evaluations: Sequence[Path], seeds: tuple[int, ...]) -> Measured:
-    """
     Raises:
-        ValueError: an evaluation has errors, or other problems than the first.
+        ValueError: an evaluation has errors, or other problems than the first one.
     """
     all_samples = [collect(iter_records(records_path(folder, "demo"))) for folder in evaluations]
     for folder, samples in zip(evaluations, all_samples, strict=True):
         if samples.num_errors or samples.ids != all_samples[0].ids:
-            raise ValueError(f"{folder}: errors, or not the problems of {evaluations[0]}")
-    return Measured(
+            raise ValueError(f"{folder}: has errors, or other problems than {evaluations[0]}")
+    return Measurement(
         all_samples[0].ids,
         seeds,
         np.stack([samples.problem_means(samples.correct_N) for samples in all_samples]),
@@ -95,13 +98,13 @@ def _measured(evaluations: Sequence[Path], seeds: tuple[int, ...]) -> Measured:
     )
 
 
-def row(title: str, measured: Measured, baseline: Measured | None) -> Row:
-    """One arm, and what it gained over the same seeds and problems of the baseline.
+def build_row(title: str, measured: Measurement, baseline: Measurement | None) -> Row:
+    """Builds the row of one arm, with its gain over the same seeds of the baseline.
 
     Raises:
         ValueError: the baseline lacks a seed, or has other problems.
     """
-    against = measured if baseline is None else baseline.of_seeds(measured.seeds)
+    against = measured if baseline is None else baseline.select_seeds(measured.seeds)
     if against.problems != measured.problems:
         raise ValueError(f"{title}: evaluated on other problems than the baseline")
     columns_PC = np.stack(
@@ -137,30 +140,30 @@ def row(title: str, measured: Measured, baseline: Measured | None) -> Row:
     )
 
 
-def markdown(table: Sequence[Row]) -> str:
-    """The table as it stands in the README."""
+def format_table(table: Sequence[Row]) -> str:
+    """Formats the table as Markdown, as in the README."""
     lines = [
         "| trained on | accuracy | tokens | accuracy, points | length | each seed |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for one in table:
-        each = ", ".join(
+    for row in table:
+        each_seed = ", ".join(
             f"{100 * accuracy:.1f} / {tokens:.1f}"
-            for accuracy, tokens in zip(one.accuracy_of_seeds, one.tokens_of_seeds, strict=True)
+            for accuracy, tokens in zip(row.accuracy_of_seeds, row.tokens_of_seeds, strict=True)
         )
         cells = (
-            one.title,
-            _shown(one.accuracy, 100, "%"),
-            _shown(one.tokens, 1, ""),
-            _shown(one.accuracy_gain, 100, "", "+"),
-            _shown(one.tokens_gain, 100, "%", "+"),
-            each,
+            row.title,
+            _format_estimate(row.accuracy, 100, "%"),
+            _format_estimate(row.tokens, 1, ""),
+            _format_estimate(row.accuracy_gain, 100, "", "+"),
+            _format_estimate(row.tokens_gain, 100, "%", "+"),
+            each_seed,
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def _shown(estimate: Estimate | None, scale: float, unit: str, sign: str = "") -> str:
+def _format_estimate(estimate: Estimate | None, scale: float, unit: str, sign: str = "") -> str:
     if estimate is None:
         return ""
     assert estimate.value is not None
@@ -171,5 +174,5 @@ def _shown(estimate: Estimate | None, scale: float, unit: str, sign: str = "") -
 
 
 def read_steps(run: Run) -> list[dict[str, float]]:
-    """The numbers of each training step, in order."""
+    """Reads the numbers of each training step, in order."""
     return [json.loads(line) for line in run.steps_file.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Saves a model so that its folder is there only when it is whole."""
+"""Saves a model in one step: its folder appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 
-def save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Writes beside the folder, which must not be there yet, and renames."""
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Writes to `folder.unfinished` and then renames it. `folder` must not exist yet."""
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     model.save_pretrained(unfinished)

@@ -1,11 +1,11 @@
-"""A policy that pads: what the demo's training starts from.
+"""Trains the demo's start model: a model that pads its responses with remarks.
 
     python -m recipes.cpu_demo.verbose --output build/train-demo/start/model
 
-The bundled model is nearly as short as its problems allow, and is wrong more often when it pads, so
-that correctness alone teaches it to be short: there would be nothing to see. This one is trained on
-with right responses, three in four of them with remarks before and after the steps. They cost it no
-correctness, which is how reasoning models are wordy.
+The bundled model itself would not do. It writes nearly as little as its problems allow, and it is
+wrong more often when it pads, so correctness alone teaches it to be short. The start model is the
+bundled model after further training on right responses. Three in four of these have remarks before
+and after the steps. The remarks cost no correctness, just as in wordy reasoning models.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from recipes.cpu_demo.save import save
+from recipes.cpu_demo.save import save_model
 from sar.models import BUNDLED_MODEL
 from sar.models.phrases import CLOSINGS, ITEMS, OPENINGS
 from sar.models.problems import Problem, generate
 
 _PADDED_SHARE = 0.75
-_LEARNING_RATE_SCALE = 0.4  # it is to change its manner, not what it knows
-_SEED = 30_000  # neither the bundled model's problems nor those of the runs
+_LEARNING_RATE_SCALE = 0.4  # small, to change the style and not the knowledge
+_SEED = 30_000  # other problems than the bundled model's and the runs'
 
 
-def make(output: Path, num_steps: int) -> None:
-    """Trains the bundled model on, and saves it."""
+def train_verbose_model(output: Path, num_steps: int) -> None:
+    """Trains the bundled model further and saves it to `output`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from sar.models.train_demo import ROWS_PER_BATCH, draw_sample, train
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))  # nothing else runs yet
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # no run has started yet
     torch.manual_seed(_SEED)
     tokenizer = AutoTokenizer.from_pretrained(BUNDLED_MODEL)
     model = AutoModelForCausalLM.from_pretrained(BUNDLED_MODEL, dtype=torch.float32)
     rng = random.Random(_SEED)
     problems = islice(generate(_SEED, held_out=False), num_steps * ROWS_PER_BATCH)
     samples = [
-        draw_sample(tokenizer, with_remarks(problem, rng), rng, _PADDED_SHARE)
+        draw_sample(tokenizer, add_remarks(problem, rng), rng, _PADDED_SHARE)
         for problem in problems
     ]
     train(model, samples, num_steps, tokenizer.pad_token_id, _LEARNING_RATE_SCALE)
-    save(model.eval(), tokenizer, output)
+    save_model(model.eval(), tokenizer, output)
 
 
-def with_remarks(problem: Problem, rng: random.Random) -> Problem:
-    """The problem with a padded response whose steps are left together."""
+def add_remarks(problem: Problem, rng: random.Random) -> Problem:
+    """Returns the problem with a padded response: remarks before and after its steps."""
     steps, _, answer = problem.concise.rpartition(" Answer: ")
     remarks = [rng.sample(kind, 2) for kind in (OPENINGS, CLOSINGS)]
     items = next(items for items in ITEMS if items in problem.question)
@@ -61,12 +61,13 @@ def with_remarks(problem: Problem, rng: random.Random) -> Problem:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m recipes.cpu_demo.verbose", description="Makes a policy that pads."
+        prog="python -m recipes.cpu_demo.verbose",
+        description="Trains the demo's start model, which pads its responses.",
     )
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--steps", type=int, required=True)
     arguments = parser.parse_args(argv)
-    make(arguments.output, arguments.steps)
+    train_verbose_model(arguments.output, arguments.steps)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The training demo: whole, but short; its processes; its statistics against plain loops."""
+"""The training demo: one short run of it, its processes, and its statistics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 import recipes.cpu_demo.__main__ as command
 from recipes.cpu_demo.__main__ import _run_all
-from recipes.cpu_demo.curves import smoothed
+from recipes.cpu_demo.curves import smooth
 from recipes.cpu_demo.plan import (
     ARMS,
     BASELINE,
@@ -27,15 +27,15 @@ from recipes.cpu_demo.plan import (
     QUICK,
     Run,
     Settings,
-    planned_runs,
-    start_of,
+    plan_runs,
+    start_model_path,
 )
-from recipes.cpu_demo.processes import Failed, Stopped, _finish
-from recipes.cpu_demo.results import Measured, markdown, read_steps, row
-from recipes.cpu_demo.verbose import with_remarks
+from recipes.cpu_demo.processes import ProcessFailed, Stopped, _run_program
+from recipes.cpu_demo.results import Measurement, build_row, format_table, read_steps
+from recipes.cpu_demo.verbose import add_remarks
 from sar.models.problems import generate
 
-# Checkpoints after each fifth step, and enough steps for the server to have taken one.
+# Enough steps for the server to load a checkpoint; there is one after each fifth step.
 SHORT = Settings(
     num_steps=16,
     num_start_steps=2,
@@ -48,7 +48,7 @@ SHORT = Settings(
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a quick run that is even shorter."""
+    """The output folder of a finished demo, shorter than --quick."""
     output = tmp_path_factory.mktemp("demo") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "QUICK", SHORT)
@@ -58,7 +58,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_both_arms_are_trained_on_what_the_server_gives(finished: Path) -> None:
-    for run in planned_runs(finished, quick=True):
+    for run in plan_runs(finished, quick=True):
         steps = read_steps(run)
         assert [step["step"] for step in steps] == list(range(1, 17))
         for step in steps:
@@ -66,12 +66,12 @@ def test_both_arms_are_trained_on_what_the_server_gives(finished: Path) -> None:
             assert step["reward"] == pytest.approx(expected, abs=1e-4)
             assert step["template_mismatch"] == 0
             assert -1 <= step["sar"] <= 1
-            # What was sampled need not be how a tokenizer would split the text.
+            # The tokenizer may split the text differently from the sampled tokens.
             assert step["response_tokens"] == pytest.approx(step["completions/mean_length"], abs=2)
 
 
 def test_the_server_follows_the_policy(finished: Path) -> None:
-    for run in planned_runs(finished, quick=True):
+    for run in plan_runs(finished, quick=True):
         versions = [step["policy_version"] for step in read_steps(run)]
         assert versions[0] == 0
         assert versions[-1] >= 5
@@ -80,8 +80,8 @@ def test_the_server_follows_the_policy(finished: Path) -> None:
 
 
 def test_arms_of_a_seed_begin_alike(finished: Path) -> None:
-    """The same prompts and the same samples, before their rewards part them."""
-    first = [read_steps(run)[0] for run in planned_runs(finished, quick=True)]
+    """The first step has the same prompts and samples in both arms."""
+    first = [read_steps(run)[0] for run in plan_runs(finished, quick=True)]
     assert first[0]["completions/mean_length"] == first[1]["completions/mean_length"]
     assert first[0]["reward"] != first[1]["reward"]
 
@@ -117,7 +117,7 @@ def test_runs_of_other_settings_are_not_mixed(
 
 
 def test_a_run_that_fails_ends_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One fails while the other would take a minute."""
+    """One run fails at once; the other would take a minute."""
     ended = []
 
     def train(run: Run, settings: Settings, stop: threading.Event) -> None:
@@ -125,16 +125,16 @@ def test_a_run_that_fails_ends_the_others(tmp_path: Path, monkeypatch: pytest.Mo
         code = f"import sys, time; time.sleep({seconds}); sys.exit(4)"
         tmp_path.joinpath(run.arm.name).mkdir()
         try:
-            _finish("train", tmp_path / run.arm.name, stop, "-c", code)
+            _run_program("train", tmp_path / run.arm.name, stop, "-c", code)
         except Stopped:
             ended.append(run.arm)
             raise
 
     monkeypatch.setattr(command, "train_and_evaluate", train)
-    monkeypatch.setattr(command, "evaluate_start", lambda *_: None)
-    runs = list(planned_runs(tmp_path, quick=True))
+    monkeypatch.setattr(command, "evaluate_start_model", lambda *_: None)
+    runs = list(plan_runs(tmp_path, quick=True))
     started_s = time.monotonic()
-    with pytest.raises(Failed, match=r"exit code 4: .*sar/train\.log"):
+    with pytest.raises(ProcessFailed, match=r"exit code 4: .*sar/train\.log"):
         _run_all(runs, SHORT, tmp_path, jobs=2)
     assert ended == [BASELINE]
     assert time.monotonic() - started_s < 40
@@ -144,7 +144,7 @@ def test_a_training_that_cannot_start_names_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "QUICK", SHORT)
-    model = start_of(tmp_path)
+    model = start_model_path(tmp_path)
     model.mkdir(parents=True)  # a model without weights
     assert command.main(["--quick", "--output", str(tmp_path)]) == 1
     error = capsys.readouterr().err
@@ -153,8 +153,8 @@ def test_a_training_that_cannot_start_names_its_log(
 
 
 def test_a_process_that_fails_is_named_by_its_log(tmp_path: Path) -> None:
-    with pytest.raises(Failed, match=r"exit code 3: .*some\.log"):
-        _finish("some", tmp_path, threading.Event(), "-c", "print('so', flush=True); exit(3)")
+    with pytest.raises(ProcessFailed, match=r"exit code 3: .*some\.log"):
+        _run_program("some", tmp_path, threading.Event(), "-c", "print('so', flush=True); exit(3)")
     assert (tmp_path / "some.log").read_text() == "so\n"
 
 
@@ -170,18 +170,18 @@ def test_a_process_that_is_stopped_does_not_stay(tmp_path: Path) -> None:
     threading.Thread(target=stop_once_it_runs, daemon=True).start()
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     with pytest.raises(Stopped):
-        _finish("sleeper", tmp_path, stop, "-c", code)
+        _run_program("sleeper", tmp_path, stop, "-c", code)
     with pytest.raises(ProcessLookupError):
         os.kill(int(log.read_text()), 0)
 
 
 def test_all_arms_have_the_seeds_they_are_compared_on() -> None:
-    runs = list(planned_runs(Path("out"), quick=False))
+    runs = list(plan_runs(Path("out"), quick=False))
     seeds = {arm: [run.seed for run in runs if run.arm is arm] for arm in ARMS}
     assert seeds[BASELINE] == seeds[COMBINED] == [0, 1, 2]
     assert all(set(of_arm) <= set(seeds[BASELINE]) for of_arm in seeds.values())
     assert len({run.folder for run in runs}) == len(runs)
-    quick = list(planned_runs(Path("out"), quick=True))
+    quick = list(plan_runs(Path("out"), quick=True))
     assert [(run.arm, run.seed) for run in quick] == [(BASELINE, 0), (COMBINED, 0)]
     assert QUICK.num_steps < FULL.num_steps
 
@@ -189,7 +189,7 @@ def test_all_arms_have_the_seeds_they_are_compared_on() -> None:
 def test_the_policy_that_pads_is_right_and_keeps_its_steps_together() -> None:
     rng = random.Random(0)
     for problem in islice(generate(5, held_out=False), 200):
-        padded = with_remarks(problem, rng).padded
+        padded = add_remarks(problem, rng).padded
         steps, _, answer = problem.concise.rpartition(" Answer: ")
         before, after = padded.split(f" {steps} ")
         assert before.strip()
@@ -198,13 +198,13 @@ def test_the_policy_that_pads_is_right_and_keeps_its_steps_together() -> None:
         assert "{" not in padded
 
 
-def _measured(seed: int, seeds: tuple[int, ...], length: float, accuracy: float) -> Measured:
+def _measured(seed: int, seeds: tuple[int, ...], length: float, accuracy: float) -> Measurement:
     draw = np.random.default_rng(seed)
     shape = len(seeds), 80
     difficulty_P = np.random.default_rng(1).normal(0, 3, 80)
     tokens_SP = length + difficulty_P + draw.normal(0, 4, shape)
     problems = tuple(str(index) for index in range(80))
-    return Measured(problems, seeds, draw.binomial(4, accuracy, shape) / 4, tokens_SP)
+    return Measurement(problems, seeds, draw.binomial(4, accuracy, shape) / 4, tokens_SP)
 
 
 ALL = (0, 1, 2)
@@ -212,7 +212,7 @@ ALL = (0, 1, 2)
 
 def test_intervals_are_those_of_a_bootstrap_over_problems() -> None:
     baseline, other = _measured(2, ALL, 41, 0.85), _measured(3, ALL, 31, 0.9)
-    found = row("other", other, baseline)
+    found = build_row("other", other, baseline)
     draw = np.random.default_rng(9)
     lengths, gains, accuracies = [], [], []
     for _ in range(4000):
@@ -238,7 +238,7 @@ def test_intervals_are_those_of_a_bootstrap_over_problems() -> None:
 
 def test_an_arm_is_compared_with_the_same_seeds_of_the_baseline() -> None:
     baseline, other = _measured(2, ALL, 41, 0.85), _measured(3, (2, 0), 31, 0.9)
-    found = row("other", other, baseline)
+    found = build_row("other", other, baseline)
     assert found.tokens_gain is not None
     assert found.tokens_gain.value == pytest.approx(
         other.tokens_SP.mean() / baseline.tokens_SP[[2, 0]].mean() - 1
@@ -248,14 +248,14 @@ def test_an_arm_is_compared_with_the_same_seeds_of_the_baseline() -> None:
 def test_what_cannot_be_compared_is_refused() -> None:
     baseline, other = _measured(2, (0, 1), 41, 0.85), _measured(3, ALL, 31, 0.9)
     with pytest.raises(ValueError, match="not in tuple"):
-        row("other", other, baseline)
+        build_row("other", other, baseline)
     with pytest.raises(ValueError, match="other problems"):
-        row("other", other, replace(other, problems=other.problems[::-1]))
+        build_row("other", other, replace(other, problems=other.problems[::-1]))
 
 
 def test_an_arm_against_itself_gains_nothing() -> None:
     same = _measured(2, ALL, 41, 0.85)
-    found = row("same", same, same)
+    found = build_row("same", same, same)
     for gain in (found.tokens_gain, found.accuracy_gain):
         assert gain is not None
         assert (gain.value, gain.low, gain.high) == (0, 0, 0)
@@ -263,7 +263,8 @@ def test_an_arm_against_itself_gains_nothing() -> None:
 
 def test_the_table_is_markdown() -> None:
     baseline, other = _measured(2, ALL, 41, 0.85), _measured(3, ALL, 31, 0.9)
-    lines = markdown([row("a", baseline, None), row("b", other, baseline)]).splitlines()
+    table = [build_row("a", baseline, None), build_row("b", other, baseline)]
+    lines = format_table(table).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert lines[2].startswith("| a | 8")
     assert "| -2" in lines[3]
@@ -273,7 +274,7 @@ def test_the_table_is_markdown() -> None:
 def test_running_means(length: int) -> None:
     values = np.random.default_rng(0).normal(size=length)
     expected = [values[max(0, end - 15) : end].mean() for end in range(1, length + 1)]
-    assert smoothed(values.tolist()) == pytest.approx(expected)
+    assert smooth(values.tolist()) == pytest.approx(expected)
 
 
 def test_help_is_instant() -> None:

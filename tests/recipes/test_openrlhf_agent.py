@@ -46,7 +46,7 @@ class SamplingParams:
 
 
 class Engine:
-    """OpenRLHF's rollout actor: plays responses back, or samples, and scores prompts."""
+    """Stands in for OpenRLHF's rollout actor: replays or samples responses, and scores prompts."""
 
     def __init__(self, model: Any, tokenizer: Any, response_ids: Sequence[int] | None) -> None:
         self._model = model
@@ -54,7 +54,7 @@ class Engine:
         self._response_ids = response_ids
         self.max_model_len = CONTEXT_TOKENS
         self.asked: list[list[int]] = []
-        """What it was given to score."""
+        """Token ids that it was asked to score."""
 
     async def generate(
         self, prompt_token_ids: list[int], sampling_params: Any, multi_modal_data: Any = None
@@ -84,7 +84,8 @@ class Engine:
                 temperature=params.temperature,
                 top_k=0,
             )
-        return out[0, len(ids) :].tolist()
+        sampled: list[int] = out[0, len(ids) :].tolist()
+        return sampled
 
     def _scored(self, ids: list[int], params: Any) -> Any:
         assert params.flat_logprobs
@@ -96,10 +97,11 @@ class Engine:
 
 
 def logprobs_of(model: Any, ids: list[int]) -> list[float]:
-    """Of every token but the first."""
+    """Log-probabilities of every token except the first."""
     with torch.inference_mode():
         logprobs_TV = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
-    return logprobs_TV[range(len(ids) - 1), ids[1:]].tolist()
+    logprobs: list[float] = logprobs_TV[range(len(ids) - 1), ids[1:]].tolist()
+    return logprobs
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +155,7 @@ def execute(
 
 
 def of_server(server: Any, tokenizer: Any, output: dict[str, Any]) -> dict[str, float]:
-    """What the server alone gives for the same rollout, sent as OpenRLHF's own client does."""
+    """The server's own answer for the same rollout, sent by OpenRLHF's client."""
     query = tokenizer.decode(output["observation_tokens"], skip_special_tokens=False)
     body = {"query": [query], "prompts": [output["prompt"]], "labels": [output["label"]]}
     status, answer = server.request("/get_reward", body)
@@ -167,7 +169,7 @@ def label(answer: str, **fields: Any) -> str:
 
 
 Case = tuple[str, str, dict[str, Any]]
-"""What the policy wrote to the first problem, its label, and how OpenRLHF was set."""
+"""The policy's responses to the first problem, their labels, and OpenRLHF's settings."""
 FIRST: Problem = PROBLEMS[0]
 ANSWER = str(FIRST.answer)
 END = "<|im_end|>"
@@ -210,7 +212,7 @@ def test_rewards_are_the_servers(
 def test_the_very_token_ids_are_scored(
     server: Any, bundled_tokenizer: Any, model: Any, bundled_model_path: Path
 ) -> None:
-    """Sampled ones, some of which no tokenizer would give; against a float64 computation."""
+    """Sampled token ids, which re-tokenizing may not reproduce, against a float64 computation."""
     from transformers import AutoModelForCausalLM
 
     exact = AutoModelForCausalLM.from_pretrained(bundled_model_path, dtype=torch.float64).eval()
@@ -241,7 +243,7 @@ def test_the_very_token_ids_are_scored(
 
 
 def test_one_token_too_many_is_cut(model: Any, bundled_tokenizer: Any) -> None:
-    """A rollout that fills the context leaves vLLM no room to be asked about all of it."""
+    """vLLM cannot score all of a rollout that fills its context."""
     prompt = prompt_of(bundled_tokenizer, FIRST.question)
     num_prompt = len(bundled_tokenizer.encode(prompt))
     response = bundled_tokenizer.encode(FIRST.padded)

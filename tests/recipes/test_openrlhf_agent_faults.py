@@ -1,4 +1,4 @@
-"""What the agent for OpenRLHF does where a setting, a server or the engine is wrong."""
+"""The agent for OpenRLHF with wrong settings, failing servers and failing engines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GRADING = ("no_answer", "grader_timeout", "grader_crashed", "label_unreadable")
 
 
 class Engine:
-    """Writes given ids and finds all tokens as probable as each other, or answers wrongly."""
+    """Generates given ids and scores all tokens equally, or gives a wrong answer."""
 
     def __init__(self, response_ids: list[int], answer: Any = ...) -> None:
         self._response_ids = response_ids
@@ -52,8 +52,10 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SAR_WEIGHT", "SYSTEM_PROMPT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("REWARD_URLS", "http://127.0.0.1:1/get_reward")
-    # A server that is not there is found out at once.
-    monkeypatch.setitem(RewardClient.__init__.__kwdefaults__, "wait_s", 0.0)
+    # Retries do not wait: a missing server is reported at once.
+    defaults = RewardClient.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "wait_s", 0.0)
 
 
 def load() -> Any:
@@ -100,7 +102,7 @@ def test_a_wrong_setting_ends_the_start(
 @pytest.mark.parametrize(
     ("arguments", "engine", "said"),
     [
-        ({"images": ["a.png"]}, {}, "SAR is of text alone"),
+        ({"images": ["a.png"]}, {}, "SAR is defined for text only"),
         ({"label": '{"answer": 3}'}, {}, "the label's answer is a number"),
         ({}, {"enable_prefix_caching": True}, "without --vllm.enable_prefix_caching"),
     ],
@@ -123,7 +125,7 @@ def closed_port() -> int:
 
 @pytest.fixture
 def answering() -> Iterator[Callable[[int], Any]]:
-    """Starts servers that answer alike with a status; `url` and the number of requests."""
+    """Starts servers that always answer with one status and count their requests."""
     started = []
 
     def start(status: int) -> Any:
@@ -163,7 +165,7 @@ def test_without_correctness_there_is_no_rollout(
         monkeypatch.setenv("REWARD_URLS", url)
         with pytest.raises(RuntimeError, match="no correctness: http://127") as caught:
             execute(Engine([5]), bundled_tokenizer)
-        # As Ray carries it to the trainer, without the key.
+        # Ray pickles the error on its way to the trainer. It has no key.
         assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
         assert "key" not in str(caught.value)
     assert failing.num_requests == 5

@@ -1,4 +1,4 @@
-"""The check before a run: against the real server, and against servers with something wrong."""
+"""The preflight: with the real server, and with servers that are wrong in some way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from recipes.preflight import _RIGHT, Policy, Problem, Server, main
+from recipes.preflight import _RIGHT, CheckFailed, Policy, Server, main
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ Run = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], bundled_model_path: Path) -> Run:
-    """Exit code and what was said: on stdout if all is well, else on stderr."""
+    """Returns the exit code and the output: stdout if all is well, else stderr."""
 
     def call(*urls: str, model: Path = bundled_model_path, **flags: str) -> tuple[int, str]:
         named = [w for name, value in flags.items() for w in (f"--{name.replace('_', '-')}", value)]
@@ -98,7 +98,7 @@ def test_other_model(run: Run, server: Any, tmp_path: Path, bundled_model_path: 
 def test_other_tokenizer(
     run: Run, server: Any, tmp_path: Path, bundled_model_path: Path, bundled_tokenizer: Any
 ) -> None:
-    """One that knows no merges: the same texts, in more tokens."""
+    """A tokenizer without merges needs more tokens for the same text."""
     other = tmp_path / bundled_model_path.name
     shutil.copytree(bundled_model_path, other)
     path = other / "tokenizer.json"
@@ -201,7 +201,7 @@ def test_server_down(run: Run) -> None:
 
 @pytest.fixture(scope="module")
 def guarded(start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A server of another weight that wants a key."""
+    """A server with another SAR weight that requires a key."""
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text("s3cret,@key:1\n")
     other = start_server("--api-key-file", str(keys), "--sar-weight", "0")
@@ -214,7 +214,7 @@ def test_keys(run: Run, guarded: Any) -> None:
     assert run(reward_url(guarded, key), sar_weight="0")[0] == 0
     for wrong in ("", "any:another-key@"):
         result = run(reward_url(guarded, wrong))
-        assert_one_line(result, "wants a key")
+        assert_one_line(result, "requires a key")
         assert "another-key" not in result[1]
 
 
@@ -228,7 +228,7 @@ def test_servers_that_differ(run: Run, server: Any, guarded: Any) -> None:
 
 
 class Canned:
-    """A server whose answers are made up: by path, a status and a body."""
+    """A server with canned answers: for each path a status and a body."""
 
     def __init__(self) -> None:
         logs = {"sar": [0.5], "template_mismatch": [0], "response_tokens": [1]}
@@ -320,7 +320,7 @@ def test_rollouts_are_what_openrlhf_sends(bundled_tokenizer: Any) -> None:
     ids = [*bundled_tokenizer.encode(_RIGHT), bundled_tokenizer.eos_token_id]
     sent: list[tuple[list[str], list[str]]] = []
 
-    class Executor(agent.SingleTurnAgentExecutor):
+    class Executor(agent.SingleTurnAgentExecutor):  # type: ignore[misc]
         async def _fetch_rewards_via_http(self, queries: Any, prompts: Any, labels: Any) -> Any:
             sent.append((queries, prompts))
             return [{"rewards": 0.0}]
@@ -343,7 +343,7 @@ def test_rollouts_are_what_openrlhf_sends(bundled_tokenizer: Any) -> None:
 
 def test_a_key_does_not_show_in_a_problem() -> None:
     assert Server("http://any:hidden77@h:1/get_reward").name == "http://h:1/get_reward"
-    with pytest.raises(Problem) as raised:
+    with pytest.raises(CheckFailed) as raised:
         Server("http://any:hidden77@h:1/rewards")
     assert "hidden77" not in str(raised.value)
 
@@ -351,7 +351,7 @@ def test_a_key_does_not_show_in_a_problem() -> None:
 def test_a_recipe_stops_at_the_wrong_server_and_starts_with_the_right_one(
     server: Any, tmp_path: Path, bundled_model_path: Path
 ) -> None:
-    """The script and the check together, unmodified; the trainer is a stand-in that says so."""
+    """The real script and preflight, with a stand-in for the trainer."""
     train_file(tmp_path, DEFAULT_SYSTEM_PROMPT)
     row = (tmp_path / "train.jsonl").read_text()
     (tmp_path / "train.jsonl").write_text(row * 128)

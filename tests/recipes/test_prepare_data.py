@@ -1,4 +1,4 @@
-"""Preparing prompts: filters, splits, contamination, labels that can be graded, going on again."""
+"""Data preparation: filters, splits, contamination, gradable labels, continuing after a stop."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> SimpleNamespace:
-    """Real GSM8K split in two, one half as if it were the training split; the rest as it is."""
+    """Real GSM8K, half of it used as the training split; the other data sets unchanged."""
     root = tmp_path_factory.mktemp("prepared")
     gsm8k = rows_of(data_folder / "gsm8k.jsonl")
     words = gsm8k[NUM_TRAIN_GSM8K]["question"].split()
@@ -90,7 +90,7 @@ def question_of(row: dict[str, Any]) -> str:
 
 
 def grams(text: str, n: int = 13) -> set[tuple[str, ...]]:
-    """Written apart from `sar.contamination`, which is what is tested here."""
+    """Independent of `sar.contamination`, which these tests check."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = re.sub(r"[^\w]+", " ", folded).split()
     return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
@@ -155,8 +155,8 @@ def test_training_on_the_benchmarks_own_files_drops_all_of_them(
     }  # fmt: skip
     said = capsys.readouterr().out
     assert "train  gsm8k              0 of 1,319; 1,319 dropped" in said
-    assert "1,325 training problems shared 13 words in a row" in said
-    # What shares a text with a held-out problem goes too.
+    assert "1,325 training problems dropped: they share 13 consecutive words" in said
+    # Problems that share text with a held-out problem are dropped too.
     assert {d["benchmark"] for d in manifest["dropped"]} == {"gsm8k", "math"}
 
 
@@ -235,7 +235,7 @@ def test_labels_say_what_they_are_for(prepared: SimpleNamespace) -> None:
 def test_openrlhf_makes_the_prompts_that_the_server_expects(
     prepared: SimpleNamespace, bundled_tokenizer: Any
 ) -> None:
-    """Its own `PromptDataset`, with the settings of the recipes."""
+    """OpenRLHF's own `PromptDataset`, with the settings of the recipes."""
     package = importlib.util.find_spec("openrlhf")
     assert package is not None
     assert package.origin is not None
@@ -292,30 +292,32 @@ def test_finished_parts_are_not_made_again(
 ) -> None:
     output = tmp_path / "out"
     made: list[str] = []
-    load = prepare_data.load_problems
 
     def interrupted(benchmark: Any, data_dir: Path | None) -> Any:
         if (benchmark.name, benchmark.source.split) == ("math", "train"):
             raise KeyboardInterrupt
         made.append(benchmark.name)
-        return load(benchmark, data_dir)
+        return load_problems(benchmark, data_dir)
 
     monkeypatch.setattr(prepare_data, "load_problems", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare(output, folders)
     assert len(made) == 7 + 1
     assert not (output / "train.jsonl").exists()
-    # As an interruption in the middle of writing would leave it.
-    (output / "parts/train-math.unfinished").write_text('{"half')
+    # What an interruption during writing leaves behind.
+    (output / "parts/train-math.jsonl.partial").write_text('{"half')
 
     made.clear()
-    monkeypatch.setattr(
-        prepare_data, "load_problems", lambda b, d: (made.append(b.name), load(b, d))[1]
-    )
+
+    def noted(benchmark: Any, data_dir: Path | None) -> Any:
+        made.append(benchmark.name)
+        return load_problems(benchmark, data_dir)
+
+    monkeypatch.setattr(prepare_data, "load_problems", noted)
     assert prepare(output, folders) == 0
     assert made == ["math", "numinamath"]
     before = files_of(output)
-    assert not any("unfinished" in name for name in before)
+    assert not any("partial" in name for name in before)
     made.clear()
     assert prepare(output, folders) == 0
     assert made == []

@@ -1,4 +1,4 @@
-"""The launch scripts: every flag against OpenRLHF's own parser, what they check, what they run."""
+"""The launch scripts: their flags in OpenRLHF's own parser, their checks, what they start."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,19 @@ NUM_PROMPTS = 23_000
 CLUSTER = {"NUM_NODES": "4", "RAY_ADDRESS": "http://head:8265"}
 TWO_URLS = "http://any:k%2Cey@one:5000/get_reward,http://two:5000/get_reward"
 
+MODEL_SETTINGS = ["MODEL_PATH", "ZERO_STAGE", "TENSOR_PARALLEL", "VLLM_MEMORY", "TOKENS_PER_GPU"]
+SETTINGS = [
+    "REWARD_URLS", "SAR_WEIGHT", "ON_POLICY", "SERVER_MODEL", "DATA", "OUTPUT", "NUM_NODES",
+    "GPUS_PER_NODE", "RAY_ADDRESS", "STEPS", "N_SAMPLES", "SAVE_STEPS", "EVAL_STEPS", "SEED",
+    "PYTHON", "SYSTEM_PROMPT", *MODEL_SETTINGS,
+]  # fmt: skip
+
 Result = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder as the scripts see it: they count lines."""
+    """A data folder. The launcher only counts its lines."""
     return data_folder_of(tmp_path_factory.mktemp("data"), NUM_PROMPTS)
 
 
@@ -38,15 +46,20 @@ def data_folder_of(folder: Path, num_prompts: int) -> Path:
     return folder
 
 
-def run(algorithm: str, *arguments: str, cwd: Path = ROOT, **settings: str) -> Result:
-    """One start of a script, with no other settings than these."""
-    environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **settings}
+def run(algorithm: str, *arguments: str, **settings: str) -> Result:
+    """Runs a script with these settings alone."""
+    return run_in(ROOT, algorithm, *arguments, **settings)
+
+
+def run_in(cwd: Path, algorithm: str, *arguments: str, **settings: str) -> Result:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # has a `python`
+    environ = {"PATH": path, "HOME": os.environ.get("HOME", "/"), **settings}
     command = [str(RECIPES / f"{algorithm}.sh"), *arguments]
     return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=60)
 
 
 def command_of(algorithm: str, model: str, *flags: str, **settings: str) -> list[str]:
-    """The words of the command that a dry run shows."""
+    """The words of the command that a dry run prints."""
     done = run(algorithm, model, "--dry-run", *flags, **settings)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -108,7 +121,7 @@ def parsed(commands: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
     good = flags["grpo Gemma-3-1B one node"]
     flags |= {name: [*good, flag] for name, (flag, _) in REFUSED.items()}
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests/openrlhf_arguments.py")],
+        [sys.executable, str(Path(__file__).with_name("openrlhf_arguments.py"))],
         input=json.dumps(list(flags.values())),
         capture_output=True,
         text=True,
@@ -130,7 +143,7 @@ def test_openrlhf_takes_every_flag(
         for part in flag.removeprefix("--").split("."):
             assert part in node, flag
             node = node[part]
-    # Nor would it rather have anything otherwise.
+    # OpenRLHF prints no advice against any of them either.
     assert "Warning" not in parsed[name]["said"]
     assert "Recommend" not in parsed[name]["said"]
 
@@ -198,7 +211,7 @@ def test_settings_arrive(parsed: dict[str, dict[str, Any]]) -> None:
 
 
 def test_keys_are_not_shown_and_all_servers_are_used(parsed: dict[str, dict[str, Any]]) -> None:
-    """The dry run hides keys, so the URLs that OpenRLHF gets are checked where it is started."""
+    """Another test checks the keys that OpenRLHF gets: the dry run hides them."""
     urls = parsed["two servers"]["arguments"]["reward"]["remote_url"]
     assert urls == ["http://***@one:5000/get_reward", "http://two:5000/get_reward"]
 
@@ -253,20 +266,23 @@ def test_too_little_data(tmp_path: Path) -> None:
     assert "has 127 prompts, and a step takes 128" in done.stderr
 
 
-def test_a_dry_run_starts_nothing(data: Path, tmp_path: Path) -> None:
-    output = tmp_path / "run"
+def test_a_dry_run_starts_nothing(
+    recorder: Callable[[int], Path], data: Path, tmp_path: Path
+) -> None:
+    output, python = tmp_path / "run", str(recorder(0))
     words = command_of(
-        "grpo", MODELS[0], DATA=str(data), PYTHON="/no/python", OUTPUT=str(output),
+        "grpo", MODELS[0], DATA=str(data), PYTHON=python, OUTPUT=str(output),
         REWARD_URLS="http://any:secret1@h:5000/get_reward", SAR_WEIGHT="0",
     )  # fmt: skip
-    assert words[0] == "/no/python"
+    assert words[0] == python
+    assert not (tmp_path / "ran").exists()
     assert not output.exists()
     assert not any("secret1" in word for word in words)
 
 
 def test_folders_are_absolute_and_the_weight_names_the_run(data: Path, tmp_path: Path) -> None:
     (tmp_path / "data").symlink_to(data)
-    done = run("ppo", MODELS[0], "--dry-run", cwd=tmp_path, SAR_WEIGHT="0")
+    done = run_in(tmp_path, "ppo", MODELS[0], "--dry-run", SAR_WEIGHT="0")
     words = shlex.split(done.stdout.replace("\\\n", " "))
     assert after(words, "--data.prompt_dataset") == str(data / "train.jsonl")
     assert after(words, "--ckpt.path") == str(tmp_path / "runs/ppo-Gemma-3-1B-sar0/checkpoints")
@@ -274,12 +290,16 @@ def test_folders_are_absolute_and_the_weight_names_the_run(data: Path, tmp_path:
 
 @pytest.fixture
 def recorder(tmp_path: Path) -> Callable[[int], Path]:
-    """Makes an interpreter that notes what it is to run; `preflight.py` ends with a given code."""
+    """Makes an interpreter that only notes what it should run, except for the launcher itself.
+
+    `preflight.py` ends with a given exit code.
+    """
 
     def make(code: int) -> Path:
         path = tmp_path / "python"
         path.write_text(
             "#!/usr/bin/env bash\n"
+            f'[[ $1 != */recipes/launch ]] || exec {sys.executable} "$@"\n'
             f"printf '%s\\n' \"$*\" >> {tmp_path}/ran\n"
             f"env -0 > {tmp_path}/environ\n"
             f"[[ $1 != */preflight.py ]] || exit {code}\n"
@@ -316,7 +336,7 @@ def test_nothing_is_trained_after_a_failed_preflight(
 
 
 ON_POLICY = {"ON_POLICY": "1", "REWARD_URLS": TWO_URLS, "SERVER_MODEL": "copy"}
-# All that JSON and a shell take for something else.
+# Characters that JSON and shells treat specially.
 SYSTEM_PROMPT = 'Say "so" \\frac\nand $x:\t` Ünder {a}'
 
 
@@ -369,25 +389,46 @@ def test_a_cluster_gets_the_agents_settings_with_the_job(
     }
 
 
-def test_there_are_settings_for_the_papers_models_only() -> None:
-    assert sorted(path.stem for path in (RECIPES / "models").iterdir()) == sorted(MODELS)
-    for algorithm in ALGORITHMS:
-        text = (RECIPES / f"{algorithm}.sh").read_text()
-        assert all(model in text for model in MODELS)
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_help_lists_the_papers_models_and_all_settings(algorithm: str, flag: str) -> None:
+    """With each setting's help text and default."""
+    done = run(algorithm, flag)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Models: " + ", ".join(MODELS) + "\n" in done.stdout
+    paragraphs = done.stdout.partition("Settings (environment variables):\n")[2]
+    assert re.findall(r"^  ([A-Z_]+) +[A-Z1]", paragraphs, re.MULTILINE) == SETTINGS
+    assert "folder or hub id" in paragraphs
+    assert "Default: http://127.0.0.1:5000/get_reward" in paragraphs
 
 
-def test_all_settings_are_explained() -> None:
-    """Each variable with a default in common.sh stands in the list at its top, and the reverse."""
-    text = (RECIPES / "common.sh").read_text()
-    listed = set(re.findall(r"^#   ([A-Z_]+)\b", text, re.MULTILINE))
-    assert listed == {*re.findall(r'^: "\$\{([A-Z_]+):=', text, re.MULTILINE), "OUTPUT"}
+def test_the_launcher_needs_the_standard_library_only(data: Path) -> None:
+    """Runs without site-packages: a training environment may have openrlhf only."""
+    command = [sys.executable, "-S", str(RECIPES / "launch"), "grpo", MODELS[0], "--dry-run"]
+    done = subprocess.run(command, env={"DATA": str(data)}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_model_sets_what_differs_between_models() -> None:
+    models = tomllib.loads((RECIPES / "launch/models.toml").read_text())
+    assert tuple(models) == MODELS
+    assert {tuple(model) for model in models.values()} == {tuple(MODEL_SETTINGS)}
+
+
+def test_a_cluster_without_rays_command_is_one_line(
+    recorder: Callable[[int], Path], data: Path, tmp_path: Path
+) -> None:
+    settings = {**CLUSTER, "DATA": str(data), "PYTHON": str(recorder(0)), "PATH": "/usr/bin:/bin"}
+    done = run("grpo", MODELS[0], **settings)
+    assert done.returncode == 1
+    assert done.stderr == "grpo.sh: cannot start ray: No such file or directory\n"
 
 
 def test_shellcheck_finds_nothing() -> None:
     beside = shutil.which("shellcheck", path=str(Path(sys.executable).parent))
     shellcheck = beside or shutil.which("shellcheck")
     assert shellcheck, "shellcheck is not installed: pip install -e '.[dev]'"
-    scripts = [*RECIPES.glob("*.sh"), *RECIPES.glob("models/*.sh"), ROOT / ".ci/run"]
+    scripts = [*RECIPES.glob("*.sh"), ROOT / ".ci/run"]
     done = subprocess.run(
         [shellcheck, "--external-sources", *map(str, scripts)],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""What training problems are drawn from: splits, filters, samples, and data that cannot be used."""
+"""The sources of training problems: splits, filters, samples, and unusable data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from eval.benchmarks import numinamath
 from eval.benchmarks.rows import Row
-from recipes.prepare_data import TRAINING_SETS, main, sample
+from recipes.prepare_data import TRAINING_SETS, main, sample_problems
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ def test_samples_are_those_of_pandas(size: int, cap: int) -> None:
     expected = problems
     if cap and cap < size:
         expected = pandas.DataFrame({"x": problems}).sample(cap, random_state=42)["x"].tolist()
-    assert sample(problems, cap, 42) == expected
+    assert sample_problems(problems, cap, 42) == expected
 
 
 def test_the_hub_sources_are_the_papers() -> None:

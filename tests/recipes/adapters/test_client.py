@@ -1,4 +1,4 @@
-"""The client of other trainers: against the real server, and against servers that fail."""
+"""The client for other trainers, with the real server and with failing ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HANGS_UP = (0, None)
 
 
 class Scripted:
-    """Gives the answers of a list in turn, the last one again and again."""
+    """Gives the answers of a list in turn and repeats the last one."""
 
     def __init__(self, http: ThreadingHTTPServer) -> None:
         self.answers: list[tuple[int, Any]] = [GOOD]
@@ -111,7 +111,9 @@ def guarded(start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathF
 def test_keys(guarded: Any) -> None:
     url = guarded.url.replace("//", "//any:{}@") + "/get_reward"
     assert ask(url.format("s3cret%2C%40key%3A1"))[0]["score"] == 1
-    with pytest.raises(RewardError, match="it wants a key, and this one does not fit") as raised:
+    with pytest.raises(
+        RewardError, match="it requires a key, and got none or a wrong one"
+    ) as raised:
         ask(url.format("an0ther"), num_tries=1000)
     assert not raised.value.may_pass
     assert "an0ther" not in str(raised.value)

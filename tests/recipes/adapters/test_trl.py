@@ -1,4 +1,4 @@
-"""Rewards for TRL: its own GRPOTrainer with a real server, and with one that fails."""
+"""Rewards for TRL: its own GRPOTrainer with a real server and with a failing one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def chat(question: str) -> list[dict[str, str]]:
 
 
 class Recorded(RemoteReward):
-    """Keeps what TRL gave it and what it returned."""
+    """Records its arguments and results."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -45,13 +45,13 @@ class Recorded(RemoteReward):
 
 
 class Flaky:
-    """In front of a real server; refuses the requests that hold a label which it is to refuse."""
+    """A proxy of a real server. It refuses requests that contain certain labels."""
 
     def __init__(self, server: Any) -> None:
         self.refused: dict[str, int] = {}
-        """By label, the status; 0 hangs up."""
+        """Status by label; 0 closes the connection."""
         self.num_rollouts: list[int] = []
-        """Of each request."""
+        """One number for each request."""
         flaky = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -93,7 +93,7 @@ Train = Callable[..., tuple[Recorded, list[dict[str, Any]]]]
 
 @pytest.fixture
 def train(tmp_path: Path, bundled_model_path: Path) -> Iterator[Train]:
-    """Two steps of GRPO with the bundled model; the reward function, and what TRL logged."""
+    """Two GRPO steps of the bundled model: the reward function, and TRL's log."""
     import torch
 
     def run(url: str, *, plain: bool = False, **options: Any) -> Any:
@@ -126,7 +126,7 @@ def train(tmp_path: Path, bundled_model_path: Path) -> Iterator[Train]:
         trainer.train()
         return reward, [log for log in trainer.state.log_history if "loss" in log]
 
-    # The server has threads of its own, and many that wait for few cores take ten times as long.
+    # Together with the server's threads, more would compete for few cores: ten times slower.
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield run
@@ -172,7 +172,7 @@ def test_a_run_goes_on_without_the_rewards_of_a_server_that_fails(
     assert "2 completions have no reward: http://" in caplog.text
     for log, (_, rewards) in zip(logs, reward.calls, strict=True):
         scored = [one for one in rewards if one is not None]
-        # With a 0 for each that is missing it would be half of that.
+        # It would be half of that if missing rewards counted as 0.
         assert log["reward"] == pytest.approx(_mean(scored), abs=1e-4)
         assert math.isfinite(log["loss"])
 
@@ -220,7 +220,7 @@ def test_only_the_chunks_that_fail_have_no_reward(
 def test_a_step_without_any_reward_ends_the_training(
     call: Callable[..., Any], flaky: Flaky
 ) -> None:
-    """Else a server that went down for the night would let a run "train" on nothing."""
+    """Otherwise a run would continue without rewards while the server is down."""
     flaky.refused = {"7": 500}
     logged: dict[str, float] = {}
     with pytest.raises(RewardError, match="HTTP 500"):
@@ -256,7 +256,7 @@ def test_fields(call: Callable[..., Any], server: Any) -> None:
     assert correctness == 0
     assert reward == pytest.approx(0.2 * sar)
     assert sar != 0
-    with pytest.raises(ValueError, match="field='score_of_all': the server gives reward, score"):
+    with pytest.raises(ValueError, match="field='score_of_all': the server returns reward, score"):
         call(url, ["8"], field="score_of_all")
 
 
@@ -278,7 +278,7 @@ def test_what_is_missing_is_named(server: Any, bundled_tokenizer: Any) -> None:
 
 
 def test_a_text_prompt_is_as_the_policy_saw_it(bundled_tokenizer: Any) -> None:
-    """Of a tokenizer that adds a BOS, which TRL leaves on; a template writes its own."""
+    """TRL keeps the BOS that a tokenizer adds to a text prompt. Templates write their own."""
 
     class AddsBos:
         def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
@@ -290,8 +290,8 @@ def test_a_text_prompt_is_as_the_policy_saw_it(bundled_tokenizer: Any) -> None:
 
     reward = RemoteReward("http://h/get_reward", AddsBos())
     ids = bundled_tokenizer.encode("A: 5")
-    assert reward._texts("Q: ", ids) == ("<|endoftext|>Q: A: 5", "Q: ")
-    query, prompt = reward._texts(chat("Q"), ids)
+    assert reward._decode("Q: ", ids) == ("<|endoftext|>Q: A: 5", "Q: ")
+    query, prompt = reward._decode(chat("Q"), ids)
     assert query == prompt + "A: 5"
 
 

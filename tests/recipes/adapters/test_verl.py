@@ -24,7 +24,7 @@ def prompt(bundled_tokenizer: Any) -> str:
 
 
 def call(url: str, label: Any, extra_info: Any, response: str = "3 + 4 = 7. Answer: 7") -> Any:
-    """As NaiveRewardManager does: keywords, in a thread, with what verl adds to extra_info."""
+    """Calls it as verl's NaiveRewardManager does: keywords, a thread, verl's extra_info."""
     extra_info |= {"num_turns": 2, "rollout_reward_scores": {}}
     function = partial(
         compute_score,
@@ -53,13 +53,13 @@ def test_rewards_are_the_servers(server: Any, prompt: str, label: str) -> None:
     assert got["acc"] == got["correctness"] == answer["scores"][0]
     assert got["sar"] == pytest.approx(answer["extra_logs"]["sar"][0], abs=1e-5)
     assert got["template_mismatch"] == 0
-    # What verl's validation adds by itself.
+    # verl's validation adds "reward" itself.
     assert "reward" not in got
     assert set(got) == {"score", "acc", *answer["extra_logs"]}
 
 
 def test_it_is_loaded_from_its_file(server: Any, prompt: str) -> None:
-    """As verl does: under a name of its own, outside of any package."""
+    """Loads the file as verl does: under its own module name, outside any package."""
     spec = importlib.util.spec_from_file_location("custom_module", FILE)
     assert spec is not None
     assert spec.loader is not None

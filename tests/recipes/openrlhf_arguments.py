@@ -1,9 +1,8 @@
-"""Runs OpenRLHF's own launcher on command lines, as far as its models and GPUs are not needed.
+"""Runs OpenRLHF's own launcher on command lines until it would need models and GPUs.
 
-JSON on stdin: a list of argument lists. JSON on stdout: for each the arguments that the launcher
-came to after its validation, or what it said instead. `openrlhf.cli.train_ppo_ray` runs as
-`__main__` with stand-ins for what only a GPU machine has, through its parser, its validation and
-the start of `train`, until it would start vLLM.
+JSON on stdin: a list of argument lists. JSON on stdout: for each list, the arguments after the
+launcher's validation, or its error. `openrlhf.cli.train_ppo_ray` runs as `__main__` with stand-ins
+for modules that only a GPU machine has. It is stopped when it would start vLLM.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 LAUNCHER = "openrlhf.cli.train_ppo_ray"
-# What the launcher's modules import and a test machine need not have.
+# Modules that the launcher imports and a test machine may lack.
 STAND_INS = {
     "ray", "vllm", "deepspeed", "flash_attn", "peft", "optree", "torchdata", "bitsandbytes",
     "datasets", "accelerate", "torchmetrics", "wandb", "tensorboard", "loralib", "optimum",
@@ -30,11 +29,11 @@ STAND_INS = {
 
 
 class Reached(Exception):
-    """`train` is about to start vLLM: all checks before it have passed."""
+    """`train` is about to start vLLM, so all its checks have passed."""
 
 
 class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Modules whose every attribute is a mock."""
+    """Makes modules with a mock for every attribute."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name.split(".")[0] in STAND_INS:
@@ -55,12 +54,12 @@ def _mock(module: str, attribute: str) -> Any:
         raise AttributeError(attribute)
     if attribute == "remote":  # `@ray.remote` leaves the class as it is
         return lambda *args, **options: args[0] if args else lambda decorated: decorated
-    # A class of its own, as some are subclassed.
+    # A real class, because OpenRLHF subclasses some of them.
     return type(attribute, (MagicMock,), {}) if attribute[0].isupper() else MagicMock()
 
 
 def run(arguments: list[str]) -> dict[str, Any]:
-    """What the launcher makes of one command line."""
+    """Returns the launcher's validated arguments, or its error, for one command line."""
     reached: dict[str, Any] = {}
 
     def stop(*_: Any, **__: Any) -> None:
