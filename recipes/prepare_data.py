@@ -122,7 +122,7 @@ def without_contamination(
         for problem in _progress(problems, f"{name}: looking for the benchmarks", "problems"):
             if _IMAGE in problem.question:
                 dropped.append(Dropped(name, problem.id, f"holds {_IMAGE}"))
-            elif matches := index.matches(problem.question):
+            elif matches := index.find_matches(problem.question):
                 benchmark, other = questions[matches[0].question]
                 shared = " ".join(matches[0].ngram)
                 dropped.append(

@@ -189,7 +189,7 @@ def _load_engine(config: ServerConfig, service: RewardService, path: str) -> Eng
         config.grader_timeout,
     )
     batcher = Batcher(scorer, config.max_batch_tokens, service.metrics, service.counters)
-    return Engine(tokenizer, batcher, path, scorer.architecture, scorer.room_check)
+    return Engine(tokenizer, batcher, path, scorer.architecture, scorer.has_room_for_copy)
 
 
 def _load_scorer(config: ServerConfig, path: str) -> TransformersScorer | VllmScorer:

@@ -77,10 +77,10 @@ def _rescore(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
         if getattr(arguments, name) is not None and not is_regrading:
             parser.error(f"--{name.replace('_', '-')}: only with --regrade or --grader")
 
-    from sar.rescore import RescoreError, log_files, write_all
+    from sar.rescore import RescoreError, find_log_files, write_all
 
     try:
-        files = log_files(arguments.logs)
+        files = find_log_files(arguments.logs)
         with (
             _output(arguments.output, arguments.logs) as output,
             _progress(files) as log,

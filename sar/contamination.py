@@ -64,7 +64,7 @@ class ContaminationIndex:
                 found.setdefault(gram, []).append(index)
         self._by_length.pop(0, None)  # questions without a word are in no text
 
-    def matches(self, text: str) -> list[Match]:
+    def find_matches(self, text: str) -> list[Match]:
         """One match per question that the text shares words with, in the questions' order."""
         words = normalise(text)
         found: dict[int, Match] = {}

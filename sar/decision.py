@@ -60,7 +60,7 @@ class Decision:
     schema: int = SCHEMA
 
     @classmethod
-    def of(
+    def from_reward(
         cls,
         reward: Reward,
         *,
@@ -80,7 +80,7 @@ class Decision:
 
         Args:
             prompt, response: as the query was split, special tokens included.
-            special_tokens: see `RolloutTokenizer.special_tokens_in`.
+            special_tokens: see `RolloutTokenizer.find_special_tokens`.
             label_as_sent: the label before it was read.
         """
         return cls(
@@ -97,7 +97,7 @@ class Decision:
             **_of_reward(reward, label.grader, label.mode, sar_weight),
         )
 
-    def decided_again(
+    def decide_again(
         self, verdict: Verdict, grader: GraderName, mode: Mode, sar_weight: float
     ) -> Decision:
         """The same rollout with the reward that another verdict or weight gives it."""

@@ -30,7 +30,7 @@ class RescoreError(Exception):
 
 
 @dataclass(frozen=True)
-class Logged:
+class LoggedDecision:
     """A decision and where it stands."""
 
     place: str
@@ -99,7 +99,7 @@ class Summary:
             self.examples.append(rescored)
 
 
-def log_files(paths: Sequence[Path]) -> list[Path]:
+def find_log_files(paths: Sequence[Path]) -> list[Path]:
     """The files meant by paths of files and folders, those of a folder in their order of time.
 
     Raises:
@@ -123,7 +123,7 @@ def read_log(
     *,
     on_torn: Callable[[str], None],
     on_bytes: Callable[[int], object] = lambda _: None,
-) -> Iterator[Logged]:
+) -> Iterator[LoggedDecision]:
     """The decisions of one file, in order.
 
     Args:
@@ -143,10 +143,12 @@ def read_log(
                     on_torn(place)
                     return
                 raise RescoreError(f"{place}: not a decision: {error}") from error
-            yield Logged(place, decision)
+            yield LoggedDecision(place, decision)
 
 
-def rescore(log: Iterable[Logged], *, sar_weight: float | None = None) -> Iterator[Rescored]:
+def rescore(
+    log: Iterable[LoggedDecision], *, sar_weight: float | None = None
+) -> Iterator[Rescored]:
     """Decisions with rewards from their logged verdicts.
 
     Args:
@@ -160,7 +162,7 @@ def rescore(log: Iterable[Logged], *, sar_weight: float | None = None) -> Iterat
 
 
 def regrade(
-    log: Iterable[Logged],
+    log: Iterable[LoggedDecision],
     graders: GraderPool,
     *,
     num_in_flight: int,
@@ -176,7 +178,7 @@ def regrade(
     Raises:
         RescoreError: a label that the grader cannot grade against, or a grader that failed.
     """
-    pending: deque[tuple[Logged, Label, Future[Verdict]]] = deque()
+    pending: deque[tuple[LoggedDecision, Label, Future[Verdict]]] = deque()
 
     def finish() -> Rescored:
         logged, label, verdict = pending.popleft()
@@ -207,7 +209,7 @@ def write_all(rescored: Iterable[Rescored], output: TextIO | None) -> Summary:
 
 
 def _rescored(
-    logged: Logged,
+    logged: LoggedDecision,
     verdict: Verdict,
     grader: GraderName,
     mode: Mode,
@@ -216,11 +218,11 @@ def _rescored(
 ) -> Rescored:
     before = logged.decision
     weight = before.sar_weight if sar_weight is None else sar_weight
-    after = before.decided_again(verdict, grader, mode, weight)
+    after = before.decide_again(verdict, grader, mode, weight)
     return Rescored(logged.place, before, after)
 
 
-def _label(logged: Logged, grader: GraderName | None) -> Label:
+def _label(logged: LoggedDecision, grader: GraderName | None) -> Label:
     try:
         return parse_label(logged.decision.label, grader)
     except LabelError as error:

@@ -30,7 +30,9 @@ class Likelihood:
     truncated: bool
 
     @classmethod
-    def of(cls, encoded: EncodedRollout, logprobs: list[npt.NDArray[np.float32]]) -> Likelihood:
+    def from_logprobs(
+        cls, encoded: EncodedRollout, logprobs: list[npt.NDArray[np.float32]]
+    ) -> Likelihood:
         """
         Args:
             logprobs: the (T,) log-probabilities of each of `encoded.sequences`, in their order.

@@ -16,7 +16,7 @@ from typing import Any
 
 from sar.grading.rules.answers import is_grading_tag
 from sar.prompts import empty_question_prompt, prompt_frame
-from sar.rollout import split_query, strip_padding
+from sar.query import split_query, strip_padding
 from sar.scoring.base import TokenSequence
 
 # Enough tokens before the response to see how its first token decodes.
@@ -80,7 +80,7 @@ class RolloutTokenizer:
             )
 
     def split(self, query: str, prompt: str) -> tuple[str, str]:
-        """The prompt as the policy saw it, and the response; see `sar.rollout.split_query`.
+        """The prompt as the policy saw it, and the response; see `sar.query.split_query`.
 
         Raises:
             ValueError: the query does not continue the prompt.
@@ -104,12 +104,12 @@ class RolloutTokenizer:
     def encode(self, prompt: str, response: str) -> EncodedRollout:
         """Token ids of the response after its prompt and after the empty-question prompt.
 
-        Cut as `from_ids` says where they do not fit the context.
+        Cut as `fit_to_context` says where they do not fit the context.
         """
         prompt_ids = self._encode_prompt(prompt) or self._standalone_ids
-        return self.from_ids(prompt_ids, self._response_ids(prompt_ids, response))
+        return self.fit_to_context(prompt_ids, self._response_ids(prompt_ids, response))
 
-    def from_ids(self, prompt_ids: list[int], response_ids: list[int]) -> EncodedRollout:
+    def fit_to_context(self, prompt_ids: list[int], response_ids: list[int]) -> EncodedRollout:
         """The same for a rollout whose token ids are known; the prompt has at least one.
 
         Where they do not fit the context, the end of the response is cut, and of a prompt that
@@ -131,12 +131,12 @@ class RolloutTokenizer:
             or len(response_ids) < num_response_tokens,
         )
 
-    def without_special_tokens(self, text: str) -> str:
+    def remove_special_tokens(self, text: str) -> str:
         """What a person would read of a text: graders get this. Tags such as `<think>` stay."""
         return self._unread_pattern.sub("", text)
 
-    def special_tokens_in(self, text: str) -> tuple[str, ...]:
-        """The special tokens that `without_special_tokens` takes from a text, each once."""
+    def find_special_tokens(self, text: str) -> tuple[str, ...]:
+        """The special tokens that `remove_special_tokens` takes from a text, each once."""
         return tuple(dict.fromkeys(self._unread_pattern.findall(text)))
 
     def has_other_frame(self, prompt: str) -> bool:

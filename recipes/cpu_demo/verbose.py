@@ -22,7 +22,7 @@ from pathlib import Path
 from recipes.cpu_demo.save import save
 from sar.models import BUNDLED_MODEL
 from sar.models.phrases import CLOSINGS, ITEMS, OPENINGS
-from sar.models.problems import Problem, generate
+from sar.models.problems import ArithmeticProblem, generate
 
 _PADDED_SHARE = 0.75
 _LEARNING_RATE_SCALE = 0.4  # it is to change its manner, not what it knows
@@ -50,7 +50,7 @@ def make(output: Path, num_steps: int) -> None:
     save(model.eval(), tokenizer, output)
 
 
-def with_remarks(problem: Problem, rng: random.Random) -> Problem:
+def with_remarks(problem: ArithmeticProblem, rng: random.Random) -> ArithmeticProblem:
     """The problem with a padded response whose steps are left together."""
     steps, _, answer = problem.concise.rpartition(" Answer: ")
     remarks = [rng.sample(kind, 2) for kind in (OPENINGS, CLOSINGS)]

@@ -226,12 +226,12 @@ class RewardService:
         return scored
 
     def _decision(self, engine: Engine, request_id: str, one: _Pending, reward: Reward) -> Decision:
-        return Decision.of(
+        return Decision.from_reward(
             reward,
             request_id=request_id,
             prompt=one.prompt,
             response=one.response,
-            special_tokens=engine.tokenizer.special_tokens_in(one.response),
+            special_tokens=engine.tokenizer.find_special_tokens(one.response),
             label_as_sent=one.sample.label_as_sent,
             label=one.sample.label,
             sar_weight=self._sar_weight,
@@ -250,7 +250,7 @@ class RewardService:
             prompt, response = engine.tokenizer.split(sample.query, sample.prompt)
         except ValueError as error:
             raise InvalidRequest(f"query[{index}]: {error}", f"query[{index}]") from error
-        text = engine.tokenizer.without_special_tokens(response)
+        text = engine.tokenizer.remove_special_tokens(response)
         verdict = self._graders.submit(opened_thinking(prompt) + text, sample.label)
         encoded = engine.tokenizer.encode(prompt, response)
         self.metrics.add_stage("tokenise", time.monotonic() - start_s)
@@ -265,7 +265,7 @@ class RewardService:
         )
 
     def _finish(self, engine: Engine, one: _Pending, deadline: float) -> ScoredSample:
-        likelihood = Likelihood.of(one.encoded, self._result(one.logprobs, deadline))
+        likelihood = Likelihood.from_logprobs(one.encoded, self._result(one.logprobs, deadline))
         try:
             verdict = self._result(one.verdict, deadline)
         except RequestTimedOut:

@@ -23,7 +23,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sar.models import BUNDLED_MODEL
-from sar.models.problems import Problem, generate
+from sar.models.problems import ArithmeticProblem, generate
 from sar.perplexity import mean_nll, self_aligned_reward
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION, render_prompt
 from sar.scoring import LogprobScorer
@@ -78,7 +78,7 @@ def sar_of(
     ]
 
 
-def hand_written_responses(problem: Problem) -> dict[str, str]:
+def hand_written_responses(problem: ArithmeticProblem) -> dict[str, str]:
     """The concise response in each of the unseen filler styles."""
     steps = problem.concise.rpartition(" Answer: ")[0]
     return {

@@ -28,7 +28,7 @@ HELD_OUT_SHARE = 10  # one question in this many is kept for evaluation
 
 
 @dataclass(frozen=True)
-class Problem:
+class ArithmeticProblem:
     """A question, its answer, and four responses a policy might write.
 
     Attributes:
@@ -139,13 +139,13 @@ def write_padded(rng: random.Random, story: Story) -> str:
     return write_concise(tuple(parts), story.answer)
 
 
-def draw_problem(rng: random.Random) -> Problem:
+def draw_problem(rng: random.Random) -> ArithmeticProblem:
     """A story, its responses, and the concise response to a story about something else."""
     story = draw_story(rng)
     other = draw_story(rng)
     while other.name == story.name or other.items == story.items:
         other = draw_story(rng)
-    return Problem(
+    return ArithmeticProblem(
         question=story.question,
         answer=story.answer,
         num_steps=len(story.steps),
@@ -161,7 +161,7 @@ def is_held_out(question: str) -> bool:
     return hashlib.sha256(question.encode()).digest()[0] % HELD_OUT_SHARE == 0
 
 
-def generate(seed: int, held_out: bool) -> Iterator[Problem]:
+def generate(seed: int, held_out: bool) -> Iterator[ArithmeticProblem]:
     """Endless problems of one side of the split, the same for the same seed."""
     rng = random.Random(seed)
     while True:

@@ -28,7 +28,7 @@ from transformers import (
 
 from sar.models import BUNDLED_MODEL
 from sar.models.demo_tokenizer import MAX_POSITIONS, TURN_END, build_tokenizer
-from sar.models.problems import Problem, generate
+from sar.models.problems import ArithmeticProblem, generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION, render_prompt
 
 EMPTY_QUESTION_SHARE = 0.2
@@ -74,7 +74,10 @@ def build_model(tokenizer: Any) -> Qwen3ForCausalLM:
 
 
 def draw_sample(
-    tokenizer: Any, problem: Problem, rng: random.Random, padded_share: float = PADDED_SHARE
+    tokenizer: Any,
+    problem: ArithmeticProblem,
+    rng: random.Random,
+    padded_share: float = PADDED_SHARE,
 ) -> Sample:
     """One prompt and one correct response, in the shares stated above."""
     question = problem.question

@@ -130,7 +130,7 @@ _layout: ContextVar[_Layout | None] = ContextVar("layout", default=None)
 
 
 @contextmanager
-def packed(
+def attend_within_segments(
     segments: Sequence[Segment],
     device: torch.device,
     *,

@@ -23,7 +23,7 @@ from sar.errors import first_line
 from sar.memory import free_memory_bytes
 from sar.scoring.base import TokenSequence
 from sar.scoring.output_head import OutputHead
-from sar.scoring.packed_attention import PACKED, packed
+from sar.scoring.packed_attention import PACKED, attend_within_segments
 from sar.scoring.packing import Pack, plan_packs
 
 # float32 logits held at once, and as much again for what is made of them. A GPU needs many rows at
@@ -135,7 +135,7 @@ class TransformersScorer:
         return f"{type(self._model).__name__} of {num_parameters:,} parameters"
 
     @property
-    def room_check(self) -> Callable[[], bool]:
+    def has_room_for_copy(self) -> Callable[[], bool]:
         """Says whether the weights of another such model fit into free memory beside this one's; it
         does not hold these."""
         num_bytes = sum(p.numel() * p.element_size() for p in self._model.parameters())
@@ -187,7 +187,7 @@ class TransformersScorer:
             inputs["position_ids"] = torch.from_numpy(pack.positions_T)[None].to(device)
             # Without it, transformers looks for packed sequences in the positions by itself.
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-            attending = packed(
+            attending = attend_within_segments(
                 pack.segments,
                 device,
                 num_layers=self._model.config.get_text_config().num_hidden_layers,

@@ -98,7 +98,7 @@ class VllmScorer:
         return ", ".join(self._engine.model_config.architectures)
 
     @property
-    def room_check(self) -> Callable[[], bool]:
+    def has_room_for_copy(self) -> Callable[[], bool]:
         """vLLM takes all the memory that it is given."""
         return lambda: False
 

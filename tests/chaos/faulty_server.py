@@ -32,7 +32,7 @@ class FaultyScorer:
         self._version: Any = None
         self._times_left = 0
 
-    def room_check(self) -> bool:
+    def has_room_for_copy(self) -> bool:
         return _orders(self._control).get("has_room", True)
 
     def response_logprobs(self, sequences: Sequence[Any]) -> list[Any]:

@@ -28,7 +28,7 @@ def decision(
     nll_a: float = 0.75,
 ) -> Decision:
     likelihood = Likelihood(nll_qa, nll_a, num_response_tokens=9, truncated=False)
-    return Decision.of(
+    return Decision.from_reward(
         combine(Verdict(Reason.CORRECT, "5"), likelihood, sar_weight=0.2, mode="train"),
         request_id="r1",
         prompt=prompt,
@@ -131,11 +131,11 @@ def test_the_graded_text_is_the_servers(bundled_tokenizer) -> None:
     tokenizer = RolloutTokenizer(bundled_tokenizer, system_prompt="")
     special = next(t for t in bundled_tokenizer.all_special_tokens if t)
     response = f"a{special}b <think>c</think> so 5.{special}{special}"
-    assert tokenizer.special_tokens_in(response) == (special,)
-    assert tokenizer.special_tokens_in("nothing") == ()
-    special_tokens = tokenizer.special_tokens_in(response)
+    assert tokenizer.find_special_tokens(response) == (special,)
+    assert tokenizer.find_special_tokens("nothing") == ()
+    special_tokens = tokenizer.find_special_tokens(response)
     one = decision(response, special_tokens=special_tokens, prompt="Q?\n<think>\n")
-    assert one.graded_text == "<think>" + tokenizer.without_special_tokens(response)
+    assert one.graded_text == "<think>" + tokenizer.remove_special_tokens(response)
 
 
 def test_special_tokens_that_start_alike_are_removed_longest_first() -> None:

@@ -18,7 +18,7 @@ import pytest
 from sar.__main__ import main
 from sar.decision import Decision
 from sar.grading.verdict import Reason, Verdict
-from sar.rescore import log_files, read_log
+from sar.rescore import find_log_files, read_log
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,7 +83,9 @@ def test_a_folder_is_read_in_order_and_each_file_once(decision, tmp_path, capsys
     for number in range(3):
         write_log(tmp_path / f"rewards-{number}.jsonl", [decision()] * (number + 1))
     (tmp_path / "notes.txt").write_text("not a log")
-    assert [f.name[8] for f in log_files([tmp_path, tmp_path / "rewards-1.jsonl"])] == list("012")
+    assert [f.name[8] for f in find_log_files([tmp_path, tmp_path / "rewards-1.jsonl"])] == list(
+        "012"
+    )
     _, report, _ = run(capsys, tmp_path, tmp_path / "rewards-1.jsonl")
     assert counts(report)["decisions"] == "6"
 
@@ -304,7 +306,7 @@ def test_real_rollouts_graded_again_keep_their_verdict(real_decisions, tmp_path,
 
 def test_real_rollouts_with_forged_verdicts_are_put_right(real_decisions, tmp_path, capsys) -> None:
     forged = [
-        one.decided_again(
+        one.decide_again(
             Verdict(Reason.WRONG if one.correctness else Reason.CORRECT), one.grader, "train", 0.2
         )
         for one in real_decisions

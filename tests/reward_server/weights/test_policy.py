@@ -255,7 +255,7 @@ def test_the_weights_before_leave_memory(
         assert num_in_memory() <= fits_twice  # none where there is no room beside it
         scorer = TransformersScorer.from_pretrained(path, device="cpu", max_batch_tokens=1000)
         models.append(weakref.ref(scorer._model))
-        has_room = scorer.room_check
+        has_room = scorer.has_room_for_copy
         return Engine(
             tokenizer,
             Batcher(scorer, 1000),

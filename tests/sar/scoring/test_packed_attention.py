@@ -29,7 +29,7 @@ from transformers.masking_utils import (
 
 from sar.scoring import TokenSequence
 from sar.scoring import packed_attention as module
-from sar.scoring.packed_attention import PACKED, CannotPack, packed
+from sar.scoring.packed_attention import PACKED, CannotPack, attend_within_segments
 from sar.scoring.packing import Segment, plan_packs
 
 attend = AttentionInterface()[PACKED]
@@ -69,7 +69,7 @@ def mask_of(window, **kwargs):
 
 
 def run(segments, query, key, value, *, window=None, varlen=False, **kwargs):
-    with packed(segments, CPU, num_layers=1, allows_varlen=varlen):
+    with attend_within_segments(segments, CPU, num_layers=1, allows_varlen=varlen):
         output, weights = attend(CAUSAL, query, key, value, mask_of(window), **kwargs)
     assert weights is None
     return output
@@ -223,7 +223,7 @@ def test_the_kernel_is_not_used_where_it_cannot_be(monkeypatch) -> None:
 
 def test_layers_of_different_windows_share_a_pack() -> None:
     tensors = drawn(34, (4, 2))
-    with packed(LAYOUT, CPU, num_layers=4, allows_varlen=False):
+    with attend_within_segments(LAYOUT, CPU, num_layers=4, allows_varlen=False):
         for window in (None, 3, None, 7):
             output, _ = attend(CAUSAL, *tensors, mask_of(window))
             expected = reference(LAYOUT, *tensors, window=window)
@@ -257,7 +257,7 @@ def test_a_module_that_is_not_causal_is_refused() -> None:
     encoder = SimpleNamespace(is_causal=False)
     with (
         pytest.raises(CannotPack, match="not causal"),
-        packed(LAYOUT, CPU, num_layers=1, allows_varlen=False),
+        attend_within_segments(LAYOUT, CPU, num_layers=1, allows_varlen=False),
     ):
         attend(encoder, *drawn(34, (4, 2)), mask_of(None))
 
@@ -266,7 +266,7 @@ def test_a_module_that_is_not_causal_is_refused() -> None:
 def test_a_mask_that_the_model_made_is_refused(mask) -> None:
     with (
         pytest.raises(CannotPack, match="by itself"),
-        packed(LAYOUT, CPU, num_layers=1, allows_varlen=False),
+        attend_within_segments(LAYOUT, CPU, num_layers=1, allows_varlen=False),
     ):
         attend(CAUSAL, *drawn(34, (4, 2)), mask)
 
@@ -291,14 +291,14 @@ def test_a_mask_that_the_model_made_is_refused(mask) -> None:
 def test_a_mask_that_is_neither_causal_nor_a_sliding_window_is_refused(sees, arguments) -> None:
     with (
         pytest.raises(CannotPack, match="mask"),
-        packed(LAYOUT, CPU, num_layers=1, allows_varlen=False),
+        attend_within_segments(LAYOUT, CPU, num_layers=1, allows_varlen=False),
     ):
         attend(CAUSAL, *drawn(34, (4, 2)), make_mask(mask_function=sees, **arguments))
 
 
 def test_a_mask_that_no_layer_uses_does_not_matter() -> None:
     # Qwen 2 MoE makes one of sliding windows for layers that it need not have.
-    with packed(LAYOUT, CPU, num_layers=1, allows_varlen=False):
+    with attend_within_segments(LAYOUT, CPU, num_layers=1, allows_varlen=False):
         make_mask(mask_function=bidirectional_mask_function)
         attend(CAUSAL, *drawn(34, (4, 2)), mask_of(None))
 
@@ -306,7 +306,7 @@ def test_a_mask_that_no_layer_uses_does_not_matter() -> None:
 @pytest.mark.parametrize(("num_calls", "num_layers"), [(0, 1), (1, 2), (2, 1)])
 def test_layers_that_attend_elsewhere_are_noticed(num_calls, num_layers) -> None:
     def layers() -> None:
-        with packed(LAYOUT, CPU, num_layers=num_layers, allows_varlen=False):
+        with attend_within_segments(LAYOUT, CPU, num_layers=num_layers, allows_varlen=False):
             for _ in range(num_calls):
                 attend(CAUSAL, *drawn(34, (4, 2)), mask_of(None))
 
@@ -317,7 +317,7 @@ def test_layers_that_attend_elsewhere_are_noticed(num_calls, num_layers) -> None
 def test_an_error_within_a_pack_is_what_is_raised_and_ends_it() -> Never:
     with (
         pytest.raises(KeyError, match="mine"),
-        packed(LAYOUT, CPU, num_layers=5, allows_varlen=False),
+        attend_within_segments(LAYOUT, CPU, num_layers=5, allows_varlen=False),
     ):
         raise KeyError("mine")
     assert torch.is_tensor(make_mask(**whole_mask(4, causal_mask_function)))
@@ -351,6 +351,6 @@ def test_outside_of_packs_a_model_is_bit_for_bit_as_with_transformers_own_attent
     assert torch.equal(model(**inputs).logits, expected)
     assert torch.equal(model.generate(**inputs, max_new_tokens=4, do_sample=False), generated)
     pack = [Segment(0, 20)]
-    with packed(pack, CPU, num_layers=2, allows_varlen=False):
+    with attend_within_segments(pack, CPU, num_layers=2, allows_varlen=False):
         model.base_model(input_ids=inputs["input_ids"][:1], use_cache=False)
     assert torch.equal(model(**inputs).logits, expected)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sar.rollout import split_query, strip_padding
+from sar.query import split_query, strip_padding
 
 SPECIALS = ["<|endoftext|>", "<|im_end|>", "<s>"]
 # Apart from each other, so that where a cut prompt ends is never a matter of opinion; and no prompt

@@ -9,26 +9,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-from sar.grading.label import Label
 
 # Below this many characters, a common stretch of two texts is chance and not a cut prompt.
 _MIN_OVERLAP_CHARS = 4
 _MAX_OWN_SPECIALS = 8
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """One sampled response.
-
-    `prompt` is what the policy saw, so without what was cut off; `response` is what it wrote, with
-    its special tokens.
-    """
-
-    prompt: str
-    response: str
-    label: Label
 
 
 def split_query(
