@@ -1,8 +1,11 @@
-"""A rollout, and how its prompt and response are told apart in a query.
+"""Splits a trainer's query into the prompt that the policy saw and the response that it wrote.
 
-A trainer sends `query`, the decoded token ids of prompt and response in one text, and `prompt`, the
-text before it was tokenised. The two can disagree at the start: a BOS or padding was added, the
-prompt was cut from the left to fit, or the tokenizer does not give back the text it was given.
+The trainer sends two texts. `query` is the prompt's and the response's token ids, decoded together.
+`prompt` is the prompt before the trainer tokenised it. The start of the query can differ from the
+prompt in three ways:
+1. The trainer added a BOS token or padding.
+2. The trainer cut the prompt from the left to fit a length limit.
+3. The tokenizer does not round trip: it decodes the prompt's ids to a different text.
 """
 
 from __future__ import annotations
@@ -10,40 +13,43 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-# Below this many characters, a common stretch of two texts is chance and not a cut prompt.
+# A shorter overlap of two texts may be chance: it does not prove that the prompt was cut.
 _MIN_OVERLAP_CHARS = 4
-_MAX_OWN_SPECIALS = 8
+# The prompt is looked for after each of the last this many leading special tokens of the query.
+_MAX_TRIED_SPECIALS = 8
 
 
 def split_query(
     query: str, prompt: str, *, decoded_prompt: str, special_tokens: Sequence[str]
 ) -> tuple[str, str]:
-    """The prompt as the policy saw it, and the response.
+    """Splits a query after its prompt.
 
     Args:
         query: prompt and response as the trainer decoded them, special tokens kept.
         prompt: the prompt's text before the trainer tokenised it.
-        decoded_prompt: `prompt`, tokenised and decoded; differs from it for some tokenizers.
+        decoded_prompt: `prompt`, tokenised and decoded. Some tokenizers change the text.
         special_tokens: texts of the tokenizer's special tokens.
+    Returns:
+        The prompt as the policy saw it, and the response.
     Raises:
-        ValueError: the query does not continue the prompt.
+        ValueError: the prompt is empty, or the query does not start with it.
     """
     if not prompt:
         raise ValueError("the prompt is empty")
     versions = [prompt] if decoded_prompt == prompt else [prompt, decoded_prompt]
-    rests = _without_leading_specials(query, special_tokens)
+    rests = _strip_leading_specials(query, special_tokens)
     for rest in rests:
         for version in versions:
             if rest.startswith(version):
                 added = query[: len(query) - len(rest)]
                 return _last_special(added, special_tokens) + prompt, rest[len(version) :]
-    # Before looking for a cut prompt: a whole one may end as it starts.
+    # Look for the whole prompt first: if its end repeats its start, it also looks like a cut one.
     for rest in rests:
         for version in versions:
             if end := _aligned_end(version, rest):
                 return prompt, rest[end:]
     for version in versions:
-        # A cut inside a character decodes to U+FFFD.
+        # If the trainer cut inside a character, the rest of that character decodes to U+FFFD.
         for rest in (*rests, rests[-1].lstrip("\ufffd")):
             if overlap := _overlap(version, rest):
                 return rest[:overlap], rest[overlap:]
@@ -54,10 +60,11 @@ def split_query(
 
 
 def strip_padding(response: str, *, pad_token: str | None, eos_token: str | None) -> str:
-    """The response without trailing padding, which trainers that decode whole batches leave on.
+    """Removes trailing padding, which trainers that decode whole batches leave on the response.
 
-    Where padding is the end-of-sequence token itself, one of them is the response's own. So is a
-    single one after a response that has no other end: the policy stopped on it.
+    Two cases keep one pad token, because the policy generated it to end its response:
+    1. The pad token is also the end-of-sequence token.
+    2. A single pad token follows a response that does not end with the end-of-sequence token.
     """
     if not pad_token or not response.endswith(pad_token):
         return response
@@ -68,25 +75,28 @@ def strip_padding(response: str, *, pad_token: str | None, eos_token: str | None
     return stripped + pad_token if pad_token == eos_token or is_only_end else stripped
 
 
-def _without_leading_specials(text: str, special_tokens: Sequence[str]) -> list[str]:
-    """The text, and the text less its leading special tokens, up to the prompt's own first few."""
+def _strip_leading_specials(text: str, special_tokens: Sequence[str]) -> list[str]:
+    """Candidates for the text that starts with the prompt: all of it, then less and less of it.
+
+    A leading special token may be the prompt's own or one that the trainer added.
+    """
     starts = [0]
     while special := next((s for s in special_tokens if s and text.startswith(s, starts[-1])), ""):
         starts.append(starts[-1] + len(special))
-    return [text[start:] for start in (0, *starts[1:][-_MAX_OWN_SPECIALS:])]
+    return [text[start:] for start in (0, *starts[1:][-_MAX_TRIED_SPECIALS:])]
 
 
 def _last_special(added: str, special_tokens: Sequence[str]) -> str:
-    """Of what was added before the prompt, the token next to it: a BOS stays, padding goes."""
+    """The added token next to the prompt: a BOS stays, the padding before it is dropped."""
     return next((s for s in special_tokens if s and added.endswith(s)), "")
 
 
 def _overlap(prompt: str, query: str) -> int:
-    """Length of the longest end of `prompt` that `query` starts with; 0 if it is too short.
+    """Length of the longest suffix of `prompt` that is a prefix of `query`; 0 if it is too short.
 
-    The prefix function of Knuth, Morris and Pratt: linear, also in adversarial text.
+    Uses the prefix function of Knuth, Morris and Pratt, which takes linear time for any text.
     """
-    # Compared as lists, so that no separator has to be a character that texts cannot hold.
+    # A list can hold None as a separator; a string would need a character that no text contains.
     joined: list[str | None] = [*query[: len(prompt)], None, *prompt]
     borders = [0] * len(joined)
     for index in range(1, len(joined)):
@@ -98,11 +108,14 @@ def _overlap(prompt: str, query: str) -> int:
 
 
 def _aligned_end(prompt: str, query: str) -> int:
-    """Where the prompt ends in the query if white space and Unicode forms may differ; else 0."""
-    wanted = "".join(map(_squashed, prompt))
+    """Where the prompt ends in the query, ignoring differences in white space and Unicode form.
+
+    0: the query does not start with the prompt.
+    """
+    wanted = "".join(map(_squash, prompt))
     matched = 0
     for index, char in enumerate(query):
-        squashed = _squashed(char)
+        squashed = _squash(char)
         if not wanted.startswith(squashed, matched):
             return 0
         matched += len(squashed)
@@ -115,5 +128,5 @@ def _aligned_end(prompt: str, query: str) -> int:
     return 0
 
 
-def _squashed(char: str) -> str:
+def _squash(char: str) -> str:
     return "" if char.isspace() else unicodedata.normalize("NFKD", char)

@@ -1,4 +1,4 @@
-"""A transformers model's output head, run apart from its body."""
+"""Runs the output head of a transformers model separately from the model's body."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from torch import Tensor, nn
 
 
 class OutputHead:
-    """The model's own forward on given hidden states, so that its logit scaling and soft-capping
-    apply whatever the architecture: a shallow copy of the model whose body replays an output.
+    """Turns hidden states into logits and log-probabilities, with the model's own code.
 
-    Shapes: C tokens, H hidden, V vocabulary, W words of a block of it.
+    It calls the `forward` of a shallow copy of the model, whose body returns the given hidden
+    states. So the model's logit scaling and soft-capping apply, whatever its architecture.
+
+    The vocabulary can be divided into blocks, so that fewer logits are in memory at once.
+
+    Shapes: C tokens, H hidden, V vocabulary, W words of one block of the vocabulary.
     """
 
     def __init__(self, model: Any) -> None:
@@ -28,23 +32,26 @@ class OutputHead:
         self._blocks: list[nn.Linear] = []
         self._vocabulary: int = model.config.get_text_config().vocab_size
         self.num_words = self._vocabulary
-        """How many logits of a token exist at once."""
+        """Words of one block; the whole vocabulary if it is not divided."""
 
     def divide(self, num_words: int) -> bool:
-        """Lets the last layer work on this many words of the vocabulary at a time; False if it
-        cannot. What comes after that layer must treat each logit alone: to be checked."""
+        """Divides the vocabulary into blocks of this many words; False if that is not possible.
+
+        The result is right only if the model computes each logit independently of the others after
+        its last layer. The caller has to check that.
+        """
         output = self._output
         if type(output) is not nn.Linear or not self._name or output.out_features <= num_words:
             return False
         self.num_words = num_words
         self._blocks = [
-            _rows_of(output, slice(start, start + num_words))
+            _select_rows(output, slice(start, start + num_words))
             for start in range(0, output.out_features, num_words)
         ]
         return True
 
     def join(self) -> None:
-        """Takes `divide` back."""
+        """Undoes `divide`."""
         self._blocks.clear()
         self.num_words = self._vocabulary
         if self._name:
@@ -55,16 +62,20 @@ class OutputHead:
         return bool(self._blocks)
 
     def __call__(self, hidden_CH: Tensor, body: Any) -> Tensor:
-        """(C, H) hidden states -> (C, V) logits; `body` is any output of the body, for its type."""
+        """(C, H) hidden states -> (C, V) logits; (C, W) while a block is the last layer.
+
+        Args:
+            body: any output of the body; its hidden states are replaced.
+        """
         self._body.output = type(body)(**{**body, "last_hidden_state": hidden_CH[None]})
         logits_CV: Tensor = self._model(inputs_embeds=hidden_CH[None], use_cache=False).logits[0]
         self._body.output = None
         return logits_CV
 
     def target_logprobs(self, hidden_CH: Tensor, targets_C: Tensor, body: Any) -> Tensor:
-        """(C,) float32 log-probabilities of the targets."""
+        """(C,) float32 log-probabilities of the target ids."""
         if not self._blocks:
-            # One kernel that reads the model's dtype and sums in float32.
+            # This is one kernel, which reads the model's dtype and sums in float32.
             logprobs_CV = self(hidden_CH, body).log_softmax(dim=1, dtype=torch.float32)
             return logprobs_CV.gather(1, targets_C[:, None])[:, 0]
         logits_C = torch.empty(len(targets_C), device=targets_C.device)
@@ -78,8 +89,8 @@ class OutputHead:
         return logits_C - normalizers_C
 
 
-def _rows_of(linear: nn.Linear, rows: slice) -> nn.Linear:
-    """The layer with these of its outputs alone, in the same memory."""
+def _select_rows(linear: nn.Linear, rows: slice) -> nn.Linear:
+    """A layer that computes only these rows of the outputs; it shares the weights' memory."""
     part = copy.copy(linear)
     part._parameters = {
         name: None if parameter is None else nn.Parameter(parameter[rows], requires_grad=False)
@@ -89,6 +100,8 @@ def _rows_of(linear: nn.Linear, rows: slice) -> nn.Linear:
 
 
 class _ReplayedBody:
+    """Stands in for a model's body and returns `output` instead of computing one."""
+
     def __init__(self, body: Any) -> None:
         self._body = body
         self.output: Any = None

@@ -306,9 +306,9 @@ def test_a_model_from_disk(tmp_path) -> None:
 
 
 def test_a_sequence_needs_a_context_and_a_response() -> None:
-    with pytest.raises(AssertionError, match="context"):
+    with pytest.raises(ValueError, match="context"):
         TokenSequence([], [1])
-    with pytest.raises(AssertionError, match="without tokens"):
+    with pytest.raises(ValueError, match="response without tokens"):
         TokenSequence([1], [])
     assert len(TokenSequence([1, 2], [3])) == 3
 
