@@ -30,7 +30,7 @@ def test_a_number_within_its_limits(parse, text, value) -> None:
     [
         ((0, 1), ["-0.1", "1.01", "nan", "inf", "x", ""], "is not a number from 0 to 1"),
         ((1, 256, int), ["0", "257", "1.5", "1e2", "nan"], "is not a whole number from 1 to 256"),
-        ((0, math.inf, int), ["-1", "9" * 5000], "is not a whole number from 0 on"),
+        ((0, math.inf, int), ["-1", "9" * 5000], "is not a whole number of at least 0"),
     ],
 )
 def test_any_other_text_is_refused_by_name(limits, texts, complaint) -> None:

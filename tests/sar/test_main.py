@@ -113,7 +113,7 @@ def test_a_torn_last_line_is_told_of_and_skipped(decision, tmp_path, capsys, cut
         assert (counts(report)["decisions"], errors) == ("4", "")
     else:
         assert counts(report)["decisions"] == "3"
-        assert errors == f"warning: {log}:3: a line without its end, skipped\n"
+        assert errors == f"warning: {log}:3: skipped an incomplete last line\n"
 
 
 def test_a_character_cut_in_two_is_a_torn_line(decision, tmp_path, capsys) -> None:
@@ -152,7 +152,7 @@ def test_an_output_never_takes_a_logs_place(decision, tmp_path, capsys) -> None:
     for arguments in ([log, "--output", log], [tmp_path, "--output", tmp_path / "b.jsonl"]):
         status, _, errors = run(capsys, *arguments)
         assert status == 1
-        assert "in the place of the log" in errors
+        assert f"--output {arguments[2]}: would replace a log or be read as one" in errors
     assert list(tmp_path.iterdir()) == [log]
     assert log.read_bytes() == before
 
@@ -163,8 +163,8 @@ def test_an_output_never_takes_a_logs_place(decision, tmp_path, capsys) -> None:
         (["--sar-weight", "nan"], "'nan' is not a number from -100 to 100"),
         (["--sar-weight", "x"], "'x' is not a number"),
         (["--grader", "maths"], "invalid choice: 'maths'"),
-        (["--grader-workers", "2"], "--grader-workers: only with --regrade or --grader"),
-        (["--grader-timeout", "2"], "--grader-timeout: only with --regrade or --grader"),
+        (["--grader-workers", "2"], "--grader-workers needs --regrade or --grader"),
+        (["--grader-timeout", "2"], "--grader-timeout needs --regrade or --grader"),
         (["--regrade", "--grader-workers", "0"], "'0' is not a whole number from 1 to 256"),
         (["--regrade", "--grader-workers", "1.5"], "'1.5' is not a whole number"),
         (["--regrade", "--grader-timeout", "0"], "'0' is not a number from 0.1 to 3600"),
