@@ -6,12 +6,13 @@ It is enough to compute the reward again without the model, as `sar.rescore` doe
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sar.grading.label import GraderName, Label, Mode
 from sar.grading.rules.answers import opened_thinking
@@ -19,6 +20,9 @@ from sar.grading.verdict import Reason, Verdict
 from sar.reward import Likelihood, Reward, combine
 
 SCHEMA = 1
+
+# JSON has no tuples and enums, so these fields are converted. Other types have to match exactly.
+_CONVERTED = Field(strict=False)
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,13 @@ class Decision:
     prompt: str
     response: str
     """The text that was scored, special tokens included."""
-    special_tokens: tuple[str, ...]
+    special_tokens: Annotated[tuple[str, ...], _CONVERTED]
     """Special tokens of the response that were removed before grading."""
     label: str | dict[str, Any]
     """As the client sent it; `sar.grading.label.parse_label` parses it."""
     grader: GraderName
     mode: Mode
-    reason: Reason
+    reason: Annotated[Reason, _CONVERTED]
     answer: str | None
     """The answer that the grader extracted from the response."""
     correctness: float
@@ -58,6 +62,8 @@ class Decision:
     model: str
     server_version: str
     schema: int = SCHEMA
+
+    __pydantic_config__: ClassVar = ConfigDict(strict=True, allow_inf_nan=False)
 
     @classmethod
     def from_reward(
@@ -138,16 +144,15 @@ class Decision:
                 wrong type or value.
         """
         try:
-            record = json.loads(line)
-        except RecursionError as error:
-            raise ValueError("nested too deeply") from error
-        if not isinstance(record, dict):
-            raise ValueError("not a JSON object")
-        if record.get("schema") != SCHEMA:
-            raise ValueError(f"schema {record.get('schema')!r}; this version reads {SCHEMA}")
-        return cls(
-            **{field.name: _read_field(record, field.name, field.type) for field in fields(cls)}
-        )
+            return _DECISION.validate_json(line)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            message = first["msg"].removeprefix("Value error, ")
+            if first["type"] == "missing":
+                message = f"{first['loc'][0]} is missing"
+            elif first["loc"]:
+                message = f"{first['loc'][0]} is {str(first['input'])[:80]!r}: {message}"
+            raise ValueError(message) from error
 
 
 def _reward_fields(
@@ -174,55 +179,12 @@ def _reward_fields(
     }
 
 
-def _read_field(record: dict[str, Any], name: str, annotation: Any) -> Any:
-    if name not in record:
-        raise ValueError(f"{name} is missing")
-    try:
-        return _READERS[annotation](record[name])
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{name} is {str(record[name])[:80]!r}: {error}") from error
+def _check_schema(record: object) -> object:
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    if record.get("schema") != SCHEMA:
+        raise ValueError(f"schema {record.get('schema')!r}; this version reads {SCHEMA}")
+    return record
 
 
-def _read_type(*kinds: type) -> Callable[[Any], Any]:
-    def read(value: Any) -> Any:
-        if type(value) not in kinds:  # isinstance would accept True as a number
-            raise ValueError(f"of a wrong type, {type(value).__name__}")
-        return value
-
-    return read
-
-
-def _read_number(value: Any) -> float:
-    number = float(_read_type(float, int)(value))
-    if not math.isfinite(number):
-        raise ValueError("not a finite number")
-    return number
-
-
-def _read_texts(value: Any) -> tuple[str, ...]:
-    return tuple(map(_read_type(str), _read_type(list)(value)))
-
-
-def _read_choice(allowed: Sequence[str]) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        if value not in allowed:
-            raise ValueError(f"not one of {', '.join(allowed)}")
-        return str(value)
-
-    return read
-
-
-# The keys are strings because `from __future__ import annotations` keeps annotations as strings.
-_READERS: dict[Any, Callable[[Any], Any]] = {
-    "str": _read_type(str),
-    "str | None": _read_type(str, type(None)),
-    "str | int | None": _read_type(str, int, type(None)),
-    "str | dict[str, Any]": _read_type(str, dict),
-    "tuple[str, ...]": _read_texts,
-    "int": _read_type(int),
-    "float": _read_number,
-    "bool": _read_type(bool),
-    "Reason": Reason,
-    "GraderName": _read_choice(get_args(GraderName)),
-    "Mode": _read_choice(get_args(Mode)),
-}
+_DECISION = TypeAdapter[Decision](Annotated[Decision, BeforeValidator(_check_schema)])

@@ -51,11 +51,11 @@ VALUES = {
     "str | None": st.none() | TEXTS,
     "str | int | None": st.none() | TEXTS | st.integers(),
     "str | dict[str, Any]": LABELS,
-    "tuple[str, ...]": st.lists(TEXTS).map(tuple),
+    "Annotated[tuple[str, ...], _CONVERTED]": st.lists(TEXTS).map(tuple),
     "int": st.integers(),
     "float": NUMBERS,
     "bool": st.booleans(),
-    "Reason": st.sampled_from(Reason),
+    "Annotated[Reason, _CONVERTED]": st.sampled_from(Reason),
     "GraderName": st.sampled_from(get_args(GraderName)),
     "Mode": st.sampled_from(["train", "eval"]),
 }
@@ -83,7 +83,7 @@ def test_a_number_that_is_not_finite_is_neither_written_nor_read(value) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         replace(decision(), nll_qa=value).to_json()
     line = json.dumps({**json.loads(decision().to_json()), "nll_qa": value})
-    with pytest.raises(ValueError, match=r"nll_qa is .*not a finite number"):
+    with pytest.raises(ValueError, match=r"nll_qa is .*should be a finite number"):
         Decision.from_json(line)
 
 
@@ -92,14 +92,14 @@ def test_a_number_that_is_not_finite_is_neither_written_nor_read(value) -> None:
     [
         ({"schema": 2}, "schema 2; this version reads 1"),
         ({"schema": None}, "schema None"),
-        ({"prompt": 5}, "prompt is '5': of a wrong type, int"),
-        ({"nll_a": "0.5"}, "nll_a is '0.5': of a wrong type, str"),
-        ({"nll_a": True}, "nll_a is 'True': of a wrong type, bool"),
+        ({"prompt": 5}, "prompt is '5': Input should be a valid string"),
+        ({"nll_a": "0.5"}, "nll_a is '0.5': Input should be a valid number"),
+        ({"nll_a": True}, "nll_a is 'True': Input should be a valid number"),
         ({"nll_a": 10**400}, "nll_a is"),
         ({"truncated": 1}, "truncated is '1'"),
         ({"num_response_tokens": 1.5}, "num_response_tokens is '1.5'"),
         ({"reason": "right"}, "reason is 'right'"),
-        ({"mode": "test"}, "mode is 'test': not one of train, eval"),
+        ({"mode": "test"}, "mode is 'test': Input should be 'train' or 'eval'"),
         ({"grader": ["math"]}, "grader is"),
         ({"label": None}, "label is 'None'"),
         ({"special_tokens": [1]}, "special_tokens is"),
