@@ -29,8 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m sar", description="Commands for the reward logs that the server writes."
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_rescore(commands)
+    _add_rescore(parser.add_subparsers(title="commands", metavar="COMMAND", required=True))
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)
     return status
@@ -45,19 +44,15 @@ def _add_rescore(commands: Any) -> None:
             "`python -m reward_server --reward-log`. Without options, no reward should change."
         ),
     )
-    parser.add_argument(
-        "logs", metavar="LOG", nargs="+", type=Path, help="log file, or folder of logs"
-    )
+    parser.add_argument("logs", metavar="LOG", nargs="+", type=Path, help="log file or folder")
     parser.add_argument(
         "--sar-weight", type=number(-100, 100), help="weight of SAR (default: as logged)"
     )
-    parser.add_argument(
-        "--regrade", action="store_true", help="grade again, with the grader each label asks for"
-    )
+    parser.add_argument("--regrade", action="store_true", help="grade again, as each label asks")
     parser.add_argument(
         "--grader",
         choices=get_args(GraderName),
-        help="grade again, with this grader for all labels",
+        help="grade again, with this grader whatever the label asks",
     )
     parser.add_argument(
         "--output",
@@ -147,7 +142,7 @@ def _read_with_progress(files: Sequence[Path]) -> Iterator[Iterator[Any]]:
 
 @contextmanager
 def _open_output(path: Path | None, logs: Sequence[Path]) -> Iterator[TextIO | None]:
-    """Opens the output file, which appears under its name only once it is complete.
+    """Opens the output file, if there is one.
 
     Raises:
         RescoreError: the file would replace a log, or lie in a folder of logs.

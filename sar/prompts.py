@@ -35,9 +35,10 @@ def render_prompt(
         template_arguments: passed to the chat template, for example `enable_thinking`.
     """
 
-    def apply(*turns: dict[str, str]) -> str:
+    def apply(*turns: tuple[str, str]) -> str:
+        messages = [{"role": role, "content": content} for role, content in turns]
         rendered: str = tokenizer.apply_chat_template(
-            list(turns), tokenize=False, add_generation_prompt=True, **template_arguments
+            messages, tokenize=False, add_generation_prompt=True, **template_arguments
         )
         return rendered
 
@@ -45,14 +46,14 @@ def render_prompt(
         system = f"System: {system_prompt}\n" if system_prompt else ""
         return f"{system}User: {question}\nAssistant: "
     if not system_prompt.strip():
-        return apply(_turn("user", question))
+        return apply(("user", question))
     try:
-        rendered = apply(_turn("system", system_prompt), _turn("user", question))
+        rendered = apply(("system", system_prompt), ("user", question))
     except TemplateError:
         rendered = ""
     if system_prompt.strip() in rendered:
         return rendered
-    return apply(_turn("user", f"{system_prompt}\n\n{question}"))
+    return apply(("user", f"{system_prompt}\n\n{question}"))
 
 
 def empty_question_prompt(tokenizer: Any, system_prompt: str) -> str:
@@ -66,7 +67,3 @@ def prompt_frame(tokenizer: Any, system_prompt: str) -> tuple[str, str]:
         _QUESTION_MARKER
     )
     return before, after
-
-
-def _turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}

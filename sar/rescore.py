@@ -54,10 +54,6 @@ class Rescored:
     before: Decision
     after: Decision
 
-    @property
-    def has_flipped(self) -> bool:
-        return self.before.correctness != self.after.correctness
-
     def to_json(self) -> str:
         """The new decision as a line of a reward log, with the old values under `was`."""
         was = {name: value for name, value in asdict(self.before).items() if name in _WAS_FIELDS}
@@ -84,8 +80,12 @@ class Summary:
         self.num_changed += before.reward != after.reward
         self._sum_before += before.reward
         self._sum_after += after.reward
-        if rescored.has_flipped:
-            self._add_flip(rescored)
+        if before.correctness > after.correctness:
+            self.num_right_to_wrong += 1
+            self._add_example(rescored, self.num_right_to_wrong)
+        elif before.correctness < after.correctness:
+            self.num_wrong_to_right += 1
+            self._add_example(rescored, self.num_wrong_to_right)
 
     @property
     def mean_before(self) -> float:
@@ -96,13 +96,7 @@ class Summary:
     def mean_after(self) -> float:
         return self._sum_after / max(1, self.num_decisions)
 
-    def _add_flip(self, rescored: Rescored) -> None:
-        if rescored.after.correctness:
-            self.num_wrong_to_right += 1
-            num_of_kind = self.num_wrong_to_right
-        else:
-            self.num_right_to_wrong += 1
-            num_of_kind = self.num_right_to_wrong
+    def _add_example(self, rescored: Rescored, num_of_kind: int) -> None:
         if num_of_kind <= _NUM_EXAMPLES_EACH_WAY:
             self.examples.append(rescored)
 
@@ -133,10 +127,9 @@ def read_log(
 ) -> Iterator[LoggedDecision]:
     """The decisions of one file, in order.
 
-    The last line may be incomplete, for example because the server was killed. It is skipped.
-
     Args:
-        on_torn: called with the place of an incomplete last line.
+        on_torn: called with the place of an incomplete last line, which is skipped. A server that
+            was killed leaves one.
         on_bytes: called with the size of each line after it was read.
     Raises:
         RescoreError: any other line is not a decision.
@@ -165,9 +158,7 @@ def rescore(
     """
     for logged in log:
         decision = logged.decision
-        yield _rescore_one(
-            logged, decision.verdict, decision.grader, decision.mode, sar_weight=sar_weight
-        )
+        yield _rescore_one(logged, decision.verdict, decision.grader, decision.mode, sar_weight)
 
 
 def regrade(
@@ -196,7 +187,7 @@ def regrade(
         except Exception as error:
             message = f"{logged.place}: a grader failed: {type(error).__name__}: {error}"
             raise RescoreError(message) from error
-        return _rescore_one(logged, found, label.grader, label.mode, sar_weight=sar_weight)
+        return _rescore_one(logged, found, label.grader, label.mode, sar_weight)
 
     for logged in log:
         label = _parse_label(logged, grader)
@@ -218,17 +209,11 @@ def write_all(rescored: Iterable[Rescored], output: TextIO | None) -> Summary:
 
 
 def _rescore_one(
-    logged: LoggedDecision,
-    verdict: Verdict,
-    grader: GraderName,
-    mode: Mode,
-    *,
-    sar_weight: float | None,
+    logged: LoggedDecision, verdict: Verdict, grader: GraderName, mode: Mode, weight: float | None
 ) -> Rescored:
     before = logged.decision
-    weight = before.sar_weight if sar_weight is None else sar_weight
-    after = before.decide_again(verdict, grader, mode, weight)
-    return Rescored(logged.place, before, after)
+    weight = before.sar_weight if weight is None else weight
+    return Rescored(logged.place, before, before.decide_again(verdict, grader, mode, weight))
 
 
 def _parse_label(logged: LoggedDecision, grader: GraderName | None) -> Label:

@@ -21,19 +21,14 @@ DEFAULT_SAR_WEIGHT = 0.2
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How probable the scorer finds a response.
-
-    Mean negative log-likelihoods (NLLs), in nats, over the response tokens that fit the context.
-    """
+    """Mean negative log-likelihoods of a response, in nats, over the tokens that fit the context:
+    after its prompt (`nll_qa`) and after the empty-question prompt (`nll_a`)."""
 
     nll_qa: float
-    """Mean NLL of the response after its prompt."""
     nll_a: float
-    """Mean NLL of the response after the empty-question prompt."""
     num_response_tokens: int
     """All tokens of the response, including those that did not fit."""
     truncated: bool
-    """True if the prompt or the response was cut to fit the context."""
 
     @classmethod
     def from_logprobs(

@@ -26,10 +26,7 @@ _MAX_CACHED_PROMPTS = 4096
 
 @dataclass(frozen=True)
 class EncodedRollout:
-    """The two sequences that SAR compares: one response after each of its two contexts.
-
-    Both are None if the response has no token.
-    """
+    """A response after its two contexts, which SAR compares. None: the response has no token."""
 
     with_question: TokenSequence | None
     without_question: TokenSequence | None
@@ -109,10 +106,7 @@ class RolloutTokenizer:
         )
 
     def encode(self, prompt: str, response: str) -> EncodedRollout:
-        """Encodes the response after its prompt and after the standalone prompt.
-
-        `fit_to_context` cuts what does not fit.
-        """
+        """Encodes the response after its prompt and after the standalone prompt, cut to fit."""
         prompt_ids = self._encode_prompt(prompt) or self._standalone_ids
         return self.fit_to_context(prompt_ids, self._response_ids(prompt_ids, response))
 

@@ -141,13 +141,11 @@ def main() -> int:
         return statistics.fmean(a > b for a, b in zip(sars[better], sars[worse], strict=True))
 
     greedy = generate_greedily(model, tokenizer, questions)
-    accuracy = statistics.fmean(
-        parse_answer(r) == p.answer for r, p in zip(greedy, problems, strict=True)
-    )
+    is_right = [parse_answer(r) == p.answer for r, p in zip(greedy, problems, strict=True)]
     figures = (
         ("SAR: concise > padded", wins("concise", "padded"), MIN_CONCISE_WINS),
         ("SAR: wrong end > unrelated", wins("wrong_end", "unrelated"), MIN_METHOD_WINS),
-        ("greedy accuracy", accuracy, MIN_ACCURACY),
+        ("greedy accuracy", statistics.fmean(is_right), MIN_ACCURACY),
     )
 
     print(f"{len(problems)} held-out problems, {arguments.model}\n")

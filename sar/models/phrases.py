@@ -29,13 +29,12 @@ class Move(NamedTuple):
     """Templates for one arithmetic step."""
 
     symbol: str
-    """The operation: +, -, * or /."""
     events: tuple[str, ...]
     """Sentences of the question that tell what happens."""
     steps: tuple[str, ...]
     """Sentences of the response that compute the result."""
     questions: tuple[str, ...]
-    """Sentences that ask for the result, if this is the last step."""
+    """Sentences that ask for the result of the last step."""
 
 
 HOW_MANY_NOW = (

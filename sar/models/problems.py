@@ -75,15 +75,11 @@ def calculate(symbol: str, value: int, n: int) -> int | None:
 
 
 def draw_story(rng: random.Random) -> Story:
-    """Draws one to three steps about one owner and one kind of item.
-
-    Draws again until all results are in range, so that the number of steps is not biased.
-    """
+    """Draws one to three steps about one owner and one kind of item, until all numbers fit."""
     num_steps = rng.choice((1, 1, 2, 2, 3))
-    while True:
-        story = _try_story(rng, num_steps)
-        if story is not None:
-            return story
+    while (story := _try_story(rng, num_steps)) is None:
+        pass
+    return story
 
 
 def _try_story(rng: random.Random, num_steps: int) -> Story | None:

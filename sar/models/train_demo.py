@@ -20,11 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import (
-    GenerationConfig,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from sar.models import BUNDLED_MODEL
 from sar.models.demo_tokenizer import MAX_POSITIONS, TURN_END, build_tokenizer
@@ -118,7 +114,7 @@ def insert_noise(tokenizer: Any, response: Sample, rng: random.Random) -> Sample
 
 
 def make_batches(samples: list[Sample], pad_id: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yields token ids and targets, (B, T) each. The rows of a batch have similar lengths.
+    """Yields token ids and targets, (B, T) each, of rows with similar lengths.
 
     Padding is on the right, so causal attention needs no mask.
     """
@@ -151,9 +147,7 @@ def build_optimizers(model: Qwen3ForCausalLM, scale: float) -> list[torch.optim.
     """Muon for the layers' matrices, AdamW for the embedding and the norms.
 
     After 200 steps, Muon's loss is half that of AdamW alone, so training takes only minutes.
-
-    Args:
-        scale: factor on all learning rates.
+    All learning rates are multiplied by `scale`.
     """
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     in_layers = {id(p) for p in matrices}

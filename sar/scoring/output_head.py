@@ -14,9 +14,6 @@ class OutputHead:
 
     It calls the `forward` of a shallow copy of the model, whose body returns the given hidden
     states. So the model's logit scaling and soft-capping apply, whatever its architecture.
-
-    The vocabulary can be divided into blocks, so that fewer logits are in memory at once.
-
     Shapes: C tokens, H hidden, V vocabulary, W words of one block of the vocabulary.
     """
 
@@ -35,10 +32,9 @@ class OutputHead:
         """Words of one block; the whole vocabulary if it is not divided."""
 
     def divide(self, num_words: int) -> bool:
-        """Divides the vocabulary into blocks of this many words; False if that is not possible.
+        """Computes logits in blocks of this many words from now on; False if that is not possible.
 
-        The result is right only if the model computes each logit independently of the others after
-        its last layer. The caller has to check that.
+        The caller has to check that the model treats each logit alone after its last layer.
         """
         output = self._output
         if type(output) is not nn.Linear or not self._name or output.out_features <= num_words:
@@ -62,11 +58,7 @@ class OutputHead:
         return bool(self._blocks)
 
     def __call__(self, hidden_CH: Tensor, body: Any) -> Tensor:
-        """(C, H) hidden states -> (C, V) logits; (C, W) while a block is the last layer.
-
-        Args:
-            body: any output of the body; its hidden states are replaced.
-        """
+        """(C, H) hidden states -> (C, V) logits; `body` is any output of the body, for its type."""
         self._body.output = type(body)(**{**body, "last_hidden_state": hidden_CH[None]})
         logits_CV: Tensor = self._model(inputs_embeds=hidden_CH[None], use_cache=False).logits[0]
         self._body.output = None
@@ -100,7 +92,7 @@ def _select_rows(linear: nn.Linear, rows: slice) -> nn.Linear:
 
 
 class _ReplayedBody:
-    """Stands in for a model's body and returns `output` instead of computing one."""
+    """Returns `output` in place of a model's body."""
 
     def __init__(self, body: Any) -> None:
         self._body = body

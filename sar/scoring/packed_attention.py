@@ -63,14 +63,13 @@ class _Window:
 
 
 class _VarlenArguments(NamedTuple):
-    """A layout of S segments as the variable-length kernel takes it. Index tensors are int32."""
+    """A layout of S segments with K keys, as the variable-length kernel takes it."""
 
     key_index: Tensor
-    """(K,) The token in the pack that each key comes from."""
+    """(K,) The token of the pack that each key comes from."""
     query_starts: Tensor
-    """(S + 1,) Where the queries of each segment begin."""
+    """(S + 1,) int32: where the queries of each segment begin; the same of keys in `key_starts`."""
     key_starts: Tensor
-    """(S + 1,) Where the keys of each segment begin."""
     max_queries: int
     max_keys: int
 
@@ -133,20 +132,15 @@ _layout: ContextVar[_Layout | None] = ContextVar("layout", default=None)
 
 @contextmanager
 def attend_within_segments(
-    segments: Sequence[Segment],
-    device: torch.device,
-    *,
-    num_layers: int,
-    allows_varlen: bool,
+    segments: Sequence[Segment], device: torch.device, *, num_layers: int, allows_varlen: bool
 ) -> Iterator[None]:
     """Inside this block, a model with attention `PACKED` reads its input as a pack of segments.
 
     Args:
-        num_layers: how many layers have to use this module's attention in the block.
-        allows_varlen: if True, PyTorch's variable-length flash attention is used where it can be.
+        num_layers: how many of the model's layers have attention.
+        allows_varlen: use PyTorch's variable-length flash attention if possible.
     Raises:
-        CannotPack: the model attends in a way that this module does not implement, or some of its
-            layers did not use this module.
+        CannotPack: some layers attend in a way that this module does not implement.
     """
     layout = _Layout(segments, device, allows_varlen=allows_varlen)
     token = _layout.set(layout)
@@ -237,18 +231,9 @@ def _can_use_varlen(query: Tensor, value: Tensor, softcap: float | None) -> bool
 
 
 def _attend_varlen(
-    layout: _Layout,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    window: int | None,
-    scaling: float,
+    layout: _Layout, query: Tensor, key: Tensor, value: Tensor, window: int | None, scaling: float
 ) -> Tensor:
-    """Computes all segments with one kernel.
-
-    A segment with a context has fewer queries than keys. The kernel then aligns its causal mask so
-    that the last query attends to the last key.
-    """
+    """Computes all segments with one kernel. It aligns a segment's last query with its last key."""
     varlen = layout.varlen
     query_TQD, key_TKD, value_TKD = (x[0].transpose(0, 1) for x in (query, key, value))
     output: Any = varlen_attn(

@@ -81,7 +81,7 @@ class Pack:
         return [len(ids) for ids in self._targets]
 
     def add_context(self, ids: Sequence[int]) -> Segment:
-        """Appends a context; responses to it are added with the segment that this returns."""
+        """Appends a context and returns its segment, which `add_response` takes."""
         return self._append(ids, Segment(self.num_tokens, self.num_tokens + len(ids)))
 
     def add_response(self, index: int, ids: Sequence[int], context: Segment) -> None:
@@ -107,34 +107,27 @@ def plan_packs(
 ) -> list[Pack]:
     """Distributes sequences over packs of at most `max_tokens` tokens.
 
-    A sequence that exceeds `max_tokens` gets a pack of its own.
-
-    Args:
-        long_tokens: sequences that are longer than this without their last token share no pack with
-            shorter ones.
+    A sequence that exceeds `max_tokens` gets a pack of its own. Sequences of more than `long_tokens`
+    tokens, not counting their last, share no pack with shorter ones.
     """
     groups: dict[tuple[bool, tuple[int, ...]], list[int]] = {}
     for index, sequence in enumerate(sequences):
         is_long = len(sequence) - 1 > long_tokens
         groups.setdefault((is_long, tuple(sequence.context_ids)), []).append(index)
-    packs: list[Pack] = []
-    pack = Pack()
-    holds_long = False
+    packs = [Pack()]
+    was_long = False
     for (is_long, _), indices in sorted(groups.items(), key=lambda group: group[0][0]):
-        if is_long and not holds_long and pack.members:
-            packs.append(pack)
-            pack = Pack()
-        holds_long = is_long
+        if is_long and not was_long:
+            packs.append(Pack())
+        was_long = is_long
         context: Segment | None = None
         for index in indices:
             sequence = sequences[index]
             num_new = len(sequence.response_ids) - 1
             num_new += 0 if context else len(sequence.context_ids)
-            if pack.members and pack.num_tokens + num_new > max_tokens:
-                packs.append(pack)
-                pack, context = Pack(), None
-            context = context or pack.add_context(sequence.context_ids)
-            pack.add_response(index, sequence.response_ids, context)
-    if pack.members:
-        packs.append(pack)
-    return packs
+            if packs[-1].members and packs[-1].num_tokens + num_new > max_tokens:
+                packs.append(Pack())
+                context = None
+            context = context or packs[-1].add_context(sequence.context_ids)
+            packs[-1].add_response(index, sequence.response_ids, context)
+    return [pack for pack in packs if pack.members]

@@ -63,9 +63,7 @@ class TransformersScorer:
     """A `LogprobScorer` over `AutoModelForCausalLM`.
 
     Not safe to share between threads.
-
-    Shapes: T tokens of a pack, N response tokens that are predicted, C of them in one chunk, H
-    hidden, V vocabulary.
+    Shapes: T tokens of a pack, N response tokens, C of them in one chunk, H hidden, V vocabulary.
     """
 
     def __init__(self, model: Any, max_batch_tokens: int) -> None:
@@ -109,10 +107,8 @@ class TransformersScorer:
         Args:
             device: a torch device; "auto": CUDA if there is a GPU, else the CPU.
             dtype: a torch dtype; "auto": float32 on a CPU, the checkpoint's own dtype elsewhere.
-            max_batch_tokens: maximum number of tokens in one forward pass.
         Raises:
-            ValueError: the device does not exist, or this scorer does not support the model.
-            OSError: there is no such model.
+            ValueError: there is no such device, or this scorer does not support the model.
         """
         from transformers import AutoModelForCausalLM
 
@@ -228,10 +224,9 @@ class TransformersScorer:
         return logprobs_N
 
     def _choose_attention(self) -> _Attention | None:
-        """Chooses the fastest attention that is right for the model.
+        """Chooses the fastest attention that scores a few sequences as the whole model does.
 
-        It is right if a few probe sequences get the log-probabilities that the whole model gives
-        them one at a time. None: no packing is right, so each sequence is scored alone.
+        None: there is none, so each sequence has to be scored alone.
 
         Raises:
             ValueError: scoring is wrong even without packing.
@@ -307,10 +302,8 @@ def _make_probe(first_response: list[int]) -> list[TokenSequence]:
 
 
 def _long_rope_tokens(model: Any) -> float:
-    """The length in tokens above which a model uses its "longrope" embeddings for long sequences.
-
-    One sequence of more tokens changes the embeddings of all sequences in its forward pass.
-    Infinite for models that always use the same rotary embeddings.
+    """Number of tokens above which a model with "longrope" changes its rotary embeddings, for all
+    sequences of a forward pass. Infinite for other models.
 
     Raises:
         ValueError: the embeddings depend on earlier forward passes too.
