@@ -107,8 +107,8 @@ def plan_packs(
 ) -> list[Pack]:
     """Distributes sequences over packs of at most `max_tokens` tokens.
 
-    A sequence that exceeds `max_tokens` gets a pack of its own. Sequences of more than `long_tokens`
-    tokens, not counting their last, share no pack with shorter ones.
+    A sequence that exceeds `max_tokens` gets a pack of its own. Sequences of more than
+    `long_tokens` tokens, not counting their last, share no pack with shorter ones.
     """
     groups: dict[tuple[bool, tuple[int, ...]], list[int]] = {}
     for index, sequence in enumerate(sequences):
