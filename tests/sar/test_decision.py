@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -60,12 +60,12 @@ VALUES = {
     "Mode": st.sampled_from(["train", "eval"]),
 }
 DECISIONS = st.builds(
-    Decision, **{f.name: VALUES[f.type] for f in fields(Decision) if f.name != "schema"}
+    Decision, **{f.name: VALUES[str(f.type)] for f in fields(Decision) if f.name != "schema"}
 )
 
 
 @given(DECISIONS)
-def test_a_decision_survives_its_line(one) -> None:
+def test_a_decision_survives_its_line(one: Decision) -> None:
     line = one.to_json()
     assert not set(line) & set("\n\r\0")
     assert Decision.from_json(line) == one
@@ -79,7 +79,7 @@ def test_an_improbable_response_is_logged_with_finite_numbers() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_number_that_is_not_finite_is_neither_written_nor_read(value) -> None:
+def test_a_number_that_is_not_finite_is_neither_written_nor_read(value: float) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         replace(decision(), nll_qa=value).to_json()
     line = json.dumps({**json.loads(decision().to_json()), "nll_qa": value})
@@ -105,7 +105,7 @@ def test_a_number_that_is_not_finite_is_neither_written_nor_read(value) -> None:
         ({"special_tokens": [1]}, "special_tokens is"),
     ],
 )
-def test_a_wrong_field_is_named(change, complaint) -> None:
+def test_a_wrong_field_is_named(change: dict[str, Any], complaint: str) -> None:
     line = json.dumps({**json.loads(decision().to_json()), **change})
     with pytest.raises(ValueError, match=re.escape(complaint)):
         Decision.from_json(line)
@@ -120,12 +120,12 @@ def test_a_missing_field_is_named_and_an_unknown_one_passed_over() -> None:
 
 
 @pytest.mark.parametrize("line", ["", "5", "[]", "{", "[" * 100_000, "null", '{"schema": 1}'])
-def test_other_lines_are_no_decisions(line) -> None:
+def test_other_lines_are_no_decisions(line: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  each says something else
         Decision.from_json(line)
 
 
-def test_the_graded_text_is_the_servers(bundled_tokenizer) -> None:
+def test_the_graded_text_is_the_servers(bundled_tokenizer: Any) -> None:
     from sar.tokenization import RolloutTokenizer
 
     tokenizer = RolloutTokenizer(bundled_tokenizer, system_prompt="")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sar.decision import Decision
 from sar.grading.processes.pool import GraderPool
 from sar.grading.verdict import Reason, Verdict
 from sar.rescore import LoggedDecision, RescoreError, regrade, rescore
@@ -42,7 +43,9 @@ def graders() -> Iterator[GraderPool]:
     ),
     st.floats(-2, 2),
 )
-def test_another_weight_gives_the_servers_rewards(decision, rows, weight) -> None:
+def test_another_weight_gives_the_servers_rewards(
+    decision: Callable[..., Decision], rows: list[tuple[Any, ...]], weight: float
+) -> None:
     log = [
         LoggedDecision(
             "x", decision(label=label, reason=reason, nll_qa=qa, nll_a=a, sar_weight=own)
@@ -70,7 +73,9 @@ def test_rescoring_loads_no_model_library() -> None:
     assert done.stdout.split() == []
 
 
-def test_another_grader_reads_the_label_as_it_was_sent(decision, graders) -> None:
+def test_another_grader_reads_the_label_as_it_was_sent(
+    decision: Callable[..., Decision], graders: GraderPool
+) -> None:
     """Of `yes`, the boolean grader's label is true; the exact grader needs the word itself."""
     choices = {"answer": "the blue one", "choices": ["the red one", "the blue one"]}
     log = [
@@ -87,7 +92,9 @@ def test_another_grader_reads_the_label_as_it_was_sent(decision, graders) -> Non
     assert [a.grader for a in own] == ["boolean", "choice", "choice", "math", "exact"]
 
 
-def test_the_grader_sees_neither_special_tokens_nor_open_thinking(decision, graders) -> None:
+def test_the_grader_sees_neither_special_tokens_nor_open_thinking(
+    decision: Callable[..., Decision], graders: GraderPool
+) -> None:
     log = [
         LoggedDecision(
             "a:1", decision("Answer: Lisbon<|im_end|>", "Lisbon", special_tokens=["<|im_end|>"])
@@ -98,18 +105,21 @@ def test_the_grader_sees_neither_special_tokens_nor_open_thinking(decision, grad
     assert reasons == [Reason.CORRECT, Reason.NO_ANSWER]
 
 
-def test_a_failing_grader_is_an_error_and_no_verdict(decision) -> None:
+def test_a_failing_grader_is_an_error_and_no_verdict(decision: Callable[..., Decision]) -> None:
     class Failing:
         def submit(self, *_: object) -> Any:
             future: Future[Verdict] = Future()
             future.set_exception(ZeroDivisionError("by zero"))
             return future
 
+    graders = cast(GraderPool, Failing())
     with pytest.raises(RescoreError, match="a:1: a grader failed: ZeroDivisionError: by zero"):
-        list(regrade([LoggedDecision("a:1", decision())], Failing(), num_in_flight=3))
+        list(regrade([LoggedDecision("a:1", decision())], graders, num_in_flight=3))
 
 
-def test_decisions_are_read_no_further_ahead_than_allowed(decision, graders) -> None:
+def test_decisions_are_read_no_further_ahead_than_allowed(
+    decision: Callable[..., Decision], graders: GraderPool
+) -> None:
     num_read = 0
 
     def log() -> Iterator[LoggedDecision]:
