@@ -237,11 +237,11 @@ class TransformersScorer:
             self._model.set_attn_implementation("eager")
         implementation = self._model.config._attn_implementation
         expected = [self._logprobs_of_whole_model(sequence) for sequence in probe]
-        reason = self._mismatch(None, probe, expected)
+        reason = self._find_mismatch(None, probe, expected)
         if reason and self._head.is_divided:
             self._head.join()
             self._logits_bytes = _CPU_LOGITS_BYTES
-            reason = self._mismatch(None, probe, expected)
+            reason = self._find_mismatch(None, probe, expected)
         if reason:
             raise ValueError(f"cannot score with {type(self._model).__name__}: {reason}")
         self._model.set_attn_implementation(PACKED)
@@ -249,17 +249,17 @@ class TransformersScorer:
         if self._model.device.type == "cuda":
             candidates.insert(0, _Attention.VARLEN)
         for attention in candidates:
-            if not (reason := self._mismatch(attention, probe, expected)):
+            if not (reason := self._find_mismatch(attention, probe, expected)):
                 return attention
         self._model.set_attn_implementation(implementation)
         _log.warning(
-            "%s cannot be packed (%s): scoring one sequence at a time, which is slow",
+            "%s cannot be packed (%s): its sequences are scored one at a time, which is slow",
             type(self._model).__name__,
             reason,
         )
         return None
 
-    def _mismatch(
+    def _find_mismatch(
         self,
         attention: _Attention | None,
         probe: list[TokenSequence],

@@ -30,7 +30,6 @@ from tokenizers import (  # type: ignore[import-untyped]
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sar.models import BUNDLED_MODEL
-from sar.scoring import TokenSequence
 from sar.tokenization import EncodedRollout, RolloutTokenizer
 
 CORPUS = [
@@ -149,23 +148,11 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
 
 
 def ids_of(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    return ids
+    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def decoded(tokenizer: Any, ids: list[int]) -> str:
-    text: str = tokenizer.decode(ids, skip_special_tokens=False)
-    return text
-
-
-def with_question(encoded: EncodedRollout) -> TokenSequence:
-    assert encoded.with_question is not None
-    return encoded.with_question
-
-
-def without_question(encoded: EncodedRollout) -> TokenSequence:
-    assert encoded.without_question is not None
-    return encoded.without_question
+    return str(tokenizer.decode(ids, skip_special_tokens=False))
 
 
 def rollout_tokenizer(tokenizer: Any, **settings: Any) -> RolloutTokenizer:
@@ -223,8 +210,8 @@ def test_the_ids_that_are_scored_are_the_policys(tokenizer: Any, response: str) 
             continue  # lost: its text is another one's
         query = decoded(tokenizer, prompt_ids + response_ids)
         encoded = rollouts.encode(*rollouts.split(query, prompt))
-        assert with_question(encoded).context_ids == prompt_ids
-        assert without_question(encoded).context_ids == ids_of(tokenizer, "Q:")
+        assert encoded.sequences[0].context_ids == prompt_ids
+        assert encoded.sequences[1].context_ids == ids_of(tokenizer, "Q:")
         for sequence in encoded.sequences:
             names = tokenizer.convert_ids_to_tokens(sequence.response_ids)
             assert names == tokenizer.convert_ids_to_tokens(response_ids), prompt
@@ -264,7 +251,7 @@ def test_right_padding_is_not_part_of_the_response(tokenizer: Any, num_pads: int
 
     rollouts = rollout_tokenizer(tokenizer)
     response = rollouts.split(decoded(tokenizer, ids), prompt)[1]
-    assert with_question(rollouts.encode(prompt, response)).response_ids == [*response_ids, eos]
+    assert rollouts.encode(prompt, response).sequences[0].response_ids == [*response_ids, eos]
 
 
 # Ends in a marker that no response below contains: where a cut prompt ends is then never a matter
@@ -346,7 +333,7 @@ def test_the_end_of_sequence_token_counts(bundled_tokenizer: Any) -> None:
     rollouts = rollout_tokenizer(bundled_tokenizer)
     without, with_eos = rollouts.encode("Q: 2+2?", "4"), rollouts.encode("Q: 2+2?", "4<|im_end|>")
     assert with_eos.num_response_tokens == without.num_response_tokens + 1
-    assert with_question(with_eos).response_ids[-1] == bundled_tokenizer.eos_token_id
+    assert with_eos.sequences[0].response_ids[-1] == bundled_tokenizer.eos_token_id
 
 
 def test_an_empty_response_has_nothing_to_score(tokenizer: Any) -> None:

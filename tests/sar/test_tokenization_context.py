@@ -12,8 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers  # type: ignore[import-
 from transformers import PreTrainedTokenizerFast
 
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, empty_question_prompt, render_prompt
-from sar.scoring import TokenSequence
-from sar.tokenization import EncodedRollout, RolloutTokenizer
+from sar.tokenization import RolloutTokenizer
 
 
 def word_level(vocabulary: dict[str, int], **specials: str) -> PreTrainedTokenizerFast:
@@ -25,18 +24,7 @@ def word_level(vocabulary: dict[str, int], **specials: str) -> PreTrainedTokeniz
 
 
 def ids_of(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    return ids
-
-
-def with_question(encoded: EncodedRollout) -> TokenSequence:
-    assert encoded.with_question is not None
-    return encoded.with_question
-
-
-def without_question(encoded: EncodedRollout) -> TokenSequence:
-    assert encoded.without_question is not None
-    return encoded.without_question
+    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
 def rollout_tokenizer(
@@ -52,7 +40,7 @@ def test_a_prompt_of_no_token_is_the_standalone_prompt() -> None:
     rollouts = rollout_tokenizer(
         word_level({"a": 0, "<unk>": 1}, unk_token="<unk>"), standalone_prompt="a"
     )
-    assert with_question(rollouts.encode("\n", "a a")).context_ids == [0]
+    assert rollouts.encode("\n", "a a").sequences[0].context_ids == [0]
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 9), st.integers(20, 70))
@@ -72,12 +60,12 @@ def test_what_is_cut_to_fit_the_context(
         bundled_tokenizer, standalone_prompt=texts[2], max_context_tokens=limit
     )
     encoded = rollouts.encode(texts[0], texts[1])
-    context, kept = with_question(encoded).context_ids, with_question(encoded).response_ids
+    context, kept = encoded.sequences[0].context_ids, encoded.sequences[0].response_ids
 
-    assert without_question(encoded).response_ids == kept
-    assert without_question(encoded).context_ids == standalone_ids
-    assert len(with_question(encoded)) <= limit
-    assert len(without_question(encoded)) <= limit
+    assert encoded.sequences[1].response_ids == kept
+    assert encoded.sequences[1].context_ids == standalone_ids
+    assert len(encoded.sequences[0]) <= limit
+    assert len(encoded.sequences[1]) <= limit
     assert encoded.num_response_tokens == num_response
     assert kept == response_ids[: len(kept)] != []
     assert context == prompt_ids[-len(context) :] != []
@@ -97,14 +85,14 @@ def test_what_is_cut_to_fit_the_context(
 def test_without_a_limit_nothing_is_cut(bundled_tokenizer: Any) -> None:
     encoded = rollout_tokenizer(bundled_tokenizer).encode("1" * 5000, "2" * 5000)
     assert not encoded.truncated
-    assert len(with_question(encoded)) == 10_000
+    assert len(encoded.sequences[0]) == 10_000
 
 
 def test_the_standalone_prompt_is_the_template_with_an_empty_question(
     bundled_tokenizer: Any,
 ) -> None:
     rollouts = RolloutTokenizer(bundled_tokenizer, system_prompt="Be brief.")
-    context_ids = without_question(rollouts.encode("Q", "A")).context_ids
+    context_ids = rollouts.encode("Q", "A").sequences[1].context_ids
     assert bundled_tokenizer.decode(context_ids) == (
         empty_question_prompt(bundled_tokenizer, "Be brief.")
     )
@@ -114,7 +102,7 @@ def test_the_standalone_prompt_is_the_template_with_an_empty_question(
 def test_a_bos_as_standalone_prompt(bundled_tokenizer: Any) -> None:
     def context_ids(tokenizer: Any) -> list[int]:
         rollouts = rollout_tokenizer(tokenizer, standalone_prompt="bos")
-        return without_question(rollouts.encode("Q", "A")).context_ids
+        return rollouts.encode("Q", "A").sequences[1].context_ids
 
     with_bos = word_level({"a": 0, "<s>": 1, "</s>": 2}, bos_token="<s>", eos_token="</s>")
     assert context_ids(with_bos) == [1]
@@ -125,12 +113,12 @@ def test_a_bos_as_standalone_prompt(bundled_tokenizer: Any) -> None:
 def test_a_bos_of_id_0_is_a_bos() -> None:
     tokenizer = word_level({"<s>": 0, "a": 1, "</s>": 2}, bos_token="<s>", eos_token="</s>")
     rollouts = rollout_tokenizer(tokenizer, standalone_prompt="bos")
-    assert without_question(rollouts.encode("a", "a")).context_ids == [0]
+    assert rollouts.encode("a", "a").sequences[1].context_ids == [0]
 
 
 def test_a_text_as_standalone_prompt(bundled_tokenizer: Any) -> None:
     rollouts = rollout_tokenizer(bundled_tokenizer, standalone_prompt="Answer: ")
-    context_ids = without_question(rollouts.encode("Q", "A")).context_ids
+    context_ids = rollouts.encode("Q", "A").sequences[1].context_ids
     assert bundled_tokenizer.decode(context_ids) == "Answer: "
 
 

@@ -95,15 +95,9 @@ def run(
 
 
 def reference(
-    segments: list[Segment],
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    window: int | None = None,
-    scaling: float | None = None,
-    softcap: float | None = None,
-) -> Tensor:
+    segments: list[Segment], query: Tensor, key: Tensor, value: Tensor, *,
+    window: int | None = None, scaling: float | None = None, softcap: float | None = None,
+) -> Tensor:  # fmt: skip
     """(1, T, Q, D), token by token."""
     query, key, value = (x[0].double() for x in (query, key, value))
     key, value = (x.repeat_interleave(len(query) // len(x), 0) for x in (key, value))
@@ -186,13 +180,9 @@ def test_segments_longer_than_a_block_of_queries(window: int | None, softcap: fl
     varlen=st.booleans(),
 )
 def test_any_pack_that_is_planned(
-    lengths: list[tuple[int, int, int]],
-    budget: int,
-    window: int | None,
-    block: int,
-    softcap: float | None,
-    varlen: bool,
-) -> None:
+    lengths: list[tuple[int, int, int]], budget: int, window: int | None, block: int,
+    softcap: float | None, varlen: bool,
+) -> None:  # fmt: skip
     sequences = [TokenSequence([which] * c, [3] * r) for which, c, r in lengths]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_QUERY_BLOCK", block)
@@ -204,18 +194,9 @@ def test_any_pack_that_is_planned(
 
 
 def varlen_by_its_documentation(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seq_q: Tensor,
-    cu_seq_k: Tensor,
-    max_q: int,
-    max_k: int,
-    *,
-    scale: float,
-    window_size: tuple[int, int],
-    enable_gqa: bool,
-) -> Tensor:
+    query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor,
+    max_q: int, max_k: int, *, scale: float, window_size: tuple[int, int], enable_gqa: bool,
+) -> Tensor:  # fmt: skip
     """What torch.nn.attention.varlen promises: bottom-right causal, `window_size[0]` to the left
     of a query's own key, -1 for all."""
     assert {cu_seq_q.dtype, cu_seq_k.dtype} == {torch.int32}
