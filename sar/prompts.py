@@ -25,8 +25,8 @@ def render_prompt(
 ) -> str:
     """The prompt for one question, rendered with the tokenizer's chat template.
 
-    Without a chat template, the prompt is "System: ...", "User: ...", "Assistant: ". If the
-    template has no system role, the system prompt goes before the question in the user turn.
+    If the template has no system role, the system prompt goes before the question in the user turn.
+    Without a chat template, the prompt has three lines: "System: ...", "User: ...", "Assistant: ".
 
     Args:
         tokenizer: a transformers tokenizer.

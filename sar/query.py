@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 # A shorter overlap of two texts may be chance: it does not prove that the prompt was cut.
 _MIN_OVERLAP_CHARS = 4
-# The prompt is looked for after each of the last this many leading special tokens of the query.
+# A query may start with thousands of special tokens. The prompt may start after any of the last 8.
 _MAX_TRIED_SPECIALS = 8
 
 
@@ -42,16 +42,16 @@ def split_query(
         for version in versions:
             if rest.startswith(version):
                 added = query[: len(query) - len(rest)]
-                return _last_special(added, special_tokens) + prompt, rest[len(version) :]
+                return _find_last_special(added, special_tokens) + prompt, rest[len(version) :]
     # Look for the whole prompt first: if its end repeats its start, it also looks like a cut one.
     for rest in rests:
         for version in versions:
-            if end := _aligned_end(version, rest):
+            if end := _find_aligned_end(version, rest):
                 return prompt, rest[end:]
     for version in versions:
         # If the trainer cut inside a character, the rest of that character decodes to U+FFFD.
         for rest in (*rests, rests[-1].lstrip("\ufffd")):
-            if overlap := _overlap(version, rest):
+            if overlap := _measure_overlap(version, rest):
                 return rest[:overlap], rest[overlap:]
     raise ValueError(
         f"the query does not start with its prompt: the query starts {query[:60]!r}, "
@@ -86,12 +86,12 @@ def _strip_leading_specials(text: str, special_tokens: Sequence[str]) -> list[st
     return [text[start:] for start in (0, *starts[1:][-_MAX_TRIED_SPECIALS:])]
 
 
-def _last_special(added: str, special_tokens: Sequence[str]) -> str:
+def _find_last_special(added: str, special_tokens: Sequence[str]) -> str:
     """The added token next to the prompt: a BOS stays, the padding before it is dropped."""
     return next((s for s in special_tokens if s and added.endswith(s)), "")
 
 
-def _overlap(prompt: str, query: str) -> int:
+def _measure_overlap(prompt: str, query: str) -> int:
     """Length of the longest suffix of `prompt` that is a prefix of `query`; 0 if it is too short.
 
     Uses the prefix function of Knuth, Morris and Pratt, which takes linear time for any text.
@@ -107,7 +107,7 @@ def _overlap(prompt: str, query: str) -> int:
     return borders[-1] if borders[-1] >= _MIN_OVERLAP_CHARS else 0
 
 
-def _aligned_end(prompt: str, query: str) -> int:
+def _find_aligned_end(prompt: str, query: str) -> int:
     """Where the prompt ends in the query, ignoring differences in white space and Unicode form.
 
     0: the query does not start with the prompt.

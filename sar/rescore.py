@@ -22,15 +22,7 @@ from sar.grading.verdict import Verdict
 
 _NUM_EXAMPLES_EACH_WAY = 5
 # Fields of the logged decision that an output file keeps under `was`.
-_WAS_FIELDS = (
-    "reward",
-    "sar_weight",
-    "grader",
-    "reason",
-    "answer",
-    "correctness",
-    "label_unreadable",
-)
+_WAS = ("reward", "sar_weight", "grader", "reason", "answer", "correctness", "label_unreadable")
 
 
 class RescoreError(Exception):
@@ -56,7 +48,7 @@ class Rescored:
 
     def to_json(self) -> str:
         """The new decision as a line of a reward log, with the old values under `was`."""
-        was = {name: value for name, value in asdict(self.before).items() if name in _WAS_FIELDS}
+        was = {name: value for name, value in asdict(self.before).items() if name in _WAS}
         line = {**asdict(self.after), "was": was}
         return json.dumps(line, ensure_ascii=False, allow_nan=False)
 

@@ -154,7 +154,7 @@ def attend_within_segments(
         )
 
 
-def _mask_interface(**kwargs: Any) -> Any:
+def _choose_mask(**kwargs: Any) -> Any:
     """transformers calls this for the mask of each kind of layer. A pack returns a `_Window`."""
     if _layout.get() is None:
         return sdpa_mask(**kwargs)
@@ -180,7 +180,7 @@ def _is_sliding(is_visible: Callable[..., Tensor], window: int) -> bool:
     )
 
 
-def _attention(
+def _attend_in_layer(
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -304,5 +304,5 @@ def _attend(
     return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
 
 
-AttentionInterface.register(PACKED, _attention)
-AttentionMaskInterface.register(PACKED, _mask_interface)
+AttentionInterface.register(PACKED, _attend_in_layer)
+AttentionMaskInterface.register(PACKED, _choose_mask)

@@ -89,7 +89,7 @@ class TransformersScorer:
         self._logits_bytes = _CPU_LOGITS_BYTES if on_cpu else _GPU_LOGITS_BYTES
         if on_cpu and self._head.divide(_CPU_BLOCK_WORDS):
             self._logits_bytes = _CPU_BLOCK_BYTES
-        self._long_tokens = _long_rope_tokens(model)
+        self._long_tokens = _find_long_rope_limit(model)
         self._attention = self._choose_attention()
 
     @classmethod
@@ -148,7 +148,7 @@ class TransformersScorer:
         """
         num_bytes = sum(p.numel() * p.element_size() for p in self._model.parameters())
         device = self._model.device
-        return lambda: num_bytes * _LOADING_FACTOR < _free_bytes(device)
+        return lambda: num_bytes * _LOADING_FACTOR < _measure_free_bytes(device)
 
     def response_logprobs(
         self, sequences: Sequence[TokenSequence]
@@ -301,7 +301,7 @@ def _make_probe(first_response: list[int]) -> list[TokenSequence]:
     return [TokenSequence([1, 2, 3], first_response), *others]
 
 
-def _long_rope_tokens(model: Any) -> float:
+def _find_long_rope_limit(model: Any) -> float:
     """Number of tokens above which a model with "longrope" changes its rotary embeddings, for all
     sequences of a forward pass. Infinite for other models.
 
@@ -327,7 +327,7 @@ def _long_rope_tokens(model: Any) -> float:
     return min(limits, default=math.inf)
 
 
-def _free_bytes(device: torch.device) -> int:
+def _measure_free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         # Memory that PyTorch has reserved but does not use is free as well.
