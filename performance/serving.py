@@ -26,7 +26,7 @@ from performance.stand_in_server import STEP_ROLLOUTS, STEP_S
 from performance.workload import GROUP_SIZE, SERVER_ENVIRONMENT, Worker
 from reward_server.launch import ServerProcess
 from sar.models import BUNDLED_MODEL
-from sar.models.problems import Problem, generate
+from sar.models.problems import ArithmeticProblem, generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
 from sar.scoring import TokenSequence
 
@@ -158,7 +158,7 @@ def _rollouts(seed: int) -> Iterator[dict[str, Any]]:
             }
 
 
-def _responses(problem: Problem) -> list[str]:
+def _responses(problem: ArithmeticProblem) -> list[str]:
     lines = ("", "I see. ", "So, ")
     texts = [start + text for start in lines for text in (problem.concise, problem.padded)]
     assert len(texts) == GROUP_SIZE

@@ -121,11 +121,11 @@ class AgentExecutor(SingleTurnAgentExecutor):
         tokenizer = self._get_tokenizer(hf_tokenizer, max_length)
         ((start, end),) = output["action_ranges"]
         ids = output["observation_tokens"]
-        encoded = tokenizer.from_ids(ids[:start], ids[start:end])
+        encoded = tokenizer.fit_to_context(ids[:start], ids[start:end])
         text = hf_tokenizer.decode(ids, skip_special_tokens=False)
         seen, response = tokenizer.split(text, prompt)
         # The server's tokenizer may not know the policy's special tokens.
-        query = prompt + tokenizer.without_special_tokens(response)
+        query = prompt + tokenizer.remove_special_tokens(response)
         params = type(sampling_params)(**SAMPLING_ARGUMENTS)
         grade, likelihood = await asyncio.gather(
             self._fetch_grade(query, prompt, label), _score(llm_engine, params, encoded)
@@ -180,7 +180,9 @@ async def _score(engine: Any, sampling_params: Any, encoded: EncodedRollout) -> 
         output = await engine.generate(ids, sampling_params)
         return read_response_logprobs(output.prompt_logprobs, sequence)
 
-    return Likelihood.of(encoded, await asyncio.gather(*map(score_sequence, encoded.sequences)))
+    return Likelihood.from_logprobs(
+        encoded, await asyncio.gather(*map(score_sequence, encoded.sequences))
+    )
 
 
 def _make_logs(reward: Reward, grade: dict[str, float], mismatch: bool) -> dict[str, float]:

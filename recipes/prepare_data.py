@@ -129,7 +129,7 @@ def remove_contaminated(
         for problem in _show_progress(problems, f"{name}: overlap", "problems"):
             if _IMAGE in problem.question:
                 dropped.append(DroppedProblem(name, problem.id, f"holds {_IMAGE}"))
-            elif matches := index.matches(problem.question):
+            elif matches := index.find_matches(problem.question):
                 benchmark, other = questions[matches[0].question]
                 shared = " ".join(matches[0].ngram)
                 dropped.append(

@@ -20,7 +20,7 @@ from typing import Any
 
 from reward_server.launch import ServerDidNotStart, ServerProcess
 from sar.models import BUNDLED_MODEL
-from sar.models.problems import Problem, generate
+from sar.models.problems import ArithmeticProblem, generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
 from sar.reward import DEFAULT_SAR_WEIGHT
 
@@ -52,7 +52,7 @@ def main() -> None:
     _print_next_steps()
 
 
-def _make_rollouts(problem: Problem, tokenizer: Any) -> list[_Rollout]:
+def _make_rollouts(problem: ArithmeticProblem, tokenizer: Any) -> list[_Rollout]:
     """One rollout of each kind."""
     prompt = render_prompt(tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
     kinds = {

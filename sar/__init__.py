@@ -1,6 +1,6 @@
-"""Self-Aligned Reward for training reasoning models: scoring, grading and their combination.
+"""Self-Aligned Reward (SAR) for training reasoning models: grading, scoring and their combination.
 
-Source of the reward: Han et al., "Self-Aligned Reward", arXiv:2509.05489.
+Source: Han et al., "Self-Aligned Reward", arXiv:2509.05489.
 """
 
 from importlib.metadata import version

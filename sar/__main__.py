@@ -1,4 +1,7 @@
-"""python -m sar rescore LOG [LOG ...]: commands over what the reward server has logged."""
+"""Commands for the reward logs that the server writes.
+
+python -m sar rescore LOG [LOG ...]
+"""
 
 from __future__ import annotations
 
@@ -18,16 +21,15 @@ if TYPE_CHECKING:
     from sar.rescore import Rescored, Summary
 
 _DEFAULT_TIMEOUT_S = 5.0
-# Decisions read ahead: enough that no grader waits while a slow one is waited for.
+# Decisions read ahead for each worker, so that the others have work while one is slow.
 _IN_FLIGHT_PER_WORKER = 16
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m sar", description="Commands over what the reward server has logged."
+        prog="python -m sar", description="Commands for the reward logs that the server writes."
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_rescore(commands)
+    _add_rescore(parser.add_subparsers(title="commands", metavar="COMMAND", required=True))
     arguments = parser.parse_args(argv)
     status: int = arguments.run(arguments)
     return status
@@ -36,55 +38,55 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _add_rescore(commands: Any) -> None:
     parser = commands.add_parser(
         "rescore",
-        help="compute rewards of a reward log again, with another weight or grader",
+        help="compute the rewards in a reward log again, with another SAR weight or grader",
         description=(
-            "Computes the rewards of a log written by `python -m reward_server --reward-log` again "
-            "and says what changed. Without options, a check: nothing should change."
+            "Computes the rewards in a log again and reports what changed. The log comes from "
+            "`python -m reward_server --reward-log`. Without options, no reward should change."
         ),
     )
-    parser.add_argument("logs", metavar="LOG", nargs="+", type=Path, help="a file, or a folder")
+    parser.add_argument("logs", metavar="LOG", nargs="+", type=Path, help="log file or folder")
     parser.add_argument(
-        "--sar-weight", type=number(-100, 100), help="weight of SAR (default: each decision's own)"
+        "--sar-weight", type=number(-100, 100), help="weight of SAR (default: as logged)"
     )
     parser.add_argument("--regrade", action="store_true", help="grade again, as each label asks")
     parser.add_argument(
         "--grader",
         choices=get_args(GraderName),
-        help="grade again with this grader, whatever a label asks",
+        help="grade again, with this grader whatever the label asks",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE.jsonl",
-        help="write all decisions with their new rewards, and what they were under `was`",
+        help="write all decisions with their new rewards; `was` holds the old values",
     )
     parser.add_argument(
         "--grader-workers",
         type=number(1, 256, int),
-        help="grader processes (default: one for each CPU, at most 16)",
+        help="number of grader processes (default: one per CPU, at most 16)",
     )
     parser.add_argument(
         "--grader-timeout",
         type=number(0.1, 3600),
-        help=f"seconds of work a grader may spend on one response (default: {_DEFAULT_TIMEOUT_S})",
+        help=f"seconds of CPU time for grading one response (default: {_DEFAULT_TIMEOUT_S})",
     )
-    parser.set_defaults(run=lambda arguments: _rescore(parser, arguments))
+    parser.set_defaults(run=lambda arguments: _run_rescore(parser, arguments))
 
 
-def _rescore(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+def _run_rescore(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     is_regrading = arguments.regrade or arguments.grader is not None
     for name in ("grader_workers", "grader_timeout"):
         if getattr(arguments, name) is not None and not is_regrading:
-            parser.error(f"--{name.replace('_', '-')}: only with --regrade or --grader")
+            parser.error(f"--{name.replace('_', '-')} needs --regrade or --grader")
 
-    from sar.rescore import RescoreError, log_files, write_all
+    from sar.rescore import RescoreError, find_log_files, write_all
 
     try:
-        files = log_files(arguments.logs)
+        files = find_log_files(arguments.logs)
         with (
-            _output(arguments.output, arguments.logs) as output,
-            _progress(files) as log,
-            closing(_rescored(arguments, is_regrading, log)) as rescored,
+            _open_output(arguments.output, arguments.logs) as output,
+            _read_with_progress(files) as log,
+            closing(_rescore_log(arguments, is_regrading, log)) as rescored,
         ):
             summary = write_all(rescored, output)
     except (RescoreError, OSError) as error:
@@ -93,11 +95,11 @@ def _rescore(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> 
     except KeyboardInterrupt:
         sys.stderr.write("stopped: no output was written\n")
         return 130
-    sys.stdout.write(_report(summary))
+    sys.stdout.write(_format_summary(summary))
     return 0
 
 
-def _rescored(
+def _rescore_log(
     arguments: argparse.Namespace, is_regrading: bool, log: Iterator[Any]
 ) -> Generator[Rescored, None, None]:
     from sar.grading.processes.pool import GraderPool
@@ -121,8 +123,8 @@ def _rescored(
 
 
 @contextmanager
-def _progress(files: Sequence[Path]) -> Iterator[Iterator[Any]]:
-    """The decisions of all files, with a bar on a terminal."""
+def _read_with_progress(files: Sequence[Path]) -> Iterator[Iterator[Any]]:
+    """The decisions of all files. A terminal gets a progress bar."""
     from tqdm import tqdm
 
     from sar.rescore import read_log
@@ -130,20 +132,20 @@ def _progress(files: Sequence[Path]) -> Iterator[Iterator[Any]]:
     total = sum(file.stat().st_size for file in files)
     with tqdm(total=total, unit="B", unit_scale=True, disable=None, desc="rescoring") as bar:
 
-        def tell(place: str) -> None:
-            bar.write(f"warning: {place}: a line without its end, skipped", file=sys.stderr)
+        def warn(place: str) -> None:
+            bar.write(f"warning: {place}: skipped an incomplete last line", file=sys.stderr)
 
         yield (
-            logged for file in files for logged in read_log(file, on_torn=tell, on_bytes=bar.update)
+            logged for file in files for logged in read_log(file, on_torn=warn, on_bytes=bar.update)
         )
 
 
 @contextmanager
-def _output(path: Path | None, logs: Sequence[Path]) -> Iterator[TextIO | None]:
-    """A file that takes its name once it is whole.
+def _open_output(path: Path | None, logs: Sequence[Path]) -> Iterator[TextIO | None]:
+    """Opens the output file, if there is one.
 
     Raises:
-        RescoreError: it would take the place of a log that is read, or be read as one next time.
+        RescoreError: the file would replace a log, or lie in a folder of logs.
     """
     from sar.rescore import RescoreError
 
@@ -151,12 +153,14 @@ def _output(path: Path | None, logs: Sequence[Path]) -> Iterator[TextIO | None]:
         yield None
         return
     if not {path.resolve(), path.resolve().parent}.isdisjoint(log.resolve() for log in logs):
-        raise RescoreError(f"--output {path}: in the place of the log; choose another folder")
+        raise RescoreError(
+            f"--output {path}: would replace a log or be read as one; choose another folder"
+        )
     with open_atomically(path) as output:
         yield output
 
 
-def _report(summary: Summary) -> str:
+def _format_summary(summary: Summary) -> str:
     lines = [
         f"decisions        {summary.num_decisions}",
         f"rewards changed  {summary.num_changed}",
@@ -164,11 +168,11 @@ def _report(summary: Summary) -> str:
         f"right -> wrong   {summary.num_right_to_wrong}",
         f"wrong -> right   {summary.num_wrong_to_right}",
     ]
-    lines += (f"  {_example(flip)}" for flip in summary.examples)
+    lines += (f"  {_format_flip(flip)}" for flip in summary.examples)
     return "\n".join(lines) + "\n"
 
 
-def _example(flip: Rescored) -> str:
+def _format_flip(flip: Rescored) -> str:
     before, after = flip.before, flip.after
     label = before.label if isinstance(before.label, str) else before.label.get("answer")
     return (

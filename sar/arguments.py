@@ -1,4 +1,4 @@
-"""What the command lines of all packages share: numbers in bounds, model paths."""
+"""Helpers for the command lines of all packages: bounded numbers, model paths."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any
 def number(
     low: float, high: float = math.inf, kind: type[int] | type[float] = float
 ) -> Callable[[str], Any]:
-    """An argparse type: a number of this kind from `low` to `high`, both included.
+    """Returns an argparse type for numbers from `low` to `high`, both included.
 
-    Raises:
-        argparse.ArgumentTypeError: by the type, for any other text; says what is wanted.
+    For any other text, the type raises an argparse.ArgumentTypeError that names the bounds.
     """
 
     def parse(text: str) -> float:
@@ -22,15 +21,15 @@ def number(
             value: float = kind(text)
         except ValueError:
             value = math.nan
-        if not low <= value <= high:  # also NaN
+        if not low <= value <= high:  # NaN fails this too
             name = "a whole number" if kind is int else "a number"
-            end = "on" if high == math.inf else f"to {high}"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {name} from {low} {end}")
+            bounds = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {name} {bounds}")
         return value
 
     return parse
 
 
 def looks_like_folder(model: str) -> bool:
-    """True if `--model` means a local folder; a Hugging Face id is `name` or `owner/name`."""
+    """True if `--model` names a local folder. A Hugging Face id is `name` or `owner/name`."""
     return model.startswith((".", "/", "~")) or model.count("/") > 1

@@ -1,7 +1,7 @@
-"""Whether a text holds questions of a benchmark: shared n-grams of words, or a whole question.
+"""Finds benchmark questions in a text, by the n-grams of words that they share.
 
-Thirteen words as in Brown et al., arXiv:2005.14165, appendix C. Memory is bounded by the questions:
-texts go past the index one at a time, and nothing of them is kept.
+The default of 13 words is that of Brown et al., arXiv:2005.14165, appendix C. The index keeps only
+the questions in memory, and none of the texts.
 """
 
 from __future__ import annotations
@@ -19,32 +19,34 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Match:
-    """What a text shares with one question."""
+    """A question that shares words with a text."""
 
     question: int
-    """Index into the questions."""
+    """Index of the question."""
     ngram: Words
-    """The first words that they share; all of the question's, where it is shorter than n."""
+    """The words they share: the first shared n-gram, or a whole question of fewer than n words."""
     whole: bool
-    """The text holds the question from its first word to its last."""
+    """True if the text contains the whole question."""
 
 
 def normalise(text: str) -> Words:
-    """The words of a text: compatibility characters replaced, case and all but letters, digits and
-    underscores gone. `\\frac{1}{2}` is the words frac, 1, 2."""
+    """The words of a text: runs of letters, digits and underscores after NFKC and case folding.
+
+    `\\frac{1}{2}` becomes the words frac, 1, 2.
+    """
     return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 def ngrams(words: Sequence[str], n: int) -> Iterator[Words]:
-    """All runs of n words, in order; none of a text with fewer."""
+    """All runs of n consecutive words, in order; none if there are fewer than n words."""
     return zip(*(words[i:] for i in range(n)), strict=False)
 
 
 class ContaminationIndex:
-    """Finds which of some questions a text shares words with.
+    """Finds the questions that share words with a text.
 
-    A question of n words or more is found by any n words in a row; a shorter one by all of its
-    words in a row.
+    A question matches if the text contains any n consecutive words of it. A question of fewer than
+    n words matches if the text contains all of it.
     """
 
     def __init__(self, questions: Iterable[str], n: int = NGRAM_WORDS) -> None:
@@ -55,17 +57,17 @@ class ContaminationIndex:
         if n < 1:
             raise ValueError(f"n-grams of {n} words: must be at least 1")
         self._questions = [normalise(question) for question in questions]
-        # By length, as a short question is looked for with n-grams of its own length.
+        # N-grams by their length: a short question is one n-gram of its own length.
         self._by_length: dict[int, dict[Words, list[int]]] = {}
         for index, words in enumerate(self._questions):
             length = min(n, len(words))
             found = self._by_length.setdefault(length, {})
             for gram in dict.fromkeys(ngrams(words, length)):
                 found.setdefault(gram, []).append(index)
-        self._by_length.pop(0, None)  # questions without a word are in no text
+        self._by_length.pop(0, None)  # a question without words matches nothing
 
-    def matches(self, text: str) -> list[Match]:
-        """One match per question that the text shares words with, in the questions' order."""
+    def find_matches(self, text: str) -> list[Match]:
+        """One match for each question that shares words with the text, in the questions' order."""
         words = normalise(text)
         found: dict[int, Match] = {}
         for length, index in self._by_length.items():
@@ -79,6 +81,6 @@ class ContaminationIndex:
         return [found[question] for question in sorted(found)]
 
     def _is_at(self, question: int, words: Words, start: int) -> bool:
-        """Whether the question's words stand at `start`."""
-        wanted = self._questions[question]
-        return words[start : start + len(wanted)] == wanted
+        """True if all words of the question follow from `start` on."""
+        expected = self._questions[question]
+        return words[start : start + len(expected)] == expected

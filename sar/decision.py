@@ -1,17 +1,18 @@
-"""The record of one decision: what was rewarded, how, and why. One JSON line of a reward log.
+"""The record of one rollout's reward and everything it was computed from: one line of a reward log.
 
-It has what is needed to decide again without the model: `sar.rescore` does.
+It is enough to compute the reward again without the model, as `sar.rescore` does.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sar.grading.label import GraderName, Label, Mode
 from sar.grading.rules.answers import find_thinking_tag
@@ -20,32 +21,35 @@ from sar.reward import Likelihood, Reward, combine
 
 SCHEMA = 1
 
+# JSON has no tuples and enums, so these fields are converted. Other types have to match exactly.
+_CONVERTED = Field(strict=False)
+
 
 @dataclass(frozen=True)
 class Decision:
-    """One rollout's reward with all it came from. The fields are those of the JSON object."""
+    """One rollout's reward and what it was computed from. The JSON object has the same fields."""
 
     time: str
-    """When the reward was there: ISO 8601, UTC."""
+    """When the reward was computed: ISO 8601, UTC."""
     request_id: str
     prompt: str
     response: str
-    """As it was scored, special tokens included."""
-    special_tokens: tuple[str, ...]
-    """Those in the response that its grader was not shown."""
+    """The text that was scored, special tokens included."""
+    special_tokens: Annotated[tuple[str, ...], _CONVERTED]
+    """Special tokens of the response that were removed before grading."""
     label: str | dict[str, Any]
-    """As it was sent; `sar.grading.label.parse_label` reads it."""
+    """As the client sent it; `sar.grading.label.parse_label` parses it."""
     grader: GraderName
     mode: Mode
-    reason: Reason
+    reason: Annotated[Reason, _CONVERTED]
     answer: str | None
-    """What was taken for the response's answer."""
+    """The answer that the grader extracted from the response."""
     correctness: float
     label_unreadable: bool
     nll_qa: float
-    """Mean NLL of the response after its prompt, nats."""
+    """Mean negative log-likelihood of the response after its prompt, in nats."""
     nll_a: float
-    """The same after the empty-question prompt."""
+    """Mean negative log-likelihood after the empty-question prompt, in nats."""
     ppl_qa: float
     ppl_a: float
     sar: float
@@ -59,8 +63,10 @@ class Decision:
     server_version: str
     schema: int = SCHEMA
 
+    __pydantic_config__: ClassVar = ConfigDict(strict=True, allow_inf_nan=False)
+
     @classmethod
-    def of(
+    def from_reward(
         cls,
         reward: Reward,
         *,
@@ -79,9 +85,9 @@ class Decision:
         """The record of a reward that was just computed.
 
         Args:
-            prompt, response: as the query was split, special tokens included.
-            special_tokens: see `RolloutTokenizer.special_tokens_in`.
-            label_as_sent: the label before it was read.
+            prompt, response: from `RolloutTokenizer.split`, special tokens included.
+            special_tokens: from `RolloutTokenizer.find_special_tokens`.
+            label_as_sent: the label before it was parsed.
         """
         return cls(
             time=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -94,19 +100,20 @@ class Decision:
             policy_version=policy_version,
             model=model,
             server_version=server_version,
-            **_of_reward(reward, label.grader, label.mode, sar_weight),
+            **_reward_fields(reward, label.grader, label.mode, sar_weight),
         )
 
-    def decided_again(
+    def decide_again(
         self, verdict: Verdict, grader: GraderName, mode: Mode, sar_weight: float
     ) -> Decision:
-        """The same rollout with the reward that another verdict or weight gives it."""
+        """The same rollout with a reward from another verdict, mode or SAR weight."""
         reward = combine(verdict, self.likelihood, sar_weight=sar_weight, mode=mode)
-        return replace(self, **_of_reward(reward, grader, mode, sar_weight))
+        return replace(self, **_reward_fields(reward, grader, mode, sar_weight))
 
     @property
     def graded_text(self) -> str:
-        """What the grader was given: no special tokens, and the thinking that the prompt opened."""
+        """The text that was graded: the response without special tokens, after a `<think>` tag if
+        the prompt ends with one."""
         tokens = sorted(filter(None, self.special_tokens), key=len, reverse=True)
         visible = re.sub("|".join(map(re.escape, tokens)) or r"(?!)", "", self.response)
         return find_thinking_tag(self.prompt) + visible
@@ -120,34 +127,38 @@ class Decision:
         return Likelihood(self.nll_qa, self.nll_a, self.num_response_tokens, self.truncated)
 
     def to_json(self) -> str:
-        """One line of JSON, without its line end.
+        """One line of JSON, without a line break at its end.
 
         Raises:
-            ValueError: a number is not finite; none that comes from `sar.reward` is.
+            ValueError: a number is not finite. Numbers from `sar.reward` always are.
         """
-        # Formulas stay legible; only control characters are escaped.
+        # Text that is not ASCII stays readable, as it is not escaped.
         return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> Decision:
-        """Reads what `to_json` wrote. Fields that are not known are passed over.
+        """Reads a line that `to_json` wrote. Unknown fields are ignored.
 
         Raises:
-            ValueError: the line is not JSON, has another schema, or a field is missing or wrong.
+            ValueError: the line is not JSON, has another schema, or lacks a field, or a field has a
+                wrong type or value.
         """
         try:
-            record = json.loads(line)
-        except RecursionError as error:
-            raise ValueError("nested too deeply") from error
-        if not isinstance(record, dict):
-            raise ValueError("not a JSON object")
-        if record.get("schema") != SCHEMA:
-            raise ValueError(f"schema {record.get('schema')!r}; this version reads {SCHEMA}")
-        return cls(**{field.name: _read(record, field.name, field.type) for field in fields(cls)})
+            return _DECISION.validate_json(line)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            message = first["msg"].removeprefix("Value error, ")
+            if first["type"] == "missing":
+                message = f"{first['loc'][0]} is missing"
+            elif first["loc"]:
+                message = f"{first['loc'][0]} is {str(first['input'])[:80]!r}: {message}"
+            raise ValueError(message) from error
 
 
-def _of_reward(reward: Reward, grader: GraderName, mode: Mode, sar_weight: float) -> dict[str, Any]:
-    """The fields that a reward and what it was computed with fill."""
+def _reward_fields(
+    reward: Reward, grader: GraderName, mode: Mode, sar_weight: float
+) -> dict[str, Any]:
+    """The fields of a decision that change when the reward is computed again."""
     verdict, likelihood = reward.verdict, reward.likelihood
     return {
         "grader": grader,
@@ -168,55 +179,12 @@ def _of_reward(reward: Reward, grader: GraderName, mode: Mode, sar_weight: float
     }
 
 
-def _read(record: dict[str, Any], name: str, annotation: Any) -> Any:
-    if name not in record:
-        raise ValueError(f"{name} is missing")
-    try:
-        return _READERS[annotation](record[name])
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{name} is {str(record[name])[:80]!r}: {error}") from error
+def _check_schema(record: object) -> object:
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    if record.get("schema") != SCHEMA:
+        raise ValueError(f"schema {record.get('schema')!r}; this version reads {SCHEMA}")
+    return record
 
 
-def _one_of(*kinds: type) -> Callable[[Any], Any]:
-    def read(value: Any) -> Any:
-        if type(value) not in kinds:  # isinstance would take true for a number
-            raise ValueError(f"of a wrong type, {type(value).__name__}")
-        return value
-
-    return read
-
-
-def _number(value: Any) -> float:
-    number = float(_one_of(float, int)(value))
-    if not math.isfinite(number):
-        raise ValueError("not a finite number")
-    return number
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(map(_one_of(str), _one_of(list)(value)))
-
-
-def _name(allowed: Sequence[str]) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        if value not in allowed:
-            raise ValueError(f"not one of {', '.join(allowed)}")
-        return str(value)
-
-    return read
-
-
-# Annotations are texts here, as in every module that postpones their evaluation.
-_READERS: dict[Any, Callable[[Any], Any]] = {
-    "str": _one_of(str),
-    "str | None": _one_of(str, type(None)),
-    "str | int | None": _one_of(str, int, type(None)),
-    "str | dict[str, Any]": _one_of(str, dict),
-    "tuple[str, ...]": _texts,
-    "int": _one_of(int),
-    "float": _number,
-    "bool": _one_of(bool),
-    "Reason": Reason,
-    "GraderName": _name(get_args(GraderName)),
-    "Mode": _name(get_args(Mode)),
-}
+_DECISION = TypeAdapter[Decision](Annotated[Decision, BeforeValidator(_check_schema)])

@@ -1,10 +1,9 @@
-"""Log-probabilities to perplexity and Self-Aligned Reward, in log space throughout.
+"""Computes perplexity and Self-Aligned Reward (SAR) from log-probabilities, in log space.
 
 Shapes: T response tokens. Log-probabilities are natural logs (nats).
 
-Perplexities of long surprising responses overflow a float; the reward needs only the difference of
-two mean negative log-likelihoods (NLLs), so it is computed from that:
-`(ppl_a - ppl_qa) / ppl_a = 1 - exp(nll_qa - nll_a)`.
+The perplexity of an improbable response overflows a float. SAR only needs the difference of two
+mean negative log-likelihoods (NLLs): `(ppl_a - ppl_qa) / ppl_a = 1 - exp(nll_qa - nll_a)`.
 Source: Han et al., arXiv:2509.05489, definitions of ppl(a|q), ppl(a) and R_SA.
 """
 
@@ -15,7 +14,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-# exp of this is 1e30: finite in the float32 tensors that trainers make of what we report.
+# exp of this is 1e30, which is finite in the float32 tensors that trainers put it into.
 MAX_REPORTED_NLL = 30 * math.log(10)
 
 
@@ -25,9 +24,9 @@ def mean_nll(logprobs_T: npt.NDArray[np.float32]) -> float:
     Args:
         logprobs_T: (T,) log p(token_t | context, tokens_<t), T >= 1.
     Raises:
-        ValueError: no token.
-        FloatingPointError: a log-probability is not finite; the model is broken, and a reward
-            computed from it would be made up.
+        ValueError: there is no token.
+        FloatingPointError: a log-probability is not finite. The model is broken, and a reward
+            computed from it would be meaningless.
     """
     if logprobs_T.size == 0:
         raise ValueError("a response without tokens has no NLL")
@@ -38,7 +37,7 @@ def mean_nll(logprobs_T: npt.NDArray[np.float32]) -> float:
 
 
 def perplexity(nll: float) -> float:
-    """exp of a mean NLL; capped at 1e30, for reporting only."""
+    """exp of a mean NLL, capped at 1e30. For reporting only: SAR is computed without it."""
     return math.exp(min(nll, MAX_REPORTED_NLL))
 
 
@@ -49,5 +48,5 @@ def self_aligned_reward(nll_qa: float, nll_a: float) -> float:
         nll_qa: mean NLL of the response after its prompt, nats.
         nll_a: mean NLL of the response after the empty-question prompt, nats.
     """
-    # Past ln 2 the lower clip holds; stopping there also keeps expm1 from overflowing.
+    # SAR is -1 for any difference above ln 2. The inner limit keeps expm1 from overflowing.
     return max(-1.0, -math.expm1(min(nll_qa - nll_a, 1.0)))

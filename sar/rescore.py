@@ -1,8 +1,8 @@
-"""Rewards of logged decisions, computed again with another weight or another grader.
+"""Computes the rewards of a reward log again, with another SAR weight or another grader.
 
-The command is `python -m sar rescore`. Weights need no grading and no model: a reward is computed
-from the logged verdict and NLLs by the server's own function, `sar.reward.combine`. Memory stays
-flat however long the log is.
+The command is `python -m sar rescore`. It needs no model: it computes a reward from the logged NLLs
+with the server's own function, `sar.reward.combine`. Another weight needs no grading either, as the
+verdict is logged too. Memory use does not grow with the length of the log.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from sar.grading.processes.pool import GraderPool
 from sar.grading.verdict import Verdict
 
 _NUM_EXAMPLES_EACH_WAY = 5
-# What `was` keeps of a decision from before, in an output file.
-_BEFORE = ("reward", "sar_weight", "grader", "reason", "answer", "correctness", "label_unreadable")
+# Fields of the logged decision that an output file keeps under `was`.
+_WAS = ("reward", "sar_weight", "grader", "reason", "answer", "correctness", "label_unreadable")
 
 
 class RescoreError(Exception):
-    """A log that cannot be rescored; the message names file and line."""
+    """A log cannot be rescored. The message names the file, and the line if there is one."""
 
 
 @dataclass(frozen=True)
-class Logged:
-    """A decision and where it stands."""
+class LoggedDecision:
+    """A decision and its place in the log."""
 
     place: str
     """`file:line`."""
@@ -40,80 +40,73 @@ class Logged:
 
 @dataclass(frozen=True)
 class Rescored:
-    """A decision as it was logged, and as it is now."""
+    """A decision as it was logged, and after its reward was computed again."""
 
     place: str
     before: Decision
     after: Decision
 
-    @property
-    def has_flipped(self) -> bool:
-        return self.before.correctness != self.after.correctness
-
     def to_json(self) -> str:
-        """The decision as it is now, readable as a line of a log, with what it `was`."""
-        was = {name: value for name, value in asdict(self.before).items() if name in _BEFORE}
+        """The new decision as a line of a reward log, with the old values under `was`."""
+        was = {name: value for name, value in asdict(self.before).items() if name in _WAS}
         line = {**asdict(self.after), "was": was}
         return json.dumps(line, ensure_ascii=False, allow_nan=False)
 
 
 @dataclass
 class Summary:
-    """What changed, counted over all decisions."""
+    """What changed, over all decisions."""
 
     num_decisions: int = 0
     num_changed: int = 0
     num_right_to_wrong: int = 0
     num_wrong_to_right: int = 0
     examples: list[Rescored] = field(default_factory=list)
-    """The first few flips of each kind."""
-    _before: float = 0.0
-    _after: float = 0.0
+    """The first few decisions of each kind whose correctness changed."""
+    _sum_before: float = 0.0
+    _sum_after: float = 0.0
 
     def add(self, rescored: Rescored) -> None:
         before, after = rescored.before, rescored.after
         self.num_decisions += 1
         self.num_changed += before.reward != after.reward
-        self._before += before.reward
-        self._after += after.reward
-        if rescored.has_flipped:
-            self._add_flip(rescored)
+        self._sum_before += before.reward
+        self._sum_after += after.reward
+        if before.correctness > after.correctness:
+            self.num_right_to_wrong += 1
+            self._add_example(rescored, self.num_right_to_wrong)
+        elif before.correctness < after.correctness:
+            self.num_wrong_to_right += 1
+            self._add_example(rescored, self.num_wrong_to_right)
 
     @property
     def mean_before(self) -> float:
-        """Mean reward as logged; 0 of none."""
-        return self._before / max(1, self.num_decisions)
+        """Mean reward as logged; 0 if there are no decisions."""
+        return self._sum_before / max(1, self.num_decisions)
 
     @property
     def mean_after(self) -> float:
-        return self._after / max(1, self.num_decisions)
+        return self._sum_after / max(1, self.num_decisions)
 
-    def _add_flip(self, rescored: Rescored) -> None:
-        if rescored.after.correctness:
-            self.num_wrong_to_right += 1
-            num_alike = self.num_wrong_to_right
-        else:
-            self.num_right_to_wrong += 1
-            num_alike = self.num_right_to_wrong
-        if num_alike <= _NUM_EXAMPLES_EACH_WAY:
+    def _add_example(self, rescored: Rescored, num_of_kind: int) -> None:
+        if num_of_kind <= _NUM_EXAMPLES_EACH_WAY:
             self.examples.append(rescored)
 
 
-def log_files(paths: Sequence[Path]) -> list[Path]:
-    """The files meant by paths of files and folders, those of a folder in their order of time.
+def find_log_files(paths: Sequence[Path]) -> list[Path]:
+    """The log files at these paths, each once. A folder means its .jsonl files, sorted by name.
 
     Raises:
-        RescoreError: a path is not there, or a folder has no log.
+        RescoreError: a path does not exist, or a folder has no .jsonl file.
     """
     files: list[Path] = []
     for path in paths:
-        if not path.is_dir():
-            found = [path] if path.is_file() else []
+        if path.is_dir():
+            found, complaint = sorted(path.glob("*.jsonl")), "no .jsonl file in it"
         else:
-            found = sorted(path.glob("*.jsonl"))
+            found, complaint = [path] * path.is_file(), "no such file or folder"
         if not found:
-            missing = "no .jsonl file in it" if path.is_dir() else "no such file or folder"
-            raise RescoreError(f"{path}: {missing}")
+            raise RescoreError(f"{path}: {complaint}")
         files += (file for file in found if file not in files)
     return files
 
@@ -123,12 +116,13 @@ def read_log(
     *,
     on_torn: Callable[[str], None],
     on_bytes: Callable[[int], object] = lambda _: None,
-) -> Iterator[Logged]:
+) -> Iterator[LoggedDecision]:
     """The decisions of one file, in order.
 
     Args:
-        on_torn: hears of a last line that was not written to its end, as where a server was killed.
-        on_bytes: hears of the size of each line that was read.
+        on_torn: called with the place of an incomplete last line, which is skipped. A server that
+            was killed leaves one.
+        on_bytes: called with the size of each line after it was read.
     Raises:
         RescoreError: any other line is not a decision.
     """
@@ -143,40 +137,40 @@ def read_log(
                     on_torn(place)
                     return
                 raise RescoreError(f"{place}: not a decision: {error}") from error
-            yield Logged(place, decision)
+            yield LoggedDecision(place, decision)
 
 
-def rescore(log: Iterable[Logged], *, sar_weight: float | None = None) -> Iterator[Rescored]:
-    """Decisions with rewards from their logged verdicts.
+def rescore(
+    log: Iterable[LoggedDecision], *, sar_weight: float | None = None
+) -> Iterator[Rescored]:
+    """Computes rewards again from the logged verdicts.
 
     Args:
-        sar_weight: in place of each decision's own.
+        sar_weight: weight of SAR; None: each decision's own.
     """
     for logged in log:
         decision = logged.decision
-        yield _rescored(
-            logged, decision.verdict, decision.grader, decision.mode, sar_weight=sar_weight
-        )
+        yield _rescore_one(logged, decision.verdict, decision.grader, decision.mode, sar_weight)
 
 
 def regrade(
-    log: Iterable[Logged],
+    log: Iterable[LoggedDecision],
     graders: GraderPool,
     *,
     num_in_flight: int,
     grader: GraderName | None = None,
     sar_weight: float | None = None,
 ) -> Iterator[Rescored]:
-    """Decisions with rewards from new verdicts, in order.
+    """Grades the responses again and computes rewards from the new verdicts, in order.
 
     Args:
-        num_in_flight: decisions read ahead of the one that is waited for.
-        grader: in place of the one that each label asks for.
-        sar_weight: in place of each decision's own.
+        num_in_flight: how many decisions may be read ahead of the one whose verdict is next.
+        grader: grades every response; None: the grader that each label asks for.
+        sar_weight: weight of SAR; None: each decision's own.
     Raises:
-        RescoreError: a label that the grader cannot grade against, or a grader that failed.
+        RescoreError: the grader cannot grade against a label, or a grader failed.
     """
-    pending: deque[tuple[Logged, Label, Future[Verdict]]] = deque()
+    pending: deque[tuple[LoggedDecision, Label, Future[Verdict]]] = deque()
 
     def finish() -> Rescored:
         logged, label, verdict = pending.popleft()
@@ -185,10 +179,10 @@ def regrade(
         except Exception as error:
             message = f"{logged.place}: a grader failed: {type(error).__name__}: {error}"
             raise RescoreError(message) from error
-        return _rescored(logged, found, label.grader, label.mode, sar_weight=sar_weight)
+        return _rescore_one(logged, found, label.grader, label.mode, sar_weight)
 
     for logged in log:
-        label = _label(logged, grader)
+        label = _parse_label(logged, grader)
         pending.append((logged, label, graders.submit(logged.decision.graded_text, label)))
         if len(pending) > num_in_flight:
             yield finish()
@@ -197,7 +191,7 @@ def regrade(
 
 
 def write_all(rescored: Iterable[Rescored], output: TextIO | None) -> Summary:
-    """Runs through all decisions, writing them where that is wanted, and sums up what changed."""
+    """Writes all decisions to `output`, if there is one, and returns what changed."""
     summary = Summary()
     for one in rescored:
         summary.add(one)
@@ -206,21 +200,15 @@ def write_all(rescored: Iterable[Rescored], output: TextIO | None) -> Summary:
     return summary
 
 
-def _rescored(
-    logged: Logged,
-    verdict: Verdict,
-    grader: GraderName,
-    mode: Mode,
-    *,
-    sar_weight: float | None,
+def _rescore_one(
+    logged: LoggedDecision, verdict: Verdict, grader: GraderName, mode: Mode, weight: float | None
 ) -> Rescored:
     before = logged.decision
-    weight = before.sar_weight if sar_weight is None else sar_weight
-    after = before.decided_again(verdict, grader, mode, weight)
-    return Rescored(logged.place, before, after)
+    weight = before.sar_weight if weight is None else weight
+    return Rescored(logged.place, before, before.decide_again(verdict, grader, mode, weight))
 
 
-def _label(logged: Logged, grader: GraderName | None) -> Label:
+def _parse_label(logged: LoggedDecision, grader: GraderName | None) -> Label:
     try:
         return parse_label(logged.decision.label, grader)
     except LabelError as error:

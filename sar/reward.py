@@ -1,6 +1,6 @@
-"""Correctness and Self-Aligned Reward, combined: `correctness + sar_weight * SAR`.
+"""The reward: `correctness + sar_weight * SAR`.
 
-Wrong answers get their SAR too, as partial credit.
+A wrong answer gets its SAR too, as partial credit.
 Source: Han et al., arXiv:2509.05489, the combined reward with alpha = 0.2.
 """
 
@@ -21,19 +21,22 @@ DEFAULT_SAR_WEIGHT = 0.2
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How probable the scorer finds a response: mean NLLs in nats, over what fitted its context."""
+    """Mean negative log-likelihoods of a response, in nats, over the tokens that fit the context:
+    after its prompt (`nll_qa`) and after the empty-question prompt (`nll_a`)."""
 
     nll_qa: float
     nll_a: float
     num_response_tokens: int
-    """All tokens of the response, also those that did not fit."""
+    """All tokens of the response, including those that did not fit."""
     truncated: bool
 
     @classmethod
-    def of(cls, encoded: EncodedRollout, logprobs: list[npt.NDArray[np.float32]]) -> Likelihood:
+    def from_logprobs(
+        cls, encoded: EncodedRollout, logprobs: list[npt.NDArray[np.float32]]
+    ) -> Likelihood:
         """
         Args:
-            logprobs: the (T,) log-probabilities of each of `encoded.sequences`, in their order.
+            logprobs: one (T,) array of log-probabilities for each of `encoded.sequences`.
         """
         if not encoded.sequences:
             return EMPTY_RESPONSE
@@ -58,13 +61,13 @@ class Likelihood:
         return self_aligned_reward(self.nll_qa, self.nll_a)
 
 
-# Nothing was said, so nothing was surprising: both perplexities 1, SAR 0.
+# An empty response has no improbable token: both perplexities are 1, and SAR is 0.
 EMPTY_RESPONSE = Likelihood(nll_qa=0.0, nll_a=0.0, num_response_tokens=0, truncated=False)
 
 
 @dataclass(frozen=True)
 class Reward:
-    """One rollout's reward with what it is made of."""
+    """The reward of one rollout, and what it was computed from."""
 
     value: float
     verdict: Verdict
@@ -76,6 +79,6 @@ class Reward:
 
 
 def combine(verdict: Verdict, likelihood: Likelihood, *, sar_weight: float, mode: Mode) -> Reward:
-    """The reward of one rollout; of one that evaluates, its correctness alone."""
+    """The reward of one rollout. In mode "eval", it is the correctness alone."""
     sar = likelihood.sar if mode == "train" else 0.0
     return Reward(verdict.correctness + sar_weight * sar, verdict, likelihood)

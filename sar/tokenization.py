@@ -1,8 +1,8 @@
-"""From a trainer's texts to the token sequences that are scored.
+"""Turns the texts that a trainer sends into the token sequences that a scorer scores.
 
-The trainer had token ids and sends text; this is where ids come back. Each step does what the
-trainer did (encode the prompt without special tokens, decode prompt and response together), so that
-the ids are the policy's own whenever text determines them.
+The trainer had token ids but sends text, so the ids have to be recovered. Each step repeats what
+the trainer did: it encodes the prompt without special tokens, and decodes prompt and response
+together. The recovered ids are the policy's own ids whenever the text determines them.
 """
 
 from __future__ import annotations
@@ -16,25 +16,28 @@ from typing import Any
 
 from sar.grading.rules.answers import is_grading_tag
 from sar.prompts import empty_question_prompt, prompt_frame
-from sar.rollout import split_query, strip_padding
+from sar.query import split_query, strip_padding
 from sar.scoring.base import TokenSequence
 
-# Enough tokens before the response to see how its first token decodes.
+# Prompt tokens decoded together with a response: enough to see how its first token decodes.
 _TAIL_TOKENS = 8
 _MAX_CACHED_PROMPTS = 4096
 
 
 @dataclass(frozen=True)
 class EncodedRollout:
-    """The two sequences SAR compares, over the same response tokens. None: nothing to score."""
+    """A response after its two contexts, which SAR compares. None: the response has no token."""
 
     with_question: TokenSequence | None
     without_question: TokenSequence | None
     num_response_tokens: int
+    """All tokens of the response, including those that were cut."""
     truncated: bool
+    """True if the prompt or the response was cut to fit the context."""
 
     @property
     def sequences(self) -> list[TokenSequence]:
+        """What the scorer has to score: both sequences, or none."""
         return [s for s in (self.with_question, self.without_question) if s is not None]
 
 
@@ -52,21 +55,22 @@ class RolloutTokenizer:
         """
         Args:
             tokenizer: a transformers tokenizer.
-            system_prompt: the one the policy's prompts carry; empty for none.
-            standalone_prompt: context of ppl_a. "chat": the chat template with an empty question;
-                "bos": the tokenizer's BOS (its EOS where it has none); else this text.
-            max_context_tokens: longer rollouts are cut to this; None for no limit.
+            system_prompt: the system prompt in the policy's prompts; empty if they have none.
+            standalone_prompt: the context of ppl_a. "chat": the chat template with an empty
+                question. "bos": the tokenizer's BOS token, or its EOS token if it has no BOS.
+                Any other value is used as the text itself.
+            max_context_tokens: longer rollouts are cut to this length; None for no limit.
         Raises:
-            ValueError: the standalone prompt has no token, or fills the context.
+            ValueError: the standalone prompt has no token, or takes half of the context or more.
         """
         self._tokenizer = tokenizer
-        self._encode = _encoder(tokenizer)
-        # The rollouts of one prompt come in requests of their own, and a prompt can be long.
+        self._encode = _build_encoder(tokenizer)
+        # Each rollout of a prompt arrives in its own request, and a prompt can be long.
         self._encode_prompt = lru_cache(_MAX_CACHED_PROMPTS)(self._encode)
         self._max_context_tokens = max_context_tokens
-        self._special_tokens = _special_tokens(tokenizer)
-        unread = [re.escape(s) for s in self._special_tokens if not is_grading_tag(s)]
-        self._unread_pattern = re.compile("|".join(unread) or r"(?!)")
+        self._special_tokens = _list_special_tokens(tokenizer)
+        hidden = [re.escape(s) for s in self._special_tokens if not is_grading_tag(s)]
+        self._hidden_pattern = re.compile("|".join(hidden) or r"(?!)")
         self._frame = (
             prompt_frame(tokenizer, system_prompt) if standalone_prompt == "chat" else ("", "")
         )
@@ -80,15 +84,15 @@ class RolloutTokenizer:
             )
 
     def split(self, query: str, prompt: str) -> tuple[str, str]:
-        """The prompt as the policy saw it, and the response; see `sar.rollout.split_query`.
+        """Splits a query into the prompt as the policy saw it, and the response without padding.
 
         Raises:
-            ValueError: the query does not continue the prompt.
+            ValueError: the prompt is empty, or the query does not start with it.
         """
         prompt_text, response = split_query(
             query,
             prompt,
-            # Only needed, and only paid for, where the query does not simply continue the prompt.
+            # Decoding takes time and is not needed if the query starts with the prompt.
             decoded_prompt=prompt
             if query.startswith(prompt)
             else self._decode(self._encode_prompt(prompt)),
@@ -102,18 +106,18 @@ class RolloutTokenizer:
         )
 
     def encode(self, prompt: str, response: str) -> EncodedRollout:
-        """Token ids of the response after its prompt and after the empty-question prompt.
-
-        Cut as `from_ids` says where they do not fit the context.
-        """
+        """Encodes the response after its prompt and after the standalone prompt, cut to fit."""
         prompt_ids = self._encode_prompt(prompt) or self._standalone_ids
-        return self.from_ids(prompt_ids, self._response_ids(prompt_ids, response))
+        return self.fit_to_context(prompt_ids, self._response_ids(prompt_ids, response))
 
-    def from_ids(self, prompt_ids: list[int], response_ids: list[int]) -> EncodedRollout:
-        """The same for a rollout whose token ids are known; the prompt has at least one.
+    def fit_to_context(self, prompt_ids: list[int], response_ids: list[int]) -> EncodedRollout:
+        """Pairs a response with its two contexts, and cuts what exceeds `max_context_tokens`.
 
-        Where they do not fit the context, the end of the response is cut, and of a prompt that
-        takes more than half of the context, its start.
+        The end of the response is cut. A prompt that takes more than half of the context also loses
+        its start.
+
+        Args:
+            prompt_ids: at least one token id.
         """
         num_response_tokens = len(response_ids)
         if not response_ids:
@@ -131,19 +135,20 @@ class RolloutTokenizer:
             or len(response_ids) < num_response_tokens,
         )
 
-    def without_special_tokens(self, text: str) -> str:
-        """What a person would read of a text: graders get this. Tags such as `<think>` stay."""
-        return self._unread_pattern.sub("", text)
+    def remove_special_tokens(self, text: str) -> str:
+        """Removes what graders do not read. Tags that they read, such as `<think>`, stay."""
+        return self._hidden_pattern.sub("", text)
 
-    def special_tokens_in(self, text: str) -> tuple[str, ...]:
-        """The special tokens that `without_special_tokens` takes from a text, each once."""
-        return tuple(dict.fromkeys(self._unread_pattern.findall(text)))
+    def find_special_tokens(self, text: str) -> tuple[str, ...]:
+        """The special tokens that `remove_special_tokens` would remove from a text, each once."""
+        return tuple(dict.fromkeys(self._hidden_pattern.findall(text)))
 
     def has_other_frame(self, prompt: str) -> bool:
-        """Whether the prompt has another frame around its question than the empty-question prompt.
+        """True if the prompt's frame differs from that of the empty-question prompt.
 
-        Then ppl_a is measured after another system prompt or template than the policy's, and SAR
-        compares unlike things. False where the standalone prompt is not rendered from a template.
+        The frame is the text around the question: system prompt and chat template. If it differs,
+        ppl_qa and ppl_a differ by more than the question, and SAR is not meaningful. Always False
+        if the standalone prompt is not "chat".
         """
         before, after = self._frame
         return not (before in prompt and prompt.endswith(after))
@@ -158,11 +163,11 @@ class RolloutTokenizer:
         return self._encode(standalone_prompt)
 
     def _response_ids(self, prompt_ids: list[int], response: str) -> list[int]:
-        """The ids that, after the prompt, decode to the response.
+        """Finds the ids that decode to the response when they follow the prompt.
 
-        SentencePiece-like tokenizers put a space before a text that starts a sequence, so a
-        response encoded alone can get one token too many; the encoding that decodes back to what
-        was sent is the right one.
+        Tokenizers like SentencePiece put a space before a text that starts a sequence. A response
+        encoded alone can thus get one token too many. The right encoding is the one that decodes
+        to the response again.
         """
         ids = self._encode(response)
         tail = prompt_ids[-_TAIL_TOKENS:]
@@ -170,7 +175,7 @@ class RolloutTokenizer:
         if self._decode(tail + ids) == expected:
             return ids
         others = [self._encode(response[1:])] if response.startswith(" ") else []
-        # After a line break, a text does not start a sequence.
+        # A text after a line break does not start a sequence, so it gets no space.
         line_break, after = self._encode("\n"), self._encode("\n" + response)
         if after[: len(line_break)] == line_break:
             others.append(after[len(line_break) :])
@@ -181,10 +186,10 @@ class RolloutTokenizer:
         return text
 
 
-def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:
-    """Text to ids, without special tokens added; safe to call from many threads."""
+def _build_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
+    """A function from text to ids that adds no special tokens and is safe to share by threads."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:  # written in Python
+    if backend is None:  # a tokenizer written in Python
         lock = threading.Lock()
 
         def encode_in_python(text: str) -> list[int]:
@@ -194,8 +199,8 @@ def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:
 
         return encode_in_python
 
-    # What transformers' own `encode` does to the tokenizer at each call, which is why threads that
-    # share one fail with "Already borrowed".
+    # transformers' own `encode` changes these two settings at each call. Threads that share a
+    # tokenizer then fail with "Already borrowed".
     backend.no_truncation()
     backend.no_padding()
 
@@ -207,8 +212,8 @@ def _encoder(tokenizer: Any) -> Callable[[str], list[int]]:
     return encode
 
 
-def _special_tokens(tokenizer: Any) -> list[str]:
-    """Texts of all special tokens, longest first: one may start with another."""
+def _list_special_tokens(tokenizer: Any) -> list[str]:
+    """Texts of all special tokens, longest first, because one may start with another."""
     added = tokenizer.added_tokens_decoder.values()
     texts = {t.content for t in added if t.special} | set(tokenizer.all_special_tokens)
     return sorted(filter(None, texts), key=len, reverse=True)

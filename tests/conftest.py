@@ -322,7 +322,7 @@ def decision() -> Callable[..., Any]:
         parsed = parse_label(label)
         likelihood = Likelihood(nll_qa, nll_a, num_response_tokens=9, truncated=False)
         verdict = Verdict(reason, answer)
-        return Decision.of(
+        return Decision.from_reward(
             combine(verdict, likelihood, sar_weight=sar_weight, mode=parsed.mode),
             request_id="r1",
             prompt=prompt,

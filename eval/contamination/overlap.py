@@ -61,7 +61,7 @@ class ContaminationSearch:
     def add(self, line: int, row: Any) -> None:
         """Looks for all problems in one row, any JSON value."""
         for field, text in texts(row):
-            for match in self._index.matches(text):
+            for match in self._index.find_matches(text):
                 found = self._found.get(match.question)
                 if found is None:
                     self._found[match.question] = _Found(match, line, field, line)

@@ -22,7 +22,7 @@ from pathlib import Path
 from recipes.cpu_demo.save import save_model
 from sar.models import BUNDLED_MODEL
 from sar.models.phrases import CLOSINGS, ITEMS, OPENINGS
-from sar.models.problems import Problem, generate
+from sar.models.problems import ArithmeticProblem, generate
 
 _PADDED_SHARE = 0.75
 _LEARNING_RATE_SCALE = 0.4  # small, to change the style and not the knowledge
@@ -50,7 +50,7 @@ def train_verbose_model(output: Path, num_steps: int) -> None:
     save_model(model.eval(), tokenizer, output)
 
 
-def add_remarks(problem: Problem, rng: random.Random) -> Problem:
+def add_remarks(problem: ArithmeticProblem, rng: random.Random) -> ArithmeticProblem:
     """Returns the problem with a padded response: remarks before and after its steps."""
     steps, _, answer = problem.concise.rpartition(" Answer: ")
     remarks = [rng.sample(kind, 2) for kind in (OPENINGS, CLOSINGS)]

@@ -103,12 +103,12 @@ class RewardRequest:
     def record_decisions(self, request_id: str) -> list[Decision]:
         """The reward log's records of the rewards that `compute_rewards` gave."""
         return [
-            Decision.of(
+            Decision.from_reward(
                 reward,
                 request_id=request_id,
                 prompt=pending.prompt,
                 response=pending.response,
-                special_tokens=self._engine.tokenizer.special_tokens_in(pending.response),
+                special_tokens=self._engine.tokenizer.find_special_tokens(pending.response),
                 label_as_sent=pending.rollout.label_as_sent,
                 label=pending.rollout.label,
                 sar_weight=self._parts.sar_weight,
@@ -128,7 +128,7 @@ class RewardRequest:
             prompt, response = tokenizer.split(rollout.query, rollout.prompt)
         except ValueError as error:
             raise InvalidRequest(f"query[{index}]: {error}", f"query[{index}]") from error
-        text = tokenizer.without_special_tokens(response)
+        text = tokenizer.remove_special_tokens(response)
         verdict = self._parts.graders.submit(find_thinking_tag(prompt) + text, rollout.label)
         encoded = tokenizer.encode(prompt, response)
         self._parts.metrics.add_stage("tokenise", time.monotonic() - start_s)
@@ -154,7 +154,7 @@ class RewardRequest:
         label = pending.rollout.label
         reward = combine(
             verdict,
-            Likelihood.of(pending.encoded, logprobs),
+            Likelihood.from_logprobs(pending.encoded, logprobs),
             sar_weight=self._parts.sar_weight,
             mode=label.mode,
         )

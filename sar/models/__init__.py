@@ -1,6 +1,6 @@
-"""The bundled demo model: where it lies, the word problems it knows, how it was trained.
+"""The bundled demo model: its weights, the word problems that it solves, and its training.
 
-`BUNDLED_MODEL` is the folder of the weights; `demo/README.md` in it is the model card.
+`BUNDLED_MODEL` is the folder of the weights. Its README.md is the model card.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The demo model's tokenizer: byte-level BPE over generated problems, ChatML template."""
+"""The demo model's tokenizer: byte-level BPE with a ChatML template."""
 
 from __future__ import annotations
 
@@ -23,26 +23,28 @@ CHAT_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"""
 
-VOCABULARY_SIZE = 1024  # at most: training stops when every word is one token
+MAX_VOCABULARY_SIZE = 1024  # training stops earlier if every word is one token
 MAX_POSITIONS = 1024
 
 
 def build_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over generated text: any text survives a round trip, a digit is one token."""
+    """Trains the tokenizer on generated problems. Each digit is one token, and any text can be
+    encoded and decoded without loss."""
     tokenizer = Tokenizer(models.BPE())
-    # Splitting at digits first keeps a number's tokens the same whatever stands before it.
+    # Splitting at digits first: a number has the same tokens whatever text is before it.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY_SIZE,
+        vocab_size=MAX_VOCABULARY_SIZE,
         special_tokens=[PAD, TURN_START, TURN_END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     problems = itertools.islice(generate(seed, held_out=False), 4000)
-    # The frame is in every sample but would be lost among the problems: a word of it is one token.
+    # The prompt's frame is repeated as often as there are problems, so that its words are frequent
+    # enough to become one token each.
     frame = [f"system\n{DEFAULT_SYSTEM_PROMPT}\nuser\n{INSTRUCTION}\nassistant\n"] * 4000
     texts = (f"{p.question} {p.padded} {p.concise}" for p in problems)
     tokenizer.train_from_iterator(itertools.chain(frame, texts), trainer)

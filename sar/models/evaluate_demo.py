@@ -1,10 +1,12 @@
-"""Measures the bundled demo model on problems it never saw; fails if it misses a bound.
+"""Measures the bundled demo model on problems that were not in its training data.
 
     python -m sar.models.evaluate_demo [--model DIR] [--num-problems 200]
 
-Three figures have a bound: concise beats padded, the right method with a wrong result beats
-unrelated steps (both by SAR), and greedy accuracy. Median SARs, and filler written by hand in
-styles that `problems` does not have, are reported without one.
+The command fails if one of three figures is below its bound:
+1. How often a concise response has a higher SAR than a padded one.
+2. How often the right steps with a wrong result have a higher SAR than unrelated steps.
+3. The accuracy of greedy decoding.
+It also prints the SARs of hand-written filler, in styles that the training data does not have.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sar.models import BUNDLED_MODEL
-from sar.models.problems import Problem, generate
+from sar.models.problems import ArithmeticProblem, generate
 from sar.perplexity import mean_nll, self_aligned_reward
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION, render_prompt
 from sar.scoring import LogprobScorer
@@ -39,8 +41,8 @@ MAX_NEW_TOKENS = 200
 GENERATION_ROWS = 50
 KINDS = "concise", "padded", "wrong_end", "unrelated"
 
-# `{steps}` and `{answer}` come from the concise response; the words around them do not occur in
-# the training filler.
+# `{steps}` and `{answer}` come from the concise response. The training data's filler does not have
+# the words around them.
 HAND_WRITTEN = {
     "every step three times": "{steps} {steps} {steps} Answer: {answer}",
     "thinks again": (
@@ -67,10 +69,10 @@ HAND_WRITTEN = {
 }
 
 
-def sar_of(
+def compute_sars(
     scorer: LogprobScorer, encoder: RolloutTokenizer, prompt: str, responses: Sequence[str]
 ) -> list[float]:
-    """Self-Aligned Rewards of responses to one prompt, scored as the server scores them."""
+    """Self-Aligned Rewards of responses to one prompt, computed as the server does."""
     encoded = [encoder.encode(prompt, response) for response in responses]
     logprobs = iter(scorer.response_logprobs([s for e in encoded for s in e.sequences]))
     return [
@@ -78,8 +80,8 @@ def sar_of(
     ]
 
 
-def hand_written_responses(problem: Problem) -> dict[str, str]:
-    """The concise response in each of the unseen filler styles."""
+def fill_templates(problem: ArithmeticProblem) -> dict[str, str]:
+    """The concise response within each of the hand-written filler styles."""
     steps = problem.concise.rpartition(" Answer: ")[0]
     return {
         style: template.format(steps=steps, answer=problem.answer)
@@ -87,14 +89,14 @@ def hand_written_responses(problem: Problem) -> dict[str, str]:
     }
 
 
-def final_answer(response: str) -> int | None:
-    """The integer after the last `Answer:`, if there is one."""
+def parse_answer(response: str) -> int | None:
+    """The integer after the last `Answer:`; None if there is none."""
     found = re.findall(r"Answer: *(-?\d+)", response)
     return int(found[-1]) if found else None
 
 
-def greedy_responses(model: Any, tokenizer: Any, questions: Sequence[str]) -> list[str]:
-    """What the model writes without sampling, in batches padded on the left."""
+def generate_greedily(model: Any, tokenizer: Any, questions: Sequence[str]) -> list[str]:
+    """The model's responses to questions, decoded greedily in batches padded on the left."""
     tokenizer.padding_side = "left"
     prompts = [render_prompt(tokenizer, question, DEFAULT_SYSTEM_PROMPT) for question in questions]
     responses: list[str] = []
@@ -109,15 +111,10 @@ def greedy_responses(model: Any, tokenizer: Any, questions: Sequence[str]) -> li
     return responses
 
 
-def share(wins: Sequence[bool]) -> float:
-    """The fraction that is true."""
-    return sum(wins) / len(wins)
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Measures the demo model on unseen problems.")
-    parser.add_argument("--model", type=Path, default=BUNDLED_MODEL)
-    parser.add_argument("--num-problems", type=int, default=200)
+    parser = argparse.ArgumentParser(description="Measures the demo model on held-out problems.")
+    parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="folder of the weights")
+    parser.add_argument("--num-problems", type=int, default=200, help="(default: 200)")
     arguments = parser.parse_args()
 
     torch.set_num_threads(2)
@@ -132,24 +129,26 @@ def main() -> int:
     sars: dict[str, list[float]] = {kind: [] for kind in (*KINDS, *HAND_WRITTEN)}
     for question, problem in zip(questions, problems, strict=True):
         responses = {kind: getattr(problem, kind) for kind in KINDS}
-        responses |= hand_written_responses(problem)
+        responses |= fill_templates(problem)
         prompt = render_prompt(tokenizer, question, DEFAULT_SYSTEM_PROMPT)
         ended = [response + tokenizer.eos_token for response in responses.values()]
-        for kind, value in zip(responses, sar_of(scorer, encoder, prompt, ended), strict=True):
+        for kind, value in zip(
+            responses, compute_sars(scorer, encoder, prompt, ended), strict=True
+        ):
             sars[kind].append(value)
 
     def wins(better: str, worse: str) -> float:
-        return share([a > b for a, b in zip(sars[better], sars[worse], strict=True)])
+        return statistics.fmean(a > b for a, b in zip(sars[better], sars[worse], strict=True))
 
-    greedy = greedy_responses(model, tokenizer, questions)
-    accuracy = share([final_answer(r) == p.answer for r, p in zip(greedy, problems, strict=True)])
+    greedy = generate_greedily(model, tokenizer, questions)
+    is_right = [parse_answer(r) == p.answer for r, p in zip(greedy, problems, strict=True)]
     figures = (
         ("SAR: concise > padded", wins("concise", "padded"), MIN_CONCISE_WINS),
         ("SAR: wrong end > unrelated", wins("wrong_end", "unrelated"), MIN_METHOD_WINS),
-        ("greedy accuracy", accuracy, MIN_ACCURACY),
+        ("greedy accuracy", statistics.fmean(is_right), MIN_ACCURACY),
     )
 
-    print(f"{len(problems)} unseen problems, {arguments.model}\n")
+    print(f"{len(problems)} held-out problems, {arguments.model}\n")
     for name, measured, bound in figures:
         verdict = "ok" if measured >= bound else "MISSED"
         print(f"{name:<28} {measured:6.1%}   bound {bound:.0%}   {verdict}")

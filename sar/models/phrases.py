@@ -1,7 +1,7 @@
-"""The words of the toy word problems: owners, items, what happens to them, and filler.
+"""The words of the toy word problems: owners, items, events, and filler.
 
-In the templates `{sum}` is an equation such as `3 + 4 = 7`, `{n}` the number an event brings, and
-`{he}`, `{him}`, `{his}` the owner's pronouns.
+In the templates, `{sum}` is an equation such as `3 + 4 = 7`, `{n}` is the number in an event, and
+`{he}`, `{him}`, `{his}` are the owner's pronouns.
 """
 
 from typing import NamedTuple
@@ -26,12 +26,15 @@ HOLDERS = ("box", "boxes"), ("bag", "bags"), ("basket", "baskets"), ("jar", "jar
 
 
 class Move(NamedTuple):
-    """One arithmetic step: what the question tells, what the response says, what is asked."""
+    """Templates for one arithmetic step."""
 
     symbol: str
     events: tuple[str, ...]
+    """Sentences of the question that tell what happens."""
     steps: tuple[str, ...]
+    """Sentences of the response that compute the result."""
     questions: tuple[str, ...]
+    """Sentences that ask for the result of the last step."""
 
 
 HOW_MANY_NOW = (

@@ -1,7 +1,7 @@
-"""Seeded generator of toy word problems, each with four responses to it.
+"""Seeded generator of toy word problems, each with four responses.
 
-`generate(seed, held_out=True)` yields problems that the bundled model never saw in training.
-Everything is written here: no data set is read. Standard library only.
+`generate(seed, held_out=True)` yields problems that are not in the bundled model's training data.
+The texts come from `phrases`: no data set is read. Uses the standard library only.
 """
 
 import hashlib
@@ -24,17 +24,17 @@ from sar.models.phrases import (
 )
 
 MAX_VALUE = 60  # no number in a question or a step is larger
-HELD_OUT_SHARE = 10  # one question in this many is kept for evaluation
+HELD_OUT_EVERY = 10  # one question in this many is kept for evaluation
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A question, its answer, and four responses a policy might write.
+class ArithmeticProblem:
+    """A word problem, its answer, and four responses that a policy might write.
 
     Attributes:
         num_steps: one to three; each is a sentence of the concise response.
-        concise: the steps and the answer, nothing else.
-        padded: the same steps and answer among restating, hedging and repeating.
+        concise: the steps and the answer only.
+        padded: the same steps and answer, with restatements, hedges and repetitions.
         wrong_end: the right steps, but the last result and the answer are wrong.
         unrelated: the concise response to another problem.
     """
@@ -50,7 +50,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Story:
-    """What a problem is made of, before the responses are written."""
+    """The parts of a problem from which its responses are written."""
 
     name: str
     items: str
@@ -66,8 +66,8 @@ class Story:
         return " ".join((*self.facts, self.asked))
 
 
-def apply(symbol: str, value: int, n: int) -> int | None:
-    """`value symbol n`, or None if a child would not be asked this."""
+def calculate(symbol: str, value: int, n: int) -> int | None:
+    """The result of `value symbol n`; None if it is not a whole number from 1 to MAX_VALUE."""
     if symbol == "/":
         return value // n if value % n == 0 and value > n else None
     result = {"+": value + n, "-": value - n, "*": value * n}[symbol]
@@ -75,12 +75,11 @@ def apply(symbol: str, value: int, n: int) -> int | None:
 
 
 def draw_story(rng: random.Random) -> Story:
-    """One to three steps about one owner and one kind of item; redrawn until the numbers fit."""
+    """Draws one to three steps about one owner and one kind of item, until all numbers fit."""
     num_steps = rng.choice((1, 1, 2, 2, 3))
-    while True:
-        story = _try_story(rng, num_steps)
-        if story is not None:
-            return story
+    while (story := _try_story(rng, num_steps)) is None:
+        pass
+    return story
 
 
 def _try_story(rng: random.Random, num_steps: int) -> Story | None:
@@ -94,7 +93,7 @@ def _try_story(rng: random.Random, num_steps: int) -> Story | None:
     }  # fmt: skip
     moves = [rng.choice(MOVES) for _ in range(num_steps)]
     if any(move.symbol == "/" for move in moves[:-1]):
-        return None  # after sharing, it is no longer the owner's count
+        return None  # sharing has to be the last step: it ends the owner's count
     if moves[0].symbol == "*":
         moves[0] = GROUPS
     value = rng.randint(2, 10 if moves[0] is GROUPS else 20)
@@ -103,7 +102,7 @@ def _try_story(rng: random.Random, num_steps: int) -> Story | None:
     wrong_step, wrong_answer = "", 0
     for move in moves:
         n = rng.randint(2, 5 if move.symbol in "*/" else 12)
-        result = apply(move.symbol, value, n)
+        result = calculate(move.symbol, value, n)
         if result is None:
             return None
         facts.append(rng.choice(move.events).format(n=n, value=value, **words))
@@ -120,12 +119,12 @@ def _try_story(rng: random.Random, num_steps: int) -> Story | None:
 
 
 def write_concise(steps: tuple[str, ...], answer: int) -> str:
-    """Step sentences, then the line that a grader reads."""
+    """The steps, then the answer in the form that a grader reads."""
     return " ".join((*steps, f"Answer: {answer}"))
 
 
 def write_padded(rng: random.Random, story: Story) -> str:
-    """The same steps and answer with filler before, between and after them."""
+    """The same steps and answer, with filler before, between and after them."""
     parts = [rng.choice(OPENINGS).format(items=story.items)]
     if rng.random() < 0.5:
         parts.append(rng.choice(RESTATEMENTS).format(fact=rng.choice(story.facts)))
@@ -139,13 +138,13 @@ def write_padded(rng: random.Random, story: Story) -> str:
     return write_concise(tuple(parts), story.answer)
 
 
-def draw_problem(rng: random.Random) -> Problem:
-    """A story, its responses, and the concise response to a story about something else."""
+def draw_problem(rng: random.Random) -> ArithmeticProblem:
+    """Draws a problem; its unrelated response is about another owner and other items."""
     story = draw_story(rng)
     other = draw_story(rng)
     while other.name == story.name or other.items == story.items:
         other = draw_story(rng)
-    return Problem(
+    return ArithmeticProblem(
         question=story.question,
         answer=story.answer,
         num_steps=len(story.steps),
@@ -157,12 +156,12 @@ def draw_problem(rng: random.Random) -> Problem:
 
 
 def is_held_out(question: str) -> bool:
-    """Whether a question belongs to evaluation: decided by its text, so no seed can mix them up."""
-    return hashlib.sha256(question.encode()).digest()[0] % HELD_OUT_SHARE == 0
+    """True if a question is for evaluation. Depends only on its text, so all seeds split alike."""
+    return hashlib.sha256(question.encode()).digest()[0] % HELD_OUT_EVERY == 0
 
 
-def generate(seed: int, held_out: bool) -> Iterator[Problem]:
-    """Endless problems of one side of the split, the same for the same seed."""
+def generate(seed: int, held_out: bool) -> Iterator[ArithmeticProblem]:
+    """Endless problems of one side of the split; the same seed gives the same problems."""
     rng = random.Random(seed)
     while True:
         problem = draw_problem(rng)

@@ -1,12 +1,12 @@
-"""Trains the bundled demo model from nothing on generated word problems, on a CPU.
+"""Trains the bundled demo model from random weights on generated word problems, on a CPU.
 
     python -m sar.models.train_demo [--output DIR] [--steps N] [--seed 0] [--threads 2]
 
-Ten to fourteen minutes on two cores. Where other work shares them, set OMP_WAIT_POLICY=PASSIVE: a
-step took 2 s with it and 8 s without.
+It takes ten to fourteen minutes on two cores. If other work shares the cores, set
+OMP_WAIT_POLICY=PASSIVE: a step then took 2 s instead of 8 s.
 The same seed gives the same data and, on the same machine and torch, the same weights.
-A share of the samples has an empty question, in the same frame as `empty_question_prompt`, so that
-ppl_a is a perplexity the model has learnt and not an accident. No sample has wrong arithmetic.
+Some samples have an empty question, in the same frame as `empty_question_prompt`, so that the model
+learns the probabilities behind ppl_a. No sample has wrong arithmetic.
 """
 
 from __future__ import annotations
@@ -20,19 +20,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import (
-    GenerationConfig,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from sar.models import BUNDLED_MODEL
 from sar.models.demo_tokenizer import MAX_POSITIONS, TURN_END, build_tokenizer
-from sar.models.problems import Problem, generate
+from sar.models.problems import ArithmeticProblem, generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION, render_prompt
 
 EMPTY_QUESTION_SHARE = 0.2
-PADDED_SHARE = 0.25  # the same with and without a question: filler then costs the same in both
+PADDED_SHARE = 0.25  # with and without a question, so that filler is equally likely in both
 NO_SYSTEM_SHARE = 0.05
 NOISE_SHARE = 0.15  # see `insert_noise`
 MAX_NOISE_TOKENS = 16
@@ -42,18 +38,18 @@ MATRIX_LEARNING_RATE = 0.02  # Muon's
 OTHER_LEARNING_RATE = 3e-3  # AdamW's
 WARMUP_STEPS = 20
 DECAY_SHARE = 0.4  # of the steps, at the end
-IGNORED = -100  # cross_entropy skips these targets
+IGNORED = -100  # cross_entropy ignores these targets
 
 
 class Sample(NamedTuple):
-    """One training row: token ids, and whether the model is to learn to write each."""
+    """One training row: token ids, and for each whether the loss covers it."""
 
     ids: list[int]
     is_learnt: list[bool]
 
 
 def build_model(tokenizer: Any) -> Qwen3ForCausalLM:
-    """A small Qwen3: an architecture both transformers and vLLM have."""
+    """A small Qwen3, an architecture that both transformers and vLLM support."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=256,
@@ -74,9 +70,12 @@ def build_model(tokenizer: Any) -> Qwen3ForCausalLM:
 
 
 def draw_sample(
-    tokenizer: Any, problem: Problem, rng: random.Random, padded_share: float = PADDED_SHARE
+    tokenizer: Any,
+    problem: ArithmeticProblem,
+    rng: random.Random,
+    padded_share: float = PADDED_SHARE,
 ) -> Sample:
-    """One prompt and one correct response, in the shares stated above."""
+    """One prompt and one correct response, drawn with the shares above."""
     question = problem.question
     if rng.random() < 0.5:
         question = f"{question} {INSTRUCTION}"
@@ -84,7 +83,7 @@ def draw_sample(
         question = ""
     system_prompt = "" if rng.random() < NO_SYSTEM_SHARE else DEFAULT_SYSTEM_PROMPT
     response = problem.padded if rng.random() < padded_share else problem.concise
-    # Separately, as a policy's prompt and response are: no token spans the border.
+    # Encoded separately, as for a policy: no token spans prompt and response.
     prompt_ids = tokenizer.encode(render_prompt(tokenizer, question, system_prompt))
     response_ids = tokenizer.encode(response + TURN_END)
     prompt = Sample(prompt_ids, [False] * len(prompt_ids))
@@ -95,10 +94,11 @@ def draw_sample(
 
 
 def insert_noise(tokenizer: Any, response: Sample, rng: random.Random) -> Sample:
-    """Random tokens after one sentence of the response, or before the first.
+    """Inserts random tokens after one sentence of the response, or before the first.
 
-    Words it has never seen must cost the model about the same with and without a question, or
-    unusual filler would move SAR either way. It learns to bear noise, never to begin it.
+    Words that the model has never seen should be about equally improbable with and without a
+    question. Otherwise unusual filler could raise or lower SAR. The loss covers the noise except
+    for its first token: the model learns to continue noise, but not to start it.
     """
     (period,) = tokenizer.encode(".")
     ends = [i + 1 for i, token in enumerate(response.ids) if token == period]
@@ -113,8 +113,8 @@ def insert_noise(tokenizer: Any, response: Sample, rng: random.Random) -> Sample
     )
 
 
-def batches(samples: list[Sample], pad_id: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Token ids and targets, (B, T) each; rows of a batch are of similar length.
+def make_batches(samples: list[Sample], pad_id: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yields token ids and targets, (B, T) each, of rows with similar lengths.
 
     Padding is on the right, so causal attention needs no mask.
     """
@@ -132,21 +132,22 @@ def batches(samples: list[Sample], pad_id: int) -> Iterator[tuple[torch.Tensor, 
             for row, sample in enumerate(batch):
                 ids_T = torch.tensor(sample.ids)
                 ids_BT[row, : len(ids_T)] = ids_T
-                # The target of a position is the token after it.
+                # The target of a position is the next token.
                 targets_T = ids_T.masked_fill(~torch.tensor(sample.is_learnt), IGNORED)
                 targets_BT[row, : len(ids_T) - 1] = targets_T[1:]
             yield ids_BT, targets_BT
 
 
 def learning_rate_factor(step: int, num_steps: int) -> float:
-    """Linear warm-up, a plateau, a linear decay to nothing."""
+    """Linear warm-up, a plateau, then linear decay to zero."""
     return min(1.0, (step + 1) / WARMUP_STEPS, (num_steps - step) / (DECAY_SHARE * num_steps))
 
 
 def build_optimizers(model: Qwen3ForCausalLM, scale: float) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for the embedding and the norms; rates times `scale`.
+    """Muon for the layers' matrices, AdamW for the embedding and the norms.
 
-    After 200 steps Muon's loss is half that of AdamW alone, which minutes on two cores need.
+    After 200 steps, Muon's loss is half that of AdamW alone, so training takes only minutes.
+    All learning rates are multiplied by `scale`.
     """
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     in_layers = {id(p) for p in matrices}
@@ -166,7 +167,7 @@ def train(
     pad_id: int,
     learning_rate_scale: float = 1.0,
 ) -> None:
-    """One pass over the samples; the loss covers the response and its end-of-turn token."""
+    """Trains for one pass over the samples. The loss covers the responses and their end tokens."""
     optimizers = build_optimizers(model, learning_rate_scale)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(opt, lambda step: learning_rate_factor(step, num_steps))
@@ -175,7 +176,7 @@ def train(
     model.train()
     started = reported = time.monotonic()
     recent: list[float] = []
-    for step, (ids_BT, targets_BT) in enumerate(batches(samples, pad_id), start=1):
+    for step, (ids_BT, targets_BT) in enumerate(make_batches(samples, pad_id), start=1):
         hidden_BTD = model.model(input_ids=ids_BT, use_cache=False).last_hidden_state
         is_target_BT = targets_BT != IGNORED
         logits_NV = model.lm_head(hidden_BTD[is_target_BT])
@@ -197,10 +198,10 @@ def train(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Trains the bundled demo model on a CPU.")
-    parser.add_argument("--output", type=Path, default=BUNDLED_MODEL)
-    parser.add_argument("--steps", type=int, default=560)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=BUNDLED_MODEL, help="folder for the model")
+    parser.add_argument("--steps", type=int, default=560, help="(default: 560)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)

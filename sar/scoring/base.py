@@ -1,4 +1,4 @@
-"""What a scorer is: token sequences in, log-probabilities of their responses out."""
+"""The interface of a scorer: token sequences in, log-probabilities of their responses out."""
 
 from __future__ import annotations
 
@@ -12,32 +12,38 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """A response after its context, as token ids. Both hold at least one token."""
+    """A response and the context before it, as token ids.
+
+    Raises:
+        ValueError: the context or the response has no token.
+    """
 
     context_ids: list[int]
     response_ids: list[int]
 
     def __post_init__(self) -> None:
-        assert self.context_ids, "the first response token needs a context"
-        assert self.response_ids, "a response without tokens is not scored"
+        if not self.context_ids:
+            raise ValueError("a context without tokens: the response needs one before it")
+        if not self.response_ids:
+            raise ValueError("a response without tokens cannot be scored")
 
     def __len__(self) -> int:
         return len(self.context_ids) + len(self.response_ids)
 
 
 class LogprobScorer(Protocol):
-    """A causal language model that says how probable it finds given responses."""
+    """A causal language model that computes log-probabilities of given responses."""
 
     @property
     def max_context_tokens(self) -> int | None:
-        """The longest sequence the model takes; None if it sets no limit."""
+        """Maximum length of a sequence, context and response together; None: no limit."""
 
     def response_logprobs(
         self, sequences: Sequence[TokenSequence]
     ) -> list[npt.NDArray[np.float32]]:
-        """Log-probability of every response token, in the order of `sequences`.
+        """Log-probability of every response token.
 
         Returns:
-            One (T_i,) float32 array per sequence, nats:
+            One (T_i,) float32 array per sequence, in the order of `sequences`, in nats:
             log p(response_t | context, response_<t).
         """

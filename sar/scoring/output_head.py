@@ -1,4 +1,4 @@
-"""A transformers model's output head, run apart from its body."""
+"""Runs the output head of a transformers model separately from the model's body."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 
 class OutputHead:
-    """The model's own forward on given hidden states, so that its logit scaling and soft-capping
-    apply whatever the architecture: a shallow copy of the model whose body replays an output.
+    """Turns hidden states into logits and log-probabilities, with the model's own code.
 
-    Shapes: C tokens, H hidden, V vocabulary, W words of a block of it.
+    It calls the `forward` of a shallow copy of the model, whose body returns the given hidden
+    states. So the model's logit scaling and soft-capping apply, whatever its architecture.
+    Shapes: C tokens, H hidden, V vocabulary, W words of one block of the vocabulary.
     """
 
     def __init__(self, model: Any) -> None:
@@ -28,23 +29,25 @@ class OutputHead:
         self._blocks: list[nn.Linear] = []
         self._vocabulary: int = model.config.get_text_config().vocab_size
         self.num_words = self._vocabulary
-        """How many logits of a token exist at once."""
+        """Words of one block; the whole vocabulary if it is not divided."""
 
     def divide(self, num_words: int) -> bool:
-        """Lets the last layer work on this many words of the vocabulary at a time; False if it
-        cannot. What comes after that layer must treat each logit alone: to be checked."""
+        """Computes logits in blocks of this many words from now on; False if that is not possible.
+
+        The caller has to check that the model treats each logit alone after its last layer.
+        """
         output = self._output
         if type(output) is not nn.Linear or not self._name or output.out_features <= num_words:
             return False
         self.num_words = num_words
         self._blocks = [
-            _rows_of(output, slice(start, start + num_words))
+            _select_rows(output, slice(start, start + num_words))
             for start in range(0, output.out_features, num_words)
         ]
         return True
 
     def join(self) -> None:
-        """Takes `divide` back."""
+        """Undoes `divide`."""
         self._blocks.clear()
         self.num_words = self._vocabulary
         if self._name:
@@ -62,9 +65,9 @@ class OutputHead:
         return logits_CV
 
     def target_logprobs(self, hidden_CH: Tensor, targets_C: Tensor, body: Any) -> Tensor:
-        """(C,) float32 log-probabilities of the targets."""
+        """(C,) float32 log-probabilities of the target ids."""
         if not self._blocks:
-            # One kernel that reads the model's dtype and sums in float32.
+            # This is one kernel, which reads the model's dtype and sums in float32.
             logprobs_CV = self(hidden_CH, body).log_softmax(dim=1, dtype=torch.float32)
             return logprobs_CV.gather(1, targets_C[:, None])[:, 0]
         logits_C = torch.empty(len(targets_C), device=targets_C.device)
@@ -78,8 +81,8 @@ class OutputHead:
         return logits_C - normalizers_C
 
 
-def _rows_of(linear: nn.Linear, rows: slice) -> nn.Linear:
-    """The layer with these of its outputs alone, in the same memory."""
+def _select_rows(linear: nn.Linear, rows: slice) -> nn.Linear:
+    """A layer that computes only these rows of the outputs; it shares the weights' memory."""
     part = copy.copy(linear)
     part._parameters = {
         name: None if parameter is None else nn.Parameter(parameter[rows], requires_grad=False)
@@ -89,6 +92,8 @@ def _rows_of(linear: nn.Linear, rows: slice) -> nn.Linear:
 
 
 class _ReplayedBody:
+    """Returns `output` in place of a model's body."""
+
     def __init__(self, body: Any) -> None:
         self._body = body
         self.output: Any = None

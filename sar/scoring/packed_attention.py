@@ -1,10 +1,11 @@
-"""Attention inside each sequence of a pack, for the models of Hugging Face transformers.
+"""Attention within each sequence of a pack, for the models of Hugging Face transformers.
 
-Registered with transformers under `PACKED`. While a layout is set (`packed`), tokens see only what
-their segment allows; otherwise it is transformers' own scaled dot product attention.
+It is registered with transformers under the name `PACKED`. Inside `attend_within_segments`, a token
+attends only to its own segment and that segment's context. Outside, the attention is transformers'
+own scaled dot product attention.
 
-A model's way of attending that is not known here (attention sinks, chunks, biases) raises
-`CannotPack`: it is never computed as something else.
+Some models attend in ways that this module does not implement: with attention sinks, in chunks,
+with biases. They raise `CannotPack`, so that no model gets wrong log-probabilities.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -31,17 +33,18 @@ except ImportError:  # torch before 2.10
 
 PACKED = "sar_packed"
 
-# Queries that see one slice of keys together. More of them compute more of what causality hides,
-# fewer make smaller matrices; of 64 to 1024, the fastest on a CPU.
+# Queries that are computed together against one slice of the keys. Larger blocks compute more
+# scores that the mask then hides; smaller blocks make smaller matrices. Of 64 to 1024, 256 is the
+# fastest on a CPU.
 _QUERY_BLOCK = 256
-# The flash kernel's limits.
+# Limits of the flash attention kernel.
 _MAX_FLASH_HEAD_SIZE = 256
 _FLASH_DTYPES = (torch.float16, torch.bfloat16)
 _FLASH_CAPABILITY = (8, 0)
 
 _UNKNOWN_MASK = object()
 
-# Arguments of attention functions that change nothing here, or are honoured.
+# Arguments of attention functions that this module either honours or can ignore.
 _KNOWN_ARGUMENTS = {
     "dropout", "is_causal", "position_ids", "sliding_window", "use_cache", "output_attentions",
     "output_hidden_states", "return_dict", "cache_position",
@@ -49,29 +52,30 @@ _KNOWN_ARGUMENTS = {
 
 
 class CannotPack(Exception):
-    """The model attends in a way that packs do not know."""
+    """The model attends in a way that this module does not implement."""
 
 
 @dataclass(frozen=True)
 class _Window:
-    """How far back a layer sees: this many tokens, itself included; None for all."""
+    """How many tokens a token of this layer attends to, itself included; None: all of them."""
 
     size: int | None
 
 
-class _Varlen(NamedTuple):
-    """S segments for one kernel. `key_index` (K,): the token that gives each key; starts (S + 1,),
-    int32: where the queries and the keys of each segment begin."""
+class _VarlenArguments(NamedTuple):
+    """A layout of S segments with K keys, as the variable-length kernel takes it."""
 
     key_index: Tensor
+    """(K,) The token of the pack that each key comes from."""
     query_starts: Tensor
+    """(S + 1,) int32: where the queries of each segment begin; the same of keys in `key_starts`."""
     key_starts: Tensor
     max_queries: int
     max_keys: int
 
 
 class _Layout:
-    """What a forward pass needs to know of its pack, made once for all layers."""
+    """The segments of a pack and what the layers compute from them, which they share."""
 
     def __init__(
         self, segments: Sequence[Segment], device: torch.device, *, allows_varlen: bool
@@ -81,48 +85,45 @@ class _Layout:
         self.num_attended = 0
         self._device = device
         self._masks: dict[Any, Tensor] = {}
-        self._varlen: _Varlen | None = None
 
     def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """(rows, columns) to slice masks of query blocks from; -inf where nothing is seen.
+        """(rows, columns) mask, of which every query block uses a slice: 0 or -inf.
 
-        Row i sees column j when `columns - rows + i - window < j <= columns - rows + i`.
+        Row i attends to column j if `columns - rows + i - window < j <= columns - rows + i`.
         """
         key = (window, dtype)
         if key not in self._masks:
             rows = min(_QUERY_BLOCK, max(s.stop - s.start for s in self.segments))
             columns = max(s.num_visible_tokens for s in self.segments) + rows
             ones = torch.ones(rows, columns, dtype=torch.bool, device=self._device)
-            seen = ones.tril(columns - rows)
+            visible = ones.tril(columns - rows)
             if window is not None:
-                seen &= ones.triu(columns - rows - window + 1)
+                visible &= ones.triu(columns - rows - window + 1)
             mask = torch.zeros(rows, columns, dtype=dtype, device=self._device)
-            self._masks[key] = mask.masked_fill_(~seen, float("-inf"))
+            self._masks[key] = mask.masked_fill_(~visible, float("-inf"))
         return self._masks[key]
 
-    @property
-    def varlen(self) -> _Varlen:
-        if self._varlen is None:
-            key_index = torch.cat(
-                [
-                    torch.arange(start, stop)
-                    for s in self.segments
-                    for start, stop in ((s.context_start, s.context_stop), (s.start, s.stop))
-                ]
-            )
-            num_queries = [s.stop - s.start for s in self.segments]
-            num_keys = [s.num_visible_tokens for s in self.segments]
-            self._varlen = _Varlen(
-                key_index.to(self._device),
-                _starts(num_queries).to(self._device),
-                _starts(num_keys).to(self._device),
-                max(num_queries),
-                max(num_keys),
-            )
-        return self._varlen
+    @cached_property
+    def varlen(self) -> _VarlenArguments:
+        key_index = torch.cat(
+            [
+                torch.arange(start, stop)
+                for s in self.segments
+                for start, stop in ((s.context_start, s.context_stop), (s.start, s.stop))
+            ]
+        )
+        num_queries = [s.stop - s.start for s in self.segments]
+        num_keys = [s.num_visible_tokens for s in self.segments]
+        return _VarlenArguments(
+            key_index.to(self._device),
+            _sum_to_starts(num_queries).to(self._device),
+            _sum_to_starts(num_keys).to(self._device),
+            max(num_queries),
+            max(num_keys),
+        )
 
 
-def _starts(lengths: list[int]) -> Tensor:
+def _sum_to_starts(lengths: list[int]) -> Tensor:
     return F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).to(torch.int32)
 
 
@@ -130,20 +131,16 @@ _layout: ContextVar[_Layout | None] = ContextVar("layout", default=None)
 
 
 @contextmanager
-def packed(
-    segments: Sequence[Segment],
-    device: torch.device,
-    *,
-    num_layers: int,
-    allows_varlen: bool,
+def attend_within_segments(
+    segments: Sequence[Segment], device: torch.device, *, num_layers: int, allows_varlen: bool
 ) -> Iterator[None]:
-    """Within it, a model set to `PACKED` reads its input as a pack of these segments.
+    """Inside this block, a model with attention `PACKED` reads its input as a pack of segments.
 
     Args:
-        num_layers: how many layers have to attend through here.
-        allows_varlen: whether PyTorch's variable-length flash attention is used where it can be.
+        num_layers: how many of the model's layers have attention.
+        allows_varlen: use PyTorch's variable-length flash attention if possible.
     Raises:
-        CannotPack: the model attends in a way that is not known here, or past it.
+        CannotPack: some layers attend in a way that this module does not implement.
     """
     layout = _Layout(segments, device, allows_varlen=allows_varlen)
     token = _layout.set(layout)
@@ -153,32 +150,37 @@ def packed(
         _layout.reset(token)
     if layout.num_attended != num_layers:
         raise CannotPack(
-            f"{layout.num_attended} of its {num_layers} layers attend in the usual way"
+            f"{layout.num_attended} of its {num_layers} layers use transformers' AttentionInterface"
         )
 
 
-def _mask_interface(**kwargs: Any) -> Any:
-    """transformers asks for a mask per kind of layer; a pack answers with the layer's window."""
+def _choose_mask(**kwargs: Any) -> Any:
+    """transformers calls this for the mask of each kind of layer. A pack returns a `_Window`."""
     if _layout.get() is None:
         return sdpa_mask(**kwargs)
-    sees = kwargs["mask_function"]
-    if sees is causal_mask_function:
+    is_visible = kwargs["mask_function"]
+    if is_visible is causal_mask_function:
         return _Window(None)
     window = kwargs.get("local_size")
-    if window and not kwargs.get("use_vmap") and _is_sliding(sees, window):
+    if window and not kwargs.get("use_vmap") and _is_sliding(is_visible, window):
         return _Window(window)
-    return _UNKNOWN_MASK  # refused where a layer uses it; models make masks that none does
+    return _UNKNOWN_MASK  # No error yet: models also make masks that none of their layers uses.
 
 
-def _is_sliding(sees: Callable[..., Tensor], window: int) -> bool:
-    """Whether the first token after a window sees all before it but one; in chunks it sees none."""
+def _is_sliding(is_visible: Callable[..., Tensor], window: int) -> bool:
+    """True for a sliding window, False for chunked attention.
+
+    Probe: in a sliding window, the token just past the window attends to every earlier token except
+    the first. In chunked attention, it starts a new chunk and attends to none of them.
+    """
     zero = torch.tensor(0)
     return bool(
-        sees(zero, zero, zero + window, zero + 1) and not sees(zero, zero, zero + window, zero)
+        is_visible(zero, zero, zero + window, zero + 1)
+        and not is_visible(zero, zero, zero + window, zero)
     )
 
 
-def _attention(
+def _attend_in_layer(
     module: Any,
     query: Tensor,
     key: Tensor,
@@ -188,8 +190,9 @@ def _attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Shapes: T tokens, Q heads of queries, K heads of keys, D per head.
+    """The attention function that transformers calls in each layer.
 
+    Shapes: T tokens, Q query heads, K key heads, D per head.
     query (1, Q, T, D), key and value (1, K, T, D) -> (1, T, Q, D)
     """
     layout = _layout.get()
@@ -201,7 +204,7 @@ def _attention(
     if attention_mask is _UNKNOWN_MASK:
         raise CannotPack("its attention mask is neither causal nor a sliding window")
     if not isinstance(attention_mask, _Window):
-        raise CannotPack("it makes its attention masks by itself")
+        raise CannotPack("it builds its attention masks by itself")
     if kwargs.get("is_causal") is False or not getattr(module, "is_causal", True):
         raise CannotPack("its attention is not causal")
     unknown = {n for n, v in kwargs.items() if v is not None and n not in _KNOWN_ARGUMENTS}
@@ -211,12 +214,12 @@ def _attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     window = attention_mask.size
     if layout.allows_varlen and _can_use_varlen(query, value, softcap):
-        return _varlen(layout, query, key, value, window, scaling), None
-    return _blockwise(layout, query, key, value, window, scaling, softcap), None
+        return _attend_varlen(layout, query, key, value, window, scaling), None
+    return _attend_blockwise(layout, query, key, value, window, scaling, softcap), None
 
 
 def _can_use_varlen(query: Tensor, value: Tensor, softcap: float | None) -> bool:
-    """Whether PyTorch's variable-length flash attention takes these."""
+    """True if PyTorch's variable-length flash attention supports these tensors."""
     return (
         varlen_attn is not None
         and query.is_cuda
@@ -227,15 +230,10 @@ def _can_use_varlen(query: Tensor, value: Tensor, softcap: float | None) -> bool
     )
 
 
-def _varlen(
-    layout: _Layout,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    window: int | None,
-    scaling: float,
+def _attend_varlen(
+    layout: _Layout, query: Tensor, key: Tensor, value: Tensor, window: int | None, scaling: float
 ) -> Tensor:
-    """One kernel for all segments. With fewer queries than keys, causality ends at the last key."""
+    """Computes all segments with one kernel. It aligns a segment's last query with its last key."""
     varlen = layout.varlen
     query_TQD, key_TKD, value_TKD = (x[0].transpose(0, 1) for x in (query, key, value))
     output: Any = varlen_attn(
@@ -254,7 +252,7 @@ def _varlen(
     return attended
 
 
-def _blockwise(
+def _attend_blockwise(
     layout: _Layout,
     query: Tensor,
     key: Tensor,
@@ -263,7 +261,7 @@ def _blockwise(
     scaling: float,
     softcap: float | None,
 ) -> Tensor:
-    """Segment by segment, a block of queries at a time against the keys that it can see."""
+    """Computes each segment in blocks of queries, each against the keys that it can attend to."""
     mask = layout.mask(window, query.dtype)
     last = mask.shape[1] - mask.shape[0]
     output = value.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
@@ -276,14 +274,14 @@ def _blockwise(
             keys, values = (torch.cat([x[:, :, context], x[:, :, own]], 2) for x in (key, value))
         for start in range(s.start, s.stop, _QUERY_BLOCK):
             stop = min(start + _QUERY_BLOCK, s.stop)
-            seen_before = s.num_context_tokens + start - s.start
-            hidden = 0 if window is None else max(0, seen_before - window + 1)
-            visible = slice(hidden, seen_before + stop - start)
+            num_before = s.num_context_tokens + start - s.start
+            hidden = 0 if window is None else max(0, num_before - window + 1)
+            visible = slice(hidden, num_before + stop - start)
             attended = _attend(
                 query[:, :, start:stop],
                 keys[:, :, visible],
                 values[:, :, visible],
-                mask[: stop - start, last - seen_before + hidden : last + stop - start],
+                mask[: stop - start, last - num_before + hidden : last + stop - start],
                 scaling,
                 softcap,
             )
@@ -294,17 +292,17 @@ def _blockwise(
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scaling: float, softcap: float | None
 ) -> Tensor:
-    grouped = query.shape[1] != key.shape[1]
+    is_grouped = query.shape[1] != key.shape[1]
     if not softcap:
         return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=scaling, enable_gqa=grouped
+            query, key, value, attn_mask=mask, scale=scaling, enable_gqa=is_grouped
         )
-    # The fused kernels know no soft-capping of attention scores (Gemma 2).
-    if grouped:
+    # The fused kernels do not support soft-capping of attention scores (Gemma 2).
+    if is_grouped:
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
     scores = torch.tanh(query @ key.transpose(-1, -2) * (scaling / softcap)) * softcap + mask
     return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
 
 
-AttentionInterface.register(PACKED, _attention)
-AttentionMaskInterface.register(PACKED, _mask_interface)
+AttentionInterface.register(PACKED, _attend_in_layer)
+AttentionMaskInterface.register(PACKED, _choose_mask)

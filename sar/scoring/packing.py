@@ -1,7 +1,8 @@
-"""Which sequences share a forward pass, and where each lies in it.
+"""Packing: several sequences share one forward pass, without padding.
 
-A pack is one row of tokens without padding: contexts, each followed by the responses to it that are
-in the pack. Rollouts of one prompt share their context, and so do all empty-question sequences.
+A pack is one row of tokens: a context, the responses to it, the next context, and so on. Each
+context is stored once. The rollouts of one prompt share their context, and so do all sequences that
+follow the empty-question prompt.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Segment:
-    """Tokens [start, stop) of a pack, which see themselves causally and, before them, the tokens
-    [context_start, context_stop) of the same pack."""
+    """The tokens [start, stop) of a pack: a context, or a response without its last token.
+
+    They attend to each other causally, and to all tokens [context_start, context_stop) of the pack.
+    """
 
     start: int
     stop: int
@@ -34,7 +37,7 @@ class Segment:
 
     @property
     def num_visible_tokens(self) -> int:
-        """What the segment's last token sees, itself included."""
+        """How many tokens the segment's last token attends to, itself included."""
         return self.num_context_tokens + self.stop - self.start
 
 
@@ -42,12 +45,12 @@ class Segment:
 class Pack:
     """One forward pass over T tokens that predicts N response tokens.
 
-    The last token of a response predicts nothing and is left out.
+    A response's last token is left out, because it predicts no response token.
     """
 
     segments: list[Segment] = field(default_factory=list)
     members: list[int] = field(default_factory=list)
-    """Indices of the sequences, in the order of their responses in `targets_N`."""
+    """Indices of the pack's sequences, in the order of their responses in `targets_N`."""
     num_tokens: int = 0
     _token_ids: list[Sequence[int]] = field(default_factory=list)
     _positions: list[Ints] = field(default_factory=list)
@@ -65,11 +68,12 @@ class Pack:
 
     @property
     def predictors_N(self) -> Ints:
-        """Where in the pack the hidden state lies that predicts each response token."""
+        """Position in the pack of the hidden state that predicts each response token."""
         return np.concatenate(self._predictors)
 
     @property
     def targets_N(self) -> Ints:
+        """Ids of the response tokens."""
         return np.concatenate([np.asarray(ids, np.int64) for ids in self._targets])
 
     @property
@@ -77,15 +81,16 @@ class Pack:
         return [len(ids) for ids in self._targets]
 
     def add_context(self, ids: Sequence[int]) -> Segment:
+        """Appends a context and returns its segment, which `add_response` takes."""
         return self._append(ids, Segment(self.num_tokens, self.num_tokens + len(ids)))
 
     def add_response(self, index: int, ids: Sequence[int], context: Segment) -> None:
+        """Appends a response to a context of this pack; `index` is its sequence's index."""
         start = self.num_tokens
-        run = ids[:-1]
-        if run:
-            self._append(run, Segment(start, start + len(run), context.start, context.stop))
-        first = np.array([context.stop - 1])
-        self._predictors += [first, np.arange(start, self.num_tokens)]
+        if inputs := ids[:-1]:
+            self._append(inputs, Segment(start, start + len(inputs), context.start, context.stop))
+        # The context's last token predicts the first response token.
+        self._predictors += [np.array([context.stop - 1]), np.arange(start, self.num_tokens)]
         self._targets.append(ids)
         self.members.append(index)
 
@@ -100,36 +105,29 @@ class Pack:
 def plan_packs(
     sequences: Sequence[TokenSequence], max_tokens: int, long_tokens: float = math.inf
 ) -> list[Pack]:
-    """Packs of at most `max_tokens` tokens that hold each sequence once.
+    """Distributes sequences over packs of at most `max_tokens` tokens.
 
-    A sequence that alone exceeds the budget gets a pack of its own.
-
-    Args:
-        long_tokens: sequences that run through the model with more tokens than this share no pack
-            with shorter ones.
+    A sequence that exceeds `max_tokens` gets a pack of its own. Sequences of more than
+    `long_tokens` tokens, not counting their last, share no pack with shorter ones.
     """
     groups: dict[tuple[bool, tuple[int, ...]], list[int]] = {}
     for index, sequence in enumerate(sequences):
         is_long = len(sequence) - 1 > long_tokens
         groups.setdefault((is_long, tuple(sequence.context_ids)), []).append(index)
-    packs: list[Pack] = []
-    pack = Pack()
-    holds_long = False
+    packs = [Pack()]
+    was_long = False
     for (is_long, _), indices in sorted(groups.items(), key=lambda group: group[0][0]):
-        if is_long and not holds_long and pack.members:
-            packs.append(pack)
-            pack = Pack()
-        holds_long = is_long
+        if is_long and not was_long:
+            packs.append(Pack())
+        was_long = is_long
         context: Segment | None = None
         for index in indices:
             sequence = sequences[index]
             num_new = len(sequence.response_ids) - 1
             num_new += 0 if context else len(sequence.context_ids)
-            if pack.members and pack.num_tokens + num_new > max_tokens:
-                packs.append(pack)
-                pack, context = Pack(), None
-            context = context or pack.add_context(sequence.context_ids)
-            pack.add_response(index, sequence.response_ids, context)
-    if pack.members:
-        packs.append(pack)
-    return packs
+            if packs[-1].members and packs[-1].num_tokens + num_new > max_tokens:
+                packs.append(Pack())
+                context = None
+            context = context or packs[-1].add_context(sequence.context_ids)
+            packs[-1].add_response(index, sequence.response_ids, context)
+    return [pack for pack in packs if pack.members]

@@ -1,8 +1,9 @@
 """The scorer for any causal language model of Hugging Face transformers.
 
-Memory is bounded by the token budget: the transformer body runs on packs of at most
-`max_batch_tokens`, only hidden states at response positions are kept, and the output head sees them
-in chunks, so that no (tokens x vocabulary) tensor of a pack ever exists.
+Three things bound its memory:
+1. The model's body runs on packs of at most `max_batch_tokens` tokens.
+2. Only the hidden states that predict a response token are kept.
+3. The output head computes logits in chunks: no (tokens x vocabulary) tensor of a pack exists.
 """
 
 from __future__ import annotations
@@ -23,59 +24,61 @@ from sar.errors import first_line
 from sar.memory import free_memory_bytes
 from sar.scoring.base import TokenSequence
 from sar.scoring.output_head import OutputHead
-from sar.scoring.packed_attention import PACKED, packed
+from sar.scoring.packed_attention import PACKED, attend_within_segments
 from sar.scoring.packing import Pack, plan_packs
 
-# float32 logits held at once, and as much again for what is made of them. A GPU needs many rows at
-# once to be busy. On a CPU a block of the vocabulary stays in the caches, and enough rows share the
-# reading of its weights; 2 or 4 times as many words or rows are no faster.
+# float32 logits that exist at once; computing with them takes as much memory again. A GPU is only
+# busy with many rows at once.
 _GPU_LOGITS_BYTES = 512 * 2**20
+# On a CPU, the weights of one block of the vocabulary stay in the caches while 1024 rows use them.
+# Twice or four times as many words or rows are no faster.
 _CPU_BLOCK_WORDS = 1024
 _CPU_BLOCK_BYTES = 4 * 1024 * _CPU_BLOCK_WORDS
-# Where the vocabulary cannot be divided: just under the 32 MiB up to which glibc uses freed blocks
-# again. Larger ones go back to the system, and their pages are faulted in anew each time.
+# For a vocabulary that cannot be divided. glibc keeps freed blocks of up to 32 MiB for later use.
+# It returns larger ones to the system, and the next use pays for their page faults again.
 _CPU_LOGITS_BYTES = 31 * 2**20
-# On a CPU more tokens at once are no faster, and their activations fall out of the caches.
+# On a CPU, more tokens in one pass are no faster: their activations do not fit into the caches.
 _CPU_PACK_TOKENS = 2048
-# Loading takes some memory besides.
-_ROOM_FOR_WEIGHTS = 1.2
-# A budget that every sequence exceeds.
+# A model needs this many times the memory of its weights while it is loaded.
+_LOADING_FACTOR = 1.2
+# A token budget that every sequence exceeds, so that each is scored alone.
 _ALONE = 1
-# Nats. Nothing but the grouping of experts, which rounds otherwise, may cross from one sequence of
-# a pack to another.
+# In nats: how much the sequences of a pack may change each other's log-probabilities. It is not 0
+# as a mixture of experts groups its tokens by expert, which changes the rounding.
 _MAX_LEAK = 1e-5
 
 _log = logging.getLogger(__name__)
 
 
 class _Attention(enum.Enum):
-    """How the sequences of a pack are kept apart, the faster first."""
+    """How attention is kept within each sequence of a pack."""
 
     VARLEN = enum.auto()
-    """One kernel for all, where PyTorch has it: on CUDA, in half precision."""
+    """One kernel for all sequences. Faster, but needs CUDA and half precision."""
     BLOCKWISE = enum.auto()
+    """Sequence by sequence. Runs everywhere."""
 
 
 class TransformersScorer:
     """A `LogprobScorer` over `AutoModelForCausalLM`.
 
-    Shapes: T tokens of a pack, N of them predict a response token, C of them at once at the head,
-    H hidden, V vocabulary.
+    Not safe to share between threads.
+    Shapes: T tokens of a pack, N response tokens, C of them in one chunk, H hidden, V vocabulary.
     """
 
     def __init__(self, model: Any, max_batch_tokens: int) -> None:
         """
         Args:
-            model: a causal LM in eval mode, on its device. It is taken over: its attention is
-                replaced by one that packs.
-            max_batch_tokens: budget of tokens in one forward pass.
+            model: a causal LM in eval mode, on its device. The scorer replaces its attention.
+            max_batch_tokens: maximum number of tokens in one forward pass.
         Raises:
-            ValueError: the model's output head cannot be run apart from its body.
+            ValueError: the model's body and output head cannot be run separately, or its
+                log-probabilities depend on what it scored before.
         """
         self._model = model
         if model.base_model is model:
             raise ValueError(
-                f"cannot score with {type(model).__name__}: its body cannot be told from its head"
+                f"cannot score with {type(model).__name__}: it has no body separate from its head"
             )
         self._body = model.base_model
         self._head = OutputHead(model)
@@ -86,7 +89,7 @@ class TransformersScorer:
         self._logits_bytes = _CPU_LOGITS_BYTES if on_cpu else _GPU_LOGITS_BYTES
         if on_cpu and self._head.divide(_CPU_BLOCK_WORDS):
             self._logits_bytes = _CPU_BLOCK_BYTES
-        self._long_tokens = _long_rope_tokens(model)
+        self._long_tokens = _find_long_rope_limit(model)
         self._attention = self._choose_attention()
 
     @classmethod
@@ -99,11 +102,13 @@ class TransformersScorer:
         max_batch_tokens: int,
         trust_remote_code: bool = False,
     ) -> TransformersScorer:
-        """Loads a local folder or hub id.
+        """Loads a model from a local folder or by its Hugging Face id.
 
         Args:
-            device: "auto" takes CUDA if there is one, else the CPU; or a torch device.
-            dtype: "auto" is float32 on a CPU and the checkpoint's own elsewhere; or a torch dtype.
+            device: a torch device; "auto": CUDA if there is a GPU, else the CPU.
+            dtype: a torch dtype; "auto": float32 on a CPU, the checkpoint's own dtype elsewhere.
+        Raises:
+            ValueError: there is no such device, or this scorer does not support the model.
         """
         from transformers import AutoModelForCausalLM
 
@@ -117,6 +122,7 @@ class TransformersScorer:
 
     @property
     def max_context_tokens(self) -> int | None:
+        """See `LogprobScorer`."""
         config = self._model.config.get_text_config()
         limit = getattr(config, "max_position_embeddings", None)
         return int(limit) if limit else None
@@ -130,21 +136,24 @@ class TransformersScorer:
 
     @property
     def architecture(self) -> str:
-        """What all checkpoints of one model have in common."""
+        """The same text for all checkpoints of one model: class and number of parameters."""
         num_parameters = sum(p.numel() for p in self._model.parameters())
         return f"{type(self._model).__name__} of {num_parameters:,} parameters"
 
     @property
-    def room_check(self) -> Callable[[], bool]:
-        """Says whether the weights of another such model fit into free memory beside this one's; it
-        does not hold these."""
+    def has_room_for_copy(self) -> Callable[[], bool]:
+        """A function that tells whether free memory has room for a second copy of the model.
+
+        The function does not keep this scorer's model in memory.
+        """
         num_bytes = sum(p.numel() * p.element_size() for p in self._model.parameters())
         device = self._model.device
-        return lambda: num_bytes * _ROOM_FOR_WEIGHTS < _free_bytes(device)
+        return lambda: num_bytes * _LOADING_FACTOR < _measure_free_bytes(device)
 
     def response_logprobs(
         self, sequences: Sequence[TokenSequence]
     ) -> list[npt.NDArray[np.float32]]:
+        """See `LogprobScorer`."""
         return self._score(sequences, self._max_pack_tokens)
 
     def _score(
@@ -162,16 +171,16 @@ class TransformersScorer:
         return results
 
     def _score_pack_if_memory_allows(self, pack: Pack) -> list[npt.NDArray[np.float32]] | None:
-        """None: out of memory, and the pack can be divided."""
+        """Scores a pack. None: memory ran out, and the pack can be divided."""
         try:
             return self._score_pack(pack)
         except (RuntimeError, MemoryError) as error:
             if len(pack.members) == 1 or not _is_out_of_memory(error):
                 raise
-        # Outside of the handler, as the exception holds on to the tensors of its frames.
+        # Outside the handler: the exception keeps the tensors of its stack frames in memory.
         _log.warning(
-            "out of memory with %d tokens in a forward pass: going on with half of them; "
-            "a lower --max-batch-tokens avoids the detour",
+            "out of memory with %d tokens in a forward pass: trying again with half of them; "
+            "a lower --max-batch-tokens avoids this",
             pack.num_tokens,
         )
         if torch.cuda.is_available():
@@ -182,31 +191,31 @@ class TransformersScorer:
     def _score_pack(self, pack: Pack) -> list[npt.NDArray[np.float32]]:
         device = self._model.device
         inputs = {"input_ids": torch.from_numpy(pack.token_ids_T)[None].to(device)}
-        attending: AbstractContextManager[None] = nullcontext()
+        attention: AbstractContextManager[None] = nullcontext()
         if self._attention:
             inputs["position_ids"] = torch.from_numpy(pack.positions_T)[None].to(device)
-            # Without it, transformers looks for packed sequences in the positions by itself.
+            # Without a mask, transformers itself derives packed sequences from the positions.
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-            attending = packed(
+            attention = attend_within_segments(
                 pack.segments,
                 device,
                 num_layers=self._model.config.get_text_config().num_hidden_layers,
                 allows_varlen=self._attention is _Attention.VARLEN,
             )
-        with attending:
+        with attention:
             body = self._body(**inputs, use_cache=False, return_dict=True)
         predictors_N = torch.from_numpy(pack.predictors_N).to(device)
         hidden_NH = body.last_hidden_state[0].index_select(0, predictors_N)
-        body.last_hidden_state = None  # frees (T, H) before the head runs
+        body.last_hidden_state = None  # Frees (T, H) before the head runs.
         targets_N = torch.from_numpy(pack.targets_N).to(device)
         logprobs_N = self._target_logprobs(hidden_NH, targets_N, body).cpu()
         return [logprobs_T.numpy() for logprobs_T in logprobs_N.split(pack.response_lengths)]
 
     def _target_logprobs(self, hidden_NH: Tensor, targets_N: Tensor, body: Any) -> Tensor:
-        """(N,) float32 log-probabilities of the targets, a chunk of positions at a time."""
+        """(N,) float32 log-probabilities of the targets, computed in chunks of C rows."""
         rows = max(1, self._logits_bytes // (4 * self._head.num_words))
-        # Made before the loop: small results between the logits of two chunks would keep the
-        # allocator from using their memory again.
+        # Allocated before the loop: small results between the logits of two chunks would keep the
+        # allocator from reusing the logits' memory.
         logprobs_N = torch.empty(len(targets_N), device=targets_N.device)
         for hidden_CH, targets_C, logprobs_C in zip(
             hidden_NH.split(rows), targets_N.split(rows), logprobs_N.split(rows), strict=True
@@ -215,22 +224,24 @@ class TransformersScorer:
         return logprobs_N
 
     def _choose_attention(self) -> _Attention | None:
-        """The first way of packing that gives what the whole model gives, one sequence at a time.
+        """Chooses the fastest attention that scores a few sequences as the whole model does.
+
+        None: there is none, so each sequence has to be scored alone.
 
         Raises:
-            ValueError: none does, not even without packing: the head cannot run apart.
+            ValueError: scoring is wrong even without packing.
         """
-        probe = _probe(first_response=[5, 6, 7, 3, 2])
+        probe = _make_probe(first_response=[5, 6, 7, 3, 2])
         if getattr(self._model.config.get_text_config(), "attn_logit_softcapping", None):
-            # transformers' fused attention drops the soft-capping of Gemma 2 without a word.
+            # transformers' fused attention ignores the soft-capping of Gemma 2 without a warning.
             self._model.set_attn_implementation("eager")
         implementation = self._model.config._attn_implementation
         expected = [self._logprobs_of_whole_model(sequence) for sequence in probe]
-        reason = self._mismatch(None, probe, expected)
+        reason = self._find_mismatch(None, probe, expected)
         if reason and self._head.is_divided:
             self._head.join()
             self._logits_bytes = _CPU_LOGITS_BYTES
-            reason = self._mismatch(None, probe, expected)
+            reason = self._find_mismatch(None, probe, expected)
         if reason:
             raise ValueError(f"cannot score with {type(self._model).__name__}: {reason}")
         self._model.set_attn_implementation(PACKED)
@@ -238,7 +249,7 @@ class TransformersScorer:
         if self._model.device.type == "cuda":
             candidates.insert(0, _Attention.VARLEN)
         for attention in candidates:
-            if not (reason := self._mismatch(attention, probe, expected)):
+            if not (reason := self._find_mismatch(attention, probe, expected)):
                 return attention
         self._model.set_attn_implementation(implementation)
         _log.warning(
@@ -248,26 +259,26 @@ class TransformersScorer:
         )
         return None
 
-    def _mismatch(
+    def _find_mismatch(
         self,
         attention: _Attention | None,
         probe: list[TokenSequence],
         expected: list[npt.NDArray[np.float32]],
     ) -> str:
-        """Why scoring this way is not right for the model; empty if it is."""
+        """Why this attention is wrong for the model; empty if it is right."""
         self._attention = attention
         try:
             got = self._score(probe, 1000)
-            # The same layout: only what crosses from one sequence to another can make a difference.
-            beside_another = self._score(_probe(first_response=[1, 1, 4, 7, 6]), 1000)
-        except Exception as error:  # whatever a model raises where it is not made for this
+            # The layout is the same, so only a leak between sequences can change the others.
+            beside_another = self._score(_make_probe(first_response=[1, 1, 4, 7, 6]), 1000)
+        except Exception as error:  # a model that does not support this can raise anything
             if _is_out_of_memory(error):
                 raise
             return first_line(error)
-        off = np.abs(np.concatenate(got) - np.concatenate(expected)).mean()
-        # Not-a-number fails too.
-        if not off <= (1e-4 if self._model.dtype == torch.float32 else 5e-2):
-            return f"log-probabilities are off by {off:.2g} from those of the whole model"
+        difference = np.abs(np.concatenate(got) - np.concatenate(expected)).mean()
+        # Written so that NaN is a mismatch too.
+        if not difference <= (1e-4 if self._model.dtype == torch.float32 else 5e-2):
+            return f"log-probabilities differ by {difference:.2g} from those of the whole model"
         leak = np.abs(np.concatenate(got[1:]) - np.concatenate(beside_another[1:])).max()
         return f"sequences change each other by {leak:.2g}" if leak > _MAX_LEAK else ""
 
@@ -280,8 +291,8 @@ class TransformersScorer:
         return np.asarray(logprobs_T[-len(sequence.response_ids) :])
 
 
-def _probe(first_response: list[int]) -> list[TokenSequence]:
-    """A few sequences, some with a context in common."""
+def _make_probe(first_response: list[int]) -> list[TokenSequence]:
+    """A few sequences, some of which share a context."""
     others = [
         TokenSequence(context, response)
         for context in ([1, 2, 3], [4])
@@ -290,16 +301,16 @@ def _probe(first_response: list[int]) -> list[TokenSequence]:
     return [TokenSequence([1, 2, 3], first_response), *others]
 
 
-def _long_rope_tokens(model: Any) -> float:
-    """Where a model's rotary embeddings depend on the longest sequence of a forward pass: the
-    length from which on they are others.
+def _find_long_rope_limit(model: Any) -> float:
+    """Number of tokens above which a model with "longrope" changes its rotary embeddings, for all
+    sequences of a forward pass. Infinite for other models.
 
     Raises:
-        ValueError: they depend on earlier passes too.
+        ValueError: the embeddings depend on earlier forward passes too.
     """
     config = model.config.get_text_config()
     parameters = getattr(config, "rope_parameters", None) or {}
-    # Some models have them per kind of layer.
+    # Some models have separate parameters for each kind of layer.
     kinds = [parameters, *(v for v in parameters.values() if isinstance(v, dict))]
     if any(kind.get("rope_type") == "dynamic" for kind in kinds):
         raise ValueError(
@@ -316,30 +327,30 @@ def _long_rope_tokens(model: Any) -> float:
     return min(limits, default=math.inf)
 
 
-def _free_bytes(device: torch.device) -> int:
+def _measure_free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        # What PyTorch keeps for later use is free as well.
+        # Memory that PyTorch has reserved but does not use is free as well.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return free_memory_bytes()
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        "can't allocate memory" in str(error)  # PyTorch's on a CPU, a plain RuntimeError
+        "can't allocate memory" in str(error)  # on a CPU, PyTorch raises a plain RuntimeError
     )
 
 
 def resolve_device(device: str) -> torch.device:
-    """A torch device from its name; "auto" is CUDA where there is one, else the CPU.
+    """The torch device of this name; "auto": CUDA if there is a GPU, else the CPU.
 
     Raises:
-        ValueError: there is no such device here.
+        ValueError: this machine has no such device.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"no device {device!r} here: {first_line(error)}") from error
+        raise ValueError(f"no device {device!r} on this machine: {first_line(error)}") from error
     return torch.device(device)

@@ -1,8 +1,8 @@
-"""How vLLM is asked how probable it finds given tokens, and how its answer is read.
+"""Gets log-probabilities of given tokens from vLLM.
 
-A sequence is given to vLLM as a prompt of token ids, and the log-probabilities of the prompt's own
-tokens are read: those of the model's distribution, whatever the temperature. vLLM cannot be told to
-generate nothing: it adds one token, which is ignored. Written against vLLM 0.29.0.
+The whole sequence is sent to vLLM as a prompt of token ids. vLLM returns the log-probability of
+each prompt token under the model's own distribution, whatever the temperature. vLLM always
+generates at least one token, which is ignored. Written for vLLM 0.29.0.
 """
 
 from __future__ import annotations
@@ -17,38 +17,41 @@ from sar.scoring.base import TokenSequence
 
 SAMPLING_ARGUMENTS = MappingProxyType(
     {
-        "prompt_logprobs": 0,  # the prompt's own token and no other
+        "prompt_logprobs": 0,  # no alternatives to the prompt's own tokens
         "flat_logprobs": True,
         "max_tokens": 1,
         "temperature": 0.0,
         "detokenize": False,
     }
 )
-"""For `vllm.SamplingParams`. Its constructor wants them together: from `prompt_logprobs` it also
-concludes that cached prefixes, whose tokens have no log-probability, must not be used."""
+"""For `vllm.SamplingParams`. Give them to its constructor, and don't set them later: it reads
+`prompt_logprobs` and turns off cached prefixes, whose tokens would have no log-probability."""
 
 ROOM_TOKENS = 1
-"""vLLM refuses a prompt that leaves no room for the token it generates."""
+"""vLLM refuses a prompt that leaves no room in the context for the token that it generates."""
 
 
 def read_response_logprobs(flat: Any, sequence: TokenSequence) -> npt.NDArray[np.float32]:
-    """(T,) log-probabilities of the response from vLLM's `FlatLogprobs` of the whole sequence.
+    """(T,) log-probabilities of the response, in nats.
 
-    It lists a token id and a log-probability for each position but the first, which has none.
-    Comparing the ids shows that nothing is missing, misplaced or of another sequence.
+    The token ids in vLLM's answer are compared with those of the sequence, so that a missing,
+    misplaced or foreign value is an error.
 
+    Args:
+        flat: vLLM's `FlatLogprobs` of the whole sequence: a token id and a log-probability for each
+            position except the first, which has none. None if vLLM returned nothing.
     Raises:
-        RuntimeError: vLLM did not answer for every token.
+        RuntimeError: vLLM did not return a log-probability for every token.
         FloatingPointError: a log-probability is not finite.
     """
     expected_ids = sequence.context_ids[1:] + sequence.response_ids
     token_ids = [] if flat is None else flat.token_ids
     if token_ids != expected_ids or len(flat.logprobs) != len(expected_ids):
         raise RuntimeError(
-            f"vLLM gave log-probabilities of {len(token_ids)} tokens that are not the "
+            f"vLLM returned log-probabilities of {len(token_ids)} tokens that are not the "
             f"{len(expected_ids)} of the sequence"
         )
     logprobs_T = np.array(flat.logprobs[-len(sequence.response_ids) :], dtype=np.float32)
     if not np.isfinite(logprobs_T).all():
-        raise FloatingPointError("vLLM gave a log-probability that is not finite")
+        raise FloatingPointError("vLLM returned a log-probability that is not finite")
     return logprobs_T

@@ -1,8 +1,7 @@
 """The scorer for models that vLLM runs, on one GPU or several.
 
-Optional: `pip install -c constraints.txt -e '.[vllm]'`. Written against vLLM 0.29.0.
-
-A sequence is given to vLLM as a prompt; see `sar.scoring.vllm_prompt_logprobs`.
+vLLM is optional: `pip install -c constraints.txt -e '.[vllm]'`. Written for vLLM 0.29.0.
+How it gets log-probabilities from vLLM: `sar.scoring.vllm_prompt_logprobs`.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from sar.scoring.vllm_prompt_logprobs import (
     read_response_logprobs,
 )
 
-# Where vLLM falls back to its older model runner, logits of a whole prefill chunk exist at once, in
-# the model's dtype and again in float32, in memory that it did not set aside: under 2 GiB for this
-# many tokens and a vocabulary of 152k.
+# vLLM's older model runner computes the logits of a whole prefill chunk at once, in the model's
+# dtype and in float32, in memory that it did not reserve. For 2048 tokens and a vocabulary of 152k,
+# that is less than 2 GiB.
 _MAX_PREFILL_TOKENS = 2048
 
 _FIT_TO_MEMORY = -1
@@ -51,13 +50,13 @@ class VllmScorer:
         tensor_parallel_size: int = 1,
         trust_remote_code: bool = False,
     ) -> VllmScorer:
-        """Loads a local folder or hub id onto the GPUs that CUDA_VISIBLE_DEVICES names.
+        """Loads a local folder or Hugging Face id onto the GPUs of CUDA_VISIBLE_DEVICES.
 
         Args:
-            dtype: "auto" is the checkpoint's own, half precision for a float32 one; or float32,
-                bfloat16, float16.
-            max_batch_tokens: budget of tokens in one forward pass; at most 2,048 are used.
-            tensor_parallel_size: GPUs that share the model.
+            dtype: float32, bfloat16 or float16; "auto": the checkpoint's own dtype, but half
+                precision for a float32 checkpoint.
+            max_batch_tokens: maximum number of tokens in one forward pass; capped at 2,048.
+            tensor_parallel_size: number of GPUs over which the model is split.
         Raises:
             ValueError: vLLM is not installed.
         """
@@ -67,11 +66,12 @@ class VllmScorer:
             dtype=dtype,
             trust_remote_code=trust_remote_code,
             tensor_parallel_size=tensor_parallel_size,
-            # With it, prompt log-probabilities depend on the order of requests (vLLM issue 42019).
+            # Prefix caching makes prompt log-probabilities depend on the order of requests (vLLM
+            # issue 42019).
             enable_prefix_caching=False,
             enable_chunked_prefill=True,
             max_num_batched_tokens=min(max_batch_tokens, _MAX_PREFILL_TOKENS),
-            # The model's own context where its KV cache fits into memory, else as much as does.
+            # The model's own context length if its KV cache fits into memory, else what fits.
             max_model_len=_FIT_TO_MEMORY,
             logprobs_mode="raw_logprobs",
         )
@@ -79,7 +79,7 @@ class VllmScorer:
 
     @property
     def max_context_tokens(self) -> int | None:
-        """The longest prompt that vLLM takes."""
+        """Maximum length of a prompt for vLLM."""
         return int(self._engine.model_config.max_model_len) - ROOM_TOKENS
 
     @property
@@ -94,12 +94,12 @@ class VllmScorer:
 
     @property
     def architecture(self) -> str:
-        """What all checkpoints of one model have in common."""
+        """The same text for all checkpoints of one model."""
         return ", ".join(self._engine.model_config.architectures)
 
     @property
-    def room_check(self) -> Callable[[], bool]:
-        """vLLM takes all the memory that it is given."""
+    def has_room_for_copy(self) -> Callable[[], bool]:
+        """Always False: vLLM reserves all memory that it may use, so a second copy never fits."""
         return lambda: False
 
     def response_logprobs(
@@ -108,9 +108,9 @@ class VllmScorer:
         """See `LogprobScorer`.
 
         Raises:
-            vllm.exceptions.VLLMValidationError: vLLM refuses a sequence, such as one longer than
-                `max_context_tokens`; none is scored then.
-            RuntimeError: vLLM did not answer for every token.
+            vllm.exceptions.VLLMValidationError: vLLM refuses a sequence, for example one longer
+                than `max_context_tokens`. No sequence is scored then.
+            RuntimeError: vLLM did not return a log-probability for every token.
             FloatingPointError: a log-probability is not finite.
         """
         if not sequences:
@@ -118,7 +118,9 @@ class VllmScorer:
         prompts = [{"prompt_token_ids": s.context_ids + s.response_ids} for s in sequences]
         outputs = self._engine.generate(prompts, self._sampling_params, use_tqdm=False)
         if len(outputs) != len(sequences):
-            raise RuntimeError(f"vLLM gave {len(outputs)} results for {len(sequences)} sequences")
+            raise RuntimeError(
+                f"vLLM returned {len(outputs)} results for {len(sequences)} sequences"
+            )
         return [
             read_response_logprobs(output.prompt_logprobs, sequence)
             for output, sequence in zip(outputs, sequences, strict=True)

@@ -40,7 +40,7 @@ class FaultyScorer:
         self._last_orders: dict[str, Any] = {}
         self._times_left = 0
 
-    def room_check(self) -> bool:
+    def has_room_for_copy(self) -> bool:
         return bool(_read_orders(self._control).get("has_room", True))
 
     def response_logprobs(self, sequences: Sequence[Any]) -> list[Any]:

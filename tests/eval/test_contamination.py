@@ -59,7 +59,7 @@ def test_the_index_finds_what_a_search_of_all_pairs_finds(
 
     found = {
         match.question: match
-        for match in ContaminationIndex(map(" ".join, questions), n).matches(" ".join(text))
+        for match in ContaminationIndex(map(" ".join, questions), n).find_matches(" ".join(text))
     }
     for index, question in enumerate(questions):
         size = min(n, len(question))
@@ -84,15 +84,15 @@ def test_the_index_finds_what_a_search_of_all_pairs_finds(
     ],
 )
 def test_thirteen_words_in_a_row(text: str, ngram: bool, whole: bool) -> None:
-    found = ContaminationIndex(["Something else.", QUESTION]).matches(text)
+    found = ContaminationIndex(["Something else.", QUESTION]).find_matches(text)
     assert [match.question for match in found] == [1] * ngram
     assert [match.whole for match in found] == [whole] * ngram
 
 
 def test_a_short_question_is_found_whole_only() -> None:
     index = ContaminationIndex(["Compute 17 + 25.", "", "?!"])
-    assert [m.whole for m in index.matches("First, compute 17 + 25, then rest.")] == [True]
-    assert index.matches("Compute 17 + 26.") == []
+    assert [m.whole for m in index.find_matches("First, compute 17 + 25, then rest.")] == [True]
+    assert index.find_matches("Compute 17 + 26.") == []
     assert list(ngrams(normalise("one two"), 3)) == []
     with pytest.raises(ValueError, match="n-grams of 0 words"):
         ContaminationIndex([], 0)

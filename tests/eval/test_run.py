@@ -360,7 +360,7 @@ def test_requests_are_taken_a_few_ahead_only(tmp_path) -> None:
     ("flags", "complaint"),
     [
         (["--n", "2"], "--n 2 with --temperature 0"),
-        (["--n", "0"], "'0' is not a whole number from 1 on"),
+        (["--n", "0"], "'0' is not a whole number of at least 1"),
         (["--temperature", "nan"], "'nan' is not a number from 0 to 10"),
         (["--top-p", "0"], "'0' is not a number"),
         (["--benchmarks", "gsm9k"], "no benchmark 'gsm9k'"),

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from sar.models.problems import Problem, generate
+from sar.models.problems import ArithmeticProblem, generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
 
 ROOT = Path(__file__).parents[2]
@@ -170,7 +170,7 @@ def label(answer: str, **fields: Any) -> str:
 
 Case = tuple[str, str, dict[str, Any]]
 """The policy's responses to the first problem, their labels, and OpenRLHF's settings."""
-FIRST: Problem = PROBLEMS[0]
+FIRST: ArithmeticProblem = PROBLEMS[0]
 ANSWER = str(FIRST.answer)
 END = "<|im_end|>"
 CASES: dict[str, Case] = {

@@ -20,7 +20,7 @@ import torch
 from openrlhf.utils import agent
 
 from sar.models import BUNDLED_MODEL
-from sar.models.problems import Problem, generate
+from sar.models.problems import ArithmeticProblem, generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 
 CONTEXT_TOKENS = 1024  # of the bundled model
@@ -189,7 +189,7 @@ def _assert_agrees(output: dict[str, Any], expected: dict[str, float]) -> None:
     assert not logs["label_unreadable"]
 
 
-def _is_correct(tokenizer: Any, response_ids: list[int], problem: Problem) -> bool:
+def _is_correct(tokenizer: Any, response_ids: list[int], problem: ArithmeticProblem) -> bool:
     """Compares the last `Answer:`, or the last number of a response that was cut off before it."""
     text = tokenizer.decode(response_ids, skip_special_tokens=True)
     found = re.findall(r"Answer: (\d+)", text) or re.findall(r"\d+", text)

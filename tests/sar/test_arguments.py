@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -20,7 +22,7 @@ from sar.arguments import number
         (number(-5, 5, int), "-5", -5),
     ],
 )
-def test_a_number_within_its_limits(parse, text, value) -> None:
+def test_a_number_within_its_limits(parse: Callable[[str], Any], text: str, value: float) -> None:
     assert parse(text) == value
     assert type(parse(text)) is type(value)
 
@@ -30,10 +32,12 @@ def test_a_number_within_its_limits(parse, text, value) -> None:
     [
         ((0, 1), ["-0.1", "1.01", "nan", "inf", "x", ""], "is not a number from 0 to 1"),
         ((1, 256, int), ["0", "257", "1.5", "1e2", "nan"], "is not a whole number from 1 to 256"),
-        ((0, math.inf, int), ["-1", "9" * 5000], "is not a whole number from 0 on"),
+        ((0, math.inf, int), ["-1", "9" * 5000], "is not a whole number of at least 0"),
     ],
 )
-def test_any_other_text_is_refused_by_name(limits, texts, complaint) -> None:
+def test_any_other_text_is_refused_by_name(
+    limits: tuple[Any, ...], texts: list[str], complaint: str
+) -> None:
     for text in texts:
         with pytest.raises(argparse.ArgumentTypeError) as caught:
             number(*limits)(text)

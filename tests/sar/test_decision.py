@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -28,7 +28,7 @@ def decision(
     nll_a: float = 0.75,
 ) -> Decision:
     likelihood = Likelihood(nll_qa, nll_a, num_response_tokens=9, truncated=False)
-    return Decision.of(
+    return Decision.from_reward(
         combine(Verdict(Reason.CORRECT, "5"), likelihood, sar_weight=0.2, mode="train"),
         request_id="r1",
         prompt=prompt,
@@ -51,21 +51,21 @@ VALUES = {
     "str | None": st.none() | TEXTS,
     "str | int | None": st.none() | TEXTS | st.integers(),
     "str | dict[str, Any]": LABELS,
-    "tuple[str, ...]": st.lists(TEXTS).map(tuple),
+    "Annotated[tuple[str, ...], _CONVERTED]": st.lists(TEXTS).map(tuple),
     "int": st.integers(),
     "float": NUMBERS,
     "bool": st.booleans(),
-    "Reason": st.sampled_from(Reason),
+    "Annotated[Reason, _CONVERTED]": st.sampled_from(Reason),
     "GraderName": st.sampled_from(get_args(GraderName)),
     "Mode": st.sampled_from(["train", "eval"]),
 }
 DECISIONS = st.builds(
-    Decision, **{f.name: VALUES[f.type] for f in fields(Decision) if f.name != "schema"}
+    Decision, **{f.name: VALUES[str(f.type)] for f in fields(Decision) if f.name != "schema"}
 )
 
 
 @given(DECISIONS)
-def test_a_decision_survives_its_line(one) -> None:
+def test_a_decision_survives_its_line(one: Decision) -> None:
     line = one.to_json()
     assert not set(line) & set("\n\r\0")
     assert Decision.from_json(line) == one
@@ -79,11 +79,11 @@ def test_an_improbable_response_is_logged_with_finite_numbers() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_number_that_is_not_finite_is_neither_written_nor_read(value) -> None:
+def test_a_number_that_is_not_finite_is_neither_written_nor_read(value: float) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         replace(decision(), nll_qa=value).to_json()
     line = json.dumps({**json.loads(decision().to_json()), "nll_qa": value})
-    with pytest.raises(ValueError, match=r"nll_qa is .*not a finite number"):
+    with pytest.raises(ValueError, match=r"nll_qa is .*should be a finite number"):
         Decision.from_json(line)
 
 
@@ -92,20 +92,20 @@ def test_a_number_that_is_not_finite_is_neither_written_nor_read(value) -> None:
     [
         ({"schema": 2}, "schema 2; this version reads 1"),
         ({"schema": None}, "schema None"),
-        ({"prompt": 5}, "prompt is '5': of a wrong type, int"),
-        ({"nll_a": "0.5"}, "nll_a is '0.5': of a wrong type, str"),
-        ({"nll_a": True}, "nll_a is 'True': of a wrong type, bool"),
+        ({"prompt": 5}, "prompt is '5': Input should be a valid string"),
+        ({"nll_a": "0.5"}, "nll_a is '0.5': Input should be a valid number"),
+        ({"nll_a": True}, "nll_a is 'True': Input should be a valid number"),
         ({"nll_a": 10**400}, "nll_a is"),
         ({"truncated": 1}, "truncated is '1'"),
         ({"num_response_tokens": 1.5}, "num_response_tokens is '1.5'"),
         ({"reason": "right"}, "reason is 'right'"),
-        ({"mode": "test"}, "mode is 'test': not one of train, eval"),
+        ({"mode": "test"}, "mode is 'test': Input should be 'train' or 'eval'"),
         ({"grader": ["math"]}, "grader is"),
         ({"label": None}, "label is 'None'"),
         ({"special_tokens": [1]}, "special_tokens is"),
     ],
 )
-def test_a_wrong_field_is_named(change, complaint) -> None:
+def test_a_wrong_field_is_named(change: dict[str, Any], complaint: str) -> None:
     line = json.dumps({**json.loads(decision().to_json()), **change})
     with pytest.raises(ValueError, match=re.escape(complaint)):
         Decision.from_json(line)
@@ -120,22 +120,22 @@ def test_a_missing_field_is_named_and_an_unknown_one_passed_over() -> None:
 
 
 @pytest.mark.parametrize("line", ["", "5", "[]", "{", "[" * 100_000, "null", '{"schema": 1}'])
-def test_other_lines_are_no_decisions(line) -> None:
+def test_other_lines_are_no_decisions(line: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  each says something else
         Decision.from_json(line)
 
 
-def test_the_graded_text_is_the_servers(bundled_tokenizer) -> None:
+def test_the_graded_text_is_the_servers(bundled_tokenizer: Any) -> None:
     from sar.tokenization import RolloutTokenizer
 
     tokenizer = RolloutTokenizer(bundled_tokenizer, system_prompt="")
     special = next(t for t in bundled_tokenizer.all_special_tokens if t)
     response = f"a{special}b <think>c</think> so 5.{special}{special}"
-    assert tokenizer.special_tokens_in(response) == (special,)
-    assert tokenizer.special_tokens_in("nothing") == ()
-    special_tokens = tokenizer.special_tokens_in(response)
+    assert tokenizer.find_special_tokens(response) == (special,)
+    assert tokenizer.find_special_tokens("nothing") == ()
+    special_tokens = tokenizer.find_special_tokens(response)
     one = decision(response, special_tokens=special_tokens, prompt="Q?\n<think>\n")
-    assert one.graded_text == "<think>" + tokenizer.without_special_tokens(response)
+    assert one.graded_text == "<think>" + tokenizer.remove_special_tokens(response)
 
 
 def test_special_tokens_that_start_alike_are_removed_longest_first() -> None:

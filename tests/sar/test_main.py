@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import termios
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ import pytest
 from sar.__main__ import main
 from sar.decision import Decision
 from sar.grading.verdict import Reason, Verdict
-from sar.rescore import log_files, read_log
+from sar.rescore import find_log_files, read_log
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,9 @@ def counts(report: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, value in lines}
 
 
-def test_the_command_says_what_a_weight_changes(decision, tmp_path, capsys) -> None:
+def test_the_command_says_what_a_weight_changes(
+    decision: Callable[..., Decision], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     half = {"nll_qa": 0.0, "nll_a": math.log(2)}  # SAR 0.5
     log = write_log(
         tmp_path / "a.jsonl",
@@ -79,16 +81,20 @@ def test_the_command_says_what_a_weight_changes(decision, tmp_path, capsys) -> N
     assert counts(report)["mean reward"] == "0.850000 -> 0.800000"
 
 
-def test_a_folder_is_read_in_order_and_each_file_once(decision, tmp_path, capsys) -> None:
+def test_a_folder_is_read_in_order_and_each_file_once(
+    decision: Callable[..., Decision], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for number in range(3):
         write_log(tmp_path / f"rewards-{number}.jsonl", [decision()] * (number + 1))
     (tmp_path / "notes.txt").write_text("not a log")
-    assert [f.name[8] for f in log_files([tmp_path, tmp_path / "rewards-1.jsonl"])] == list("012")
+    assert [f.name[8] for f in find_log_files([tmp_path, tmp_path / "rewards-1.jsonl"])] == list(
+        "012"
+    )
     _, report, _ = run(capsys, tmp_path, tmp_path / "rewards-1.jsonl")
     assert counts(report)["decisions"] == "6"
 
 
-def test_empty_files_have_no_decisions(tmp_path, capsys) -> None:
+def test_empty_files_have_no_decisions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty.jsonl").touch()
     status, report, _ = run(capsys, tmp_path)
     assert status == 0
@@ -99,7 +105,9 @@ def test_empty_files_have_no_decisions(tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 30, -1, -2])
-def test_a_torn_last_line_is_told_of_and_skipped(decision, tmp_path, capsys, cut) -> None:
+def test_a_torn_last_line_is_told_of_and_skipped(
+    decision: Callable[..., Decision], tmp_path: Path, capsys: pytest.CaptureFixture[str], cut: int
+) -> None:
     log = write_log(tmp_path / "a.jsonl", [decision("你好 5")] * 3)
     whole = log.read_bytes()
     last = whole.splitlines(keepends=True)[-1]
@@ -111,10 +119,12 @@ def test_a_torn_last_line_is_told_of_and_skipped(decision, tmp_path, capsys, cut
         assert (counts(report)["decisions"], errors) == ("4", "")
     else:
         assert counts(report)["decisions"] == "3"
-        assert errors == f"warning: {log}:3: a line without its end, skipped\n"
+        assert errors == f"warning: {log}:3: skipped an incomplete last line\n"
 
 
-def test_a_character_cut_in_two_is_a_torn_line(decision, tmp_path, capsys) -> None:
+def test_a_character_cut_in_two_is_a_torn_line(
+    decision: Callable[..., Decision], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = write_log(tmp_path / "a.jsonl", [decision("你好")] * 2)
     cut = log.read_bytes().rindex("好".encode()) + 1
     log.write_bytes(log.read_bytes()[:cut])
@@ -124,7 +134,12 @@ def test_a_character_cut_in_two_is_a_torn_line(decision, tmp_path, capsys) -> No
 
 
 @pytest.mark.parametrize("bad", [b"{", b"", b"\xff", b'{"schema": 1}', b"\0" * 10])
-def test_any_other_bad_line_is_an_error_that_names_it(decision, tmp_path, capsys, bad) -> None:
+def test_any_other_bad_line_is_an_error_that_names_it(
+    decision: Callable[..., Decision],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    bad: bytes,
+) -> None:
     good = decision().to_json().encode()
     log = tmp_path / "a.jsonl"
     log.write_bytes(good + b"\n" + bad + b"\n" + good + b"\n")
@@ -137,20 +152,24 @@ def test_any_other_bad_line_is_an_error_that_names_it(decision, tmp_path, capsys
     assert list(output.parent.iterdir()) == []
 
 
-def test_a_path_that_is_not_there_is_named(tmp_path, capsys) -> None:
+def test_a_path_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     status, _, errors = run(capsys, tmp_path / "nowhere")
     assert (status, errors) == (1, f"error: {tmp_path}/nowhere: no such file or folder\n")
     status, _, errors = run(capsys, tmp_path)
     assert (status, errors) == (1, f"error: {tmp_path}: no .jsonl file in it\n")
 
 
-def test_an_output_never_takes_a_logs_place(decision, tmp_path, capsys) -> None:
+def test_an_output_never_takes_a_logs_place(
+    decision: Callable[..., Decision], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = write_log(tmp_path / "a.jsonl", [decision()])
     before = log.read_bytes()
     for arguments in ([log, "--output", log], [tmp_path, "--output", tmp_path / "b.jsonl"]):
         status, _, errors = run(capsys, *arguments)
         assert status == 1
-        assert "in the place of the log" in errors
+        assert f"--output {arguments[2]}: would replace a log or be read as one" in errors
     assert list(tmp_path.iterdir()) == [log]
     assert log.read_bytes() == before
 
@@ -161,14 +180,20 @@ def test_an_output_never_takes_a_logs_place(decision, tmp_path, capsys) -> None:
         (["--sar-weight", "nan"], "'nan' is not a number from -100 to 100"),
         (["--sar-weight", "x"], "'x' is not a number"),
         (["--grader", "maths"], "invalid choice: 'maths'"),
-        (["--grader-workers", "2"], "--grader-workers: only with --regrade or --grader"),
-        (["--grader-timeout", "2"], "--grader-timeout: only with --regrade or --grader"),
+        (["--grader-workers", "2"], "--grader-workers needs --regrade or --grader"),
+        (["--grader-timeout", "2"], "--grader-timeout needs --regrade or --grader"),
         (["--regrade", "--grader-workers", "0"], "'0' is not a whole number from 1 to 256"),
         (["--regrade", "--grader-workers", "1.5"], "'1.5' is not a whole number"),
         (["--regrade", "--grader-timeout", "0"], "'0' is not a number from 0.1 to 3600"),
     ],
 )
-def test_a_wrong_option_is_named(decision, tmp_path, capsys, arguments, complaint) -> None:
+def test_a_wrong_option_is_named(
+    decision: Callable[..., Decision],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    complaint: str,
+) -> None:
     log = write_log(tmp_path / "a.jsonl", [decision()])
     with pytest.raises(SystemExit) as exit_:
         main(["rescore", str(log), *arguments])
@@ -190,7 +215,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert shown.splitlines()[-1].split() == ["LOADED"]
 
 
-def test_a_terminal_gets_a_progress_bar(decision, tmp_path) -> None:
+def test_a_terminal_gets_a_progress_bar(decision: Callable[..., Decision], tmp_path: Path) -> None:
     log = write_log(tmp_path / "a.jsonl", [decision()] * 3)
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
@@ -203,7 +228,9 @@ def test_a_terminal_gets_a_progress_bar(decision, tmp_path) -> None:
     assert "rescoring: 100%" in shown
 
 
-def test_memory_does_not_grow_with_the_log(decision, tmp_path) -> None:
+def test_memory_does_not_grow_with_the_log(
+    decision: Callable[..., Decision], tmp_path: Path
+) -> None:
     """20,000 responses of 10 kB, 200 MB, in little more memory than one."""
     line = decision("x" * 10_000).to_json() + "\n"
     script = (
@@ -230,7 +257,9 @@ def test_memory_does_not_grow_with_the_log(decision, tmp_path) -> None:
 # --- grading again ---
 
 
-def test_grading_again_is_in_order_and_flips_what_it_should(decision, tmp_path, capsys) -> None:
+def test_grading_again_is_in_order_and_flips_what_it_should(
+    decision: Callable[..., Decision], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = write_log(
         tmp_path / "a.jsonl",
         [
@@ -262,7 +291,7 @@ def test_grading_again_is_in_order_and_flips_what_it_should(decision, tmp_path, 
 
 
 def test_a_label_that_the_grader_cannot_grade_is_an_error_with_its_line(
-    decision, tmp_path, capsys
+    decision: Callable[..., Decision], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = write_log(tmp_path / "a.jsonl", [decision(label="B"), decision(label="17")])
     status, report, errors = run(capsys, log, "--grader", "choice", "--grader-workers", 1)
@@ -277,7 +306,7 @@ def test_a_label_that_the_grader_cannot_grade_is_an_error_with_its_line(
 
 
 @pytest.fixture
-def real_decisions(data_folder, decision) -> list[Decision]:
+def real_decisions(data_folder: Path, decision: Callable[..., Decision]) -> list[Decision]:
     """400 published responses of known verdict, logged as a server that graded them would."""
     lines = (data_folder / "gsm8k_rollouts.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
@@ -294,7 +323,9 @@ def real_decisions(data_folder, decision) -> list[Decision]:
     ]
 
 
-def test_real_rollouts_graded_again_keep_their_verdict(real_decisions, tmp_path, capsys) -> None:
+def test_real_rollouts_graded_again_keep_their_verdict(
+    real_decisions: list[Decision], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = write_log(tmp_path / "a.jsonl", real_decisions)
     status, report, _ = run(capsys, log, "--grader", "math", "--grader-workers", 2)
     assert status == 0
@@ -302,9 +333,11 @@ def test_real_rollouts_graded_again_keep_their_verdict(real_decisions, tmp_path,
     assert counts(report)["rewards changed"] == "0"
 
 
-def test_real_rollouts_with_forged_verdicts_are_put_right(real_decisions, tmp_path, capsys) -> None:
+def test_real_rollouts_with_forged_verdicts_are_put_right(
+    real_decisions: list[Decision], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     forged = [
-        one.decided_again(
+        one.decide_again(
             Verdict(Reason.WRONG if one.correctness else Reason.CORRECT), one.grader, "train", 0.2
         )
         for one in real_decisions
@@ -320,7 +353,12 @@ def test_real_rollouts_with_forged_verdicts_are_put_right(real_decisions, tmp_pa
     assert [a.reward for a in afters] == [d.reward for d in real_decisions]
 
 
-def test_real_solutions_by_words_alone(decision, data_folder, tmp_path, capsys) -> None:
+def test_real_solutions_by_words_alone(
+    decision: Callable[..., Decision],
+    data_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Numbers that are equal but not the same words flip, and nothing else does."""
     rows = [json.loads(line) for line in (data_folder / "openr1.jsonl").read_text().splitlines()]
     answers = [row["answer"] for row in rows if row["answer"].isdecimal()]

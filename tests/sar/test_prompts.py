@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models  # type: ignore[import-untyped]
 from transformers import PreTrainedTokenizerFast
 
 from sar.prompts import (
@@ -31,35 +33,37 @@ TRIMMING = (
 )
 
 
-def tokenizer_with(template):
+def tokenizer_with(template: str | None) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")),
         chat_template=template,
     )
 
 
-def test_the_bundled_template_has_a_system_role(bundled_tokenizer) -> None:
+def test_the_bundled_template_has_a_system_role(bundled_tokenizer: Any) -> None:
     assert render_prompt(bundled_tokenizer, "2+2?", "Be brief.") == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n2+2?<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
 
 
-def test_without_a_system_prompt_there_is_no_system_turn(bundled_tokenizer) -> None:
+def test_without_a_system_prompt_there_is_no_system_turn(bundled_tokenizer: Any) -> None:
     assert render_prompt(bundled_tokenizer, "2+2?", "") == (
         "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
     )
 
 
 @pytest.mark.parametrize("template", [RAISING, IGNORING])
-def test_without_a_system_role_the_system_prompt_goes_before_the_question(template) -> None:
+def test_without_a_system_role_the_system_prompt_goes_before_the_question(
+    template: str | None,
+) -> None:
     tokenizer = tokenizer_with(template)
     assert render_prompt(tokenizer, "2+2?", "Be brief.") == ("<user>Be brief.\n\n2+2?<end><model>")
     assert render_prompt(tokenizer, "2+2?", "") == "<user>2+2?<end><model>"
 
 
 @pytest.mark.parametrize("system_prompt", ["Be brief.", "Be brief.\n", "\n Be brief. "])
-def test_a_template_that_strips_its_turns_still_has_a_system_role(system_prompt) -> None:
+def test_a_template_that_strips_its_turns_still_has_a_system_role(system_prompt: str) -> None:
     assert render_prompt(tokenizer_with(TRIMMING), "2+2?", system_prompt) == (
         "<system>Be brief.<end><user>2+2?<end><model>"
     )
@@ -83,7 +87,7 @@ def test_the_empty_question_keeps_the_frame() -> None:
 @pytest.mark.parametrize("system_prompt", ["", "Be brief.", DEFAULT_SYSTEM_PROMPT])
 @pytest.mark.parametrize("question", ["", "2+2?", "Is {{ 1 }} {% raw %}?", "\u00e9\U0001f389"])
 def test_every_prompt_starts_with_its_frame_and_asks_for_an_answer(
-    template, system_prompt, question
+    template: str | None, system_prompt: str, question: str
 ) -> None:
     tokenizer = tokenizer_with(template)
     prompt = render_prompt(tokenizer, question, system_prompt)
@@ -96,7 +100,7 @@ def test_every_prompt_starts_with_its_frame_and_asks_for_an_answer(
         assert prompt.endswith(after)
 
 
-def test_template_arguments_reach_the_template(bundled_tokenizer) -> None:
+def test_template_arguments_reach_the_template(bundled_tokenizer: Any) -> None:
     plain = bundled_tokenizer.chat_template
     try:
         bundled_tokenizer.chat_template = plain + "{% if not enable_thinking %}<none>{% endif %}"

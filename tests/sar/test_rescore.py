@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sar.decision import Decision
 from sar.grading.processes.pool import GraderPool
 from sar.grading.verdict import Reason, Verdict
-from sar.rescore import Logged, RescoreError, regrade, rescore
+from sar.rescore import LoggedDecision, RescoreError, regrade, rescore
 from sar.reward import Likelihood, combine
 
 ROOT = Path(__file__).parents[2]
@@ -42,9 +43,13 @@ def graders() -> Iterator[GraderPool]:
     ),
     st.floats(-2, 2),
 )
-def test_another_weight_gives_the_servers_rewards(decision, rows, weight) -> None:
+def test_another_weight_gives_the_servers_rewards(
+    decision: Callable[..., Decision], rows: list[tuple[Any, ...]], weight: float
+) -> None:
     log = [
-        Logged("x", decision(label=label, reason=reason, nll_qa=qa, nll_a=a, sar_weight=own))
+        LoggedDecision(
+            "x", decision(label=label, reason=reason, nll_qa=qa, nll_a=a, sar_weight=own)
+        )
         for reason, label, qa, a, own in rows
     ]
     assert [r.after for r in rescore(log)] == [one.decision for one in log]
@@ -68,15 +73,17 @@ def test_rescoring_loads_no_model_library() -> None:
     assert done.stdout.split() == []
 
 
-def test_another_grader_reads_the_label_as_it_was_sent(decision, graders) -> None:
+def test_another_grader_reads_the_label_as_it_was_sent(
+    decision: Callable[..., Decision], graders: GraderPool
+) -> None:
     """Of `yes`, the boolean grader's label is true; the exact grader needs the word itself."""
     choices = {"answer": "the blue one", "choices": ["the red one", "the blue one"]}
     log = [
-        Logged("a:1", decision("Yes", "yes")),
-        Logged("a:2", decision("the blue one", choices)),
-        Logged("a:3", decision("Answer: B", choices)),
-        Logged("a:4", decision("42", '{"answer": "42", "mode": "eval"}')),
-        Logged("a:5", decision("The capital", "Paris\tFrance")),
+        LoggedDecision("a:1", decision("Yes", "yes")),
+        LoggedDecision("a:2", decision("the blue one", choices)),
+        LoggedDecision("a:3", decision("Answer: B", choices)),
+        LoggedDecision("a:4", decision("42", '{"answer": "42", "mode": "eval"}')),
+        LoggedDecision("a:5", decision("The capital", "Paris\tFrance")),
     ]
     afters = [r.after for r in regrade(log, graders, num_in_flight=2, grader="exact")]
     assert [a.reason for a in afters] == ["correct", "correct", "wrong", "correct", "wrong"]
@@ -85,36 +92,41 @@ def test_another_grader_reads_the_label_as_it_was_sent(decision, graders) -> Non
     assert [a.grader for a in own] == ["boolean", "choice", "choice", "math", "exact"]
 
 
-def test_the_grader_sees_neither_special_tokens_nor_open_thinking(decision, graders) -> None:
+def test_the_grader_sees_neither_special_tokens_nor_open_thinking(
+    decision: Callable[..., Decision], graders: GraderPool
+) -> None:
     log = [
-        Logged(
+        LoggedDecision(
             "a:1", decision("Answer: Lisbon<|im_end|>", "Lisbon", special_tokens=["<|im_end|>"])
         ),
-        Logged("a:2", decision("It is 5.", "5", prompt="2 + 3?<think>\n")),
+        LoggedDecision("a:2", decision("It is 5.", "5", prompt="2 + 3?<think>\n")),
     ]
     reasons = [r.after.reason for r in regrade(log, graders, num_in_flight=1)]
     assert reasons == [Reason.CORRECT, Reason.NO_ANSWER]
 
 
-def test_a_failing_grader_is_an_error_and_no_verdict(decision) -> None:
+def test_a_failing_grader_is_an_error_and_no_verdict(decision: Callable[..., Decision]) -> None:
     class Failing:
         def submit(self, *_: object) -> Any:
             future: Future[Verdict] = Future()
             future.set_exception(ZeroDivisionError("by zero"))
             return future
 
+    graders = cast(GraderPool, Failing())
     with pytest.raises(RescoreError, match="a:1: a grader failed: ZeroDivisionError: by zero"):
-        list(regrade([Logged("a:1", decision())], Failing(), num_in_flight=3))
+        list(regrade([LoggedDecision("a:1", decision())], graders, num_in_flight=3))
 
 
-def test_decisions_are_read_no_further_ahead_than_allowed(decision, graders) -> None:
+def test_decisions_are_read_no_further_ahead_than_allowed(
+    decision: Callable[..., Decision], graders: GraderPool
+) -> None:
     num_read = 0
 
-    def log() -> Iterator[Logged]:
+    def log() -> Iterator[LoggedDecision]:
         nonlocal num_read
         for number in range(200):
             num_read += 1
-            yield Logged(f"a:{number}", decision(f"Answer: {number}", "5"))
+            yield LoggedDecision(f"a:{number}", decision(f"Answer: {number}", "5"))
 
     for number, rescored in enumerate(regrade(log(), graders, num_in_flight=8)):
         assert rescored.place == f"a:{number}"

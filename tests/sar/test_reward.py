@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sar.grading.label import Mode
 from sar.grading.verdict import Reason, Verdict
 from sar.reward import DEFAULT_SAR_WEIGHT, EMPTY_RESPONSE, Likelihood, combine
 
@@ -30,7 +31,9 @@ def test_the_default_weight_is_the_papers() -> None:
         (Reason.WRONG, "eval", 0.0),
     ],
 )
-def test_reward_is_correctness_plus_weighted_sar(reason, mode, expected) -> None:
+def test_reward_is_correctness_plus_weighted_sar(
+    reason: Reason, mode: Mode, expected: float
+) -> None:
     reward = combine(Verdict(reason), HALF, sar_weight=0.2, mode=mode)
     assert reward.value == pytest.approx(expected, abs=1e-12)
     assert reward.correctness == (reason is Reason.CORRECT)
@@ -44,7 +47,7 @@ def test_an_empty_response_has_perplexities_of_one_and_no_sar() -> None:
 
 
 @given(st.floats(-1e300, 1e300), st.floats(-1e300, 1e300), st.floats(-100, 100))
-def test_rewards_are_bounded_by_the_weight(nll_qa, nll_a, weight) -> None:
+def test_rewards_are_bounded_by_the_weight(nll_qa: float, nll_a: float, weight: float) -> None:
     likelihood = Likelihood(nll_qa, nll_a, num_response_tokens=1, truncated=False)
     reward = combine(Verdict(Reason.CORRECT), likelihood, sar_weight=weight, mode="train")
     assert 1 - abs(weight) <= reward.value <= 1 + abs(weight)

@@ -10,13 +10,15 @@ import copy
 import json
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tokenizers import (
+from tokenizers import (  # type: ignore[import-untyped]
     AddedToken,
     Tokenizer,
     decoders,
@@ -28,7 +30,7 @@ from tokenizers import (
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sar.models import BUNDLED_MODEL
-from sar.tokenization import RolloutTokenizer
+from sar.tokenization import EncodedRollout, RolloutTokenizer
 
 CORPUS = [
     "Question: What is 2 + 2? Answer: The answer is 4. Hello world, let us think step by step.",
@@ -41,11 +43,11 @@ CHAT_TEMPLATE = (
 )
 
 
-def byte_level():
+def byte_level() -> Any:
     return AutoTokenizer.from_pretrained(BUNDLED_MODEL)
 
 
-def sentencepiece(scheme, *, rstrip=False):
+def sentencepiece(scheme: str, *, rstrip: bool = False) -> Any:
     """BPE with byte fallback as converted from SentencePiece.
 
     scheme: where a text gets the space that it starts with. "prepend": before every stretch between
@@ -82,7 +84,7 @@ def sentencepiece(scheme, *, rstrip=False):
     return wrapped(tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
-def normalizing(*steps):
+def normalizing(*steps: normalizers.Normalizer) -> Any:
     """Byte-level BPE that changes its text first."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence(list(steps))
@@ -98,7 +100,7 @@ def normalizing(*steps):
     return wrapped(tokenizer, eos_token="</s>")
 
 
-def unigram_with_unknowns():
+def unigram_with_unknowns() -> Any:
     """As T5: NFKC, a space before the text, and <unk> for what is not in the vocabulary."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
@@ -112,13 +114,13 @@ def unigram_with_unknowns():
     return wrapped(tokenizer, eos_token="</s>", unk_token="<unk>")
 
 
-def add_specials(tokenizer, *names, rstrip=False) -> None:
+def add_specials(tokenizer: Any, *names: str, rstrip: bool = False) -> None:
     tokenizer.add_special_tokens(
         [AddedToken(name, special=True, normalized=False, rstrip=rstrip) for name in names]
     )
 
 
-def wrapped(tokenizer, **specials):
+def wrapped(tokenizer: Any, **specials: str) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, chat_template=CHAT_TEMPLATE, **specials
     )
@@ -135,30 +137,30 @@ KINDS = {
     "lower case": lambda: normalizing(normalizers.NFD(), normalizers.Lowercase()),
     "unknowns": unigram_with_unknowns,
 }
-_built = {}
+_built: dict[str, Any] = {}
 
 
 @pytest.fixture(params=KINDS)
-def tokenizer(request):
+def tokenizer(request: pytest.FixtureRequest) -> Any:
     if request.param not in _built:
         _built[request.param] = KINDS[request.param]()
     return _built[request.param]
 
 
-def ids_of(tokenizer, text):
-    return tokenizer.encode(text, add_special_tokens=False)
+def ids_of(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False))
 
 
-def decoded(tokenizer, ids):
-    return tokenizer.decode(ids, skip_special_tokens=False)
+def decoded(tokenizer: Any, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=False))
 
 
-def rollout_tokenizer(tokenizer, **settings):
+def rollout_tokenizer(tokenizer: Any, **settings: Any) -> RolloutTokenizer:
     settings.setdefault("standalone_prompt", "Q:")
     return RolloutTokenizer(tokenizer, system_prompt="", **settings)
 
 
-def continuation_ids(tokenizer, prompt, text):
+def continuation_ids(tokenizer: Any, prompt: str, text: str) -> tuple[list[int], list[int]]:
     """How the tokenizer writes `text` where it continues `prompt`: what a policy trained on the
     whole text samples."""
     prompt_ids = ids_of(tokenizer, prompt)
@@ -189,7 +191,7 @@ RESPONSES = [
 
 
 @pytest.mark.parametrize("response", RESPONSES)
-def test_the_response_comes_back_as_it_was_decoded(tokenizer, response) -> None:
+def test_the_response_comes_back_as_it_was_decoded(tokenizer: Any, response: str) -> None:
     rollouts = rollout_tokenizer(tokenizer)
     for prompt in PROMPTS:
         prompt_ids, response_ids = continuation_ids(tokenizer, prompt, response)
@@ -199,7 +201,7 @@ def test_the_response_comes_back_as_it_was_decoded(tokenizer, response) -> None:
 
 
 @pytest.mark.parametrize("response", RESPONSES)
-def test_the_ids_that_are_scored_are_the_policys(tokenizer, response) -> None:
+def test_the_ids_that_are_scored_are_the_policys(tokenizer: Any, response: str) -> None:
     rollouts = rollout_tokenizer(tokenizer)
     for prompt in PROMPTS:
         prompt_ids, response_ids = continuation_ids(tokenizer, prompt, response)
@@ -208,8 +210,8 @@ def test_the_ids_that_are_scored_are_the_policys(tokenizer, response) -> None:
             continue  # lost: its text is another one's
         query = decoded(tokenizer, prompt_ids + response_ids)
         encoded = rollouts.encode(*rollouts.split(query, prompt))
-        assert encoded.with_question.context_ids == prompt_ids
-        assert encoded.without_question.context_ids == ids_of(tokenizer, "Q:")
+        assert encoded.sequences[0].context_ids == prompt_ids
+        assert encoded.sequences[1].context_ids == ids_of(tokenizer, "Q:")
         for sequence in encoded.sequences:
             names = tokenizer.convert_ids_to_tokens(sequence.response_ids)
             assert names == tokenizer.convert_ids_to_tokens(response_ids), prompt
@@ -218,7 +220,9 @@ def test_the_ids_that_are_scored_are_the_policys(tokenizer, response) -> None:
 
 
 @pytest.mark.parametrize("num_pads", [0, 1, 7])
-def test_what_was_added_before_the_prompt_is_not_in_the_response(tokenizer, num_pads) -> None:
+def test_what_was_added_before_the_prompt_is_not_in_the_response(
+    tokenizer: Any, num_pads: int
+) -> None:
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     for added_ids, prompt in product(([pad] * num_pads, [pad] * num_pads + bos), PROMPTS):
@@ -230,14 +234,14 @@ def test_what_was_added_before_the_prompt_is_not_in_the_response(tokenizer, num_
 
 
 @pytest.mark.parametrize("num_pads", [1, 3])
-def test_left_padding_is_not_part_of_the_prompt(bundled_tokenizer, num_pads) -> None:
+def test_left_padding_is_not_part_of_the_prompt(bundled_tokenizer: Any, num_pads: int) -> None:
     prompt = "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
     query = bundled_tokenizer.pad_token * num_pads + prompt + "4<|im_end|>"
     assert rollout_tokenizer(bundled_tokenizer).split(query, prompt) == (prompt, "4<|im_end|>")
 
 
 @pytest.mark.parametrize("num_pads", [0, 1, 5])
-def test_right_padding_is_not_part_of_the_response(tokenizer, num_pads) -> None:
+def test_right_padding_is_not_part_of_the_response(tokenizer: Any, num_pads: int) -> None:
     tokenizer = copy.deepcopy(tokenizer)  # it gets a padding token
     prompt, eos = PROMPTS[2], tokenizer.eos_token_id
     prompt_ids, response_ids = continuation_ids(tokenizer, prompt, " 4.")
@@ -247,7 +251,7 @@ def test_right_padding_is_not_part_of_the_response(tokenizer, num_pads) -> None:
 
     rollouts = rollout_tokenizer(tokenizer)
     response = rollouts.split(decoded(tokenizer, ids), prompt)[1]
-    assert rollouts.encode(prompt, response).with_question.response_ids == [*response_ids, eos]
+    assert rollouts.encode(prompt, response).sequences[0].response_ids == [*response_ids, eos]
 
 
 # Ends in a marker that no response below contains: where a cut prompt ends is then never a matter
@@ -258,24 +262,30 @@ speech = st.text(st.sampled_from("The cats sat 12. \U0001f389é"), max_size=30)
 
 
 @given(unicode_texts, speech, st.data())
-def test_a_byte_level_prompt_cut_at_any_token(question, response, data) -> None:
+def test_a_byte_level_prompt_cut_at_any_token(
+    question: str, response: str, data: st.DataObject
+) -> None:
     tokenizer = _built.setdefault("byte level", byte_level())
     check_cut(tokenizer, f"<|im_start|>user\n{question}<|im_end|>\n" + END, response, data)
 
 
 @given(unicode_texts, speech, st.data())
-def test_a_sentencepiece_prompt_cut_at_any_token(question, response, data) -> None:
+def test_a_sentencepiece_prompt_cut_at_any_token(
+    question: str, response: str, data: st.DataObject
+) -> None:
     tokenizer = _built.setdefault("sentencepiece", KINDS["sentencepiece"]())
     check_cut(tokenizer, "<|user|>\n" + question + END, response, data)
 
 
 @given(st.text(st.sampled_from("Ａé ½\nab<|end|>"), max_size=40), speech, st.data())
-def test_a_normalizing_prompt_cut_at_any_token(question, response, data) -> None:
+def test_a_normalizing_prompt_cut_at_any_token(
+    question: str, response: str, data: st.DataObject
+) -> None:
     tokenizer = _built.setdefault("NFKC", KINDS["NFKC"]())
     check_cut(tokenizer, "<|user|>\n" + question + END, response, data)
 
 
-def check_cut(tokenizer, prompt, response, data) -> None:
+def check_cut(tokenizer: Any, prompt: str, response: str, data: st.DataObject) -> None:
     prompt_ids, response_ids = ids_of(tokenizer, prompt), ids_of(tokenizer, response)
     kept_ids = prompt_ids[data.draw(st.integers(0, len(prompt_ids) - 1)) :]
     kept, query = decoded(tokenizer, kept_ids), decoded(tokenizer, kept_ids + response_ids)
@@ -285,7 +295,7 @@ def check_cut(tokenizer, prompt, response, data) -> None:
     assert kept_prompt in (prompt, kept, kept.lstrip("\ufffd"))
 
 
-def test_every_cut_inside_characters_of_several_bytes(bundled_tokenizer) -> None:
+def test_every_cut_inside_characters_of_several_bytes(bundled_tokenizer: Any) -> None:
     prompt = "<|im_start|>user\n\U0001f389東京é\U00010348 ok" + END
     rollouts = rollout_tokenizer(bundled_tokenizer)
     prompt_ids, response_ids = ids_of(bundled_tokenizer, prompt), ids_of(bundled_tokenizer, "東 4")
@@ -298,7 +308,7 @@ def test_every_cut_inside_characters_of_several_bytes(bundled_tokenizer) -> None
     assert "\ufffd" in seen
 
 
-def test_a_query_with_another_prompt_is_refused_with_both_texts(tokenizer) -> None:
+def test_a_query_with_another_prompt_is_refused_with_both_texts(tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="does not start with its prompt") as caught:
         rollout_tokenizer(tokenizer).split("How many cats? 12", "What is 2 + 2?")
     assert "'How many cats? 12'" in str(caught.value)
@@ -307,7 +317,7 @@ def test_a_query_with_another_prompt_is_refused_with_both_texts(tokenizer) -> No
 
 @pytest.mark.parametrize(("text", "kept"), [("ab ", 1.0), ("ab ", 0.5), ("\U0001f389", 0.5)])
 @pytest.mark.parametrize("kind", ["byte level", "sentencepiece, rstrip"])
-def test_large_rollouts_are_split_in_seconds(kind, text, kept) -> None:
+def test_large_rollouts_are_split_in_seconds(kind: str, text: str, kept: float) -> None:
     tokenizer = _built.setdefault(kind, KINDS[kind]())
     prompt = "<|user|>\n" + text * (300_000 // len(text.encode())) + END
     prompt_ids = ids_of(tokenizer, prompt)
@@ -319,14 +329,14 @@ def test_large_rollouts_are_split_in_seconds(kind, text, kept) -> None:
     assert time.monotonic() - start < 10
 
 
-def test_the_end_of_sequence_token_counts(bundled_tokenizer) -> None:
+def test_the_end_of_sequence_token_counts(bundled_tokenizer: Any) -> None:
     rollouts = rollout_tokenizer(bundled_tokenizer)
     without, with_eos = rollouts.encode("Q: 2+2?", "4"), rollouts.encode("Q: 2+2?", "4<|im_end|>")
     assert with_eos.num_response_tokens == without.num_response_tokens + 1
-    assert with_eos.with_question.response_ids[-1] == bundled_tokenizer.eos_token_id
+    assert with_eos.sequences[0].response_ids[-1] == bundled_tokenizer.eos_token_id
 
 
-def test_an_empty_response_has_nothing_to_score(tokenizer) -> None:
+def test_an_empty_response_has_nothing_to_score(tokenizer: Any) -> None:
     encoded = rollout_tokenizer(tokenizer, max_context_tokens=64).encode("Q: 2+2?", "")
     assert encoded.sequences == []
     assert (encoded.with_question, encoded.without_question) == (None, None)
@@ -334,13 +344,13 @@ def test_an_empty_response_has_nothing_to_score(tokenizer) -> None:
     assert not encoded.truncated
 
 
-def test_graders_get_no_special_tokens(bundled_tokenizer) -> None:
+def test_graders_get_no_special_tokens(bundled_tokenizer: Any) -> None:
     rollouts = rollout_tokenizer(bundled_tokenizer)
     text = "<|im_start|>The answer<|endoftext|> is 4 <x> <|im_end|>"
-    assert rollouts.without_special_tokens(text) == "The answer is 4 <x> "
+    assert rollouts.remove_special_tokens(text) == "The answer is 4 <x> "
     bare = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     without_any = rollout_tokenizer(PreTrainedTokenizerFast(tokenizer_object=bare))
-    assert without_any.without_special_tokens("a $^ b\n") == "a $^ b\n"
+    assert without_any.remove_special_tokens("a $^ b\n") == "a $^ b\n"
 
 
 class WrittenInPython:
@@ -348,14 +358,14 @@ class WrittenInPython:
 
     backend_tokenizer = None
 
-    def __init__(self, tokenizer) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._in_use = threading.Lock()
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
 
-    def encode(self, *args, **kwargs):
+    def encode(self, *args: Any, **kwargs: Any) -> Any:
         assert self._in_use.acquire(blocking=False), "two threads in one tokenizer"
         try:
             time.sleep(0.0005)  # lets another thread in
@@ -365,13 +375,13 @@ class WrittenInPython:
 
 
 @pytest.mark.parametrize("wrap", [lambda tokenizer: tokenizer, WrittenInPython])
-def test_threads_share_a_tokenizer(wrap) -> None:
+def test_threads_share_a_tokenizer(wrap: Callable[[Any], Any]) -> None:
     rollouts = rollout_tokenizer(wrap(byte_level()), max_context_tokens=200)
     jobs = [
         (f"Question {i}: " + "東é " * (i % 7), f" It is {i}.\n" * (1 + i % 11)) for i in range(64)
     ]
 
-    def work(job):
+    def work(job: tuple[str, str]) -> tuple[tuple[str, str], EncodedRollout]:
         prompt, response = job
         return rollouts.split("<|endoftext|>" + prompt + response, prompt), rollouts.encode(*job)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from openrlhf.utils import agent
 
-from sar.models.problems import Problem, generate
+from sar.models.problems import ArithmeticProblem, generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
 
 PROBLEMS = list(islice(generate(seed=20260901, held_out=True), 256))
@@ -31,7 +31,7 @@ class _Playback:
         return SimpleNamespace(outputs=[output])
 
 
-def _many(tokenizer: Any, count: int) -> list[tuple[Problem, list[int], bool]]:
+def _many(tokenizer: Any, count: int) -> list[tuple[ArithmeticProblem, list[int], bool]]:
     """Rollouts of four kinds, right and wrong, all different."""
     kinds = ("concise", "padded", "wrong_end", "unrelated")
     rollouts = []
@@ -45,7 +45,7 @@ def _many(tokenizer: Any, count: int) -> list[tuple[Problem, list[int], bool]]:
 
 
 def _all_at_once(
-    server: Any, tokenizer: Any, rollouts: Sequence[tuple[Problem, list[int], bool]]
+    server: Any, tokenizer: Any, rollouts: Sequence[tuple[ArithmeticProblem, list[int], bool]]
 ) -> tuple[list[dict[str, Any]], float]:
     async def gather() -> list[dict[str, Any]]:
         outputs: list[dict[str, Any]] = await asyncio.gather(

@@ -267,13 +267,13 @@ def test_the_old_weights_leave_memory(
         assert num_in_memory() <= has_room  # without room, the old weights are gone by now
         scorer = TransformersScorer.from_pretrained(path, device="cpu", max_batch_tokens=1000)
         models.append(weakref.ref(scorer._model))
-        room_check = scorer.room_check
+        has_room_for_copy = scorer.has_room_for_copy
         return Engine(
             tokenizer,
             Batcher(scorer, 1000),
             path,
             scorer.architecture,
-            lambda: room_check() and has_room,
+            lambda: has_room_for_copy() and has_room,
         )
 
     service = RewardService(graders, sar_weight=0.2, limits=ServiceLimits(60, 2**31))

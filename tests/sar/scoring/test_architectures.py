@@ -4,8 +4,11 @@ and models that cannot be packed, which are scored alone or refused, never wrong
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from transformers import (
@@ -25,7 +28,7 @@ from sar.scoring import TokenSequence
 from sar.scoring.transformers_scorer import TransformersScorer
 
 VOCABULARY = 97
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -73,7 +76,7 @@ LINEAR = {
 EXPERTS = {"num_local_experts": 2, "num_experts": 2, "num_experts_per_tok": 1}
 # Recurrence, biases for distance, sinks, chunks, attention past transformers' interface or with
 # two halves, a whole-sentence mask: model types and what their tiny configurations add.
-NOT_PACKED = {
+NOT_PACKED: dict[str, dict[str, Any]] = {
     "mamba": {},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8, "chunk_size": 16},
     "falcon_h1": {**MAMBA, "head_dim": 8},
@@ -100,7 +103,7 @@ NOT_PACKED = {
 REFUSED = ("bert", "llama4_text")
 
 
-def build(config, dtype=torch.float32):
+def build(config: Any, dtype: torch.dtype = torch.float32) -> Any:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     if getattr(config, "attn_logit_softcapping", None):
@@ -112,12 +115,15 @@ def build(config, dtype=torch.float32):
     return model.to(dtype).eval()
 
 
-def rollouts(seed=0, num_prompts=3, num_rollouts=4, longest=45):
+def rollouts(
+    seed: int = 0, num_prompts: int = 3, num_rollouts: int = 4, longest: int = 45
+) -> list[TokenSequence]:
     """Groups that share their prompts, each response also after the empty-question prompt."""
     rng = np.random.default_rng(seed)
 
-    def ids(shortest, longest):
-        return rng.integers(3, VOCABULARY, rng.integers(shortest, longest)).tolist()
+    def ids(shortest: int, longest: int) -> list[int]:
+        drawn: list[int] = rng.integers(3, VOCABULARY, rng.integers(shortest, longest)).tolist()
+        return drawn
 
     empty = ids(4, 8)
     sequences = []
@@ -130,7 +136,9 @@ def rollouts(seed=0, num_prompts=3, num_rollouts=4, longest=45):
 
 
 @torch.no_grad()
-def plain(model, sequences, batch_size=8):
+def plain(
+    model: Any, sequences: list[TokenSequence], batch_size: int = 8
+) -> list[npt.NDArray[Any]]:
     """Right-padded batches with an attention mask; all logits in float32."""
     results = []
     for start in range(0, len(sequences), batch_size):
@@ -154,17 +162,19 @@ def plain(model, sequences, batch_size=8):
     return results
 
 
-def alone(model, sequences):
+def alone(model: Any, sequences: list[TokenSequence]) -> list[npt.NDArray[Any]]:
     return plain(model, sequences, batch_size=1)
 
 
-def assert_close(got, expected, tolerance=1e-4) -> None:
+def assert_close(
+    got: Sequence[npt.NDArray[Any]], expected: Sequence[npt.NDArray[Any]], tolerance: float = 1e-4
+) -> None:
     for logprobs, wanted in zip(got, expected, strict=True):
         np.testing.assert_allclose(logprobs, wanted, rtol=0, atol=tolerance)
 
 
 @packed_models
-def test_numbers_are_those_of_padded_batches(name) -> None:
+def test_numbers_are_those_of_padded_batches(name: str) -> None:
     model = build(PACKED[name]())
     sequences = rollouts()
     expected = plain(model, sequences)
@@ -175,12 +185,12 @@ def test_numbers_are_those_of_padded_batches(name) -> None:
         assert_close(scorer.response_logprobs(sequences), expected)
 
 
-def nlls(results):
+def nlls(results: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     return np.array([mean_nll(np.asarray(logprobs, np.float32)) for logprobs in results])
 
 
 @packed_models
-def test_numbers_in_bfloat16_are_those_of_padded_batches_in_bfloat16(name) -> None:
+def test_numbers_in_bfloat16_are_those_of_padded_batches_in_bfloat16(name: str) -> None:
     # Smaller weights than SHAPE's, with which bfloat16 itself is off by more than this.
     config = PACKED[name]()
     config.initializer_range = 0.1
@@ -193,7 +203,9 @@ def test_numbers_in_bfloat16_are_those_of_padded_batches_in_bfloat16(name) -> No
 
 
 @pytest.mark.parametrize("name", NOT_PACKED)
-def test_a_model_that_cannot_be_packed_is_scored_right_or_refused(name, caplog) -> None:
+def test_a_model_that_cannot_be_packed_is_scored_right_or_refused(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     shape = SHAPE | {"num_key_value_heads": 4} if name in ("mpt", "bloom") else SHAPE
     model = build(AutoConfig.for_model(name, **{**shape, **NOT_PACKED[name]}))
     sequences = rollouts(num_prompts=2, num_rollouts=2)
@@ -211,7 +223,7 @@ def test_a_model_that_cannot_be_packed_is_scored_right_or_refused(name, caplog) 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("spread", [0.02, 0.1])
-def test_recurrence_beside_attention_is_never_packed(dtype, spread) -> None:
+def test_recurrence_beside_attention_is_never_packed(dtype: torch.dtype, spread: float) -> None:
     # Each layer attends in the usual way, and has a state-space half that knows no packs.
     shape = SHAPE | {"initializer_range": spread, "hidden_size": 64}
     mamba = MAMBA | {"mamba_d_head": 16, "mamba_d_ssm": 64, "mamba_d_state": 16}
@@ -257,7 +269,7 @@ def test_rotations_that_depend_on_what_was_scored_before_are_refused() -> None:
 
 
 @pytest.mark.parametrize("rope_type", ["yarn", "linear", "llama3"])
-def test_rotations_that_are_the_same_for_all_lengths_are_packed(rope_type) -> None:
+def test_rotations_that_are_the_same_for_all_lengths_are_packed(rope_type: str) -> None:
     rope = {
         "rope_type": rope_type, "rope_theta": 10_000.0, "factor": 4.0,
         "original_max_position_embeddings": 32, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

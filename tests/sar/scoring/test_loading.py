@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, BertConfig, BertModel, LlamaConfig
+from transformers import AutoModelForCausalLM, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from sar.models.problems import generate
 from sar.perplexity import mean_nll
@@ -23,21 +25,21 @@ SHAPE = {
 }
 
 
-def test_a_checkpoint_in_half_precision_is_scored_in_float32_on_a_cpu(tmp_path) -> None:
+def test_a_checkpoint_in_half_precision_is_scored_in_float32_on_a_cpu(tmp_path: Path) -> None:
     AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE)).bfloat16().save_pretrained(tmp_path)
     scorer = TransformersScorer.from_pretrained(str(tmp_path), device="cpu", max_batch_tokens=1000)
     assert "torch.float32" in scorer.description
 
 
 def test_the_bundled_model_finds_the_response_likely_that_fits_the_question(
-    bundled_model_path, bundled_tokenizer
+    bundled_model_path: Path, bundled_tokenizer: Any
 ) -> None:
     scorer: LogprobScorer = TransformersScorer.from_pretrained(
         str(bundled_model_path), device="cpu", max_batch_tokens=4096
     )
     problem, other = islice(generate(5, held_out=True), 2)
 
-    def sequence(question, response):
+    def sequence(question: str, response: str) -> TokenSequence:
         prompt = render_prompt(bundled_tokenizer, question, DEFAULT_SYSTEM_PROMPT)
         return TokenSequence(bundled_tokenizer.encode(prompt), bundled_tokenizer.encode(response))
 
@@ -61,17 +63,17 @@ def test_the_device_auto_is_there() -> None:
 
 
 @pytest.mark.parametrize("device", ["gpu", "", "cpu:x", "cuda:99", "meat", "cuda:-1"])
-def test_a_device_that_is_not_there_is_refused_by_name(device) -> None:
+def test_a_device_that_is_not_there_is_refused_by_name(device: str) -> None:
     with pytest.raises(ValueError, match="no device") as caught:
         resolve_device(device)
     assert repr(device) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-class LeakyHead(type(AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE)))):
+class LeakyHead(LlamaForCausalLM):  # type: ignore[misc]  # transformers is untyped
     """Its logits depend on more than the body's output."""
 
-    def forward(self, input_ids=None, **kwargs):
+    def forward(self, input_ids: Any = None, **kwargs: Any) -> Any:
         output = super().forward(input_ids=input_ids, **kwargs)
         if input_ids is not None:
             output.logits = output.logits * 1.5
@@ -81,14 +83,14 @@ class LeakyHead(type(AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE)))):
 class LogitsByHand(LeakyHead):
     """Needs the ids where its head should run alone."""
 
-    def forward(self, input_ids=None, **kwargs):
+    def forward(self, input_ids: Any = None, **kwargs: Any) -> Any:
         output = super().forward(input_ids=input_ids, **kwargs)
         output.logits = output.logits * input_ids.shape[0]
         return output
 
 
 @pytest.mark.parametrize("broken", [LeakyHead, LogitsByHand])
-def test_a_head_that_cannot_run_apart_is_refused(broken) -> None:
+def test_a_head_that_cannot_run_apart_is_refused(broken: Any) -> None:
     with pytest.raises(ValueError, match=f"cannot score with {broken.__name__}"):
         TransformersScorer(broken(LlamaConfig(**SHAPE)).eval(), 100)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -10,6 +14,8 @@ from transformers import AutoModelForCausalLM, GptOssConfig, LlamaConfig, LlamaF
 
 from sar.scoring import TokenSequence
 from sar.scoring import transformers_scorer as module
+from sar.scoring.output_head import OutputHead
+from sar.scoring.packing import Pack
 from sar.scoring.transformers_scorer import TransformersScorer
 
 VOCABULARY = 97
@@ -29,22 +35,23 @@ ERRORS = [
 out_of_memory = pytest.mark.parametrize("error", ERRORS, ids=lambda e: type(e).__name__)
 
 
-def scorer_of(config, budget=1000):
+def scorer_of(config: Any, budget: int = 1000) -> TransformersScorer:
     torch.manual_seed(0)
     return TransformersScorer(AutoModelForCausalLM.from_config(config).eval(), budget)
 
 
 @pytest.fixture
-def scorer():
+def scorer() -> TransformersScorer:
     return scorer_of(LlamaConfig(**SHAPE))
 
 
-def groups(num_prompts=3, num_rollouts=4, seed=0):
+def groups(num_prompts: int = 3, num_rollouts: int = 4, seed: int = 0) -> list[TokenSequence]:
     """Rollouts of a few prompts, each also after the empty-question context."""
     rng = np.random.default_rng(seed)
 
-    def ids(longest):
-        return rng.integers(0, VOCABULARY, rng.integers(1, longest)).tolist()
+    def ids(longest: int) -> list[int]:
+        drawn: list[int] = rng.integers(0, VOCABULARY, rng.integers(1, longest)).tolist()
+        return drawn
 
     empty = ids(10)
     sequences = []
@@ -59,12 +66,19 @@ def groups(num_prompts=3, num_rollouts=4, seed=0):
 class Limited:
     """A body that raises when it gets more tokens than fit, and remembers what it got."""
 
-    def __init__(self, scorer, monkeypatch, num_tokens, error) -> None:
-        self.fits, self.error, self.asked = num_tokens, error, []
+    def __init__(
+        self,
+        scorer: TransformersScorer,
+        monkeypatch: pytest.MonkeyPatch,
+        num_tokens: int,
+        error: Exception,
+    ) -> None:
+        self.fits, self.error = num_tokens, error
+        self.asked: list[int] = []
         self.body = scorer._body
         monkeypatch.setattr(scorer, "_body", self)
 
-    def __call__(self, **inputs):
+    def __call__(self, **inputs: Any) -> Any:
         num_tokens = inputs["input_ids"].shape[1]
         self.asked.append(num_tokens)
         if num_tokens > self.fits:
@@ -72,7 +86,7 @@ class Limited:
         return self.body(**inputs)
 
 
-def assert_same(got, expected) -> None:
+def assert_same(got: Sequence[npt.NDArray[Any]], expected: Sequence[npt.NDArray[Any]]) -> None:
     assert len(got) == len(expected)
     for logprobs, wanted in zip(got, expected, strict=True):
         assert logprobs.dtype == np.float32
@@ -82,7 +96,11 @@ def assert_same(got, expected) -> None:
 @out_of_memory
 @pytest.mark.parametrize("fits", [250, 120, 45])
 def test_out_of_memory_changes_neither_numbers_nor_order(
-    scorer, monkeypatch, error, fits, caplog
+    scorer: TransformersScorer,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    fits: int,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     sequences = groups()
     expected = scorer.response_logprobs(sequences)
@@ -93,7 +111,9 @@ def test_out_of_memory_changes_neither_numbers_nor_order(
 
 
 @out_of_memory
-def test_the_pack_that_failed_is_halved_and_no_other(scorer, monkeypatch, error) -> None:
+def test_the_pack_that_failed_is_halved_and_no_other(
+    scorer: TransformersScorer, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     sequences = [TokenSequence([i], [1] * 20) for i in range(16)]  # 20 tokens each
     body = Limited(scorer, monkeypatch, 170, error)
     scorer.response_logprobs(sequences)
@@ -105,7 +125,9 @@ def test_the_pack_that_failed_is_halved_and_no_other(scorer, monkeypatch, error)
 
 
 @out_of_memory
-def test_the_next_call_tries_the_full_budget_again(scorer, monkeypatch, error) -> None:
+def test_the_next_call_tries_the_full_budget_again(
+    scorer: TransformersScorer, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     sequences = [TokenSequence([i], [1] * 20) for i in range(4)]
     body = Limited(scorer, monkeypatch, 40, error)
     scorer.response_logprobs(sequences)
@@ -116,7 +138,9 @@ def test_the_next_call_tries_the_full_budget_again(scorer, monkeypatch, error) -
 
 
 @out_of_memory
-def test_one_sequence_that_does_not_fit_is_an_error(scorer, monkeypatch, error) -> None:
+def test_one_sequence_that_does_not_fit_is_an_error(
+    scorer: TransformersScorer, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     sequences = [*groups(), TokenSequence([1] * 50, [2] * 80)]
     Limited(scorer, monkeypatch, 100, error)
     with pytest.raises(type(error)) as caught:
@@ -125,14 +149,16 @@ def test_one_sequence_that_does_not_fit_is_an_error(scorer, monkeypatch, error) 
 
 
 @out_of_memory
-def test_sequences_that_share_everything_are_divided_too(scorer, monkeypatch, error) -> None:
+def test_sequences_that_share_everything_are_divided_too(
+    scorer: TransformersScorer, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     # Only two in one pack do not fit; a response of one token adds none to its context.
     sequences = [TokenSequence([1, 2, 3], [token]) for token in (4, 5, 6)]
     expected = scorer.response_logprobs(sequences)
     calls = []
     score = TransformersScorer._score_pack
 
-    def picky(self, pack):
+    def picky(self: Any, pack: Pack) -> Any:
         calls.append(len(pack.members))
         if len(pack.members) > 1:
             raise error
@@ -144,23 +170,25 @@ def test_sequences_that_share_everything_are_divided_too(scorer, monkeypatch, er
 
 
 @out_of_memory
-def test_running_out_at_the_output_head_halves_the_pack(scorer, monkeypatch, error) -> None:
+def test_running_out_at_the_output_head_halves_the_pack(
+    scorer: TransformersScorer, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     sequences = groups()
     expected = scorer.response_logprobs(sequences)
-    head = module.OutputHead.__call__
+    head = OutputHead.__call__
 
-    def picky(self, hidden, body):
+    def picky(self: Any, hidden: Any, body: Any) -> Any:
         if len(hidden) > 50:
             raise error
         return head(self, hidden, body)
 
-    monkeypatch.setattr(module.OutputHead, "__call__", picky)
+    monkeypatch.setattr(OutputHead, "__call__", picky)
     assert_same(scorer.response_logprobs(sequences), expected)
 
 
 @out_of_memory
 def test_a_model_that_cannot_be_packed_raises_as_it_has_nothing_to_halve(
-    monkeypatch, error
+    monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     config = GptOssConfig(**SHAPE, head_dim=8, num_local_experts=2, num_experts_per_tok=1)
     scorer = scorer_of(config)
@@ -181,7 +209,9 @@ def test_a_model_that_cannot_be_packed_raises_as_it_has_nothing_to_halve(
     ],
     ids=str,
 )
-def test_other_errors_are_raised_at_once(scorer, monkeypatch, error) -> None:
+def test_other_errors_are_raised_at_once(
+    scorer: TransformersScorer, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     body = Limited(scorer, monkeypatch, 0, error)
     with pytest.raises(type(error)) as caught:
         scorer.response_logprobs(groups())
@@ -189,7 +219,9 @@ def test_other_errors_are_raised_at_once(scorer, monkeypatch, error) -> None:
     assert len(body.asked) == 1
 
 
-def test_after_an_error_the_scorer_works_as_before(scorer, monkeypatch) -> None:
+def test_after_an_error_the_scorer_works_as_before(
+    scorer: TransformersScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sequences = groups()
     expected = scorer.response_logprobs(sequences)
     with monkeypatch.context() as patch:
@@ -199,14 +231,14 @@ def test_after_an_error_the_scorer_works_as_before(scorer, monkeypatch) -> None:
     assert_same(scorer.response_logprobs(sequences), expected)
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The most elements of any tensor that an operation gives."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.num_elements = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         for tensor in output if isinstance(output, tuple | list) else [output]:
             if isinstance(tensor, torch.Tensor):
@@ -215,7 +247,7 @@ class Largest(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("vocabulary", [20_000, 100_000])
-def test_logits_are_bounded_whatever_the_vocabulary(vocabulary) -> None:
+def test_logits_are_bounded_whatever_the_vocabulary(vocabulary: int) -> None:
     shape = SHAPE | {"vocab_size": vocabulary, "hidden_size": 8, "intermediate_size": 8}
     scorer = scorer_of(LlamaConfig(**shape), budget=5000)
     limit = module._CPU_BLOCK_BYTES // 4
@@ -225,10 +257,10 @@ def test_logits_are_bounded_whatever_the_vocabulary(vocabulary) -> None:
     assert 1000 * module._CPU_BLOCK_WORDS < largest.num_elements <= limit
 
 
-class RankedLlama(LlamaForCausalLM):
+class RankedLlama(LlamaForCausalLM):  # type: ignore[misc]  # transformers is untyped
     """Logits that depend on others: they cannot be made block by block."""
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         output = super().forward(*args, **kwargs)
         output.logits = output.logits - output.logits.abs().mean(-1, keepdim=True) * output.logits
         return output
@@ -250,7 +282,7 @@ def test_a_head_that_cannot_be_divided_keeps_its_logits_bounded() -> None:
 
 
 @pytest.mark.parametrize("vocabulary", [1023, 1024, 1025, 2048, 5000])
-def test_a_divided_vocabulary_gives_what_the_whole_gives(vocabulary) -> None:
+def test_a_divided_vocabulary_gives_what_the_whole_gives(vocabulary: int) -> None:
     scorer = scorer_of(LlamaConfig(**SHAPE | {"vocab_size": vocabulary}))
     assert scorer._head.is_divided == (vocabulary > module._CPU_BLOCK_WORDS)
     last = vocabulary - 1
@@ -259,7 +291,7 @@ def test_a_divided_vocabulary_gives_what_the_whole_gives(vocabulary) -> None:
     assert_same(scorer.response_logprobs([sequence]), [scorer._logprobs_of_whole_model(sequence)])
 
 
-def test_long_contexts_cost_no_logits(monkeypatch) -> None:
+def test_long_contexts_cost_no_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary = 20_000
     shape = SHAPE | {"vocab_size": vocabulary, "hidden_size": 8, "intermediate_size": 8}
     scorer = scorer_of(LlamaConfig(**shape))

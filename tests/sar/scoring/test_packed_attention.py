@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Never
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.testing import assert_close
 from transformers import (
     AttentionInterface,
@@ -29,7 +30,7 @@ from transformers.masking_utils import (
 
 from sar.scoring import TokenSequence
 from sar.scoring import packed_attention as module
-from sar.scoring.packed_attention import PACKED, CannotPack, packed
+from sar.scoring.packed_attention import PACKED, CannotPack, attend_within_segments
 from sar.scoring.packing import Segment, plan_packs
 
 attend = AttentionInterface()[PACKED]
@@ -54,7 +55,15 @@ SHAPE = {
 }  # fmt: skip
 
 
-def drawn(num_tokens, heads, *, size=8, value_size=None, dtype=torch.float32, seed=0):
+def drawn(
+    num_tokens: int,
+    heads: tuple[int, int],
+    *,
+    size: int = 8,
+    value_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     num_queries, num_keys = heads
     shapes = [(num_queries, size), (num_keys, size), (num_keys, value_size or size)]
@@ -63,19 +72,32 @@ def drawn(num_tokens, heads, *, size=8, value_size=None, dtype=torch.float32, se
     ]
 
 
-def mask_of(window, **kwargs):
+def mask_of(window: int | None, **kwargs: Any) -> Any:
     sees = causal_mask_function if window is None else sliding_window_causal_mask_function(window)
     return make_mask(mask_function=sees, local_size=window, **kwargs)
 
 
-def run(segments, query, key, value, *, window=None, varlen=False, **kwargs):
-    with packed(segments, CPU, num_layers=1, allows_varlen=varlen):
+def run(
+    segments: list[Segment],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    window: int | None = None,
+    varlen: bool = False,
+    **kwargs: Any,
+) -> Tensor:
+    output: Tensor
+    with attend_within_segments(segments, CPU, num_layers=1, allows_varlen=varlen):
         output, weights = attend(CAUSAL, query, key, value, mask_of(window), **kwargs)
     assert weights is None
     return output
 
 
-def reference(segments, query, key, value, *, window=None, scaling=None, softcap=None):
+def reference(
+    segments: list[Segment], query: Tensor, key: Tensor, value: Tensor, *,
+    window: int | None = None, scaling: float | None = None, softcap: float | None = None,
+) -> Tensor:  # fmt: skip
     """(1, T, Q, D), token by token."""
     query, key, value = (x[0].double() for x in (query, key, value))
     key, value = (x.repeat_interleave(len(query) // len(x), 0) for x in (key, value))
@@ -94,7 +116,9 @@ def reference(segments, query, key, value, *, window=None, scaling=None, softcap
     return output[None]
 
 
-def check(segments, tensors, *, tolerance=2e-5, **kwargs) -> None:
+def check(
+    segments: list[Segment], tensors: list[Tensor], *, tolerance: float = 2e-5, **kwargs: Any
+) -> None:
     varlen = kwargs.pop("varlen", False)
     got = run(segments, *tensors, varlen=varlen, **kwargs)
     assert got.dtype == tensors[0].dtype
@@ -107,7 +131,11 @@ def check(segments, tensors, *, tolerance=2e-5, **kwargs) -> None:
 @pytest.mark.parametrize("softcap", [None, 0.7])
 @pytest.mark.parametrize("block", [256, 4, 1])
 def test_tokens_see_their_own_sequence_and_no_other(
-    heads, window, softcap, block, monkeypatch
+    heads: tuple[int, int],
+    window: int | None,
+    softcap: float | None,
+    block: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "_QUERY_BLOCK", block)
     check(LAYOUT, drawn(34, heads), window=window, softcap=softcap)
@@ -115,18 +143,18 @@ def test_tokens_see_their_own_sequence_and_no_other(
 
 @pytest.mark.parametrize("scaling", [0.01, 1.0])
 @pytest.mark.parametrize("softcap", [None, 5.0])
-def test_the_models_own_scaling_is_used(scaling, softcap) -> None:
+def test_the_models_own_scaling_is_used(scaling: float | None, softcap: float | None) -> None:
     check(LAYOUT, drawn(34, (4, 2)), scaling=scaling, softcap=softcap)
 
 
 @pytest.mark.parametrize("window", [None, 9])
-def test_values_may_be_of_another_size_than_keys(window) -> None:
+def test_values_may_be_of_another_size_than_keys(window: int | None) -> None:
     check(LAYOUT, drawn(34, (4, 2), value_size=12), window=window)
 
 
 @pytest.mark.parametrize("window", [None, 6])
 @pytest.mark.parametrize("softcap", [None, 2.0])
-def test_bfloat16_is_off_by_its_rounding_only(window, softcap) -> None:
+def test_bfloat16_is_off_by_its_rounding_only(window: int | None, softcap: float | None) -> None:
     tensors = drawn(34, (4, 2), dtype=torch.bfloat16)
     check(LAYOUT, tensors, tolerance=0.06, window=window, softcap=softcap)
 
@@ -135,7 +163,7 @@ def test_bfloat16_is_off_by_its_rounding_only(window, softcap) -> None:
     ("window", "softcap"),
     [(None, None), (1, None), (200, None), (256, None), (257, None), (None, 3.0), (300, 3.0)],
 )
-def test_segments_longer_than_a_block_of_queries(window, softcap) -> None:
+def test_segments_longer_than_a_block_of_queries(window: int | None, softcap: float | None) -> None:
     segments = [Segment(0, 300), Segment(300, 560, 0, 300), Segment(560, 575, 0, 300)]
     check(segments, drawn(575, (2, 1), size=4), window=window, softcap=softcap)
 
@@ -151,7 +179,10 @@ def test_segments_longer_than_a_block_of_queries(window, softcap) -> None:
     softcap=st.none() | st.just(1.0),
     varlen=st.booleans(),
 )
-def test_any_pack_that_is_planned(lengths, budget, window, block, softcap, varlen) -> None:
+def test_any_pack_that_is_planned(
+    lengths: list[tuple[int, int, int]], budget: int, window: int | None, block: int,
+    softcap: float | None, varlen: bool,
+) -> None:  # fmt: skip
     sequences = [TokenSequence([which] * c, [3] * r) for which, c, r in lengths]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_QUERY_BLOCK", block)
@@ -163,8 +194,9 @@ def test_any_pack_that_is_planned(lengths, budget, window, block, softcap, varle
 
 
 def varlen_by_its_documentation(
-    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa
-):
+    query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor,
+    max_q: int, max_k: int, *, scale: float, window_size: tuple[int, int], enable_gqa: bool,
+) -> Tensor:  # fmt: skip
     """What torch.nn.attention.varlen promises: bottom-right causal, `window_size[0]` to the left
     of a query's own key, -1 for all."""
     assert {cu_seq_q.dtype, cu_seq_k.dtype} == {torch.int32}
@@ -172,7 +204,7 @@ def varlen_by_its_documentation(
     assert query.shape[1] % key.shape[1] == 0
     assert window_size[1] == 0, "causal"
     assert cu_seq_q[0] == cu_seq_k[0] == 0
-    assert (cu_seq_q[-1], cu_seq_k[-1]) == (query.shape[0], key.shape[0])
+    assert (int(cu_seq_q[-1]), int(cu_seq_k[-1])) == (query.shape[0], key.shape[0])
     assert key.shape[0] == value.shape[0]
     assert max_q == cu_seq_q.diff().max()
     assert max_k == cu_seq_k.diff().max()
@@ -200,11 +232,14 @@ def varlen_by_its_documentation(
 @pytest.mark.parametrize("window", [None, 1, 5, 16, 100])
 @pytest.mark.parametrize("scaling", [None, 0.3])
 def test_the_kernel_for_all_segments_is_asked_the_right_thing(
-    heads, window, scaling, monkeypatch
+    heads: tuple[int, int],
+    window: int | None,
+    scaling: float | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls = []
 
-    def recording(*args, **kwargs):
+    def recording(*args: Any, **kwargs: Any) -> Tensor:
         calls.append(kwargs)
         return varlen_by_its_documentation(*args, **kwargs)
 
@@ -215,7 +250,7 @@ def test_the_kernel_for_all_segments_is_asked_the_right_thing(
     assert call["window_size"] == ((-1, 0) if window is None else (window - 1, 0))
 
 
-def test_the_kernel_is_not_used_where_it_cannot_be(monkeypatch) -> None:
+def test_the_kernel_is_not_used_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "varlen_attn", lambda *_, **__: pytest.fail("on a CPU"))
     tensors = drawn(34, (4, 2), dtype=torch.bfloat16)
     check(LAYOUT, tensors, tolerance=0.06, varlen=True)
@@ -223,7 +258,7 @@ def test_the_kernel_is_not_used_where_it_cannot_be(monkeypatch) -> None:
 
 def test_layers_of_different_windows_share_a_pack() -> None:
     tensors = drawn(34, (4, 2))
-    with packed(LAYOUT, CPU, num_layers=4, allows_varlen=False):
+    with attend_within_segments(LAYOUT, CPU, num_layers=4, allows_varlen=False):
         for window in (None, 3, None, 7):
             output, _ = attend(CAUSAL, *tensors, mask_of(window))
             expected = reference(LAYOUT, *tensors, window=window)
@@ -240,7 +275,7 @@ def test_layers_of_different_windows_share_a_pack() -> None:
         ({"is_causal": False}, "not causal"),
     ],
 )
-def test_attention_that_is_not_known_is_refused(arguments, reason) -> None:
+def test_attention_that_is_not_known_is_refused(arguments: dict[str, Any], reason: str) -> None:
     with pytest.raises(CannotPack, match=reason):
         run(LAYOUT, *drawn(34, (4, 2)), **arguments)
 
@@ -257,16 +292,16 @@ def test_a_module_that_is_not_causal_is_refused() -> None:
     encoder = SimpleNamespace(is_causal=False)
     with (
         pytest.raises(CannotPack, match="not causal"),
-        packed(LAYOUT, CPU, num_layers=1, allows_varlen=False),
+        attend_within_segments(LAYOUT, CPU, num_layers=1, allows_varlen=False),
     ):
         attend(encoder, *drawn(34, (4, 2)), mask_of(None))
 
 
 @pytest.mark.parametrize("mask", [None, torch.zeros(1, 1, 34, 34), torch.ones(1, 34)])
-def test_a_mask_that_the_model_made_is_refused(mask) -> None:
+def test_a_mask_that_the_model_made_is_refused(mask: Tensor | None) -> None:
     with (
         pytest.raises(CannotPack, match="by itself"),
-        packed(LAYOUT, CPU, num_layers=1, allows_varlen=False),
+        attend_within_segments(LAYOUT, CPU, num_layers=1, allows_varlen=False),
     ):
         attend(CAUSAL, *drawn(34, (4, 2)), mask)
 
@@ -288,25 +323,27 @@ def test_a_mask_that_the_model_made_is_refused(mask) -> None:
         (lambda b, h, q, k: k <= q, {"local_size": 4}),
     ],
 )  # fmt: skip
-def test_a_mask_that_is_neither_causal_nor_a_sliding_window_is_refused(sees, arguments) -> None:
+def test_a_mask_that_is_neither_causal_nor_a_sliding_window_is_refused(
+    sees: Any, arguments: dict[str, Any]
+) -> None:
     with (
         pytest.raises(CannotPack, match="mask"),
-        packed(LAYOUT, CPU, num_layers=1, allows_varlen=False),
+        attend_within_segments(LAYOUT, CPU, num_layers=1, allows_varlen=False),
     ):
         attend(CAUSAL, *drawn(34, (4, 2)), make_mask(mask_function=sees, **arguments))
 
 
 def test_a_mask_that_no_layer_uses_does_not_matter() -> None:
     # Qwen 2 MoE makes one of sliding windows for layers that it need not have.
-    with packed(LAYOUT, CPU, num_layers=1, allows_varlen=False):
+    with attend_within_segments(LAYOUT, CPU, num_layers=1, allows_varlen=False):
         make_mask(mask_function=bidirectional_mask_function)
         attend(CAUSAL, *drawn(34, (4, 2)), mask_of(None))
 
 
 @pytest.mark.parametrize(("num_calls", "num_layers"), [(0, 1), (1, 2), (2, 1)])
-def test_layers_that_attend_elsewhere_are_noticed(num_calls, num_layers) -> None:
+def test_layers_that_attend_elsewhere_are_noticed(num_calls: int, num_layers: int) -> None:
     def layers() -> None:
-        with packed(LAYOUT, CPU, num_layers=num_layers, allows_varlen=False):
+        with attend_within_segments(LAYOUT, CPU, num_layers=num_layers, allows_varlen=False):
             for _ in range(num_calls):
                 attend(CAUSAL, *drawn(34, (4, 2)), mask_of(None))
 
@@ -314,16 +351,16 @@ def test_layers_that_attend_elsewhere_are_noticed(num_calls, num_layers) -> None
         layers()
 
 
-def test_an_error_within_a_pack_is_what_is_raised_and_ends_it() -> Never:
+def test_an_error_within_a_pack_is_what_is_raised_and_ends_it() -> None:
     with (
         pytest.raises(KeyError, match="mine"),
-        packed(LAYOUT, CPU, num_layers=5, allows_varlen=False),
+        attend_within_segments(LAYOUT, CPU, num_layers=5, allows_varlen=False),
     ):
         raise KeyError("mine")
     assert torch.is_tensor(make_mask(**whole_mask(4, causal_mask_function)))
 
 
-def whole_mask(length, sees):
+def whole_mask(length: int, sees: Any) -> dict[str, Any]:
     return {
         "batch_size": 1, "q_length": length, "kv_length": length, "mask_function": sees,
         "allow_is_causal_skip": False,
@@ -338,7 +375,7 @@ def whole_mask(length, sees):
 @pytest.mark.parametrize("padded", [False, True])
 @torch.no_grad()
 def test_outside_of_packs_a_model_is_bit_for_bit_as_with_transformers_own_attention(
-    config, padded
+    config: Any, padded: bool
 ) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
@@ -351,6 +388,6 @@ def test_outside_of_packs_a_model_is_bit_for_bit_as_with_transformers_own_attent
     assert torch.equal(model(**inputs).logits, expected)
     assert torch.equal(model.generate(**inputs, max_new_tokens=4, do_sample=False), generated)
     pack = [Segment(0, 20)]
-    with packed(pack, CPU, num_layers=2, allows_varlen=False):
+    with attend_within_segments(pack, CPU, num_layers=2, allows_varlen=False):
         model.base_model(input_ids=inputs["input_ids"][:1], use_cache=False)
     assert torch.equal(model(**inputs).logits, expected)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sar.scoring import TokenSequence
-from sar.scoring.packing import Pack, plan_packs
+from sar.scoring.packing import Pack, Segment, plan_packs
 
 # Few ids, few contexts: collisions are the point.
 ids = st.lists(st.integers(0, 3), min_size=1, max_size=8)
@@ -19,7 +20,7 @@ few = settings(max_examples=50, deadline=None)
 
 
 @st.composite
-def sharing(draw):
+def sharing(draw: st.DrawFn) -> list[TokenSequence]:
     """Sequences over a handful of contexts, in any order, as groups of rollouts are."""
     contexts = draw(st.lists(ids, min_size=1, max_size=4))
     pairs = draw(st.lists(st.tuples(st.sampled_from(contexts), ids), max_size=16))
@@ -27,12 +28,12 @@ def sharing(draw):
     return [TokenSequence(list(context), list(response)) for context, response in pairs]
 
 
-def cost(sequence):
+def cost(sequence: TokenSequence) -> int:
     """Tokens of a pack that holds nothing else; the last one predicts nothing."""
     return len(sequence) - 1
 
 
-def split(pack):
+def split(pack: Pack) -> list[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
     """What the members' responses take of a pack's N: (index, predictors, targets) each."""
     stops = np.cumsum(pack.response_lengths)
     predictors = np.split(pack.predictors_N, stops[:-1])
@@ -40,12 +41,12 @@ def split(pack):
     return list(zip(pack.members, predictors, targets, strict=True))
 
 
-def segment_of(pack, token):
+def segment_of(pack: Pack, token: int) -> Segment:
     (found,) = [s for s in pack.segments if s.start <= token < s.stop]
     return found
 
 
-def seen_by(pack, token):
+def seen_by(pack: Pack, token: int) -> list[int]:
     """Indices of the tokens that a token sees, itself last: by what a segment says of itself."""
     segment = segment_of(pack, token)
     return [
@@ -56,7 +57,7 @@ def seen_by(pack, token):
 
 @few
 @given(sharing(), budgets)
-def test_every_sequence_is_in_one_pack_once(sequences, budget) -> None:
+def test_every_sequence_is_in_one_pack_once(sequences: list[TokenSequence], budget: int) -> None:
     packs = plan_packs(sequences, budget)
     assert sorted(i for pack in packs for i in pack.members) == list(range(len(sequences)))
     assert all(pack.members for pack in packs)
@@ -65,7 +66,7 @@ def test_every_sequence_is_in_one_pack_once(sequences, budget) -> None:
 @few
 @given(sharing(), budgets)
 def test_a_predictor_sees_exactly_its_sequence_up_to_the_token_it_predicts(
-    sequences, budget
+    sequences: list[TokenSequence], budget: int
 ) -> None:
     for pack in plan_packs(sequences, budget):
         token_ids, positions = pack.token_ids_T, pack.positions_T
@@ -82,7 +83,9 @@ def test_a_predictor_sees_exactly_its_sequence_up_to_the_token_it_predicts(
 
 @few
 @given(sharing(), budgets)
-def test_the_budget_is_kept_unless_one_sequence_alone_exceeds_it(sequences, budget) -> None:
+def test_the_budget_is_kept_unless_one_sequence_alone_exceeds_it(
+    sequences: list[TokenSequence], budget: int
+) -> None:
     for pack in plan_packs(sequences, budget):
         assert pack.num_tokens <= budget or len(pack.members) == 1
         if len(pack.members) == 1:
@@ -91,7 +94,9 @@ def test_the_budget_is_kept_unless_one_sequence_alone_exceeds_it(sequences, budg
 
 @few
 @given(sharing(), budgets)
-def test_a_context_lies_once_in_a_pack_however_many_responses_share_it(sequences, budget) -> None:
+def test_a_context_lies_once_in_a_pack_however_many_responses_share_it(
+    sequences: list[TokenSequence], budget: int
+) -> None:
     for pack in plan_packs(sequences, budget):
         roots = [s for s in pack.segments if not s.num_context_tokens]
         contexts = [tuple(pack.token_ids_T[s.start : s.stop]) for s in roots]
@@ -104,7 +109,9 @@ def test_a_context_lies_once_in_a_pack_however_many_responses_share_it(sequences
 
 @few
 @given(sharing(), budgets)
-def test_a_pack_is_not_closed_while_the_next_sequence_fits(sequences, budget) -> None:
+def test_a_pack_is_not_closed_while_the_next_sequence_fits(
+    sequences: list[TokenSequence], budget: int
+) -> None:
     packs = plan_packs(sequences, budget)
     for pack, following in pairwise(packs):
         sequence = sequences[following.members[0]]
@@ -115,7 +122,9 @@ def test_a_pack_is_not_closed_while_the_next_sequence_fits(sequences, budget) ->
 
 @few
 @given(sharing(), budgets)
-def test_segments_tile_the_pack_in_order_and_look_back_at_whole_contexts(sequences, budget) -> None:
+def test_segments_tile_the_pack_in_order_and_look_back_at_whole_contexts(
+    sequences: list[TokenSequence], budget: int
+) -> None:
     for pack in plan_packs(sequences, budget):
         edges = [0, *(s.stop for s in pack.segments)]
         assert [s.start for s in pack.segments] == edges[:-1]
@@ -131,7 +140,7 @@ def test_segments_tile_the_pack_in_order_and_look_back_at_whole_contexts(sequenc
 
 @few
 @given(sharing(), budgets)
-def test_arrays_are_as_long_as_the_pack_says(sequences, budget) -> None:
+def test_arrays_are_as_long_as_the_pack_says(sequences: list[TokenSequence], budget: int) -> None:
     for pack in plan_packs(sequences, budget):
         num_targets = sum(len(sequences[index].response_ids) for index in pack.members)
         assert pack.token_ids_T.shape == pack.positions_T.shape == (pack.num_tokens,)
@@ -143,21 +152,23 @@ def test_arrays_are_as_long_as_the_pack_says(sequences, budget) -> None:
 
 @few
 @given(sharing())
-def test_with_budget_enough_there_is_one_pack(sequences) -> None:
+def test_with_budget_enough_there_is_one_pack(sequences: list[TokenSequence]) -> None:
     packs = plan_packs(sequences, 10_000)
     assert len(packs) == (1 if sequences else 0)
 
 
 @few
 @given(sharing())
-def test_with_a_budget_of_one_sequences_are_alone_unless_they_are_one_token(sequences) -> None:
+def test_with_a_budget_of_one_sequences_are_alone_unless_they_are_one_token(
+    sequences: list[TokenSequence],
+) -> None:
     for pack in plan_packs(sequences, 1):
         assert len(pack.members) == 1 or pack.num_tokens == 1
 
 
 @few
 @given(sharing(), budgets)
-def test_planning_changes_no_sequence(sequences, budget) -> None:
+def test_planning_changes_no_sequence(sequences: list[TokenSequence], budget: int) -> None:
     before = [(list(s.context_ids), list(s.response_ids)) for s in sequences]
     plan_packs(sequences, budget)
     assert [(s.context_ids, s.response_ids) for s in sequences] == before
@@ -225,7 +236,7 @@ def test_a_sequence_over_the_budget_takes_nobody_with_it() -> None:
 
 
 @pytest.mark.parametrize(("budget", "num_packs"), [(5, 2), (6, 1)])
-def test_the_budget_is_exact(budget, num_packs) -> None:
+def test_the_budget_is_exact(budget: int, num_packs: int) -> None:
     sequences = [TokenSequence([1, 1], [1, 1]), TokenSequence([2, 2], [2, 2])]
     assert len(plan_packs(sequences, budget)) == num_packs
 
@@ -237,7 +248,9 @@ def test_a_new_pack_is_empty() -> None:
 
 @few
 @given(sharing(), budgets, st.integers(1, 16))
-def test_long_sequences_are_packed_apart_from_short_ones(sequences, budget, long_tokens) -> None:
+def test_long_sequences_are_packed_apart_from_short_ones(
+    sequences: list[TokenSequence], budget: int, long_tokens: int
+) -> None:
     packs = plan_packs(sequences, budget, long_tokens)
     assert sorted(i for pack in packs for i in pack.members) == list(range(len(sequences)))
     for pack in packs:

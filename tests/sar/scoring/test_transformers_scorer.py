@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import re
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -27,7 +31,7 @@ from transformers import (
 
 from sar.perplexity import mean_nll
 from sar.scoring import TokenSequence
-from sar.scoring import transformers_scorer as module
+from sar.scoring.output_head import OutputHead
 from sar.scoring.transformers_scorer import TransformersScorer
 
 VOCABULARY = 97
@@ -70,7 +74,7 @@ CONFIGS = {
     ),
     "mixtral": lambda: MixtralConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=2),
 }  # fmt: skip
-_models = {}
+_models: dict[str, Any] = {}
 
 token_ids = st.integers(0, VOCABULARY - 1)
 sequences = st.builds(
@@ -80,7 +84,7 @@ sequences = st.builds(
 )
 
 
-def model_of(name):
+def model_of(name: str) -> Any:
     if name not in _models:
         torch.manual_seed(0)
         # transformers' other implementations drop the soft-capping of attention scores.
@@ -91,11 +95,11 @@ def model_of(name):
 
 
 @pytest.fixture(params=CONFIGS)
-def model(request):
+def model(request: pytest.FixtureRequest) -> Any:
     return model_of(request.param)
 
 
-def drawn(num, *, seed=0, longest=30):
+def drawn(num: int, *, seed: int = 0, longest: int = 30) -> list[TokenSequence]:
     rng = np.random.default_rng(seed)
     return [
         TokenSequence(
@@ -107,7 +111,7 @@ def drawn(num, *, seed=0, longest=30):
 
 
 @torch.no_grad()
-def reference(model, sequence):
+def reference(model: Any, sequence: TokenSequence) -> npt.NDArray[Any]:
     """One sequence alone through the whole model, a token at a time, in float64."""
     ids = sequence.context_ids + sequence.response_ids
     logits = model(input_ids=torch.tensor([ids])).logits[0].double().numpy()
@@ -119,12 +123,12 @@ def reference(model, sequence):
     return np.array(logprobs)
 
 
-def assert_close(got, expected) -> None:
+def assert_close(got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:
     assert got.shape == expected.shape
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4)
 
 
-def test_log_probabilities_are_the_models(model) -> None:
+def test_log_probabilities_are_the_models(model: Any) -> None:
     scored = drawn(12)
     expected = [reference(model, sequence) for sequence in scored]
     assert np.ptp(np.concatenate(expected)) > 0.5, "a flat model would hide mistakes"
@@ -143,7 +147,9 @@ def test_log_probabilities_are_the_models(model) -> None:
     budget=st.integers(1, 400),
     order=st.randoms(use_true_random=False),
 )
-def test_a_sequence_does_not_notice_its_batch(name, scored, budget, order) -> None:
+def test_a_sequence_does_not_notice_its_batch(
+    name: str, scored: list[TokenSequence], budget: int, order: random.Random
+) -> None:
     scorer = TransformersScorer(model_of(name), budget)
     alone = [scorer.response_logprobs([sequence])[0] for sequence in scored]
     indices = list(range(len(scored)))
@@ -157,7 +163,7 @@ def test_no_sequences_no_results() -> None:
     assert TransformersScorer(model_of("qwen3"), 100).response_logprobs([]) == []
 
 
-def test_a_later_token_does_not_change_an_earlier_one(model) -> None:
+def test_a_later_token_does_not_change_an_earlier_one(model: Any) -> None:
     (sequence,) = drawn(1, seed=3)
     longer = TokenSequence(sequence.context_ids, [*sequence.response_ids, 5, 6, 7])
     short, long = TransformersScorer(model, 1000).response_logprobs([sequence, longer])
@@ -167,19 +173,21 @@ def test_a_later_token_does_not_change_an_earlier_one(model) -> None:
 class Recorder:
     """Sees what every call of a scorer's head takes and gives."""
 
-    def __init__(self, monkeypatch) -> None:
-        self.shapes = []
-        call = module.OutputHead.__call__
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shapes: list[tuple[Any, Any]] = []
+        call = OutputHead.__call__
 
-        def recording(head, hidden, body):
+        def recording(head: Any, hidden: Any, body: Any) -> Any:
             logits = call(head, hidden, body)
             self.shapes.append((tuple(hidden.shape), tuple(logits.shape)))
             return logits
 
-        monkeypatch.setattr(module.OutputHead, "__call__", recording)
+        monkeypatch.setattr(OutputHead, "__call__", recording)
 
 
-def test_logits_exist_for_a_few_response_positions_at_a_time(model, monkeypatch) -> None:
+def test_logits_exist_for_a_few_response_positions_at_a_time(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scored = drawn(10)
     scorer = TransformersScorer(model, 10_000)
     expected = scorer.response_logprobs(scored)
@@ -196,7 +204,7 @@ def test_logits_exist_for_a_few_response_positions_at_a_time(model, monkeypatch)
     assert {hidden[1] for hidden, _ in recorder.shapes} == {32}
 
 
-def test_no_tensor_holds_logits_of_every_token(monkeypatch) -> None:
+def test_no_tensor_holds_logits_of_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of("qwen3")
     scorer = TransformersScorer(model, 10_000)
     monkeypatch.setattr(scorer, "_logits_bytes", 4 * VOCABULARY)
@@ -210,13 +218,16 @@ def test_no_tensor_holds_logits_of_every_token(monkeypatch) -> None:
     assert rows == [1] * sum(len(s.response_ids) for s in scored)
 
 
-def test_the_body_runs_on_at_most_the_budget(monkeypatch) -> None:
+def test_the_body_runs_on_at_most_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = TransformersScorer(model_of("llama"), 64)
     sizes = []
     body = scorer._body
-    monkeypatch.setattr(
-        scorer, "_body", lambda **inputs: sizes.append(inputs["input_ids"].shape) or body(**inputs)
-    )
+
+    def recording(**inputs: Any) -> Any:
+        sizes.append(inputs["input_ids"].shape)
+        return body(**inputs)
+
+    monkeypatch.setattr(scorer, "_body", recording)
     scored = drawn(20)
     scorer.response_logprobs(scored)
     assert all(rows == 1 and width <= 64 for rows, width in sizes), "a row without padding"
@@ -252,7 +263,7 @@ def test_weights_that_change_in_place_are_scored() -> None:
 
 @pytest.mark.parametrize("where", ["lm_head.weight", "model.norm.weight"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_broken_weights_are_never_a_reward(where, bad) -> None:
+def test_broken_weights_are_never_a_reward(where: str, bad: float) -> None:
     model = AutoModelForCausalLM.from_config(CONFIGS["llama"]()).eval()
     scorer = TransformersScorer(model, 1000)
     with torch.no_grad():
@@ -282,11 +293,11 @@ def test_a_model_whose_body_goes_by_another_name_is_scored_or_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "gemma3_text"])
-def test_the_context_is_the_models(name) -> None:
+def test_the_context_is_the_models(name: str) -> None:
     assert TransformersScorer(model_of(name), 100).max_context_tokens == 128
 
 
-def test_a_model_from_disk(tmp_path) -> None:
+def test_a_model_from_disk(tmp_path: Path) -> None:
     model = model_of("qwen3, tied")
     model.save_pretrained(tmp_path)
     scorer = TransformersScorer.from_pretrained(str(tmp_path), device="cpu", max_batch_tokens=1000)
@@ -306,9 +317,9 @@ def test_a_model_from_disk(tmp_path) -> None:
 
 
 def test_a_sequence_needs_a_context_and_a_response() -> None:
-    with pytest.raises(AssertionError, match="context"):
+    with pytest.raises(ValueError, match="context"):
         TokenSequence([], [1])
-    with pytest.raises(AssertionError, match="without tokens"):
+    with pytest.raises(ValueError, match="response without tokens"):
         TokenSequence([1], [])
     assert len(TokenSequence([1, 2], [3])) == 3
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def test_log_probabilities_are_the_models_and_in_order() -> None:
         TokenSequence([0], [0, 0]),
     ],
 )
-def test_the_shortest_contexts_and_responses(sequence) -> None:
+def test_the_shortest_contexts_and_responses(sequence: TokenSequence) -> None:
     (logprobs,) = scored(sequence)
     np.testing.assert_allclose(logprobs, reference(sequence), rtol=0, atol=1e-5)
 
@@ -174,11 +175,11 @@ def test_room_is_left_for_the_token_that_vllm_generates() -> None:
 
 def damaged(change: Any) -> VllmScorer:
     """A scorer whose engine answers wrongly: `change` edits the flat lists of the last answer."""
-    engine = LLM("m")
+    engine: Any = LLM("m")
     answer = engine.generate
 
     def generate(*args: Any, **kwargs: Any) -> list[RequestOutput]:
-        outputs = answer(*args, **kwargs)
+        outputs: list[RequestOutput] = answer(*args, **kwargs)
         change(outputs)
         return outputs
 
@@ -220,7 +221,9 @@ def drop_last(flat: FlatLogprobs) -> None:
         ),
     ],
 )
-def test_what_is_missing_or_broken_is_an_error(change, error, words) -> None:
+def test_what_is_missing_or_broken_is_an_error(
+    change: Callable[[Any], object], error: type[Exception], words: str
+) -> None:
     sequences = [TokenSequence([1], [2, 3, 4]), TokenSequence([5, 6], [7, 8])]
     assert len(damaged(lambda outputs: None).response_logprobs(sequences)) == 2
     with pytest.raises(error, match=words) as caught:
@@ -232,7 +235,7 @@ def test_what_is_before_the_response_may_be_broken() -> None:
     """A context of padding may well have no finite log-probability; it is not scored."""
     sequence = TokenSequence([1, 2, 3], [4, 5])
 
-    def change(outputs: list[RequestOutput]) -> None:
+    def change(outputs: Any) -> None:
         outputs[0].prompt_logprobs.logprobs[0] = math.nan
 
     (logprobs,) = damaged(change).response_logprobs([sequence])
@@ -246,22 +249,22 @@ def test_vllm_refusing_is_passed_on() -> None:
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise VLLMValidationError("longer than the maximum model length")
 
-    engine = LLM("m")
+    engine: Any = LLM("m")
     engine.generate = refuse
     with pytest.raises(VLLMValidationError, match="longer than"):
         VllmScorer(engine, SamplingParams()).response_logprobs([TokenSequence([1], [2])])
 
 
 @pytest.fixture
-def fake_vllm(monkeypatch):
-    module = types.ModuleType("vllm")
+def fake_vllm(monkeypatch: pytest.MonkeyPatch) -> Any:
+    module: Any = types.ModuleType("vllm")
     module.LLM, module.SamplingParams = LLM, SamplingParams
     monkeypatch.setitem(sys.modules, "vllm", module)
     monkeypatch.delenv("VLLM_WORKER_MULTIPROC_METHOD", raising=False)
     return module
 
 
-def test_the_engines_settings(fake_vllm) -> None:
+def test_the_engines_settings(fake_vllm: Any) -> None:
     scorer = VllmScorer.from_pretrained(
         "owner/model",
         dtype="bfloat16",
@@ -294,7 +297,7 @@ def test_the_engines_settings(fake_vllm) -> None:
 
 
 def test_a_small_token_budget_is_kept_and_the_users_start_method_too(
-    fake_vllm, monkeypatch
+    fake_vllm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "fork")
     scorer = VllmScorer.from_pretrained("m", max_batch_tokens=512)
@@ -308,7 +311,7 @@ def test_a_small_token_budget_is_kept_and_the_users_start_method_too(
     np.testing.assert_allclose(logprobs, reference(TokenSequence([1, 2], [3])), atol=1e-5)
 
 
-def test_a_missing_vllm_is_a_value_error(monkeypatch) -> None:
+def test_a_missing_vllm_is_a_value_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # undone after the test
 
     class Absent:
@@ -322,7 +325,9 @@ def test_a_missing_vllm_is_a_value_error(monkeypatch) -> None:
         VllmScorer.from_pretrained("m", max_batch_tokens=100)
 
 
-def test_a_broken_vllm_is_not_called_missing(tmp_path, monkeypatch) -> None:
+def test_a_broken_vllm_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     (tmp_path / "vllm.py").write_text("import no_such_dependency_of_vllm\n")
     monkeypatch.delitem(sys.modules, "vllm", raising=False)
@@ -345,7 +350,7 @@ def serve(*arguments: str, path: Path) -> tuple[int, str, float]:
     return done.returncode, done.stderr, time.monotonic() - start
 
 
-def test_the_server_says_in_a_line_and_at_once_that_vllm_is_missing(tmp_path) -> None:
+def test_the_server_says_in_a_line_and_at_once_that_vllm_is_missing(tmp_path: Path) -> None:
     # As if there were none, also where there is one.
     (tmp_path / "vllm.py").write_text("raise ModuleNotFoundError('no vllm', name='vllm')\n")
     code, log, took_s = serve("--backend", "vllm", path=tmp_path)
@@ -356,7 +361,7 @@ def test_the_server_says_in_a_line_and_at_once_that_vllm_is_missing(tmp_path) ->
     assert took_s < 20  # about one second on an idle machine; loading torch takes several
 
 
-def test_the_server_hands_its_settings_to_vllm(tmp_path) -> None:
+def test_the_server_hands_its_settings_to_vllm(tmp_path: Path) -> None:
     """The stand-in ends the start with what it was given."""
     (tmp_path / "vllm.py").write_text(
         "SamplingParams = dict\n"

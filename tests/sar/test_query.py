@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sar.rollout import split_query, strip_padding
+from sar.query import split_query, strip_padding
 
 SPECIALS = ["<|endoftext|>", "<|im_end|>", "<s>"]
 # Apart from each other, so that where a cut prompt ends is never a matter of opinion; and no prompt
@@ -19,7 +20,7 @@ prompts = st.text(
 responses = st.text(st.sampled_from("ABC\n 123\U0001f389"), max_size=40)
 
 
-def split(query, prompt, decoded_prompt=None):
+def split(query: str, prompt: str, decoded_prompt: str | None = None) -> tuple[str, str]:
     return split_query(
         query,
         prompt,
@@ -29,30 +30,32 @@ def split(query, prompt, decoded_prompt=None):
 
 
 @given(prompts, responses)
-def test_a_query_that_continues_its_prompt(prompt, response) -> None:
+def test_a_query_that_continues_its_prompt(prompt: str, response: str) -> None:
     assert split(prompt + response, prompt) == (prompt, response)
 
 
 @given(prompts, responses)
-def test_an_added_bos_stays_with_the_prompt(prompt, response) -> None:
+def test_an_added_bos_stays_with_the_prompt(prompt: str, response: str) -> None:
     assert split("<s>" + prompt + response, prompt) == ("<s>" + prompt, response)
 
 
 @given(prompts, responses, st.integers(1, 5))
-def test_padding_before_a_bos_goes(prompt, response, num_pads) -> None:
+def test_padding_before_a_bos_goes(prompt: str, response: str, num_pads: int) -> None:
     query = "<|endoftext|>" * num_pads + "<s>" + prompt + response
     assert split(query, prompt) == ("<s>" + prompt, response)
 
 
 @given(prompts, responses)
-def test_a_prompt_that_starts_with_a_special_token_keeps_it(prompt, response) -> None:
+def test_a_prompt_that_starts_with_a_special_token_keeps_it(prompt: str, response: str) -> None:
     prompt = "<s>" + prompt
     assert split(prompt + response, prompt) == (prompt, response)
     assert split("<|im_end|>" + prompt + response, prompt)[1] == response
 
 
 @given(prompts, responses, st.data())
-def test_a_prompt_cut_anywhere_ends_where_it_ended(prompt, response, data) -> None:
+def test_a_prompt_cut_anywhere_ends_where_it_ended(
+    prompt: str, response: str, data: st.DataObject
+) -> None:
     prompt += "\u25b8End of prompt\u25b8"
     cut = data.draw(st.integers(0, len(prompt) - 4))
     kept = prompt[cut:]
@@ -89,7 +92,7 @@ def test_the_longest_piece_of_the_prompt_is_taken() -> None:
     ],
 )
 def test_prompts_that_do_not_come_back_as_they_went(
-    query, prompt, decoded_prompt, expected
+    query: str, prompt: str, decoded_prompt: str | None, expected: Any
 ) -> None:
     assert split(query, prompt, decoded_prompt) == expected
 
@@ -105,7 +108,7 @@ def test_prompts_that_do_not_come_back_as_they_went(
         (" n", "Question"),
     ],
 )
-def test_an_unrelated_query_is_refused_with_both_texts(query, prompt) -> None:
+def test_an_unrelated_query_is_refused_with_both_texts(query: str, prompt: str) -> None:
     with pytest.raises(ValueError, match="does not start with its prompt") as caught:
         split(query, prompt)
     assert repr(query) in str(caught.value)
@@ -142,7 +145,7 @@ BIG = 300_000
         pytest.param("<s>" * 4000 + "x" * 9000, "y" * 9000, None, id="padding, long, unrelated"),
     ],
 )
-def test_adversarial_sizes_finish_in_seconds(query, prompt, response) -> None:
+def test_adversarial_sizes_finish_in_seconds(query: str, prompt: str, response: str | None) -> None:
     start = time.monotonic()
     if response is None:
         with pytest.raises(ValueError, match="does not start with its prompt"):
@@ -169,7 +172,9 @@ def test_adversarial_sizes_finish_in_seconds(query, prompt, response) -> None:
         ("Yes<pad>", "", "<eos>", "Yes<pad>"),
     ],
 )
-def test_padding_goes_and_the_responses_own_end_stays(response, pad, eos, expected) -> None:
+def test_padding_goes_and_the_responses_own_end_stays(
+    response: str, pad: str | None, eos: str | None, expected: Any
+) -> None:
     assert strip_padding(response, pad_token=pad, eos_token=eos) == expected
 
 

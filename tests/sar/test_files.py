@@ -1,0 +1,54 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sar.files import open_atomically, write_atomically
+
+
+def test_a_file_appears_once_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.txt"
+    with open_atomically(path) as file:
+        file.write("é\n")
+        file.flush()
+        assert not path.exists()
+    assert path.read_bytes() == "é\n".encode()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def write_half(path: Path, error: type[BaseException]) -> None:
+    with open_atomically(path) as file:
+        file.write("half of it")
+        raise error
+
+
+def test_a_block_that_raises_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        write_half(tmp_path / "a.txt", ZeroDivisionError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_block_that_raises_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_atomically(path, "old")
+    with pytest.raises(KeyboardInterrupt):
+        write_half(path, KeyboardInterrupt)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_complete_file_replaces_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_atomically(path, "a long old text")
+    write_atomically(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_a_folder_in_the_place_of_the_file_is_an_error_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(OSError, match="a"):
+        write_atomically(tmp_path / "a", "text")
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
