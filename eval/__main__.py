@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands.add_parser(name, help=text, add_help=False)
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser.parse_args(arguments[:1])
-    command = import_module(f"eval.{arguments[0]}_command")
+    command = import_module(f"eval.{arguments[0]}.command")
     try:
         code: int = command.main(arguments[1:])
     except BrokenPipeError:  # the reader of the output has gone: `python -m eval list | head`

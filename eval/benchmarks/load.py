@@ -11,7 +11,7 @@ from pathlib import Path
 
 from eval.benchmarks.base import Benchmark, Problem
 from eval.benchmarks.rows import Row, RowError, jsonl_rows
-from eval.run.records import BenchmarkDescription
+from eval.records import BenchmarkDescription
 
 
 @dataclass(frozen=True)

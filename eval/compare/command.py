@@ -73,8 +73,8 @@ def _compare(arguments: argparse.Namespace) -> str:
     """Writes the report; returns what to print."""
     # Here, so that --help does not wait for scipy.
     from eval.compare.comparison import compare_runs
-    from eval.report.wording import verdict_lines
-    from eval.report.write import write_report
+    from eval.compare.report.wording import verdict_lines
+    from eval.compare.report.write import write_report
 
     comparison = compare_runs(
         arguments.runs,

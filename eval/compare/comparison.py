@@ -1,6 +1,6 @@
 """Runs side by side: what makes them comparable, and how they differ. The first is the baseline.
 
-Reads run folders (see `eval.run.records`); writes nothing.
+Reads run folders (see `eval.records`); writes nothing.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from eval.run.records import Record, RunDescription, iter_records, read_run, records_path
-from eval.samples import Samples, collect
+from eval.records import Record, RunDescription, iter_records, read_run, records_path
 from eval.statistics.bootstrap import generator
 from eval.statistics.metrics import METRICS, Resampled, mean_of, resample
 from eval.statistics.paired import (
@@ -22,6 +21,7 @@ from eval.statistics.paired import (
     compare_benchmark,
     corrected,
 )
+from eval.statistics.samples import Samples, collect
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from eval.benchmarks import Problem, choose_benchmarks, load_problems
 from eval.contamination.overlap import ContaminatedProblem, ContaminationSearch, training_rows
-from eval.run.records import write_json
+from eval.records import write_json
 from sar.contamination import NGRAM_WORDS
 
 

@@ -1,6 +1,6 @@
 """python -m eval run --output DIR [--model PATH_OR_ID] [--benchmarks all|a,b] [options]
 
-Writes the files of `eval.run.records` into DIR. Started again with the same DIR, it goes on where
+Writes the files of `eval.records` into DIR. Started again with the same DIR, it goes on where
 it stopped: samples that have a verdict are not asked again, errors are. Exit code: 0, 1 where
 samples are errors, 2 for a mistake in the flags or the data, 130 where it was stopped.
 """
@@ -18,10 +18,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from eval.backends.base import Backend
-from eval.backends.load import load_backend
 from eval.benchmarks import BENCHMARKS, LoadedBenchmark, load_problems
 from eval.errors import UserError
-from eval.prompts import PromptStyle, prompt_style
+from eval.records import (
+    RUN_FILE,
+    SUMMARY_FILE,
+    RunDescription,
+    iter_records,
+    records_path,
+    write_json,
+)
+from eval.run.backend import load_backend
 from eval.run.config import RunConfig, parse_args
 from eval.run.output import (
     Done,
@@ -34,15 +41,8 @@ from eval.run.output import (
     refuse_other_run,
     versions,
 )
-from eval.run.records import (
-    RUN_FILE,
-    SUMMARY_FILE,
-    RunDescription,
-    iter_records,
-    records_path,
-    write_json,
-)
-from eval.summary_table import summary_table
+from eval.run.prompts import PromptStyle, prompt_style
+from eval.run.summary_table import summary_table
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _ask(
     config: RunConfig, style: PromptStyle, parts: Sequence[_Part], earlier: RunDescription | None
 ) -> None:
     """Makes the samples that are missing."""
-    from eval.grading import Grader
+    from eval.run.grading import Grader
     from eval.run.loop import ask_and_grade, requests_of
     from eval.run.progress import Progress
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from eval.benchmarks import choose_benchmarks
 from eval.errors import UserError
-from eval.prompts import PROMPT_STYLES
+from eval.run.prompts import PROMPT_STYLES
 from sar.arguments import looks_like_folder, number
 
 BUNDLED = "bundled"

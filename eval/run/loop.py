@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from eval.backends.base import Backend, Completion, Request
 from eval.benchmarks import Benchmark, Problem
 from eval.errors import UserError
-from eval.grading import Grader
-from eval.prompts import PromptStyle
-from eval.run.records import Record
+from eval.records import Record
+from eval.run.grading import Grader
+from eval.run.prompts import PromptStyle
 from sar.errors import one_line
 
 # Responses that wait for a verdict, per grader process, before generation has to wait for them.

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.errors import UserError
-from eval.run.config import DEFINING_FLAGS
-from eval.run.records import (
+from eval.records import (
     RUN_FILE,
     BenchmarkDescription,
     RecordWriter,
@@ -22,6 +21,7 @@ from eval.run.records import (
     read_run,
     records_path,
 )
+from eval.run.config import DEFINING_FLAGS
 
 _LOCK_FILE = ".lock"
 _PACKAGES = (

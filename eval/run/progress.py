@@ -7,7 +7,7 @@ import time
 
 from tqdm import tqdm
 
-from eval.run.records import Record
+from eval.records import Record
 
 # Where nobody watches, such as in a log file, a line now and then.
 _LOG_INTERVAL_S = 30.0

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
-from eval.samples import Floats, divide
+from eval.statistics.samples import Floats, divide
 
 CONFIDENCE = 0.95
 _CHUNK_CELLS = 4_000_000

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.run.records import Record
-from eval.samples import Floats, Samples, collect
+from eval.records import Record
 from eval.statistics.bootstrap import (
     CONFIDENCE,
     around_certainty,
@@ -25,6 +24,7 @@ from eval.statistics.bootstrap import (
     resampled_ratios,
     unseen_chance,
 )
+from eval.statistics.samples import Floats, Samples, collect
 
 NUM_RESAMPLES = 10_000
 SHARES = ("accuracy", "avg_at_n", "pass_at_k", "truncation_rate", "no_answer_rate")

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import binomtest
 
-from eval.samples import Floats, Samples, divide
 from eval.statistics.bootstrap import (
     around_certainty,
     resampled_ratios,
@@ -25,6 +24,7 @@ from eval.statistics.bootstrap import (
     unseen_chance,
 )
 from eval.statistics.metrics import Resampled, mean_of
+from eval.statistics.samples import Floats, Samples, divide
 
 AES_ACCURACY_WEIGHT = 5.0
 MCNEMAR = "McNemar's exact test"

@@ -21,8 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from eval.errors import UserError
+from eval.records import write_json
 from eval.run.output import locked
-from eval.run.records import write_json
 from recipes.cpu_demo.plan import FULL, QUICK, Run, Settings, planned_runs, start_of
 from recipes.cpu_demo.processes import (
     Failed,

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from eval.run.records import iter_records, records_path
-from eval.samples import Floats, collect
+from eval.records import iter_records, records_path
 from eval.statistics.bootstrap import generator, resampled_ratios
 from eval.statistics.metrics import NUM_RESAMPLES, Estimate, Resampled
+from eval.statistics.samples import Floats, collect
 from recipes.cpu_demo.plan import ARMS, BASELINE, Run
 
 

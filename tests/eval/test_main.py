@@ -10,7 +10,7 @@ import pytest
 
 from eval.__main__ import main
 from eval.benchmarks import BENCHMARKS
-from eval.prompts import PROMPT_STYLES, prompt_style
+from eval.run.prompts import PROMPT_STYLES, prompt_style
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION
 
 ROOT = Path(__file__).parents[2]

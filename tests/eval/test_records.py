@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.errors import UserError
-from eval.run.output import Done, read_done
-from eval.run.records import (
+from eval.records import (
     BenchmarkDescription,
     Record,
     RecordWriter,
@@ -21,6 +20,7 @@ from eval.run.records import (
     read_run,
     write_json,
 )
+from eval.run.output import Done, read_done
 
 RECORD = Record(
     id="a/1",

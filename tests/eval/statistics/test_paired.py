@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from eval.run.records import Record
-from eval.samples import Samples, collect
+from eval.records import Record
 from eval.statistics.bootstrap import generator, sign_flip_p, sign_flips
 from eval.statistics.paired import (
     MCNEMAR,
@@ -27,6 +26,7 @@ from eval.statistics.paired import (
     corrected,
     mcnemar,
 )
+from eval.statistics.samples import Samples, collect
 
 
 def samples(

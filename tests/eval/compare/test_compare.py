@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from eval.__main__ import main
-from eval.run.records import (
+from eval.records import (
     RUN_FILE,
     BenchmarkDescription,
     Record,

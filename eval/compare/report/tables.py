@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eval.compare.comparison import Comparison, RunPair
-from eval.report.wording import (
+from eval.compare.report.wording import (
     AVERAGE,
     PERCENT,
     SCORE,

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
-from eval.run.records import Record
+from eval.records import Record
 from eval.statistics.bootstrap import interval, ratio, resampled_ratios
 from eval.statistics.metrics import METRICS, pass_at_k, summarize
 from sar.grading.label import parse_label

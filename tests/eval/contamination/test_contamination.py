@@ -21,7 +21,7 @@ from eval.contamination.overlap import ContaminationSearch, texts
 from sar.contamination import ContaminationIndex, ngrams, normalise
 from sar.grading.label import Label
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 QUESTION = (
     "A robe takes 2 bolts of blue fiber and half that much white fiber. How many bolts in total "
     "does it take?"

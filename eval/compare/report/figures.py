@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from eval.compare.comparison import Comparison, RunPair
-from eval.report.wording import AVERAGE, is_significant
-from eval.samples import Floats
+from eval.compare.report.wording import AVERAGE, is_significant
 from eval.statistics.metrics import Estimate, Resampled
 from eval.statistics.paired import Difference
+from eval.statistics.samples import Floats
 
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = "osD^vPX"

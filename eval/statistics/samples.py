@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.run.records import Record
+from eval.records import Record
 from sar.grading.verdict import Reason
 
 Floats = NDArray[np.float64]

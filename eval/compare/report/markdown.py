@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eval.compare.comparison import Comparison
-from eval.report.explanations import explanations
-from eval.report.tables import Table, metrics_tables, pair_table, runs_table
-from eval.report.wording import findings, verdict_lines
+from eval.compare.report.explanations import explanations
+from eval.compare.report.tables import Table, metrics_tables, pair_table, runs_table
+from eval.compare.report.wording import findings, verdict_lines
 
 
 def write_markdown(comparison: Comparison, correction: str, figures: Sequence[str]) -> str:

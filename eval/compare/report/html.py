@@ -15,10 +15,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.compare.comparison import Comparison
-from eval.report.disagreements import Disagreements
-from eval.report.explanations import explanations
-from eval.report.tables import metrics_tables, pair_table, runs_table
-from eval.report.wording import findings, verdict_lines
+from eval.compare.report.disagreements import Disagreements
+from eval.compare.report.explanations import explanations
+from eval.compare.report.tables import metrics_tables, pair_table, runs_table
+from eval.compare.report.wording import findings, verdict_lines
 
 _PAGE = Path(__file__).parent / "page"
 

@@ -26,7 +26,7 @@ from eval.errors import UserError
 from sar.models.problems import generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GREEDY = Sampling(0.0, 1.0, 80)
 WARM = Sampling(1.0, 1.0, 40)
 

@@ -14,11 +14,11 @@ import pytest
 from eval.backends.base import BackendDescription, Completion, Completions, Request
 from eval.benchmarks import BENCHMARKS, Problem
 from eval.errors import UserError
-from eval.grading import Grader
+from eval.records import Record, iter_records
 from eval.run.command import main, run
 from eval.run.config import parse_args
+from eval.run.grading import Grader
 from eval.run.loop import Task, ask_and_grade, sample_seed
-from eval.run.records import Record, iter_records
 from sar.grading.label import parse_label
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION
 

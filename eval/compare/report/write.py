@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from eval.compare.comparison import Comparison
-from eval.report.disagreements import find_disagreements
-from eval.report.figures import draw_figures
-from eval.report.html import write_html
-from eval.report.markdown import write_markdown
-from eval.run.records import write_json
+from eval.compare.report.disagreements import find_disagreements
+from eval.compare.report.figures import draw_figures
+from eval.compare.report.html import write_html
+from eval.compare.report.markdown import write_markdown
+from eval.records import write_json
 from eval.statistics.metrics import Resampled
 from eval.statistics.paired import Difference, PairedAverage, PairedBenchmark
 

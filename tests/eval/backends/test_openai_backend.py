@@ -24,8 +24,8 @@ import pytest
 from eval.backends.base import Completion, Request, Sampling
 from eval.backends.openai_backend import OpenAIBackend, completion_of
 from eval.errors import UserError
+from eval.records import iter_records
 from eval.run.command import main
-from eval.run.records import iter_records
 
 pytest.importorskip("openai")
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from eval.compare.comparison import Comparison, Run, RunPair
-from eval.run.records import Record, iter_records, records_path
-from eval.samples import Samples
+from eval.records import Record, iter_records, records_path
+from eval.statistics.samples import Samples
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import pytest
 
 from eval.backends.base import BackendDescription, Completion, Completions, Request
+from eval.records import iter_records
 from eval.run.command import main
-from eval.run.records import iter_records
 
 
 class RolloutBackend:
