@@ -1,7 +1,6 @@
-"""What a run writes and everything else reads: records, one JSON object per line, and the run's
-description. This file is the format.
+"""The files of a run. `python -m eval run` writes them; every other command reads them.
 
-OUTPUT/<benchmark>.jsonl   one `Record` per sample, appended as the sample finishes
+OUTPUT/<benchmark>.jsonl   one `Record` per sample, appended when the sample is graded
 OUTPUT/run.json            `RunDescription`: everything needed to repeat the run
 OUTPUT/summary.json        metrics per benchmark and averaged; see `eval.statistics.metrics`
 """
@@ -26,8 +25,8 @@ SUMMARY_FILE = "summary.json"
 class Record:
     """One sample of one problem.
 
-    An error of the backend or of the grading has `error` set and `correct` None: it is no wrong
-    answer, and is asked again by the next start of the run.
+    If the backend or the grader failed, `error` is set and `correct` is None. That is not a wrong
+    answer: the next start of the run asks for the sample again.
     """
 
     id: str
@@ -35,7 +34,7 @@ class Record:
     """0..n-1"""
     question: str
     prompt: str
-    """What the model was given, chat template applied."""
+    """The prompt, chat template applied."""
     response: str | None
     label: str
     correct: bool | None
@@ -44,9 +43,9 @@ class Record:
     answer: str | None
     """What the grader extracted."""
     num_tokens: int | None
-    """Tokens of the response, end of sequence included where the model wrote it."""
+    """Tokens of the response, including end of sequence if the model wrote it."""
     finish_reason: str | None
-    """"stop", or "length" where the response was cut at its maximum."""
+    """"stop", or "length" if the response was truncated at its maximum."""
     seed: int | None
     error: str | None = None
 
@@ -57,10 +56,10 @@ class Record:
 
 @dataclass(frozen=True)
 class BenchmarkDescription:
-    """What was measured: where the problems came from and which they are."""
+    """The problems of a benchmark: which they are and where they came from."""
 
     fingerprint: str
-    """sha256 over ids, questions and labels, in order."""
+    """sha256 of ids, questions and labels, in order."""
     num_problems: int
     hub_id: str
     config: str
@@ -79,9 +78,9 @@ class RunDescription:
     flags: dict[str, Any]
     """Every flag of `python -m eval run` with its value."""
     versions: dict[str, str]
-    """python, platform, and the packages that took part."""
+    """Of Python, the platform and the packages that affect results."""
     chat_template: dict[str, str | None]
-    """"text" and "sha256"; both null where the model has none or a server applies it unseen."""
+    """"text" and "sha256"; both null if the model has none or the server applies it."""
     prompt_style: str
     system_prompt: str
     instruction: str
@@ -89,18 +88,19 @@ class RunDescription:
     """temperature, top_p, max_tokens, n, seed"""
     benchmarks: dict[str, BenchmarkDescription]
     prompts_fingerprint: str
-    """sha256 over all prompts as given to the model."""
+    """sha256 of all prompts, chat template applied."""
     started_at: str
     """ISO 8601, UTC."""
     model_details: dict[str, Any] = field(default_factory=dict)
-    """What the backend found: class, dtype, device, revision; informative."""
+    """For information, from the backend: class, dtype, device, revision, ..."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """
+        """Inverse of `to_json`.
+
         Raises:
             ValueError: a field is missing or unknown.
         """
@@ -117,9 +117,10 @@ def records_path(output: Path, benchmark: str) -> Path:
 
 
 def read_run(output: Path) -> RunDescription:
-    """
+    """Reads run.json.
+
     Raises:
-        UserError: the folder holds no run, or its run.json is not one; in one line.
+        UserError: the file is missing or broken.
     """
     path = output / RUN_FILE
     try:
@@ -131,21 +132,22 @@ def read_run(output: Path) -> RunDescription:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Writes the file whole or not at all."""
+    """Writes the whole file or nothing."""
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, text + "\n")
 
 
 def iter_records(path: Path) -> Iterator[Record]:
-    """All records of a file as written, one at a time: a sample that was asked again comes twice.
+    """Yields the records of a file as written. A sample that was repeated after an error is there
+    more than once; the last record counts. An incomplete last line is skipped.
 
     Raises:
-        UserError: a line is not a record (a torn last line is passed over); names file and line.
+        UserError: another line is not a record; names file and line.
     """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
-                return  # the run was killed while it wrote this
+                return  # the run was killed while it wrote this line
             try:
                 yield parse_record(line)
             except (ValueError, TypeError) as error:
@@ -153,9 +155,10 @@ def iter_records(path: Path) -> Iterator[Record]:
 
 
 def parse_record(line: bytes | str) -> Record:
-    """
+    """Parses one line.
+
     Raises:
-        ValueError: not JSON, or not the fields of a record.
+        ValueError: it is not JSON, or does not have the fields of a record.
     """
     values = json.loads(line)
     _check_fields(Record, values)
@@ -163,15 +166,15 @@ def parse_record(line: bytes | str) -> Record:
 
 
 class RecordWriter:
-    """Appends records to a file, each handed to the system at once. A torn last line is cut off."""
+    """Appends records to a file, unbuffered. Removes an incomplete last line first."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab+")
-        _cut_torn_line(self._file)
+        _remove_incomplete_line(self._file)
 
     def write(self, record: Record) -> None:
-        line = json.dumps(_as_dict(record), ensure_ascii=False) + "\n"
-        # Lone surrogates of a broken response are kept: as an escape they are valid UTF-8.
+        line = json.dumps(_to_dict(record), ensure_ascii=False) + "\n"
+        # A lone surrogate in a broken response is written as an escape, which is valid UTF-8.
         self._file.write(line.encode("utf-8", "backslashreplace"))
         self._file.flush()
 
@@ -179,8 +182,8 @@ class RecordWriter:
         self._file.close()
 
 
-def _cut_torn_line(file: Any) -> None:
-    """Cuts what follows the last line break of a file open for reading and appending."""
+def _remove_incomplete_line(file: Any) -> None:
+    """Truncates a file after its last line break."""
     end = file.seek(0, os.SEEK_END)
     start = end
     while start > 0:
@@ -193,8 +196,8 @@ def _cut_torn_line(file: Any) -> None:
     file.truncate(0)
 
 
-def _as_dict(record: Record) -> dict[str, Any]:
-    # `asdict` copies deeply, at ten times the cost.
+def _to_dict(record: Record) -> dict[str, Any]:
+    # `asdict` copies deeply and takes ten times as long.
     return {name: getattr(record, name) for name in _RECORD_FIELDS}
 
 
@@ -205,10 +208,10 @@ def _check_fields(kind: Any, values: Any) -> None:
     if not isinstance(values, Mapping):
         raise ValueError(f"expected an object, found {type(values).__name__}")
     wanted = {f.name for f in fields(kind)}
-    complaints: Sequence[tuple[str, Iterable[str]]] = (
+    problems: Sequence[tuple[str, Iterable[str]]] = (
         ("missing", wanted - values.keys()),
         ("unknown", values.keys() - wanted),
     )
-    for complaint, names in complaints:
+    for problem, names in problems:
         if names:
-            raise ValueError(f"{complaint} field {', '.join(map(repr, sorted(names)))}")
+            raise ValueError(f"{problem} field {', '.join(map(repr, sorted(names)))}")

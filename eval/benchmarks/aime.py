@@ -23,8 +23,8 @@ from eval.benchmarks.rows import HubSource, Row
 
 def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
     for row in rows:
-        label = row.label("Answer", row.text("Answer"), "math")
-        yield Problem(row.text("ID"), row.text("Question"), label)
+        label = row.make_label("Answer", row.get_text("Answer"), "math")
+        yield Problem(row.get_text("ID"), row.get_text("Question"), label)
 
 
 BENCHMARK = Benchmark(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.benchmarks.rows import HubSource, Row, hub_rows
+from eval.benchmarks.rows import HubSource, Row, read_hub_rows
 from sar.grading.label import Label
 
 
@@ -37,8 +37,8 @@ class Benchmark:
     joiner: str
     """What the paper puts between the question and the instruction."""
     prepare: Callable[[Iterable[Row]], Iterator[Problem]]
-    rows_from_hub: Callable[[HubSource, tuple[str, ...]], Iterator[Row]] = hub_rows
-    rows_from_folder: Callable[[Path], Iterator[Row] | None] | None = None
+    read_hub: Callable[[HubSource, tuple[str, ...]], Iterator[Row]] = read_hub_rows
+    read_folder: Callable[[Path], Iterator[Row] | None] | None = None
     """Reads a --data-dir of another layout than one file; None if it has no such layout."""
     is_built_in: bool = False
     """Made here: neither the hub nor a --data-dir is read, and `all` leaves it out."""

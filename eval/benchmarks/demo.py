@@ -33,8 +33,8 @@ def _generated_rows(source: HubSource, columns: tuple[str, ...]) -> Iterator[Row
 
 def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
     for row in rows:
-        label = row.label("answer", row.text("answer"), "math")
-        yield Problem(str(row.index), row.text("question"), label)
+        label = row.make_label("answer", row.get_text("answer"), "math")
+        yield Problem(str(row.index), row.get_text("question"), label)
 
 
 BENCHMARK = Benchmark(
@@ -47,6 +47,6 @@ BENCHMARK = Benchmark(
     citation="this project",
     joiner=" ",
     prepare=prepare,
-    rows_from_hub=_generated_rows,
+    read_hub=_generated_rows,
     is_built_in=True,
 )

@@ -28,21 +28,21 @@ def clean_text(text: str) -> str:
     return unicodedata.normalize("NFKC", ftfy.fix_text(text))
 
 
-def final_number(row: Row, field: str = "answer") -> Label:
+def parse_final_number(row: Row, field: str = "answer") -> Label:
     """The label after the `####` of a worked solution.
 
     Raises:
         RowError: there is none.
     """
-    _, marker, answer = row.text(field).rpartition("####")
+    _, marker, answer = row.get_text(field).rpartition("####")
     if not marker:
-        raise row.error(field, "has no '#### ' with the result after it")
-    return row.label(field, clean_text(answer).strip(), "math")
+        raise row.make_error(field, "has no '#### ' with the result after it")
+    return row.make_label(field, clean_text(answer).strip(), "math")
 
 
 def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
     for row in rows:
-        yield Problem(str(row.index), clean_text(row.text("question")), final_number(row))
+        yield Problem(str(row.index), clean_text(row.get_text("question")), parse_final_number(row))
 
 
 BENCHMARK = Benchmark(

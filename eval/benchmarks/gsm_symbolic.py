@@ -17,14 +17,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from eval.benchmarks.base import Benchmark, Problem
-from eval.benchmarks.gsm8k import clean_text, final_number
+from eval.benchmarks.gsm8k import clean_text, parse_final_number
 from eval.benchmarks.rows import HubSource, Row
 
 
 def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
     for row in rows:
-        id_ = f"{row.integer('id')}-{row.integer('instance')}"
-        yield Problem(id_, clean_text(row.text("question")), final_number(row))
+        id_ = f"{row.get_integer('id')}-{row.get_integer('instance')}"
+        yield Problem(id_, clean_text(row.get_text("question")), parse_final_number(row))
 
 
 BENCHMARK = Benchmark(

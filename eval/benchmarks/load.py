@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from eval.benchmarks.base import Benchmark, Problem
-from eval.benchmarks.rows import Row, RowError, jsonl_rows
+from eval.benchmarks.rows import Row, RowError, read_jsonl_rows
 from eval.records import BenchmarkDescription
 
 
@@ -27,7 +27,7 @@ class LoadedBenchmark:
     def description(self) -> BenchmarkDescription:
         source = self.benchmark.source
         return BenchmarkDescription(
-            fingerprint=fingerprint(self.problems),
+            fingerprint=compute_fingerprint(self.problems),
             num_problems=len(self.problems),
             hub_id=source.hub_id,
             config=source.config,
@@ -59,7 +59,7 @@ def load_problems(
     return LoadedBenchmark(benchmark, problems, origin)
 
 
-def fingerprint(problems: Sequence[Problem]) -> str:
+def compute_fingerprint(problems: Sequence[Problem]) -> str:
     """sha256 over ids, questions and labels in their order: equal for equal data."""
     digest = hashlib.sha256()
     for problem in problems:
@@ -71,12 +71,12 @@ def fingerprint(problems: Sequence[Problem]) -> str:
 
 def _rows(benchmark: Benchmark, data_dir: Path | None) -> tuple[Iterator[Row], str]:
     if benchmark.is_built_in:
-        return benchmark.rows_from_hub(benchmark.source, benchmark.columns), "built in"
+        return benchmark.read_hub(benchmark.source, benchmark.columns), "built in"
     if data_dir is None:
-        return benchmark.rows_from_hub(benchmark.source, benchmark.columns), "hub"
+        return benchmark.read_hub(benchmark.source, benchmark.columns), "hub"
     path = data_dir / benchmark.file
     if path.is_file():
-        return jsonl_rows(path), str(path)
-    if benchmark.rows_from_folder and (rows := benchmark.rows_from_folder(data_dir)):
+        return read_jsonl_rows(path), str(path)
+    if benchmark.read_folder and (rows := benchmark.read_folder(data_dir)):
         return rows, str(data_dir)
     raise RowError(f"{benchmark.name}: no file {path}; it holds rows of {benchmark.source.url}")

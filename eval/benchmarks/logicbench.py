@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from eval.benchmarks.base import Benchmark, Problem
-from eval.benchmarks.rows import HubSource, Row, RowError, hub_folder
+from eval.benchmarks.rows import HubSource, Row, RowError, download_from_hub
 
 _FILE = "data_instances.json"
 _INTRODUCTION = "Choose one of these answers:"
@@ -35,21 +35,21 @@ _INTRODUCTION = "Choose one of these answers:"
 
 def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
     for row in rows:
-        choices = row.mapping_of_texts("choices")
-        answer = row.text("answer")
+        choices = row.get_mapping("choices")
+        answer = row.get_text("answer")
         if answer not in choices:
-            raise row.error("answer", f"{answer[:40]!r} is not one of {', '.join(choices)}")
+            raise row.make_error("answer", f"{answer[:40]!r} is not one of {', '.join(choices)}")
         if len(choices) > len(string.ascii_uppercase):
-            raise row.error("choices", f"{len(choices)} choices; at most 26 have a letter")
+            raise row.make_error("choices", f"{len(choices)} choices; at most 26 have a letter")
         letter = string.ascii_uppercase[list(choices).index(answer)]
         yield Problem(
-            f"{row.text('type')}/{row.text('axiom')}/{row.integer('id')}",
+            f"{row.get_text('type')}/{row.get_text('axiom')}/{row.get_integer('id')}",
             _question(row, list(choices.values())),
-            row.label("answer", letter, "choice", list(choices.values())),
+            row.make_label("answer", letter, "choice", list(choices.values())),
         )
 
 
-def tree_rows(folder: Path) -> Iterator[Row] | None:
+def read_tree(folder: Path) -> Iterator[Row] | None:
     """The samples of a folder that holds `MCQA/<type>/<axiom>/data_instances.json` somewhere; None
     if it does not."""
     # Not by a pattern: the names hold parentheses and brackets may follow.
@@ -61,7 +61,7 @@ def _question(row: Row, choices: list[str]) -> str:
     options = [
         f"{letter}: {text}" for letter, text in zip(string.ascii_uppercase, choices, strict=False)
     ]
-    asked = f"{row.text('context')}\n{row.text('question')} {_INTRODUCTION}"
+    asked = f"{row.get_text('context')}\n{row.get_text('question')} {_INTRODUCTION}"
     return "\n".join([asked, *options])
 
 
@@ -85,7 +85,7 @@ def _samples(paths: list[Path]) -> Iterator[Row]:
 
 
 def _hub_rows(source: HubSource, columns: tuple[str, ...]) -> Iterator[Row]:
-    rows = tree_rows(hub_folder(source, [f"*MCQA/*/{_FILE}"]))
+    rows = read_tree(download_from_hub(source, [f"*MCQA/*/{_FILE}"]))
     if rows is None:
         raise RowError(f"{source.hub_id}: no MCQA/<type>/<axiom>/{_FILE} in it")
     return rows
@@ -101,6 +101,6 @@ BENCHMARK = Benchmark(
     citation="Parmar et al., arXiv:2404.15522",
     joiner="\n",
     prepare=prepare,
-    rows_from_hub=_hub_rows,
-    rows_from_folder=tree_rows,
+    read_hub=_hub_rows,
+    read_folder=read_tree,
 )

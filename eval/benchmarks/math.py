@@ -36,14 +36,14 @@ def is_short_number(answer: str) -> bool:
     return len(answer) <= MAX_ANSWER_CHARS and _NUMBER.fullmatch(answer) is not None
 
 
-def last_box(solution: str) -> str | None:
+def find_last_box(solution: str) -> str | None:
     r"""The content of the last `\boxed{}`, else of the last `\fbox{}`; None without a whole one."""
     if "\\boxed " in solution:
         return None
     for command in ("\\boxed", "\\fbox"):
         start = solution.rfind(command)
         if start >= 0:
-            return _braced(solution, start + len(command))
+            return _read_braces(solution, start + len(command))
     return None
 
 
@@ -54,13 +54,13 @@ def has_gradable_number(answer: str) -> bool:
 
 def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
     for row in rows:
-        answer = last_box(row.text("solution"))
+        answer = find_last_box(row.get_text("solution"))
         if answer is not None and is_short_number(answer) and has_gradable_number(answer):
-            label = row.label("solution", answer, "math")
-            yield Problem(str(row.index), row.text("problem"), label)
+            label = row.make_label("solution", answer, "math")
+            yield Problem(str(row.index), row.get_text("problem"), label)
 
 
-def _braced(text: str, start: int) -> str | None:
+def _read_braces(text: str, start: int) -> str | None:
     """What the braces hold that open at `start`."""
     if text[start : start + 1] != "{":
         return None

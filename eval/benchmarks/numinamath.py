@@ -37,18 +37,18 @@ HELD_OUT_SHARE = 0.08
 SPLIT_SEED = 42
 
 
-def keeps(row: Row) -> bool:
+def is_kept(row: Row) -> bool:
     """Whether the paper's filter keeps a row."""
     return (
-        row.text("question_type") == "math-word-problem"
-        and any(row.list_of_booleans("correctness_math_verify"))
-        and is_short_number(row.string("answer"))
-        and "http" not in row.text("problem")
-        and "http" not in row.string("solution")
+        row.get_text("question_type") == "math-word-problem"
+        and any(row.get_booleans("correctness_math_verify"))
+        and is_short_number(row.get_string("answer"))
+        and "http" not in row.get_text("problem")
+        and "http" not in row.get_string("solution")
     )
 
 
-def held_out_indices(num_rows: int) -> list[int]:
+def choose_held_out(num_rows: int) -> list[int]:
     """Which of the rows that were kept are for evaluation, in the order of the split."""
     permutation = np.random.default_rng(SPLIT_SEED).permutation(num_rows)
     return [int(i) for i in permutation[: math.ceil(HELD_OUT_SHARE * num_rows)]]
@@ -56,13 +56,13 @@ def held_out_indices(num_rows: int) -> list[int]:
 
 def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
     kept = _kept(rows)
-    return _problems(kept, held_out_indices(len(kept)))
+    return _problems(kept, choose_held_out(len(kept)))
 
 
 def prepare_training(rows: Iterable[Row]) -> Iterator[Problem]:
     """The other 92% of the rows that were kept, in their order."""
     kept = _kept(rows)
-    held_out = set(held_out_indices(len(kept)))
+    held_out = set(choose_held_out(len(kept)))
     return _problems(kept, [i for i in range(len(kept)) if i not in held_out])
 
 
@@ -72,16 +72,16 @@ def _kept(rows: Iterable[Row]) -> list[Row]:
     return [
         Row(row.where, row.index, {field: row.values[field] for field in fields})
         for row in rows
-        if keeps(row)
+        if is_kept(row)
     ]
 
 
 def _problems(kept: Sequence[Row], indices: Iterable[int]) -> Iterator[Problem]:
     for row in (kept[i] for i in indices):
-        answer = row.string("answer")
+        answer = row.get_string("answer")
         if has_gradable_number(answer):
-            label = row.label("answer", answer, "math")
-            yield Problem(str(row.index), row.text("problem"), label)
+            label = row.make_label("answer", answer, "math")
+            yield Problem(str(row.index), row.get_text("problem"), label)
 
 
 BENCHMARK = Benchmark(

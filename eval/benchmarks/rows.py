@@ -31,36 +31,36 @@ class Row:
     """Position in its file or split, from 0."""
     values: Mapping[str, Any]
 
-    def text(self, field: str) -> str:
+    def get_text(self, field: str) -> str:
         """
         Raises:
             RowError: the field is missing, empty or no string.
         """
         value = self._field(field)
         if not isinstance(value, str):
-            raise self.error(field, f"expected a string, found {_kind(value)}")
+            raise self.make_error(field, f"expected a string, found {_name_type(value)}")
         if not value.strip():
-            raise self.error(field, "is empty")
+            raise self.make_error(field, "is empty")
         return value
 
-    def integer(self, field: str) -> int:
+    def get_integer(self, field: str) -> int:
         """
         Raises:
             RowError: the field is missing or no whole number.
         """
         value = self._field(field)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise self.error(field, f"expected a whole number, found {_kind(value)}")
+            raise self.make_error(field, f"expected a whole number, found {_name_type(value)}")
         return value
 
-    def string(self, field: str) -> str:
+    def get_string(self, field: str) -> str:
         """As `text`, but it may be empty."""
         value = self._field(field)
         if not isinstance(value, str):
-            raise self.error(field, f"expected a string, found {_kind(value)}")
+            raise self.make_error(field, f"expected a string, found {_name_type(value)}")
         return value
 
-    def list_of_booleans(self, field: str) -> list[bool]:
+    def get_booleans(self, field: str) -> list[bool]:
         """Empty where the field is null.
 
         Raises:
@@ -70,10 +70,10 @@ class Row:
         if value is None:
             return []
         if not isinstance(value, (list, tuple)) or not all(isinstance(v, bool) for v in value):
-            raise self.error(field, f"expected a list of booleans, found {_kind(value)}")
+            raise self.make_error(field, f"expected a list of booleans, found {_name_type(value)}")
         return list(value)
 
-    def mapping_of_texts(self, field: str) -> dict[str, str]:
+    def get_mapping(self, field: str) -> dict[str, str]:
         """Entries that are null are left out: a table fills absent ones with them.
 
         Raises:
@@ -81,14 +81,16 @@ class Row:
         """
         value = self._field(field)
         if not isinstance(value, Mapping):
-            raise self.error(field, f"expected an object, found {_kind(value)}")
+            raise self.make_error(field, f"expected an object, found {_name_type(value)}")
         texts = {key: text for key, text in value.items() if text is not None}
         for key, text in texts.items():
             if not isinstance(text, str):
-                raise self.error(field, f"{key!r}: expected a string, found {_kind(text)}")
+                raise self.make_error(
+                    field, f"{key!r}: expected a string, found {_name_type(text)}"
+                )
         return texts
 
-    def label(
+    def make_label(
         self, field: str, answer: str, grader: GraderName, choices: Sequence[str] = ()
     ) -> Label:
         """The label for an answer that was read from a field.
@@ -100,14 +102,16 @@ class Row:
         try:
             return parse_label(wanted)
         except LabelError as error:
-            raise self.error(field, str(error)) from error
+            raise self.make_error(field, str(error)) from error
 
-    def error(self, field: str, problem: str) -> RowError:
+    def make_error(self, field: str, problem: str) -> RowError:
         return RowError(f"{self.where}, field {field!r}: {problem}")
 
     def _field(self, field: str) -> Any:
         if field not in self.values:
-            raise self.error(field, f"is missing; the row has {', '.join(map(repr, self.values))}")
+            raise self.make_error(
+                field, f"is missing; the row has {', '.join(map(repr, self.values))}"
+            )
         return self.values[field]
 
 
@@ -126,7 +130,7 @@ class HubSource:
         return f"https://huggingface.co/datasets/{self.hub_id}"
 
 
-def jsonl_rows(path: Path) -> Iterator[Row]:
+def read_jsonl_rows(path: Path) -> Iterator[Row]:
     """The rows of a file with one JSON object a line.
 
     Raises:
@@ -143,12 +147,12 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
             except ValueError as error:
                 raise RowError(f"{where}: not JSON: {error}") from error
             if not isinstance(values, dict):
-                raise RowError(f"{where}: expected an object, found {_kind(values)}")
+                raise RowError(f"{where}: expected an object, found {_name_type(values)}")
             yield Row(where, index, values)
             index += 1
 
 
-def hub_rows(source: HubSource, columns: Sequence[str]) -> Iterator[Row]:
+def read_hub_rows(source: HubSource, columns: Sequence[str]) -> Iterator[Row]:
     """The rows of a split, downloaded once and then read from the `datasets` cache.
 
     Raises:
@@ -164,7 +168,7 @@ def hub_rows(source: HubSource, columns: Sequence[str]) -> Iterator[Row]:
             source.hub_id, source.config, split=source.split, revision=source.revision
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise _not_to_be_had(where, error) from error
+        raise _hub_error(where, error) from error
     if missing := [name for name in columns if name not in table.column_names]:
         raise RowError(
             f"{where}, field {missing[0]!r}: is missing; there are {', '.join(table.column_names)}"
@@ -174,7 +178,7 @@ def hub_rows(source: HubSource, columns: Sequence[str]) -> Iterator[Row]:
         yield Row(f"{where}, row {index}", index, values)
 
 
-def hub_folder(source: HubSource, patterns: Sequence[str]) -> Path:
+def download_from_hub(source: HubSource, patterns: Sequence[str]) -> Path:
     """Files of a dataset that has no table, downloaded once and then taken from the hub's cache.
 
     Raises:
@@ -191,17 +195,17 @@ def hub_folder(source: HubSource, patterns: Sequence[str]) -> Path:
             allow_patterns=list(patterns),
         )
     except (OSError, ValueError, HfHubHTTPError) as error:
-        raise _not_to_be_had(source.hub_id, error) from error
+        raise _hub_error(source.hub_id, error) from error
     return Path(folder)
 
 
-def _not_to_be_had(what: str, error: Exception) -> RowError:
+def _hub_error(what: str, error: Exception) -> RowError:
     return RowError(
         f"cannot load {what} from the hub: {one_line(error)}; files can be read instead: see --help"
     )
 
 
-def _kind(value: object) -> str:
+def _name_type(value: object) -> str:
     names: dict[type, str] = {
         type(None): "null", bool: "a boolean", int: "a number", float: "a number",
         str: "a string", list: "a list", dict: "an object",

@@ -73,7 +73,7 @@ def _compare(arguments: argparse.Namespace) -> str:
     """Writes the report; returns what to print."""
     # Here, so that --help does not wait for scipy.
     from eval.compare.comparison import compare_runs
-    from eval.compare.report.wording import verdict_lines
+    from eval.compare.report.wording import summarize_pair
     from eval.compare.report.write import write_report
 
     comparison = compare_runs(
@@ -93,5 +93,5 @@ def _compare(arguments: argparse.Namespace) -> str:
     lines = [f"note: {note}" for note in comparison.notes]
     for pair in comparison.pairs:
         lines.append(f"{pair.other.name} against {comparison.baseline.name}:")
-        lines += [f"  {line}" for line in verdict_lines(pair, arguments.correction)]
+        lines += [f"  {line}" for line in summarize_pair(pair, arguments.correction)]
     return "\n".join([*lines, f"report: {arguments.output / 'report.html'}"]) + "\n"

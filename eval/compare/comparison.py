@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eval.records import Record, RunDescription, iter_records, read_run, records_path
-from eval.statistics.bootstrap import generator
-from eval.statistics.metrics import METRICS, Resampled, mean_of, resample
+from eval.statistics.bootstrap import make_generator
+from eval.statistics.metrics import METRICS, Resampled, average_metrics, resample
 from eval.statistics.paired import (
     PairedAverage,
     PairedBenchmark,
-    average,
+    average_benchmarks,
     compare_benchmark,
-    corrected,
+    correct_p_values,
 )
-from eval.statistics.samples import Samples, collect
+from eval.statistics.samples import Samples, collect_samples
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,14 @@ def compare_runs(
     """
     if len(folders) < 2:
         raise ValueError(f"a comparison needs two runs or more, there is {len(folders)}")
-    runs = [load_run(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+    runs = [
+        load_run(folder, name) for folder, name in zip(folders, _name_runs(folders), strict=True)
+    ]
     benchmarks = [b for b in runs[0].samples if all(b in run.samples for run in runs)]
     if not benchmarks:
         has = "; ".join(f"{run.name} has {', '.join(run.samples) or 'none'}" for run in runs)
         raise ValueError(f"the runs have no benchmark in common: {has}")
-    different = [d for run in runs[1:] for d in different_inputs(runs[0], run, benchmarks)]
+    different = [d for run in runs[1:] for d in find_different_inputs(runs[0], run, benchmarks)]
     if different and not allow_different_inputs:
         raise ValueError(
             f"the runs were given different inputs, so that their difference is not the models' "
@@ -104,7 +106,7 @@ def compare_runs(
     chosen_k = max(1, fewest) if k is None else k
     metrics = {
         run.name: {
-            b: resample(run.samples[b], chosen_k, num_resamples, generator(seed, b))
+            b: resample(run.samples[b], chosen_k, num_resamples, make_generator(seed, b))
             for b in benchmarks
         }
         for run in runs
@@ -114,12 +116,12 @@ def compare_runs(
         benchmarks=benchmarks,
         metrics=metrics,
         averages={
-            name: {m: mean_of([found[b][m] for b in benchmarks]) for m in METRICS}
+            name: {m: average_metrics([found[b][m] for b in benchmarks]) for m in METRICS}
             for name, found in metrics.items()
         },
         k=chosen_k,
-        pairs=_pairs(runs, benchmarks, num_resamples, seed),
-        notes=[*different, *_notes(runs, benchmarks)],
+        pairs=_pair_runs(runs, benchmarks, num_resamples, seed),
+        notes=[*different, *_make_notes(runs, benchmarks)],
     )
 
 
@@ -134,12 +136,12 @@ def load_run(folder: Path, name: str) -> Run:
         path = records_path(folder, benchmark)
         if path.exists():
             digests: dict[str, tuple[bytes, bytes]] = {}
-            samples[benchmark] = collect(_digesting(iter_records(path), digests))
+            samples[benchmark] = collect_samples(_collect_digests(iter_records(path), digests))
             inputs[benchmark] = digests
     return Run(name, folder, description, samples, inputs)
 
 
-def different_inputs(baseline: Run, other: Run, benchmarks: Sequence[str]) -> list[str]:
+def find_different_inputs(baseline: Run, other: Run, benchmarks: Sequence[str]) -> list[str]:
     """What two runs were not both given, a phrase each; empty where their inputs are the same.
 
     Prompts are compared problem by problem, as the runs may have other benchmarks besides.
@@ -151,25 +153,25 @@ def different_inputs(baseline: Run, other: Run, benchmarks: Sequence[str]) -> li
         common = one.keys() & two.keys()
         if ours.fingerprint != theirs.fingerprint or any(one[i][0] != two[i][0] for i in common):
             found.append(
-                f"{name}: data of {baseline.name} ({_data(ours)}) and {other.name} "
-                f"({_data(theirs)})"
+                f"{name}: data of {baseline.name} ({_describe_data(ours)}) and {other.name} "
+                f"({_describe_data(theirs)})"
             )
         if changed := sorted(i for i in common if one[i][1] != two[i][1]):
             found.append(
                 f"{name}: prompts of {baseline.name} and {other.name} on {len(changed):,} of "
                 f"{len(common):,} problems, the first being {changed[0]!r}"
-                f"{_prompt_parts(baseline, other)}"
+                f"{_list_prompt_differences(baseline, other)}"
             )
     return found
 
 
-def _data(description: object) -> str:
+def _describe_data(description: object) -> str:
     fields = ("num_problems", "source", "revision", "fingerprint")
     num, source, revision, fingerprint = (getattr(description, f) for f in fields)
     return f"{num:,} problems from {source}, revision {revision}, fingerprint {fingerprint[:12]}"
 
 
-def _prompt_parts(baseline: Run, other: Run) -> str:
+def _list_prompt_differences(baseline: Run, other: Run) -> str:
     """Which settings explain that prompts differ."""
     one, two = baseline.description, other.description
     parts = [
@@ -180,7 +182,7 @@ def _prompt_parts(baseline: Run, other: Run) -> str:
     return f" (not the same: {', '.join(parts)})" if parts else ""
 
 
-def _pairs(
+def _pair_runs(
     runs: Sequence[Run], benchmarks: Sequence[str], num_resamples: int, seed: int
 ) -> list[RunPair]:
     """The baseline with every other run; p-values corrected over all benchmarks and runs."""
@@ -188,15 +190,15 @@ def _pairs(
     found = [
         {
             b: compare_benchmark(
-                baseline.samples[b], run.samples[b], num_resamples, generator(seed, b)
+                baseline.samples[b], run.samples[b], num_resamples, make_generator(seed, b)
             )
             for b in benchmarks
         }
         for run in runs[1:]
     ]
     flat = [paired for by_name in found for paired in by_name.values()]
-    accuracy = iter(corrected([p.accuracy.test for p in flat]))
-    tokens = iter(corrected([p.tokens.test for p in flat]))
+    accuracy = iter(correct_p_values([p.accuracy.test for p in flat]))
+    tokens = iter(correct_p_values([p.tokens.test for p in flat]))
     pairs = []
     for run, by_name in zip(runs[1:], found, strict=True):
         tested = {
@@ -207,11 +209,11 @@ def _pairs(
             )
             for b, paired in by_name.items()
         }
-        pairs.append(RunPair(run, tested, average(list(tested.values()))))
+        pairs.append(RunPair(run, tested, average_benchmarks(list(tested.values()))))
     return pairs
 
 
-def _notes(runs: Sequence[Run], benchmarks: Sequence[str]) -> list[str]:
+def _make_notes(runs: Sequence[Run], benchmarks: Sequence[str]) -> list[str]:
     notes = []
     for run in runs:
         if left_out := [b for b in run.description.benchmarks if b not in benchmarks]:
@@ -229,10 +231,10 @@ def _notes(runs: Sequence[Run], benchmarks: Sequence[str]) -> list[str]:
                     f"{run.name}: errors in {name}, left out of every figure: "
                     f"{samples.num_errors:,}"
                 )
-    return [*notes, *_different_settings(runs)]
+    return [*notes, *_note_different_settings(runs)]
 
 
-def _different_settings(runs: Sequence[Run]) -> list[str]:
+def _note_different_settings(runs: Sequence[Run]) -> list[str]:
     """Settings other than the inputs that may move accuracy or length."""
     notes = []
     settings = [
@@ -251,7 +253,7 @@ def _different_settings(runs: Sequence[Run]) -> list[str]:
     return notes
 
 
-def _digesting(
+def _collect_digests(
     records: Iterator[Record], digests: dict[str, tuple[bytes, bytes]]
 ) -> Iterator[Record]:
     for record in records:
@@ -264,7 +266,7 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
+def _name_runs(folders: Sequence[Path]) -> list[str]:
     """The folders' own names, or as much of their paths as tells them apart.
 
     Raises:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks import Problem, choose_benchmarks, load_problems
-from eval.contamination.overlap import ContaminatedProblem, ContaminationSearch, training_rows
+from eval.contamination.overlap import ContaminatedProblem, ContaminationSearch, iter_training_rows
 from eval.records import write_json
 from sar.contamination import NGRAM_WORDS
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for benchmark in choose_benchmarks(arguments.benchmarks)
         }
         found, num_rows = search(arguments.train, problems, arguments.n)
-        report = contamination_json(arguments.train, problems, found, num_rows, arguments.n)
+        report = make_report(arguments.train, problems, found, num_rows, arguments.n)
         if arguments.output is not None:
             arguments.output.parent.mkdir(parents=True, exist_ok=True)
             write_json(arguments.output, report)
@@ -58,14 +58,14 @@ def search(
         total=train.stat().st_size, unit="B", unit_scale=True, desc=train.name, disable=None
     )
     with progress:
-        for line, num_bytes, row in training_rows(train):
+        for line, num_bytes, row in iter_training_rows(train):
             seen.add(line, row)
             num_rows += 1
             progress.update(num_bytes)
-    return seen.problems(), num_rows
+    return seen.list_problems(), num_rows
 
 
-def contamination_json(
+def make_report(
     train: Path,
     problems: Mapping[str, Sequence[Problem]],
     found: Sequence[ContaminatedProblem],

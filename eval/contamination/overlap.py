@@ -60,7 +60,7 @@ class ContaminationSearch:
 
     def add(self, line: int, row: Any) -> None:
         """Looks for all problems in one row, any JSON value."""
-        for field, text in texts(row):
+        for field, text in iter_texts(row):
             for match in self._index.matches(text):
                 found = self._found.get(match.question)
                 if found is None:
@@ -72,7 +72,7 @@ class ContaminationSearch:
                 if match.whole and not found.match.whole:
                     found.match, found.line, found.field = match, line, field
 
-    def problems(self) -> list[ContaminatedProblem]:
+    def list_problems(self) -> list[ContaminatedProblem]:
         """What was found so far, in the problems' order."""
         listed = []
         for index, found in sorted(self._found.items()):
@@ -92,19 +92,19 @@ class ContaminationSearch:
         return listed
 
 
-def texts(row: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def iter_texts(row: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Every string of a JSON value with its place in it."""
     if isinstance(row, str):
         yield path, row
     elif isinstance(row, Mapping):
         for key, value in row.items():
-            yield from texts(value, f"{path}.{key}" if path else str(key))
+            yield from iter_texts(value, f"{path}.{key}" if path else str(key))
     elif isinstance(row, list):
         for index, value in enumerate(row):
-            yield from texts(value, f"{path}.{index}" if path else str(index))
+            yield from iter_texts(value, f"{path}.{index}" if path else str(index))
 
 
-def training_rows(path: Path) -> Iterator[tuple[int, int, Any]]:
+def iter_training_rows(path: Path) -> Iterator[tuple[int, int, Any]]:
     """Line number from 1, size of the line in bytes, and the row, of a file of JSON lines; empty
     lines are passed over.
 

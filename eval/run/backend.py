@@ -1,4 +1,4 @@
-"""The backend that a run's settings ask for."""
+"""Loads the backend that --backend names."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from eval.run.config import RunConfig
 
 
 def load_backend(config: RunConfig) -> Backend:
-    """Loads the model, or reaches the server; heavy imports happen here.
+    """Loads the model, or connects to the server. torch, vLLM and openai are imported only here.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: the model cannot be loaded, or the server does not answer.
     """
     sampling = Sampling(config.temperature, config.top_p, config.max_tokens)
     if config.backend == "openai":
@@ -51,9 +51,8 @@ def _openai_backend(config: RunConfig, sampling: Sampling) -> Backend:
             enable_thinking=config.enable_thinking,
             trust_remote_code=config.trust_remote_code,
         )
-    assert config.base_url
     return OpenAIBackend(
-        config.base_url,
+        config.base_url or "",  # parse_args refuses this backend without a URL
         config.model_path,
         sampling=sampling,
         tokenizer=tokenizer,

@@ -1,4 +1,4 @@
-"""Grades responses with the graders that reward training, in their killable processes."""
+"""Grades responses with the graders that reward training, in processes that can be killed."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from sar.grading.verdict import Verdict
 
 
 class Grader:
-    """A grader pool, asked for one verdict at a time from many threads."""
+    """A pool of grader processes. Many threads may call `grade` at once."""
 
     def __init__(self, num_workers: int, timeout_s: float) -> None:
         """
         Args:
-            num_workers: grader processes.
-            timeout_s: seconds of work one response may take.
+            num_workers: number of grader processes.
+            timeout_s: seconds that a grader may work on one response. After that it is wrong.
         """
         self._pool = GraderPool(num_workers, timeout_s)
 
-    def verdict(self, prompt: str, response: str, label: Label) -> Verdict:
-        """
+    def grade(self, prompt: str, response: str, label: Label) -> Verdict:
+        """Grades one response; waits for the verdict.
+
         Raises:
-            Exception: the grader itself is at fault; never a verdict of wrong.
+            Exception: the grader failed. The response was not graded, so it is not wrong.
         """
         return self._pool.submit(opened_thinking(prompt) + response, label).result()
 

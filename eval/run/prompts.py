@@ -1,7 +1,7 @@
-"""From a problem to what the model is given: system prompt, question, instruction.
+"""Prompt styles: the system prompt and the instruction that surround a question.
 
-Style      system prompt    instruction, joined as in the paper
-paper      the default one  explain, then answer
+Style      system prompt    instruction
+paper      the paper's      explain, then answer
 bare       none             none
 boxed      none             reason, then the answer in \\boxed{}
 """
@@ -15,13 +15,13 @@ from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION
 
 @dataclass(frozen=True)
 class PromptStyle:
-    """What is put around every question. Either part may be empty."""
+    """The text around every question. Either part may be empty."""
 
     system_prompt: str
     instruction: str
 
-    def user_turn(self, question: str, joiner: str) -> str:
-        """The question with the instruction after it."""
+    def format_user_turn(self, question: str, joiner: str) -> str:
+        """The question, followed by the instruction if there is one."""
         return f"{question}{joiner}{self.instruction}" if self.instruction else question
 
 
@@ -32,10 +32,10 @@ PROMPT_STYLES = {
 }
 
 
-def prompt_style(
+def choose_prompt_style(
     name: str, system_prompt: str | None = None, instruction: str | None = None
 ) -> PromptStyle:
-    """A style by its name, parts of it replaced where they are given."""
+    """Returns the named style. `system_prompt` and `instruction` replace its own unless None."""
     style = PROMPT_STYLES[name]
     return PromptStyle(
         style.system_prompt if system_prompt is None else system_prompt,

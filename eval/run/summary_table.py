@@ -1,15 +1,19 @@
-"""A summary as lines to read, at the end of a run."""
+"""The table that a run prints at its end."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-def summary_table(summary: dict[str, Any]) -> str:
-    """A line for each benchmark and one for their average."""
+def format_summary(summary: dict[str, Any]) -> str:
+    """One line per benchmark, and one for their average if there are several.
+
+    Args:
+        summary: what `eval.statistics.metrics.summarize` returns.
+    """
     lines = [
         f"{'benchmark':<14}{'problems':>9}{'samples':>9}  {'accuracy':<24}{'tokens':>8}"
-        f"{'cut off':>9}{'no answer':>11}{'errors':>8}"
+        f"{'truncated':>11}{'no answer':>11}{'errors':>8}"
     ]
     rows = list(summary["benchmarks"].items())
     if len(rows) > 1:
@@ -24,7 +28,7 @@ def summary_table(summary: dict[str, Any]) -> str:
             f"{name:<14}{row.get('num_problems', ''):>9}{row.get('num_samples', ''):>9}  "
             f"{_percent(accuracy['value']) + interval:<24}"
             f"{_number(metrics['tokens']['value']):>8}"
-            f"{_percent(metrics['truncation_rate']['value']):>9}"
+            f"{_percent(metrics['truncation_rate']['value']):>11}"
             f"{_percent(metrics['no_answer_rate']['value']):>11}"
             f"{row.get('num_errors', ''):>8}"
         )

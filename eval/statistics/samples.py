@@ -1,5 +1,4 @@
-"""The columns of a benchmark's records that statistics need. Texts are let go, so that memory does
-not grow with what the models wrote.
+"""One benchmark's records as columns. Texts are dropped, so memory does not grow with them.
 
 Shapes: N samples, P problems. A problem is a cluster: its samples share their question.
 """
@@ -21,7 +20,7 @@ Floats = NDArray[np.float64]
 
 
 class _Row(NamedTuple):
-    """What stays of a record; nan is what is not known."""
+    """What statistics need of a record; nan where unknown."""
 
     graded: bool
     correct: float
@@ -33,21 +32,24 @@ class _Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Samples:
-    """One benchmark's samples, sorted by problem id and sample. The order in a file is lost, so
-    that a run that was interrupted has the same statistics as one that was not."""
+    """One benchmark's samples, sorted by problem id and sample number.
+
+    The order in the file does not matter, so a resumed run has the same statistics as one that was
+    never interrupted.
+    """
 
     ids: tuple[str, ...]
-    """(P,) problem ids, errors included."""
+    """(P,) problem ids, including those with errors only."""
     problem_N: NDArray[np.int64]
     """Index into `ids`."""
     graded_N: NDArray[np.bool_]
-    """False for errors of the backend or of the grading."""
+    """False if the backend or the grader failed."""
     correct_N: Floats
     """0 or 1; nan for errors."""
     no_answer_N: Floats
     """0 or 1; nan for errors."""
     truncated_N: Floats
-    """1 where generation was cut at its maximum; nan for errors and unknown finish reasons."""
+    """1 if the response was truncated at its maximum; nan for errors and unknown finish reasons."""
     num_tokens_N: Floats
     """nan for errors and unknown lengths."""
     reasons: dict[str, int]
@@ -63,34 +65,34 @@ class Samples:
 
     @property
     def samples_per_problem(self) -> int:
-        """The largest number of samples of any problem, errors included: n. 0 without records."""
-        return int(self.per_problem(np.ones(len(self.problem_N))).max(initial=0))
+        """n: the largest number of samples of a problem, including errors. 0 without records."""
+        return int(self.sum_per_problem(np.ones(len(self.problem_N))).max(initial=0))
 
-    def per_problem(self, values_N: Floats) -> Floats:
-        """(P,) sums of the values that are known."""
+    def sum_per_problem(self, values_N: Floats) -> Floats:
+        """(P,) sums of the known values."""
         known = ~np.isnan(values_N)
         counted = np.bincount(self.problem_N[known], values_N[known], minlength=self.num_problems)
         return np.asarray(counted, np.float64)
 
-    def problem_means(self, values_N: Floats) -> Floats:
-        """(P,) means of the values that are known; nan for a problem that has none."""
-        counts_P = self.per_problem(np.where(np.isnan(values_N), np.nan, 1.0))
-        return divide(self.per_problem(values_N), counts_P)
+    def mean_per_problem(self, values_N: Floats) -> Floats:
+        """(P,) means of the known values; nan for a problem without any."""
+        counts_P = self.sum_per_problem(np.where(np.isnan(values_N), np.nan, 1.0))
+        return divide(self.sum_per_problem(values_N), counts_P)
 
 
 def divide(numerators: Floats, denominators: Floats) -> Floats:
-    """Elementwise; nan where the denominator is not above 0."""
+    """Elementwise quotient; nan where the denominator is not positive."""
     quotients: Floats = np.full(np.shape(numerators), np.nan)
     return np.divide(numerators, denominators, out=quotients, where=denominators > 0)
 
 
-def collect(records: Iterable[Record]) -> Samples:
-    """Columns of one benchmark's records; the last record of an (id, sample) wins.
+def collect_samples(records: Iterable[Record]) -> Samples:
+    """Columns of one benchmark's records. Of several records of a sample, the last counts.
 
     Raises:
         ValueError: a record has neither a verdict nor an error.
     """
-    latest = {record.key: _row(record) for record in records}
+    latest = {record.key: _make_row(record) for record in records}
     keys = sorted(latest)
     ids = tuple(dict.fromkeys(id_ for id_, _ in keys))
     index = {id_: i for i, id_ in enumerate(ids)}
@@ -110,12 +112,12 @@ def collect(records: Iterable[Record]) -> Samples:
 _ERROR = _Row(False, np.nan, np.nan, np.nan, np.nan, None)
 
 
-def _row(record: Record) -> _Row:
+def _make_row(record: Record) -> _Row:
     if record.error is not None:
         return _ERROR
     if record.correct is None:
         raise ValueError(
-            f"record {record.id!r}, sample {record.sample}: neither a verdict nor an error"
+            f"record {record.id!r}, sample {record.sample}: has neither a verdict nor an error"
         )
     tokens, finish = record.num_tokens, record.finish_reason
     return _Row(

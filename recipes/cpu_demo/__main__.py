@@ -22,7 +22,7 @@ from pathlib import Path
 
 from eval.errors import UserError
 from eval.records import write_json
-from eval.run.output import locked
+from eval.run.output import lock_run
 from recipes.cpu_demo.plan import FULL, QUICK, Run, Settings, planned_runs, start_of
 from recipes.cpu_demo.processes import (
     Failed,
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     started_s = time.monotonic()
     try:
-        with locked(arguments.output):
+        with lock_run(arguments.output):
             _keep_settings(settings, arguments.output)
             print("making the model that all runs start from", file=sys.stderr)
             make_start(arguments.output, settings, threading.Event())

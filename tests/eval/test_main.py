@@ -10,7 +10,7 @@ import pytest
 
 from eval.__main__ import main
 from eval.benchmarks import BENCHMARKS
-from eval.run.prompts import PROMPT_STYLES, prompt_style
+from eval.run.prompts import PROMPT_STYLES, choose_prompt_style
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION
 
 ROOT = Path(__file__).parents[2]
@@ -63,10 +63,10 @@ def test_help_and_mistakes_load_nothing_heavy() -> None:
 
 
 def test_the_papers_prompt_is_the_default_style() -> None:
-    style = prompt_style("paper")
+    style = choose_prompt_style("paper")
     assert (style.system_prompt, style.instruction) == (DEFAULT_SYSTEM_PROMPT, INSTRUCTION)
-    assert style.user_turn("1+1?", " ") == f"1+1? {INSTRUCTION}"
-    assert style.user_turn("1+1?", "\n") == f"1+1?\n{INSTRUCTION}"
+    assert style.format_user_turn("1+1?", " ") == f"1+1? {INSTRUCTION}"
+    assert style.format_user_turn("1+1?", "\n") == f"1+1?\n{INSTRUCTION}"
     joiners = {name: benchmark.joiner for name, benchmark in BENCHMARKS.items()}
     by_space = {name for name, joiner in joiners.items() if joiner == " "}
     assert by_space == {"gsm8k", "gsm_symbolic", "math", "prontoqa", "demo"}
@@ -74,8 +74,8 @@ def test_the_papers_prompt_is_the_default_style() -> None:
 
 
 def test_other_styles_and_parts_of_ones_own() -> None:
-    assert prompt_style("bare").user_turn("1+1?", "\n") == "1+1?"
-    assert r"\boxed{}" in prompt_style("boxed").user_turn("1+1?", "\n")
+    assert choose_prompt_style("bare").format_user_turn("1+1?", "\n") == "1+1?"
+    assert r"\boxed{}" in choose_prompt_style("boxed").format_user_turn("1+1?", "\n")
     assert all(not PROMPT_STYLES[name].system_prompt for name in ("bare", "boxed"))
-    mixed = prompt_style("paper", "", "Go.")
+    mixed = choose_prompt_style("paper", "", "Go.")
     assert (mixed.system_prompt, mixed.instruction) == ("", "Go.")

@@ -94,7 +94,7 @@ def _directions(comparison: Comparison, pair: RunPair, benchmark: str) -> dict[s
 
 
 def _shares(samples: Samples) -> dict[str, float]:
-    shares_P = samples.problem_means(samples.correct_N)
+    shares_P = samples.mean_per_problem(samples.correct_N)
     return {
         id_: float(share)
         for id_, share in zip(samples.ids, shares_P, strict=True)

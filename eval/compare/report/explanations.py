@@ -5,7 +5,7 @@ from __future__ import annotations
 from eval.compare.comparison import Comparison
 
 
-def explanations(comparison: Comparison, correction: str) -> list[str]:
+def explain_statistics(comparison: Comparison, correction: str) -> list[str]:
     num_tests = len(comparison.pairs) * len(comparison.benchmarks)
     lines = [
         "Differences are paired by problem and are other minus baseline; accuracy in percentage "

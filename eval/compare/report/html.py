@@ -16,14 +16,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from eval.compare.comparison import Comparison
 from eval.compare.report.disagreements import Disagreements
-from eval.compare.report.explanations import explanations
-from eval.compare.report.tables import metrics_tables, pair_table, runs_table
-from eval.compare.report.wording import findings, verdict_lines
+from eval.compare.report.explanations import explain_statistics
+from eval.compare.report.tables import make_metrics_tables, make_pair_table, make_runs_table
+from eval.compare.report.wording import describe_findings, summarize_pair
 
 _PAGE = Path(__file__).parent / "page"
 
 
-def write_html(
+def render_html(
     comparison: Comparison,
     correction: str,
     figures: Sequence[Path],
@@ -45,19 +45,19 @@ def write_html(
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     return environment.get_template("report.html.jinja").render(
         baseline=comparison.baseline.name,
-        runs=runs_table(comparison),
+        runs=make_runs_table(comparison),
         notes=comparison.notes,
         pairs=[
             {
                 "name": pair.other.name,
-                "verdicts": verdict_lines(pair, correction),
-                "table": pair_table(comparison, pair, correction),
-                "findings": findings(pair, correction),
+                "verdicts": summarize_pair(pair, correction),
+                "table": make_pair_table(comparison, pair, correction),
+                "findings": describe_findings(pair, correction),
             }
             for pair in comparison.pairs
         ],
-        metrics=metrics_tables(comparison),
-        explanations=explanations(comparison, correction),
+        metrics=make_metrics_tables(comparison),
+        explanations=explain_statistics(comparison, correction),
         figures=[(path.stem, _data_uri(path)) for path in figures],
         num_shown=len(disagreements.shown),
         num_all=disagreements.num_all,

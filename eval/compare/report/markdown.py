@@ -5,32 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eval.compare.comparison import Comparison
-from eval.compare.report.explanations import explanations
-from eval.compare.report.tables import Table, metrics_tables, pair_table, runs_table
-from eval.compare.report.wording import findings, verdict_lines
+from eval.compare.report.explanations import explain_statistics
+from eval.compare.report.tables import Table, make_metrics_tables, make_pair_table, make_runs_table
+from eval.compare.report.wording import describe_findings, summarize_pair
 
 
-def write_markdown(comparison: Comparison, correction: str, figures: Sequence[str]) -> str:
+def render_markdown(comparison: Comparison, correction: str, figures: Sequence[str]) -> str:
     """
     Args:
         figures: paths of pictures, relative to the report.
     """
     baseline = comparison.baseline.name
-    parts = [f"# Comparison with {_escape(baseline)}", _table(runs_table(comparison))]
+    parts = [f"# Comparison with {_escape(baseline)}", _table(make_runs_table(comparison))]
     if comparison.notes:
         parts.append("**To be known:**\n\n" + _list(comparison.notes))
     for pair in comparison.pairs:
         parts += [
             f"## {_escape(pair.other.name)} against {_escape(baseline)}",
-            _list(verdict_lines(pair, correction)),
-            _table(pair_table(comparison, pair, correction)),
-            _list(findings(pair, correction)),
+            _list(summarize_pair(pair, correction)),
+            _table(make_pair_table(comparison, pair, correction)),
+            _list(describe_findings(pair, correction)),
         ]
     parts += [f"![{name}]({name})" for name in figures]
     parts.append("## Each run by itself")
-    for table in metrics_tables(comparison):
+    for table in make_metrics_tables(comparison):
         parts += [f"### {_escape(table.caption)}", _table(table)]
-    parts += ["## How to read this", _list(explanations(comparison, correction))]
+    parts += ["## How to read this", _list(explain_statistics(comparison, correction))]
     return "\n\n".join(parts) + "\n"
 
 

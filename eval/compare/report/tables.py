@@ -12,10 +12,10 @@ from eval.compare.report.wording import (
     SCORE,
     TOKENS,
     Unit,
-    corrected_p,
-    estimate_text,
-    p_text,
-    value_text,
+    choose_p,
+    format_estimate,
+    format_p,
+    format_value,
 )
 from eval.statistics.metrics import Resampled
 from eval.statistics.paired import PairedAverage, PairedBenchmark
@@ -30,7 +30,7 @@ class Table:
     rows: list[tuple[str, ...]]
 
 
-def runs_table(comparison: Comparison) -> Table:
+def make_runs_table(comparison: Comparison) -> Table:
     """What was run."""
     rows = []
     for index, run in enumerate(comparison.runs):
@@ -49,7 +49,7 @@ def runs_table(comparison: Comparison) -> Table:
     return Table("Runs", columns, rows)
 
 
-def pair_table(comparison: Comparison, pair: RunPair, correction: str) -> Table:
+def make_pair_table(comparison: Comparison, pair: RunPair, correction: str) -> Table:
     """The paired differences."""
     rows = [
         (
@@ -82,12 +82,12 @@ def pair_table(comparison: Comparison, pair: RunPair, correction: str) -> Table:
     )
 
 
-def metrics_tables(comparison: Comparison) -> list[Table]:
+def make_metrics_tables(comparison: Comparison) -> list[Table]:
     """Each run by itself, over all of its own problems."""
-    return [_metrics_table(comparison, run.name) for run in comparison.runs]
+    return [_make_metrics_table(comparison, run.name) for run in comparison.runs]
 
 
-def _metrics_table(comparison: Comparison, run: str) -> Table:
+def _make_metrics_table(comparison: Comparison, run: str) -> Table:
     samples = {r.name: r.samples for r in comparison.runs}[run]
     shown = _shown_metrics(comparison)
     rows = []
@@ -124,7 +124,7 @@ def _metric_cells(
     metrics: dict[str, Resampled], shown: dict[str, tuple[str, Unit]]
 ) -> Sequence[str]:
     return [
-        estimate_text(metrics[metric].estimate(), unit.value) for metric, unit in shown.values()
+        format_estimate(metrics[metric].estimate(), unit.value) for metric, unit in shown.values()
     ]
 
 
@@ -132,15 +132,15 @@ def _cells(paired: PairedBenchmark | PairedAverage, correction: str) -> Sequence
     cells = []
     for difference, unit in ((paired.accuracy, PERCENT), (paired.tokens, TOKENS)):
         average = isinstance(paired, PairedAverage)
-        corrected = None if average else corrected_p(difference.test, correction)
-        baseline, other = (value_text(v, unit) for v in (difference.baseline, difference.other))
+        corrected = None if average else choose_p(difference.test, correction)
+        baseline, other = (format_value(v, unit) for v in (difference.baseline, difference.other))
         cells += [
             f"{baseline} → {other}",
-            estimate_text(difference.gain.estimate(), unit.gain),
-            p_text(difference.test.p),
-            p_text(corrected),
+            format_estimate(difference.gain.estimate(), unit.gain),
+            format_p(difference.test.p),
+            format_p(corrected),
         ]
-    return [*cells, estimate_text(paired.aes.estimate(), SCORE.value)]
+    return [*cells, format_estimate(paired.aes.estimate(), SCORE.value)]
 
 
 def _problems(paired: PairedBenchmark) -> str:

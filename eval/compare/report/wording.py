@@ -35,11 +35,11 @@ TOKENS = Unit(lambda v: f"{v:,.0f}", lambda v: _signed(v, 0), "tokens")
 SCORE = Unit(lambda v: _signed(v, 2), lambda v: _signed(v, 2), "")
 
 
-def value_text(value: Resampled, unit: Unit) -> str:
+def format_value(value: Resampled, unit: Unit) -> str:
     return NOTHING if math.isnan(value.value) else unit.value(value.value)
 
 
-def estimate_text(estimate: Estimate, write: Callable[[float], str]) -> str:
+def format_estimate(estimate: Estimate, write: Callable[[float], str]) -> str:
     """Value and interval, such as `+2.1 [-0.3, +4.5]`."""
     if estimate.value is None:
         return NOTHING
@@ -48,13 +48,13 @@ def estimate_text(estimate: Estimate, write: Callable[[float], str]) -> str:
     return f"{write(estimate.value)} [{write(estimate.low)}, {write(estimate.high)}]"
 
 
-def p_text(p: float | None) -> str:
+def format_p(p: float | None) -> str:
     if p is None:
         return NOTHING
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def corrected_p(test: SignificanceTest, correction: str) -> float | None:
+def choose_p(test: SignificanceTest, correction: str) -> float | None:
     """The p-value that decides: an average is one test by itself, and has no other than its own."""
     by_name = {"holm": test.holm, "bonferroni": test.bonferroni}
     found = by_name[correction]
@@ -62,11 +62,11 @@ def corrected_p(test: SignificanceTest, correction: str) -> float | None:
 
 
 def is_significant(difference: Difference, correction: str) -> bool:
-    p = corrected_p(difference.test, correction)
+    p = choose_p(difference.test, correction)
     return p is not None and p < ALPHA
 
 
-def findings(pair: RunPair, correction: str) -> list[str]:
+def describe_findings(pair: RunPair, correction: str) -> list[str]:
     """A sentence on accuracy and one on length for each benchmark."""
     found = []
     for name, paired in pair.benchmarks.items():
@@ -75,7 +75,7 @@ def findings(pair: RunPair, correction: str) -> list[str]:
     return found
 
 
-def verdict_lines(pair: RunPair, correction: str) -> list[str]:
+def summarize_pair(pair: RunPair, correction: str) -> list[str]:
     """The average in words, then which benchmarks differ significantly and which do not."""
     lines = []
     for measure, field, unit, words in (
@@ -102,13 +102,13 @@ def _finding(subject: str, difference: Difference, unit: Unit, correction: str) 
     gain, test = difference.gain.estimate(), difference.test
     if gain.value is None or test.p is None:
         return f"{subject}: nothing to compare."
-    values = f"{value_text(difference.baseline, unit)} → {value_text(difference.other, unit)}"
+    values = f"{format_value(difference.baseline, unit)} → {format_value(difference.other, unit)}"
     text = f"{subject}: {values}, {unit.gain(gain.value)} {unit.name}"
     if gain.low is None or gain.high is None:
         return f"{text}; too few problems for an interval, so nothing can be said."
     ends = f"{unit.gain(gain.low)} to {unit.gain(gain.high)}"
     ps = f"p {_equals(test.p)}"
-    p = corrected_p(test, correction)
+    p = choose_p(test, correction)
     if p is not None and p != test.p:
         ps += f", after {correction.capitalize()} {_equals(p)}"
     text = f"{text} (95 % interval {ends}; {test.name}, {ps})"
@@ -121,7 +121,7 @@ def _finding(subject: str, difference: Difference, unit: Unit, correction: str) 
 
 
 def _equals(p: float) -> str:
-    return p_text(p) if p < 0.001 else f"= {p_text(p)}"
+    return format_p(p) if p < 0.001 else f"= {format_p(p)}"
 
 
 def _signed(value: float, digits: int) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 from eval.compare.comparison import Comparison
 from eval.compare.report.disagreements import find_disagreements
 from eval.compare.report.figures import draw_figures
-from eval.compare.report.html import write_html
-from eval.compare.report.markdown import write_markdown
+from eval.compare.report.html import render_html
+from eval.compare.report.markdown import render_markdown
 from eval.records import write_json
 from eval.statistics.metrics import Resampled
 from eval.statistics.paired import Difference, PairedAverage, PairedBenchmark
@@ -33,15 +33,15 @@ def write_report(
     output.mkdir(parents=True, exist_ok=True)
     figures = draw_figures(comparison, output / "figures", correction)
     pictures = [f"figures/{path.stem}.png" for path in figures]
-    markdown = write_markdown(comparison, correction, pictures)
+    markdown = render_markdown(comparison, correction, pictures)
     (output / "report.md").write_text(markdown, encoding="utf-8")
     disagreements = find_disagreements(comparison, max_per_benchmark=max_disagreements, seed=seed)
-    html = write_html(comparison, correction, figures, disagreements)
+    html = render_html(comparison, correction, figures, disagreements)
     (output / "report.html").write_text(html, encoding="utf-8")
-    write_json(output / "comparison.json", comparison_json(comparison))
+    write_json(output / "comparison.json", comparison_to_json(comparison))
 
 
-def comparison_json(comparison: Comparison) -> dict[str, Any]:
+def comparison_to_json(comparison: Comparison) -> dict[str, Any]:
     """All numbers of a comparison: rates as shares of 1, lengths in tokens; null is undefined."""
     return {
         "baseline": comparison.baseline.name,

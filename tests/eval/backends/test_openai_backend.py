@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from eval.backends.base import Completion, Request, Sampling
-from eval.backends.openai_backend import OpenAIBackend, completion_of
+from eval.backends.openai_backend import OpenAIBackend, parse_completion
 from eval.errors import UserError
 from eval.records import iter_records
 from eval.run.command import main
@@ -291,7 +291,7 @@ def test_no_server() -> None:
 
 def test_a_key_that_is_refused(server: Server) -> None:
     server.models_status = 401
-    with pytest.raises(UserError, match="refuses the key in OPENAI_API_KEY"):
+    with pytest.raises(UserError, match="rejects the key in OPENAI_API_KEY"):
         _completions(server, [_request()])
 
 
@@ -308,10 +308,10 @@ def test_a_server_without_a_list_of_models(server: Server) -> None:
         (chat("2", reasoning_content="so"), ("<think>so</think>2", "stop", None)),
         (chat("2", reasoning="so"), ("<think>so</think>2", "stop", None)),
         (chat(None, "length", reasoning="so"), ("<think>so", "length", None)),
-        (chat(None), (None, None, "the server's answer holds no text")),
+        (chat(None), (None, None, "the server's answer has no text")),
         (chat("a", "content_filter"), (None, None, "the server finished with 'content_filter'")),
-        ({**chat("a"), "choices": []}, (None, None, "the server's answer holds no choice")),
-        ({"detail": "what?"}, (None, None, "the server's answer holds no choice")),
+        ({**chat("a"), "choices": []}, (None, None, "the server's answer has no choice")),
+        ({"detail": "what?"}, (None, None, "the server's answer has no choice")),
     ],
 )
 def test_answers(server: Server, answer: Any, expected: tuple[str | None, ...]) -> None:
@@ -322,5 +322,5 @@ def test_answers(server: Server, answer: Any, expected: tuple[str | None, ...]) 
 
 def test_usage_that_a_server_does_not_tell() -> None:
     choice = SimpleNamespace(text="a", finish_reason="stop")
-    completion = completion_of(_request(), SimpleNamespace(choices=[choice], usage=None))
+    completion = parse_completion(_request(), SimpleNamespace(choices=[choice], usage=None))
     assert (completion.response, completion.num_tokens) == ("a", None)

@@ -21,7 +21,7 @@ import torch
 
 from eval.backends.base import Request, Sampling
 from eval.backends.chat_tokenizer import ChatTokenizer
-from eval.backends.transformers_backend import SeededSampler, TransformersBackend, _warper
+from eval.backends.transformers_backend import SeededSampler, TransformersBackend, _make_warper
 from eval.errors import UserError
 from sar.models.problems import generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
@@ -57,7 +57,7 @@ def _requests(backend: TransformersBackend, count: int, seed: int | None = None)
             key=(i, problem.answer),
             system_prompt=DEFAULT_SYSTEM_PROMPT,
             user_turn=problem.question,
-            prompt=backend.prompt(DEFAULT_SYSTEM_PROMPT, problem.question),
+            prompt=backend.render_prompt(DEFAULT_SYSTEM_PROMPT, problem.question),
             seed=None if seed is None else seed + i,
         )
         for i, problem in enumerate(problems)
@@ -148,7 +148,7 @@ def test_samples_follow_the_models_distribution(temperature, top_p) -> None:
     ordered, indices = probabilities_V.sort(descending=True)
     kept = indices[: int((ordered.cumsum(0) - ordered < top_p).sum())]
     num_draws = 4000
-    warp = _warper(Sampling(temperature, top_p, 1))
+    warp = _make_warper(Sampling(temperature, top_p, 1))
     sampler = SeededSampler(list(range(num_draws)), warp, torch.device("cpu"))
     draws = Counter(sampler(None, logits_V.repeat(num_draws, 1)).argmax(-1).tolist())
     assert draws.keys() == set(kept.tolist())
@@ -182,7 +182,7 @@ def test_settings_that_come_with_a_checkpoint_do_not_join_in(
 def test_prompts(bundled_tokenizer) -> None:
     tokenizer = ChatTokenizer(bundled_tokenizer)
     rendered = render_prompt(bundled_tokenizer, "1+1?", "Be brief.")
-    assert tokenizer.prompt("Be brief.", "1+1?") == rendered
+    assert tokenizer.render_prompt("Be brief.", "1+1?") == rendered
     with pytest.raises(UserError, match="--no-enable-thinking: the model's chat template has no"):
         ChatTokenizer(bundled_tokenizer, enable_thinking=False)
 
@@ -213,7 +213,7 @@ class ThinkingTokenizer:
 
 @pytest.mark.parametrize("enabled", [None, True, False])
 def test_thinking_switch(enabled) -> None:
-    assert ChatTokenizer(ThinkingTokenizer(), enabled).prompt("", "Q") == f"Q {enabled}"
+    assert ChatTokenizer(ThinkingTokenizer(), enabled).render_prompt("", "Q") == f"Q {enabled}"
 
 
 def test_thinking_tags_are_read_and_other_special_tokens_are_not() -> None:

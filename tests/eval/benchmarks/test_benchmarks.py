@@ -21,8 +21,8 @@ from eval.benchmarks import (
     numinamath,
 )
 from eval.benchmarks import math as math_benchmark
-from eval.benchmarks.load import fingerprint
-from eval.benchmarks.rows import HubSource, Row, hub_rows
+from eval.benchmarks.load import compute_fingerprint
+from eval.benchmarks.rows import HubSource, Row, read_hub_rows
 from eval.errors import UserError
 
 SEVEN = ("gsm8k", "math", "numinamath", "gsm_symbolic", "aime", "prontoqa", "logicbench")
@@ -112,7 +112,7 @@ def test_math_keeps_numbers_and_simple_fractions(data_folder) -> None:
     ],
 )
 def test_last_box(solution, box) -> None:
-    assert math_benchmark.last_box(solution) == box
+    assert math_benchmark.find_last_box(solution) == box
 
 
 def test_numinamath_filter_agrees_with_the_authors(data_folder) -> None:
@@ -121,11 +121,11 @@ def test_numinamath_filter_agrees_with_the_authors(data_folder) -> None:
         for row in json.loads((data_folder / "openr1_edge_expected.json").read_text())
     }
     edge_rows = _rows(data_folder / "openr1_edge_rows.jsonl")
-    kept = {row["uuid"]: numinamath.keeps(Row("edge", 0, row)) for row in edge_rows}
+    kept = {row["uuid"]: numinamath.is_kept(Row("edge", 0, row)) for row in edge_rows}
     assert kept == expected
     assert len(kept) == 24
     real = _rows(data_folder / "openr1.jsonl")
-    assert sum(numinamath.keeps(Row("openr1", 0, row)) for row in real) == 47
+    assert sum(numinamath.is_kept(Row("openr1", 0, row)) for row in real) == 47
     assert len(real) == 54
 
 
@@ -134,7 +134,7 @@ def test_numinamath_split_is_that_of_datasets(num_rows) -> None:
     datasets = pytest.importorskip("datasets")
     table = datasets.Dataset.from_dict({"index": list(range(num_rows + 1))})
     test = table.train_test_split(test_size=0.08, seed=42)["test"]
-    assert numinamath.held_out_indices(num_rows + 1) == test["index"][:]
+    assert numinamath.choose_held_out(num_rows + 1) == test["index"][:]
 
 
 def test_numinamath_holds_out_gradable_rows(data_folder) -> None:
@@ -225,7 +225,7 @@ def test_logicbench_skips_yes_and_no_questions(data_folder, tmp_path) -> None:
     tree = tmp_path / "LogicBench(Eval)"
     source = data_folder / "logicbench_tree" / "LogicBench(Eval)" / "MCQA"
     shutil.copytree(source, tree / "BQA")
-    assert logicbench.tree_rows(tmp_path) is None
+    assert logicbench.read_tree(tmp_path) is None
 
 
 def _without(field: str) -> Callable[[dict[str, Any]], None]:
@@ -312,16 +312,22 @@ def test_two_problems_with_one_id(tmp_path, data_folder) -> None:
 
 def test_fingerprint_sees_every_change(data_folder) -> None:
     problems = _problems("logicbench", data_folder, 20)
-    prints = {fingerprint(problems), fingerprint(problems[::-1]), fingerprint(problems[:-1])}
+    prints = {
+        compute_fingerprint(problems),
+        compute_fingerprint(problems[::-1]),
+        compute_fingerprint(problems[:-1]),
+    }
     first = problems[0]
     for changed in (
         Problem("x", first.question, first.label),
         Problem(first.id, first.question + " ", first.label),
         Problem(first.id, first.question, problems[1].label),
     ):
-        prints.add(fingerprint([changed, *problems[1:]]))
+        prints.add(compute_fingerprint([changed, *problems[1:]]))
     assert len(prints) == 6
-    assert fingerprint(_problems("logicbench", data_folder, 20)) == fingerprint(problems)
+    assert compute_fingerprint(_problems("logicbench", data_folder, 20)) == compute_fingerprint(
+        problems
+    )
 
 
 def test_demo_is_made_here_and_always_the_same(tmp_path) -> None:
@@ -347,9 +353,9 @@ def table(tmp_path) -> str:
 def test_rows_by_datasets(table, monkeypatch, tmp_path_factory) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
     source = HubSource(table, "main", "test", "main")
-    problems = list(gsm8k.prepare(hub_rows(source, ("question", "answer"))))
+    problems = list(gsm8k.prepare(read_hub_rows(source, ("question", "answer"))))
     assert [p.label.answer for p in problems] == ["1", "2", "3"]
     with pytest.raises(RowError, match="field 'solution': is missing"):
-        list(hub_rows(source, ("solution",)))
+        list(read_hub_rows(source, ("solution",)))
     with pytest.raises(RowError, match=r"cannot load .* from the hub: .*--help"):
-        list(hub_rows(HubSource(table, "main", "train", "main"), ("question",)))
+        list(read_hub_rows(HubSource(table, "main", "train", "main"), ("question",)))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from eval.benchmarks import BENCHMARKS, Problem
 from eval.contamination.command import main
-from eval.contamination.overlap import ContaminationSearch, texts
+from eval.contamination.overlap import ContaminationSearch, iter_texts
 from sar.contamination import ContaminationIndex, ngrams, normalise
 from sar.grading.label import Label
 
@@ -104,7 +104,7 @@ def test_every_text_of_a_row_is_searched_by_itself() -> None:
     row = {
         "id": 7, "ok": None, "messages": [{"role": "user", "content": QUESTION}, split_up],
     }  # fmt: skip
-    assert dict(texts(row))["messages.0.content"] == QUESTION
+    assert dict(iter_texts(row))["messages.0.content"] == QUESTION
     search = ContaminationSearch({"b": [Problem("p", QUESTION, Label("3", "math"))]})
     search.add(1, split_up)
     search.add(2, " ".join(words[:13]))
@@ -144,7 +144,7 @@ def _write(path: Path, rows: list[Any]) -> Path:
 
 
 def test_real_problems_in_a_training_file(data_folder: Path, tmp_path: Path) -> None:
-    """30 GSM8K test questions, each hidden another way, among 400 texts that hold none."""
+    """30 GSM8K test questions, each hidden another way, among 400 iter_texts that hold none."""
     lines = (data_folder / "gsm8k.jsonl").read_text().splitlines()
     questions = [json.loads(line)["question"] for line in lines]
     clean = [json.loads(line) for line in (data_folder / "openr1.jsonl").read_text().splitlines()]

@@ -18,7 +18,7 @@ from eval.records import Record, iter_records
 from eval.run.command import main, run
 from eval.run.config import parse_args
 from eval.run.grading import Grader
-from eval.run.loop import Task, ask_and_grade, sample_seed
+from eval.run.loop import Task, ask_and_grade, derive_seed
 from sar.grading.label import parse_label
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION
 
@@ -34,7 +34,7 @@ class CannedBackend:
         self.is_closed = False
         self._answer = answer
 
-    def prompt(self, system_prompt: str, user_turn: str) -> str:
+    def render_prompt(self, system_prompt: str, user_turn: str) -> str:
         return f"{system_prompt}|{user_turn}|"
 
     def generate(self, requests: Iterable[Request]) -> Completions:
@@ -128,7 +128,7 @@ def test_samples_have_seeds_of_their_own(start, tmp_path) -> None:
     assert all(0 <= seed < 2**31 for seed in seeds)
     (problem,) = [p for p in _records(tmp_path, "aime") if p.key == ("own-2", 3)]
     task = Task(BENCHMARKS["aime"], _problem("own-2"), 3)
-    assert problem.seed == sample_seed(0, task) != sample_seed(1, task)
+    assert problem.seed == derive_seed(0, task) != derive_seed(1, task)
 
 
 def _problem(id_: str) -> Problem:
@@ -161,7 +161,7 @@ def test_a_failing_grader_is_an_error(start, tmp_path, monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(Grader, "verdict", fail)
+    monkeypatch.setattr(Grader, "grade", fail)
     code, _ = start(right, "--limit", "2", "--benchmarks", "gsm8k")
     assert code == 1
     (record, _) = _records(tmp_path, "gsm8k")
@@ -196,7 +196,7 @@ def test_wrong_cut_off_and_empty_responses(start, tmp_path) -> None:
 
 
 def test_thinking_that_the_prompt_opened(start, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(CannedBackend, "prompt", lambda *_: "Q<think>\n")
+    monkeypatch.setattr(CannedBackend, "render_prompt", lambda *_: "Q<think>\n")
     flags = ["--limit", "2", "--benchmarks", "gsm8k"]
     start(says(lambda task: f"is it {task.problem.label.answer}?"), *flags)
     assert {r.reason for r in _records(tmp_path, "gsm8k")} == {"no_answer"}
@@ -254,11 +254,11 @@ def test_torn_line_is_asked_again(start, tmp_path) -> None:
     [
         (["--max-tokens", "5"], "--max-tokens was 4096 and is 5"),
         (["--model", "Qwen/Qwen3-4B"], "--model was 'bundled' and is 'Qwen/Qwen3-4B'"),
-        (["--limit", "3"], "--limit was 4 and is 3; the problems of gsm8k are others (4 from"),
+        (["--limit", "3"], "--limit was 4 and is 3; the problems of gsm8k differ (4 from"),
         (["--benchmarks", "aime"], "--benchmarks was 'gsm8k' and is 'aime'"),
         (["--temperature", "1"], "--temperature was 0.0 and is 1.0"),
-        (["--system-prompt", "x"], "the system prompt is another"),
-        (["--instruction", ""], "the instruction is another"),
+        (["--system-prompt", "x"], "the system prompt differs"),
+        (["--instruction", ""], "the instruction differs"),
         (["--prompt-style", "bare"], "--prompt-style was 'paper' and is 'bare'"),
     ],
 )
@@ -285,7 +285,7 @@ def test_other_data_is_refused(start, tmp_path, data_folder, capsys) -> None:
     (other / "gsm8k.jsonl").write_text("".join(lines[1:]))
     code, _ = start(right, *flags, "--data-dir", str(other))
     assert code == 2
-    assert "the problems of gsm8k are others" in capsys.readouterr().err
+    assert "the problems of gsm8k differ" in capsys.readouterr().err
     # The same data elsewhere is the same data.
     (other / "gsm8k.jsonl").write_text("".join(lines))
     assert start(right, *flags, "--data-dir", str(other))[0] == 0
@@ -296,7 +296,7 @@ def test_another_chat_template_is_refused_where_something_is_left_to_ask(start, 
     start(lambda r: right(r) if r.key.problem.id == "0" else broken(r), *flags)
     code, backend = start(right, *flags, template="another")
     assert (code, backend.asked) == (2, [])
-    assert "the chat template is another" in capsys.readouterr().err
+    assert "the chat template differs" in capsys.readouterr().err
 
 
 def test_flags_that_do_not_define_the_run_may_change(start) -> None:

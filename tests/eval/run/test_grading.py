@@ -20,7 +20,7 @@ class RolloutBackend:
     def __init__(self, responses: dict[str, str]) -> None:
         self._responses = responses
 
-    def prompt(self, system_prompt: str, user_turn: str) -> str:
+    def render_prompt(self, system_prompt: str, user_turn: str) -> str:
         return user_turn
 
     def generate(self, requests: Iterable[Request]) -> Completions:

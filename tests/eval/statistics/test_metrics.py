@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
 from eval.records import Record
-from eval.statistics.bootstrap import interval, ratio, resampled_ratios
+from eval.statistics.bootstrap import percentile_interval, ratio, resample_ratios
 from eval.statistics.metrics import METRICS, pass_at_k, summarize
 from sar.grading.label import parse_label
 from sar.grading.processes.pool import GraderPool
@@ -212,8 +212,8 @@ def test_intervals_cover_the_truth(num_problems: int, n: int, shape: float) -> N
         for clustered in (True, False):
             sums = outcomes.sum(1, keepdims=True) if clustered else outcomes.reshape(-1, 1)
             counts = np.full_like(sums, n if clustered else 1)
-            resamples = resampled_ratios(sums, counts, 400, random)[:, 0]
-            found = interval(ratio(sums, counts)[0], resamples, len(sums))
+            resamples = resample_ratios(sums, counts, 400, random)[:, 0]
+            found = percentile_interval(ratio(sums, counts)[0], resamples, len(sums))
             assert found is not None
             inside = found[0] <= truth <= found[1]
             covered += clustered and inside

@@ -15,18 +15,18 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from eval.records import Record
-from eval.statistics.bootstrap import generator, sign_flip_p, sign_flips
+from eval.statistics.bootstrap import draw_sign_flips, make_generator, sign_flip_p_value
 from eval.statistics.paired import (
     MCNEMAR,
     SIGN_FLIP,
     PairedBenchmark,
     SignificanceTest,
-    average,
+    average_benchmarks,
     compare_benchmark,
-    corrected,
+    correct_p_values,
     mcnemar,
 )
-from eval.statistics.samples import Samples, collect
+from eval.statistics.samples import Samples, collect_samples
 
 
 def samples(
@@ -45,11 +45,11 @@ def samples(
                     length, "stop", 0, error,
                 )
             )  # fmt: skip
-    return collect(made)
+    return collect_samples(made)
 
 
 def compare(baseline: Samples, other: Samples, num_resamples: int = 4_000) -> PairedBenchmark:
-    return compare_benchmark(baseline, other, num_resamples, generator(0, "b"))
+    return compare_benchmark(baseline, other, num_resamples, make_generator(0, "b"))
 
 
 def simulated(
@@ -83,29 +83,29 @@ def test_mcnemar_is_that_of_statsmodels(better: int, worse: int, right: int, wro
 def test_sign_flip_test_of_one_sample_is_mcnemars(better: int, worse: int, same: int) -> None:
     pairs = np.array([(0, 1)] * better + [(1, 0)] * worse + [(1, 1)] * (same + 1), float)
     gains = pairs[:, 1] - pairs[:, 0]
-    flips = sign_flips(gains, 5_000, np.random.default_rng(0))
-    assert sign_flip_p(gains, flips) == pytest.approx(mcnemar(pairs).p)
+    flips = draw_sign_flips(gains, 5_000, np.random.default_rng(0))
+    assert sign_flip_p_value(gains, flips) == pytest.approx(mcnemar(pairs).p)
 
 
 @given(st.lists(st.sampled_from([-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0]), min_size=2, max_size=12))
 @settings(deadline=None, max_examples=40)
 def test_sign_flip_test_is_scipys_permutation_test(gains: list[float]) -> None:
     differences = np.array(gains)
-    flips = sign_flips(differences, 5_000, np.random.default_rng(0))
+    flips = draw_sign_flips(differences, 5_000, np.random.default_rng(0))
     theirs = scipy.stats.permutation_test(
         (differences, np.zeros_like(differences)),
         lambda x, y: np.mean(x - y),
         permutation_type="samples",
         n_resamples=np.inf,
     )
-    assert sign_flip_p(differences, flips) == pytest.approx(theirs.pvalue)
+    assert sign_flip_p_value(differences, flips) == pytest.approx(theirs.pvalue)
 
 
 def test_drawn_sign_flips_approach_the_exact_p() -> None:
     random = np.random.default_rng(5)
     differences = random.choice([-1.0, 0.0, 1.0], 400, p=[0.1, 0.75, 0.15])
     pairs = np.stack([np.zeros(400), differences], axis=1)
-    p = sign_flip_p(differences, sign_flips(differences, 40_000, random))
+    p = sign_flip_p_value(differences, draw_sign_flips(differences, 40_000, random))
     assert p == pytest.approx(mcnemar(pairs).p, abs=0.005)
 
 
@@ -114,7 +114,7 @@ def test_drawn_sign_flips_approach_the_exact_p() -> None:
 def test_corrections_are_those_of_statsmodels(ps: list[float]) -> None:
     with_gap = [SignificanceTest("t", p) for p in ps]
     with_gap.insert(1, SignificanceTest("t", None))  # nothing to test: not in the family
-    found = corrected(with_gap)
+    found = correct_p_values(with_gap)
     assert found.pop(1) == SignificanceTest("t", None)
     for name in ("holm", "bonferroni"):
         theirs = multipletests(ps, method=name)[1]
@@ -127,7 +127,7 @@ def test_paired_intervals_are_those_of_scipy(n: int) -> None:
     baseline, other = simulated(2, num_problems, n, gain=0.4, saved=0.2)
     got = compare(baseline, other, 20_000)
     columns = [
-        run.problem_means(values)
+        run.mean_per_problem(values)
         for run in (baseline, other)
         for values in (run.correct_N, run.num_tokens_N)
     ]
@@ -258,7 +258,7 @@ def test_unknown_lengths_leave_accuracy_alone() -> None:
 
 def test_average_has_the_mean_and_the_score_of_the_means() -> None:
     parts = [compare(*simulated(s, size, gain=0.3, saved=0.3)) for s, size in ((1, 50), (2, 300))]
-    got = average(parts)
+    got = average_benchmarks(parts)
     gains = [p.accuracy.gain.value for p in parts]
     assert got.accuracy.gain.value == pytest.approx(np.mean(gains))
     base, length = (
