@@ -1,4 +1,4 @@
-"""GSM-Symbolic, variant p1: GSM8K's problems with other names and numbers and a clause more.
+"""GSM-Symbolic, variant p1: GSM8K's problems with other names and numbers, and one more clause.
 
 A row (written for this project; the data set allows no derivatives):
     {"id": 2, "instance": 0, "question": "A roll of wire is 50 metres. Two pieces of 8.5 ...?",
@@ -8,8 +8,7 @@ A row (written for this project; the data set allows no derivatives):
 Hub: apple/GSM-Symbolic, config p1, split test (5,000 rows). Licence: CC BY-NC-ND 4.0.
 Mirzadeh et al., GSM-Symbolic, arXiv:2410.05229.
 
-Prepared as GSM8K. A problem's id is its template's and the instance's number. Some labels are
-decimals.
+Prepared like GSM8K. A problem's id is `<template id>-<instance number>`. Some labels are decimals.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Problems of a benchmark, from the hub or from a --data-dir, with what describes them."""
+"""Loads the problems of a benchmark from the Hugging Face hub or from a --data-dir."""
 
 from __future__ import annotations
 
@@ -40,12 +40,13 @@ class LoadedBenchmark:
 def load_problems(
     benchmark: Benchmark, data_dir: Path | None = None, limit: int | None = None
 ) -> LoadedBenchmark:
-    """
+    """Loads and prepares a benchmark's problems.
+
     Args:
-        data_dir: a folder with the benchmark's file; None reads the hub.
-        limit: take the first so many problems.
+        data_dir: folder with the benchmark's file; None reads the hub.
+        limit: maximum number of problems; the first ones are taken.
     Raises:
-        RowError: a row does not fit the schema, two problems have one id, or there are no rows.
+        RowError: a row does not fit the schema, two problems have the same id, or there are none.
     """
     rows, origin = _rows(benchmark, data_dir)
     problems = list(islice(benchmark.prepare(rows), limit))
@@ -60,7 +61,7 @@ def load_problems(
 
 
 def compute_fingerprint(problems: Sequence[Problem]) -> str:
-    """sha256 over ids, questions and labels in their order: equal for equal data."""
+    """sha256 of all ids, questions and labels in order: equal for equal data."""
     digest = hashlib.sha256()
     for problem in problems:
         label = problem.label
@@ -79,4 +80,6 @@ def _rows(benchmark: Benchmark, data_dir: Path | None) -> tuple[Iterator[Row], s
         return read_jsonl_rows(path), str(path)
     if benchmark.read_folder and (rows := benchmark.read_folder(data_dir)):
         return rows, str(data_dir)
-    raise RowError(f"{benchmark.name}: no file {path}; it holds rows of {benchmark.source.url}")
+    raise RowError(
+        f"{benchmark.name}: no file {path}; it should hold the rows of {benchmark.source.url}"
+    )

@@ -1,4 +1,4 @@
-"""ProntoQA: is a statement about invented creatures true, given a page of rules?
+"""ProntoQA: given a page of rules about invented creatures, is a statement true?
 
 A row, shortened:
     {"id": "ProntoQA_1", "context": "Jompuses are not shy. Jompuses are yumpuses. ...",

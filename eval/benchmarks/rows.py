@@ -1,6 +1,6 @@
-"""Rows of a dataset, from a file or from the Hugging Face hub, and how their fields are read.
+"""Rows of a dataset, read from a file or the Hugging Face hub.
 
-A field that does not fit the schema is an error that names where the row lies and the field.
+If a field does not fit the schema, the error names the row and the field.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class RowError(UserError):
 
 @dataclass(frozen=True)
 class Row:
-    """One row, and where it lies: `gsm8k.jsonl, line 12`."""
+    """One row. `where` locates it for error messages: `gsm8k.jsonl, line 12`."""
 
     where: str
     index: int
@@ -32,9 +32,10 @@ class Row:
     values: Mapping[str, Any]
 
     def get_text(self, field: str) -> str:
-        """
+        """A string that is not empty.
+
         Raises:
-            RowError: the field is missing, empty or no string.
+            RowError: the field is missing, empty or not a string.
         """
         value = self._field(field)
         if not isinstance(value, str):
@@ -44,9 +45,10 @@ class Row:
         return value
 
     def get_integer(self, field: str) -> int:
-        """
+        """A whole number.
+
         Raises:
-            RowError: the field is missing or no whole number.
+            RowError: the field is missing or not a whole number.
         """
         value = self._field(field)
         if not isinstance(value, int) or isinstance(value, bool):
@@ -54,14 +56,14 @@ class Row:
         return value
 
     def get_string(self, field: str) -> str:
-        """As `text`, but it may be empty."""
+        """Like `get_text`, but the string may be empty."""
         value = self._field(field)
         if not isinstance(value, str):
             raise self.make_error(field, f"expected a string, found {_name_type(value)}")
         return value
 
     def get_booleans(self, field: str) -> list[bool]:
-        """Empty where the field is null.
+        """A list of booleans; null gives an empty list.
 
         Raises:
             RowError: the field is missing or something else.
@@ -74,10 +76,10 @@ class Row:
         return list(value)
 
     def get_mapping(self, field: str) -> dict[str, str]:
-        """Entries that are null are left out: a table fills absent ones with them.
+        """An object of strings. Null entries are dropped: in a table they are absent ones.
 
         Raises:
-            RowError: the field is missing, or no object of strings.
+            RowError: the field is missing or something else.
         """
         value = self._field(field)
         if not isinstance(value, Mapping):
@@ -93,10 +95,10 @@ class Row:
     def make_label(
         self, field: str, answer: str, grader: GraderName, choices: Sequence[str] = ()
     ) -> Label:
-        """The label for an answer that was read from a field.
+        """Makes the label of an answer that was read from `field`.
 
         Raises:
-            RowError: the grader could never find this answer right.
+            RowError: the grader could find no response correct with this answer.
         """
         wanted = {"answer": answer, "grader": grader, "mode": "eval", "choices": list(choices)}
         try:
@@ -123,7 +125,7 @@ class HubSource:
     config: str
     split: str
     revision: str
-    """A full commit hash; "main" where no commit is known to fix it to."""
+    """A full commit hash, or "main" if no commit is pinned."""
 
     @property
     def url(self) -> str:
@@ -131,10 +133,10 @@ class HubSource:
 
 
 def read_jsonl_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file with one JSON object a line.
+    """Yields the rows of a file with one JSON object per line.
 
     Raises:
-        RowError: a line is no JSON object, or not UTF-8.
+        RowError: a line is not a JSON object, or not UTF-8.
     """
     with path.open("rb") as lines:
         index = 0
@@ -153,10 +155,10 @@ def read_jsonl_rows(path: Path) -> Iterator[Row]:
 
 
 def read_hub_rows(source: HubSource, columns: Sequence[str]) -> Iterator[Row]:
-    """The rows of a split, downloaded once and then read from the `datasets` cache.
+    """Yields the rows of a split. It is downloaded once, then read from the `datasets` cache.
 
     Raises:
-        RowError: the dataset cannot be had, or lacks a column.
+        RowError: the dataset cannot be loaded, or lacks a column.
     """
     try:
         from datasets import load_dataset
@@ -171,18 +173,19 @@ def read_hub_rows(source: HubSource, columns: Sequence[str]) -> Iterator[Row]:
         raise _hub_error(where, error) from error
     if missing := [name for name in columns if name not in table.column_names]:
         raise RowError(
-            f"{where}, field {missing[0]!r}: is missing; there are {', '.join(table.column_names)}"
+            f"{where}, field {missing[0]!r}: is missing; the columns are "
+            f"{', '.join(table.column_names)}"
         )
-    # Other columns can be long, and need not be decoded.
+    # The other columns can be long; this does not decode them.
     for index, values in enumerate(table.select_columns(list(columns))):
         yield Row(f"{where}, row {index}", index, values)
 
 
 def download_from_hub(source: HubSource, patterns: Sequence[str]) -> Path:
-    """Files of a dataset that has no table, downloaded once and then taken from the hub's cache.
+    """Downloads files of a dataset, or finds them in the cache; returns their folder.
 
     Raises:
-        RowError: they cannot be had.
+        RowError: the download failed.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
@@ -201,7 +204,7 @@ def download_from_hub(source: HubSource, patterns: Sequence[str]) -> Path:
 
 def _hub_error(what: str, error: Exception) -> RowError:
     return RowError(
-        f"cannot load {what} from the hub: {one_line(error)}; files can be read instead: see --help"
+        f"cannot load {what} from the hub: {one_line(error)}; files can be read instead, see --help"
     )
 
 
