@@ -1,4 +1,4 @@
-"""Runs side by side: what makes them comparable, and how they differ. The first is the baseline.
+"""Compares runs: whether they are comparable, and how they differ. The first is the baseline.
 
 Reads run folders (see `eval.records`); writes nothing.
 """
@@ -11,7 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from eval.records import Record, RunDescription, iter_records, read_run, records_path
+from eval.records import (
+    BenchmarkDescription,
+    Record,
+    RunDescription,
+    iter_records,
+    read_run,
+    records_path,
+)
 from eval.statistics.bootstrap import make_generator
 from eval.statistics.metrics import METRICS, Resampled, average_metrics, resample
 from eval.statistics.paired import (
@@ -26,7 +33,7 @@ from eval.statistics.samples import Samples, collect_samples
 
 @dataclass(frozen=True)
 class Run:
-    """A run's description and the columns of its records."""
+    """A run: its description, and its records as columns."""
 
     name: str
     folder: Path
@@ -34,12 +41,12 @@ class Run:
     samples: dict[str, Samples]
     """By benchmark."""
     inputs: dict[str, dict[str, tuple[bytes, bytes]]]
-    """By benchmark and problem id: digests of question with label, and of the prompt."""
+    """By benchmark and problem id: digest of question and label, digest of the prompt."""
 
 
 @dataclass(frozen=True)
 class RunPair:
-    """One run against the baseline."""
+    """One run compared with the baseline."""
 
     other: Run
     benchmarks: dict[str, PairedBenchmark]
@@ -48,20 +55,20 @@ class RunPair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything a report says."""
+    """Everything that a report shows."""
 
     runs: list[Run]
     """The baseline first."""
     benchmarks: list[str]
-    """Those that all runs have."""
+    """The benchmarks that all runs have."""
     metrics: dict[str, dict[str, dict[str, Resampled]]]
-    """By run, benchmark and metric, over all of a run's own problems."""
+    """By run, benchmark and metric, over all problems of that run."""
     averages: dict[str, dict[str, Resampled]]
     """By run and metric."""
     k: int
     pairs: list[RunPair]
     notes: list[str]
-    """What a reader has to know: what was left out, what differs."""
+    """What was left out, and what differs between the runs."""
 
     @property
     def baseline(self) -> Run:
@@ -76,17 +83,21 @@ def compare_runs(
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
-    """
+    """Reads the runs and computes all metrics and paired differences.
+
     Args:
-        allow_different_inputs: compare runs over different data or prompts; the notes name what
-            differs.
-        k: pass@k; the smallest number of samples per problem of any run where None.
+        folders: one per run, the baseline first.
+        allow_different_inputs: compare runs even if data or prompts differ. The notes then list the
+            differences.
+        k: for pass@k; None is the smallest number of samples per problem of any run.
+        num_resamples: of the bootstrap and of permutation tests.
+        seed: of all resampling.
     Raises:
-        ValueError: fewer than two runs, a folder that is no run, no benchmark in common, inputs
-            that differ, or pass@k of too few samples.
+        ValueError: there are fewer than two runs, a folder holds no run, the runs have no benchmark
+            in common, their inputs differ, or k is larger than the number of samples.
     """
     if len(folders) < 2:
-        raise ValueError(f"a comparison needs two runs or more, there is {len(folders)}")
+        raise ValueError(f"a comparison needs two runs or more, got {len(folders)}")
     runs = [
         load_run(folder, name) for folder, name in zip(folders, _name_runs(folders), strict=True)
     ]
@@ -97,12 +108,12 @@ def compare_runs(
     different = [d for run in runs[1:] for d in find_different_inputs(runs[0], run, benchmarks)]
     if different and not allow_different_inputs:
         raise ValueError(
-            f"the runs were given different inputs, so that their difference is not the models' "
-            f"alone: {'; '.join(different)}. To compare all the same: --allow-different-inputs"
+            f"the runs had different inputs, so more than the models differs: "
+            f"{'; '.join(different)}. To compare them anyway, add --allow-different-inputs"
         )
     fewest = min(run.samples[b].samples_per_problem for run in runs for b in benchmarks)
     if k is not None and k > fewest:
-        raise ValueError(f"pass@{k} needs {k} samples of a problem, a run has {fewest}")
+        raise ValueError(f"pass@{k} needs {k} samples per problem, but a run has {fewest}")
     chosen_k = max(1, fewest) if k is None else k
     metrics = {
         run.name: {
@@ -126,9 +137,10 @@ def compare_runs(
 
 
 def load_run(folder: Path, name: str) -> Run:
-    """
+    """Reads one run.
+
     Raises:
-        ValueError: no run, or a line that is not a record.
+        ValueError: the folder holds no run, or a line is not a record.
     """
     description = read_run(folder)
     samples, inputs = {}, {}
@@ -142,9 +154,9 @@ def load_run(folder: Path, name: str) -> Run:
 
 
 def find_different_inputs(baseline: Run, other: Run, benchmarks: Sequence[str]) -> list[str]:
-    """What two runs were not both given, a phrase each; empty where their inputs are the same.
+    """One phrase per difference in data or prompts; empty if the inputs are the same.
 
-    Prompts are compared problem by problem, as the runs may have other benchmarks besides.
+    Prompts are compared problem by problem, because the runs may have further benchmarks.
     """
     found = []
     for name in benchmarks:
@@ -165,27 +177,28 @@ def find_different_inputs(baseline: Run, other: Run, benchmarks: Sequence[str]) 
     return found
 
 
-def _describe_data(description: object) -> str:
-    fields = ("num_problems", "source", "revision", "fingerprint")
-    num, source, revision, fingerprint = (getattr(description, f) for f in fields)
-    return f"{num:,} problems from {source}, revision {revision}, fingerprint {fingerprint[:12]}"
+def _describe_data(data: BenchmarkDescription) -> str:
+    return (
+        f"{data.num_problems:,} problems from {data.source}, revision {data.revision}, "
+        f"fingerprint {data.fingerprint[:12]}"
+    )
 
 
 def _list_prompt_differences(baseline: Run, other: Run) -> str:
-    """Which settings explain that prompts differ."""
+    """The settings that explain why prompts differ."""
     one, two = baseline.description, other.description
     parts = [
         part.replace("_", " ")
         for part in ("prompt_style", "system_prompt", "instruction", "chat_template")
         if getattr(one, part) != getattr(two, part)
     ]
-    return f" (not the same: {', '.join(parts)})" if parts else ""
+    return f" (different: {', '.join(parts)})" if parts else ""
 
 
 def _pair_runs(
     runs: Sequence[Run], benchmarks: Sequence[str], num_resamples: int, seed: int
 ) -> list[RunPair]:
-    """The baseline with every other run; p-values corrected over all benchmarks and runs."""
+    """Pairs the baseline with every other run. Corrects p-values over all benchmarks and runs."""
     baseline = runs[0]
     found = [
         {
@@ -217,7 +230,7 @@ def _make_notes(runs: Sequence[Run], benchmarks: Sequence[str]) -> list[str]:
     notes = []
     for run in runs:
         if left_out := [b for b in run.description.benchmarks if b not in benchmarks]:
-            notes.append(f"{run.name}: {', '.join(left_out)} left out, as not all runs have it")
+            notes.append(f"{run.name}: {', '.join(left_out)} left out, not all runs have it")
         for name in benchmarks:
             samples = run.samples[name]
             wanted = run.description.benchmarks[name].num_problems
@@ -228,14 +241,13 @@ def _make_notes(runs: Sequence[Run], benchmarks: Sequence[str]) -> list[str]:
                 )
             if samples.num_errors:
                 notes.append(
-                    f"{run.name}: errors in {name}, left out of every figure: "
-                    f"{samples.num_errors:,}"
+                    f"{run.name}: errors in {name}, left out of all figures: {samples.num_errors:,}"
                 )
     return [*notes, *_note_different_settings(runs)]
 
 
 def _note_different_settings(runs: Sequence[Run]) -> list[str]:
-    """Settings other than the inputs that may move accuracy or length."""
+    """Settings besides the inputs that may affect accuracy or length."""
     notes = []
     settings = [
         {
@@ -256,9 +268,10 @@ def _note_different_settings(runs: Sequence[Run]) -> list[str]:
 def _collect_digests(
     records: Iterator[Record], digests: dict[str, tuple[bytes, bytes]]
 ) -> Iterator[Record]:
+    """Passes the records on; adds (digest of question and label, digest of prompt) to `digests`."""
     for record in records:
-        asked = f"{record.question}\0{record.label}"
-        digests[record.id] = _digest(asked), _digest(record.prompt)
+        problem = f"{record.question}\0{record.label}"
+        digests[record.id] = _digest(problem), _digest(record.prompt)
         yield record
 
 
@@ -267,15 +280,15 @@ def _digest(text: str) -> bytes:
 
 
 def _name_runs(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names, or as much of their paths as tells them apart.
+    """The folders' names. If two are equal: their paths below the deepest folder they share.
 
     Raises:
-        ValueError: one folder is named twice.
+        ValueError: the same folder is given twice.
     """
     paths = [folder.resolve() for folder in folders]
     for path in paths:
         if paths.count(path) > 1:
-            raise ValueError(f"{path} is named twice")
+            raise ValueError(f"{path} is given twice")
     if len({path.name for path in paths}) == len(paths):
         return [path.name for path in paths]
     shared = os.path.commonpath([path.parent for path in paths])

@@ -1,7 +1,7 @@
-"""Which problems of the benchmarks stand in a training file.
+"""Finds the benchmark problems that a training file contains.
 
-Every text of a row is searched: of a JSON object all strings, however deep (prompt, question,
-problem, messages, solutions, ...), each by itself, so that no n-gram spans two of them.
+All strings of a row are searched, however deep in its JSON (prompt, question, problem, messages,
+solutions, ...). Each string is searched separately, so that no n-gram spans two of them.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from sar.contamination import NGRAM_WORDS, ContaminationIndex, Match
 
 @dataclass(frozen=True)
 class ContaminatedProblem:
-    """A problem and the first row that holds it; one that holds all of it before one that shares
-    an n-gram."""
+    """A problem, and the first row that contains all of it; without one, the first row that shares
+    an n-gram with it."""
 
     benchmark: str
     id: str
     question: str
     whole: bool
-    """The row holds the whole question, its words compared without case and punctuation."""
+    """True if the row has the whole question, ignoring case and punctuation."""
     ngram: str
-    """The first words shared."""
+    """The first n-gram that they share."""
     line: int
-    """Line of the training file, from 1."""
+    """Line number in the training file, from 1."""
     field: str
-    """Where in the row, such as `messages.0.content`."""
+    """Place in the row, such as `messages.0.content`."""
     num_lines: int
-    """Lines that share an n-gram with it."""
+    """Number of lines that share an n-gram with it."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class _Found:
 
 
 class ContaminationSearch:
-    """Problems that training rows are held against, one row at a time."""
+    """Searches training rows for problems, one row at a time."""
 
     def __init__(self, problems: Mapping[str, Sequence[Problem]], n: int = NGRAM_WORDS) -> None:
         """
@@ -59,7 +59,12 @@ class ContaminationSearch:
         self._found: dict[int, _Found] = {}
 
     def add(self, line: int, row: Any) -> None:
-        """Looks for all problems in one row, any JSON value."""
+        """Searches one row for all problems.
+
+        Args:
+            line: its line number.
+            row: any JSON value.
+        """
         for field, text in iter_texts(row):
             for match in self._index.matches(text):
                 found = self._found.get(match.question)
@@ -73,7 +78,7 @@ class ContaminationSearch:
                     found.match, found.line, found.field = match, line, field
 
     def list_problems(self) -> list[ContaminatedProblem]:
-        """What was found so far, in the problems' order."""
+        """The problems found so far, in the order of the benchmarks."""
         listed = []
         for index, found in sorted(self._found.items()):
             benchmark, problem = self._problems[index]
@@ -93,7 +98,7 @@ class ContaminationSearch:
 
 
 def iter_texts(row: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every string of a JSON value with its place in it."""
+    """Yields (place, string) for every string of a JSON value."""
     if isinstance(row, str):
         yield path, row
     elif isinstance(row, Mapping):
@@ -105,8 +110,7 @@ def iter_texts(row: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def iter_training_rows(path: Path) -> Iterator[tuple[int, int, Any]]:
-    """Line number from 1, size of the line in bytes, and the row, of a file of JSON lines; empty
-    lines are passed over.
+    """Yields (line number from 1, bytes of the line, row) of JSON lines. Skips empty lines.
 
     Raises:
         ValueError: a line is not JSON; names file and line.
@@ -119,6 +123,6 @@ def iter_training_rows(path: Path) -> Iterator[tuple[int, int, Any]]:
                 row = json.loads(line)
             except ValueError as error:
                 raise ValueError(
-                    f"{path}, line {number}: not JSON ({error}); one JSON value a line is needed"
+                    f"{path}, line {number}: not JSON ({error}); each line must be one JSON value"
                 ) from None
             yield number, len(line), row

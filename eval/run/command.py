@@ -45,6 +45,7 @@ from eval.run.output import (
 from eval.run.progress import Progress
 from eval.run.prompts import PromptStyle, choose_prompt_style
 from eval.run.summary_table import format_summary
+from eval.statistics.metrics import summarize
 
 
 @dataclass(frozen=True)
@@ -204,8 +205,6 @@ def _iter_missing(parts: Iterable[_Part], n: int) -> Iterator[Task]:
 
 def _summarize(config: RunConfig, benchmarks: Sequence[str], num_samples: int) -> int:
     """Writes summary.json and prints it; returns the exit code."""
-    from eval.statistics.metrics import summarize  # imports scipy; --help stays fast without it
-
     summary = summarize(
         {name: iter_records(records_path(config.output, name)) for name in benchmarks}
     )

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, stdtrit
 
 from eval.statistics.samples import Floats, divide
 
@@ -95,6 +94,8 @@ def percentile_interval(
         undefined.
     Source: Hesterberg, arXiv:1411.5279.
     """
+    from scipy.special import ndtr, stdtrit  # here, so that --help is fast
+
     if num_problems < 2 or np.isnan(value):
         return None
     defined = resamples_R[~np.isnan(resamples_R)]

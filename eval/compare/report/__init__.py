@@ -1,1 +1,1 @@
-"""A comparison as a reader sees it: Markdown, HTML, figures."""
+"""The report of a comparison: HTML, Markdown, JSON and figures."""

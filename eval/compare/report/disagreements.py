@@ -1,7 +1,7 @@
-"""Problems on which a run does better or worse than the baseline, with what both wrote.
+"""Problems on which a run does better or worse than the baseline, with the responses of both.
 
-Texts are read again from the records, for the problems shown only, so that memory does not grow
-with the runs.
+Texts are read from the records again, only for the problems shown. So memory does not grow with
+the runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from eval.statistics.samples import Samples
 
 @dataclass(frozen=True)
 class Side:
-    """One run's sample of a problem, and how the run did on all of them."""
+    """One sample of a problem, and how many of the run's samples of it are correct."""
 
     correct: bool
     response: str
@@ -35,18 +35,18 @@ class Side:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """One problem. With several samples, each side shows one that speaks for the difference."""
+    """One problem. With several samples, each side shows one that illustrates the difference."""
 
     pair: int
     """Index into the comparison's pairs."""
     benchmark: str
     id: str
     direction: str
-    """"gained" where the other run is more often right than the baseline, else "lost"."""
+    """"gained" if the other run is correct more often than the baseline, else "lost"."""
     question: str
     label: str
     prompts: tuple[str, str]
-    """Of baseline and other; equal unless runs over different inputs were compared."""
+    """Of the baseline and the other run. They differ only with --allow-different-inputs."""
     baseline: Side
     other: Side
 
@@ -66,26 +66,28 @@ def find_disagreements(
     """Problems whose share of correct samples differs between the baseline and another run.
 
     Args:
-        max_per_benchmark: of more, this many are drawn, for each benchmark and pair of runs.
+        max_per_benchmark: problems per benchmark and pair of runs; of more, this many are drawn.
         seed: of that draw.
     """
     shown: list[Disagreement] = []
     num_all = 0
     for index, pair in enumerate(comparison.pairs):
         for benchmark in comparison.benchmarks:
-            directions = _directions(comparison, pair, benchmark)
+            directions = _find_directions(comparison, pair, benchmark)
             num_all += len(directions)
             chosen = sorted(directions)
             if len(chosen) > max_per_benchmark:
                 chosen = sorted(random.Random(seed).sample(chosen, max_per_benchmark))
             kept = {id_: directions[id_] for id_ in chosen}
-            shown += _read(comparison, index, benchmark, kept)
+            shown += _make_disagreements(comparison, index, benchmark, kept)
     return Disagreements(shown, num_all)
 
 
-def _directions(comparison: Comparison, pair: RunPair, benchmark: str) -> dict[str, str]:
-    """Problem id -> direction, for those that differ."""
-    baseline, other = (_shares(run.samples[benchmark]) for run in (comparison.baseline, pair.other))
+def _find_directions(comparison: Comparison, pair: RunPair, benchmark: str) -> dict[str, str]:
+    """Problem id -> direction, for the problems that differ."""
+    baseline, other = (
+        _correct_shares(run.samples[benchmark]) for run in (comparison.baseline, pair.other)
+    )
     return {
         id_: "gained" if other[id_] > share else "lost"
         for id_, share in baseline.items()
@@ -93,7 +95,7 @@ def _directions(comparison: Comparison, pair: RunPair, benchmark: str) -> dict[s
     }
 
 
-def _shares(samples: Samples) -> dict[str, float]:
+def _correct_shares(samples: Samples) -> dict[str, float]:
     shares_P = samples.mean_per_problem(samples.correct_N)
     return {
         id_: float(share)
@@ -102,16 +104,16 @@ def _shares(samples: Samples) -> dict[str, float]:
     }
 
 
-def _read(
+def _make_disagreements(
     comparison: Comparison, pair: int, benchmark: str, directions: dict[str, str]
 ) -> list[Disagreement]:
-    baseline = _records_of(comparison.baseline, benchmark, directions)
-    other = _records_of(comparison.pairs[pair].other, benchmark, directions)
+    baseline = _read_records(comparison.baseline, benchmark, directions)
+    other = _read_records(comparison.pairs[pair].other, benchmark, directions)
     found = []
     for id_, direction in directions.items():
         gained = direction == "gained"
-        before, before_record = _side(baseline[id_], correct=not gained)
-        after, after_record = _side(other[id_], correct=gained)
+        before, before_record = _make_side(baseline[id_], correct=not gained)
+        after, after_record = _make_side(other[id_], correct=gained)
         found.append(
             Disagreement(
                 pair=pair,
@@ -128,8 +130,8 @@ def _read(
     return found
 
 
-def _records_of(run: Run, benchmark: str, ids: Iterable[str]) -> dict[str, list[Record]]:
-    """Graded records of some problems, the last of each sample, by id and in order of sample."""
+def _read_records(run: Run, benchmark: str, ids: Iterable[str]) -> dict[str, list[Record]]:
+    """Graded records of some problems, by id, ordered by sample. The last record of each counts."""
     wanted = set(ids)
     latest = {
         record.key: record
@@ -143,9 +145,9 @@ def _records_of(run: Run, benchmark: str, ids: Iterable[str]) -> dict[str, list[
     return found
 
 
-def _side(records: list[Record], *, correct: bool) -> tuple[Side, Record]:
-    """The first sample with this verdict. There is one: the other run's share of correct samples
-    lies above, or below, this one's."""
+def _make_side(records: list[Record], *, correct: bool) -> tuple[Side, Record]:
+    """The first sample with this verdict. There is one, because the runs' shares of correct samples
+    differ in that direction."""
     record = next(r for r in records if bool(r.correct) is correct)
     side = Side(
         correct=correct,

@@ -1,4 +1,4 @@
-"""What the figures of a report mean, in the report itself. docs/evaluation.md has the sources."""
+"""The report's section on how to read it. docs/evaluation.md has the sources."""
 
 from __future__ import annotations
 
@@ -6,32 +6,34 @@ from eval.compare.comparison import Comparison
 
 
 def explain_statistics(comparison: Comparison, correction: str) -> list[str]:
+    """One paragraph per kind of number in the report."""
     num_tests = len(comparison.pairs) * len(comparison.benchmarks)
     lines = [
-        "Differences are paired by problem and are other minus baseline; accuracy in percentage "
-        "points, length in tokens of the response. A problem counts with the mean over its "
-        "samples.",
-        "In square brackets: 95 % bootstrap intervals over problems, all samples of a problem "
-        "drawn together. They say how far the figure would move with other problems of the kind, "
-        "not with another training run.",
-        "better / worse: problems on which the run is more, or less, often right than the "
-        "baseline.",
-        "p of accuracy: McNemar's exact test where both runs have one sample of each problem; "
-        "with more, and for length, a sign-flip permutation test of the problems' mean "
-        "differences, which is the same test as McNemar's for one sample.",
-        f"p ({correction.capitalize()}): corrected for the {num_tests} tests of this report on "
-        "accuracy, and as many on length. Significant means below 0.05 after correction. The "
-        "average is one test by itself and is not corrected.",
+        "Differences are paired by problem: the run minus the baseline. Accuracy differs in "
+        "percentage points, length in tokens of the response. A problem counts with the mean over "
+        "its samples.",
+        "Square brackets: 95 % bootstrap intervals over problems. All samples of a problem are "
+        "drawn together. An interval says how much the number would change with other problems of "
+        "the same kind, not with another training run.",
+        "better / worse: number of problems on which the run is correct more often, or less often, "
+        "than the baseline.",
+        "p of accuracy: McNemar's exact test if both runs have one sample per problem. With more "
+        "samples, and for length: a sign-flip permutation test of the problems' mean differences. "
+        "For one sample this is the same test as McNemar's.",
+        f"p ({correction.capitalize()}): corrected for the {num_tests} tests of accuracy in this "
+        "report, and separately for as many tests of length. Significant means below 0.05 after "
+        "correction. The average is a single test and is not corrected.",
         "AES: relative length saved plus five times relative accuracy gained, against the "
-        "baseline; above 0 is better. That of the average is of the average accuracy and length.",
+        "baseline; above 0 is better. The AES of the average is computed from the average accuracy "
+        "and length.",
     ]
     if len(comparison.benchmarks) > 1:
         lines.append(
             "average: the unweighted mean over the benchmarks shown, resampled within each."
         )
     lines.append(
-        "Errors are left out, and so is every problem that has no graded sample in both runs; "
-        "tokens, correct: over correct responses; not truncated: over those that ended before "
-        "the maximum."
+        "Errors are left out. So is, from differences, every problem without a graded sample in "
+        "both runs. tokens, correct: mean over correct responses. tokens, not truncated: mean over "
+        "responses that ended before the maximum."
     )
     return lines

@@ -1,7 +1,7 @@
 """The figures of a report, as PNG and SVG: accuracy against length, and the paired differences.
 
-Intervals are drawn wherever there is one. Colours are those of Okabe and Ito, which colour-blind
-readers can tell apart; each run has its own marker too.
+Every interval that exists is drawn. The colours are those of Okabe and Ito, which colour-blind
+readers can tell apart; each run also has its own marker.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _STYLE: Any = {
     "axes.grid": True,
     "grid.color": "#e4e4e4",
     "axes.axisbelow": True,
-    "text.parse_math": False,  # a $ in a run's name is a $
+    "text.parse_math": False,  # a $ in a run's name stays a $
     "svg.hashsalt": "eval",  # so that the same runs give the same file
 }
 
 
 def draw_figures(comparison: Comparison, folder: Path, correction: str) -> list[Path]:
-    """Writes `pareto`, `pareto_by_benchmark` (of several) and `differences`; returns the SVGs."""
+    """Writes `pareto`, `pareto_by_benchmark` and `differences`; returns the paths of the SVGs."""
     from matplotlib import rc_context
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def draw_figures(comparison: Comparison, folder: Path, correction: str) -> list[
 
 
 def _pareto(comparison: Comparison) -> Any:
-    """Mean over benchmarks; up and to the left is better."""
+    """Accuracy against length, averaged over benchmarks. Up and to the left is better."""
     figure, axes = _figure(6.4, 4.8)
     points = {run.name: comparison.averages[run.name] for run in comparison.runs}
     _draw_points(axes, points)
@@ -73,8 +73,11 @@ def _pareto(comparison: Comparison) -> Any:
 
 
 def _draw_frontier(axes: Any, runs: Sequence[dict[str, Resampled]]) -> bool:
-    """The stairs that no run is above or left of, by values without their intervals; False, and
-    none, where one run is ahead in both."""
+    """Draws the Pareto frontier as steps, ignoring intervals. No run is both above and left of it.
+
+    Returns:
+        False if nothing was drawn, because one run is best in both accuracy and length.
+    """
     points = sorted(
         (tokens, -100 * accuracy)
         for tokens, accuracy in ((m["tokens"].value, m["avg_at_n"].value) for m in runs)
@@ -117,7 +120,7 @@ def _draw_points(axes: Any, points: dict[str, dict[str, Resampled]]) -> None:
     for index, (run, metrics) in enumerate(points.items()):
         x, y = metrics["tokens"].estimate(), metrics["avg_at_n"].estimate()
         if x.value is None or y.value is None:
-            continue  # the tables say that there is no such figure
+            continue  # the tables show that it is undefined
         axes.errorbar(
             x.value,
             100 * y.value,
@@ -134,7 +137,7 @@ def _draw_points(axes: Any, points: dict[str, dict[str, Resampled]]) -> None:
 
 
 def _differences(comparison: Comparison, correction: str) -> Any:
-    """Gains over the baseline with their intervals: filled where significant."""
+    """Differences from the baseline with their intervals. Markers are filled if significant."""
     names = list(comparison.benchmarks)
     if len(names) > 1:
         names.append(AVERAGE)
@@ -144,7 +147,7 @@ def _differences(comparison: Comparison, correction: str) -> Any:
     for index, pair in enumerate(comparison.pairs):
         shift = 0.7 * ((index + 0.5) / num_pairs - 0.5)
         rows = np.arange(len(names), dtype=np.float64) + shift
-        accuracy, tokens = zip(*(_of(pair, name) for name in names), strict=True)
+        accuracy, tokens = zip(*(_select(pair, name) for name in names), strict=True)
         _draw_gains(left, rows, accuracy, 100, correction, index + 1)
         _draw_gains(right, rows, tokens, 1, correction, index + 1, pair.other.name)
     left.set_xlabel("accuracy (points)")
@@ -165,7 +168,7 @@ def _differences(comparison: Comparison, correction: str) -> Any:
     return figure
 
 
-def _of(pair: RunPair, name: str) -> tuple[Difference, Difference]:
+def _select(pair: RunPair, name: str) -> tuple[Difference, Difference]:
     paired = pair.average if name == AVERAGE else pair.benchmarks[name]
     return paired.accuracy, paired.tokens
 
@@ -199,7 +202,7 @@ def _draw_gains(
 
 
 def _legend_label(run: str) -> str:
-    """matplotlib leaves labels that begin with an underscore out of its legends."""
+    """Adds a space before an underscore: matplotlib hides labels that begin with one."""
     return f" {run}" if run.startswith("_") else run
 
 
@@ -213,7 +216,7 @@ def _error_bar(estimate: Estimate, scale: float = 1.0) -> list[list[float]] | No
 
 
 def _figure(width: float, height: float, *grid: int, **options: Any) -> tuple[Any, Any]:
-    # Without pyplot there is no global state and no display to ask for.
+    # Not pyplot, which has global state and looks for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

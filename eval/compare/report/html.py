@@ -1,7 +1,7 @@
-"""report.html: one file that asks the network for nothing.
+"""report.html: one file that loads nothing from the network.
 
-What models wrote is not trusted: it travels as JSON with every `<` escaped, is shown as text only,
-and a content security policy allows no script but this page's own, known by its hash.
+Responses of models are not trusted. They are embedded as JSON with every `<` escaped and shown as
+text only. A content security policy allows only this page's own script, identified by its hash.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ def render_html(
     figures: Sequence[Path],
     disagreements: Disagreements,
 ) -> str:
-    """
+    """Returns the report as HTML.
+
     Args:
-        figures: SVG files, which are put into the page.
+        figures: SVG files to embed.
     """
     script = (_PAGE / "report.js").read_text(encoding="utf-8")
     style = (_PAGE / "report.css").read_text(encoding="utf-8")
@@ -58,19 +59,19 @@ def render_html(
         ],
         metrics=make_metrics_tables(comparison),
         explanations=explain_statistics(comparison, correction),
-        figures=[(path.stem, _data_uri(path)) for path in figures],
+        figures=[(path.stem, _make_data_uri(path)) for path in figures],
         num_shown=len(disagreements.shown),
         num_all=disagreements.num_all,
         benchmarks=comparison.benchmarks,
-        data=_browser_data(comparison, disagreements),
+        data=_make_browser_data(comparison, disagreements),
         script=script,
         style=style,
-        script_hash=_csp_hash(script),
-        style_hash=_csp_hash(style),
+        script_hash=_hash_for_csp(script),
+        style_hash=_hash_for_csp(style),
     )
 
 
-def _browser_data(comparison: Comparison, disagreements: Disagreements) -> dict[str, Any]:
+def _make_browser_data(comparison: Comparison, disagreements: Disagreements) -> dict[str, Any]:
     return {
         "baseline": comparison.baseline.name,
         "others": [pair.other.name for pair in comparison.pairs],
@@ -78,9 +79,9 @@ def _browser_data(comparison: Comparison, disagreements: Disagreements) -> dict[
     }
 
 
-def _csp_hash(text: str) -> str:
+def _hash_for_csp(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _data_uri(path: Path) -> str:
+def _make_data_uri(path: Path) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()

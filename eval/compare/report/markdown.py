@@ -1,4 +1,4 @@
-"""report.md: the tables, the findings in words, and the figures by their files."""
+"""report.md: tables, findings in words, and links to the figures."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from eval.compare.report.wording import describe_findings, summarize_pair
 
 
 def render_markdown(comparison: Comparison, correction: str, figures: Sequence[str]) -> str:
-    """
+    """Returns the report as Markdown.
+
     Args:
-        figures: paths of pictures, relative to the report.
+        figures: paths of the pictures, relative to the report.
     """
     baseline = comparison.baseline.name
     parts = [f"# Comparison with {_escape(baseline)}", _table(make_runs_table(comparison))]
     if comparison.notes:
-        parts.append("**To be known:**\n\n" + _list(comparison.notes))
+        parts.append("**Notes:**\n\n" + _list(comparison.notes))
     for pair in comparison.pairs:
         parts += [
             f"## {_escape(pair.other.name)} against {_escape(baseline)}",
@@ -27,7 +28,7 @@ def render_markdown(comparison: Comparison, correction: str, figures: Sequence[s
             _list(describe_findings(pair, correction)),
         ]
     parts += [f"![{name}]({name})" for name in figures]
-    parts.append("## Each run by itself")
+    parts.append("## Each run on its own")
     for table in make_metrics_tables(comparison):
         parts += [f"### {_escape(table.caption)}", _table(table)]
     parts += ["## How to read this", _list(explain_statistics(comparison, correction))]
@@ -45,7 +46,7 @@ def _list(lines: Sequence[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Names of runs and models are the user's: none of them may end a cell or start markup."""
+    """Escapes markup: names of runs and models come from the user."""
     for character in "\\`*_<>|[]":
         text = text.replace(character, "\\" + character)
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""The tables of a report, as rows of texts; Markdown and HTML draw the same ones."""
+"""The tables of a report as rows of text, for both Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from eval.statistics.paired import PairedAverage, PairedBenchmark
 
 @dataclass(frozen=True)
 class Table:
-    """The first column is text, the others are numbers."""
+    """A table. The first column is text, the others are numbers."""
 
     caption: str
     columns: tuple[str, ...]
@@ -31,7 +31,7 @@ class Table:
 
 
 def make_runs_table(comparison: Comparison) -> Table:
-    """What was run."""
+    """Each run's model and settings."""
     rows = []
     for index, run in enumerate(comparison.runs):
         generation = run.description.generation
@@ -50,18 +50,18 @@ def make_runs_table(comparison: Comparison) -> Table:
 
 
 def make_pair_table(comparison: Comparison, pair: RunPair, correction: str) -> Table:
-    """The paired differences."""
+    """The paired differences between a run and the baseline."""
     rows = [
         (
             name,
-            _problems(paired),
+            _format_num_problems(paired),
             f"{paired.num_better:,} / {paired.num_worse:,}",
-            *_cells(paired, correction),
+            *_format_differences(paired, correction),
         )
         for name, paired in pair.benchmarks.items()
     ]
     if len(rows) > 1:
-        rows.append((AVERAGE, "", "", *_cells(pair.average, correction)))
+        rows.append((AVERAGE, "", "", *_format_differences(pair.average, correction)))
     return Table(
         "Paired differences",
         (
@@ -83,7 +83,7 @@ def make_pair_table(comparison: Comparison, pair: RunPair, correction: str) -> T
 
 
 def make_metrics_tables(comparison: Comparison) -> list[Table]:
-    """Each run by itself, over all of its own problems."""
+    """One table per run, over all of its own problems."""
     return [_make_metrics_table(comparison, run.name) for run in comparison.runs]
 
 
@@ -98,16 +98,16 @@ def _make_metrics_table(comparison: Comparison, run: str) -> Table:
                 name,
                 f"{columns.num_problems:,} × {columns.samples_per_problem}",
                 f"{columns.num_errors:,}",
-                *_metric_cells(comparison.metrics[run][name], shown),
+                *_format_metrics(comparison.metrics[run][name], shown),
             )
         )
     if len(rows) > 1:
-        rows.append((AVERAGE, "", "", *_metric_cells(comparison.averages[run], shown)))
+        rows.append((AVERAGE, "", "", *_format_metrics(comparison.averages[run], shown)))
     return Table(run, ("benchmark", "problems × n", "errors", *shown), rows)
 
 
 def _shown_metrics(comparison: Comparison) -> dict[str, tuple[str, Unit]]:
-    """Column -> metric and unit. With one sample per problem, avg@n is plain accuracy."""
+    """Column -> metric and unit. With one sample per problem, avg@n is the accuracy."""
     several = comparison.k > 1
     return {
         "avg@n" if several else "accuracy": ("avg_at_n", PERCENT),
@@ -120,7 +120,7 @@ def _shown_metrics(comparison: Comparison) -> dict[str, tuple[str, Unit]]:
     }
 
 
-def _metric_cells(
+def _format_metrics(
     metrics: dict[str, Resampled], shown: dict[str, tuple[str, Unit]]
 ) -> Sequence[str]:
     return [
@@ -128,7 +128,7 @@ def _metric_cells(
     ]
 
 
-def _cells(paired: PairedBenchmark | PairedAverage, correction: str) -> Sequence[str]:
+def _format_differences(paired: PairedBenchmark | PairedAverage, correction: str) -> Sequence[str]:
     cells = []
     for difference, unit in ((paired.accuracy, PERCENT), (paired.tokens, TOKENS)):
         average = isinstance(paired, PairedAverage)
@@ -143,6 +143,6 @@ def _cells(paired: PairedBenchmark | PairedAverage, correction: str) -> Sequence
     return [*cells, format_estimate(paired.aes.estimate(), SCORE.value)]
 
 
-def _problems(paired: PairedBenchmark) -> str:
+def _format_num_problems(paired: PairedBenchmark) -> str:
     left_out = f" ({paired.num_left_out:,} left out)" if paired.num_left_out else ""
     return f"{paired.num_problems:,}{left_out}"

@@ -1,7 +1,8 @@
-"""Numbers and findings in words, shared by the Markdown and the HTML report.
+"""Numbers and findings in words, for the Markdown and the HTML report.
 
-A difference is significant where its corrected p-value is below 5 %. Of one that is not, the
-sentence says what the data still admit: no evidence of a difference is no evidence of none.
+A difference is significant if its corrected p-value is below 5 %. If it is not, the sentence gives
+the differences that the data are compatible with: no evidence of a difference is not evidence of no
+difference.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from eval.statistics.metrics import Estimate, Resampled
 from eval.statistics.paired import Difference, SignificanceTest
 
 AVERAGE = "average"
-NOTHING = "–"
+UNDEFINED = "–"
 ALPHA = 1 - CONFIDENCE
 
 
 @dataclass(frozen=True)
 class Unit:
-    """How one measure is written."""
+    """How the values and differences of a measure are written."""
 
     value: Callable[[float], str]
     gain: Callable[[float], str]
     name: str
-    """After a gain."""
+    """Unit of a difference, as in `+2.1 points`."""
 
 
 PERCENT = Unit(lambda v: f"{100 * v:.1f} %", lambda v: _signed(100 * v, 1), "points")
@@ -36,13 +37,13 @@ SCORE = Unit(lambda v: _signed(v, 2), lambda v: _signed(v, 2), "")
 
 
 def format_value(value: Resampled, unit: Unit) -> str:
-    return NOTHING if math.isnan(value.value) else unit.value(value.value)
+    return UNDEFINED if math.isnan(value.value) else unit.value(value.value)
 
 
 def format_estimate(estimate: Estimate, write: Callable[[float], str]) -> str:
-    """Value and interval, such as `+2.1 [-0.3, +4.5]`."""
+    """A value with its interval, such as `+2.1 [−0.3, +4.5]`."""
     if estimate.value is None:
-        return NOTHING
+        return UNDEFINED
     if estimate.low is None or estimate.high is None:
         return f"{write(estimate.value)} [no interval]"
     return f"{write(estimate.value)} [{write(estimate.low)}, {write(estimate.high)}]"
@@ -50,15 +51,17 @@ def format_estimate(estimate: Estimate, write: Callable[[float], str]) -> str:
 
 def format_p(p: float | None) -> str:
     if p is None:
-        return NOTHING
+        return UNDEFINED
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def choose_p(test: SignificanceTest, correction: str) -> float | None:
-    """The p-value that decides: an average is one test by itself, and has no other than its own."""
-    by_name = {"holm": test.holm, "bonferroni": test.bonferroni}
-    found = by_name[correction]
-    return test.p if found is None else found
+    """The p-value that decides significance: the corrected one if there is one, else the plain one.
+
+    An average is a single test, so its p-value is not corrected.
+    """
+    corrected = {"holm": test.holm, "bonferroni": test.bonferroni}[correction]
+    return test.p if corrected is None else corrected
 
 
 def is_significant(difference: Difference, correction: str) -> bool:
@@ -67,16 +70,16 @@ def is_significant(difference: Difference, correction: str) -> bool:
 
 
 def describe_findings(pair: RunPair, correction: str) -> list[str]:
-    """A sentence on accuracy and one on length for each benchmark."""
+    """For each benchmark, one sentence on accuracy and one on length."""
     found = []
     for name, paired in pair.benchmarks.items():
-        found.append(_finding(f"{name}, accuracy", paired.accuracy, PERCENT, correction))
-        found.append(_finding(f"{name}, length", paired.tokens, TOKENS, correction))
+        found.append(_write_finding(f"{name}, accuracy", paired.accuracy, PERCENT, correction))
+        found.append(_write_finding(f"{name}, length", paired.tokens, TOKENS, correction))
     return found
 
 
 def summarize_pair(pair: RunPair, correction: str) -> list[str]:
-    """The average in words, then which benchmarks differ significantly and which do not."""
+    """The average in words, then the benchmarks that differ significantly and those that do not."""
     lines = []
     for measure, field, unit, words in (
         ("accuracy", "accuracy", PERCENT, ("lower", "higher")),
@@ -84,7 +87,7 @@ def summarize_pair(pair: RunPair, correction: str) -> list[str]:
     ):
         if len(pair.benchmarks) > 1:
             average = getattr(pair.average, field)
-            lines.append(_finding(f"average, {measure}", average, unit, correction))
+            lines.append(_write_finding(f"average, {measure}", average, unit, correction))
         yes, no = [], []
         for name, paired in pair.benchmarks.items():
             difference: Difference = getattr(paired, field)
@@ -98,14 +101,14 @@ def summarize_pair(pair: RunPair, correction: str) -> list[str]:
     return lines
 
 
-def _finding(subject: str, difference: Difference, unit: Unit, correction: str) -> str:
+def _write_finding(subject: str, difference: Difference, unit: Unit, correction: str) -> str:
     gain, test = difference.gain.estimate(), difference.test
     if gain.value is None or test.p is None:
         return f"{subject}: nothing to compare."
     values = f"{format_value(difference.baseline, unit)} → {format_value(difference.other, unit)}"
     text = f"{subject}: {values}, {unit.gain(gain.value)} {unit.name}"
     if gain.low is None or gain.high is None:
-        return f"{text}; too few problems for an interval, so nothing can be said."
+        return f"{text}; too few problems for an interval, so no conclusion is possible."
     ends = f"{unit.gain(gain.low)} to {unit.gain(gain.high)}"
     ps = f"p {_equals(test.p)}"
     p = choose_p(test, correction)
@@ -115,9 +118,13 @@ def _finding(subject: str, difference: Difference, unit: Unit, correction: str) 
     if is_significant(difference, correction):
         return f"{text}: significant."
     if test.p < ALPHA:
-        text += ": not significant, though by itself it would be; with so many tests one such is "
-        return text + "no surprise."
-    return f"{text}: not significant; the data admit anything from {ends} {unit.name}."
+        return (
+            f"{text}: not significant; as the only test it would be, but among this many tests one "
+            "such p-value is no surprise."
+        )
+    return (
+        f"{text}: not significant; the data are compatible with anything from {ends} {unit.name}."
+    )
 
 
 def _equals(p: float) -> str:

@@ -1,4 +1,4 @@
-"""Writes a comparison to its folder: report.html, report.md, comparison.json, figures/."""
+"""Writes the files of a report: report.html, report.md, comparison.json, figures/."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ def write_report(
     max_disagreements: int = 100,
     seed: int = 0,
 ) -> None:
-    """
+    """Writes all files of the report.
+
     Args:
-        correction: "holm" or "bonferroni"; both are in the JSON, this one decides the words.
-        max_disagreements: problems in the browser, for each benchmark and pair of runs.
-        seed: of the draw where there are more of them.
+        correction: "holm" or "bonferroni": decides what the report calls significant. The JSON has
+            both.
+        max_disagreements: problems to show, for each benchmark and pair of runs. If there are more,
+            they are drawn at random.
+        seed: of that draw.
     """
     output.mkdir(parents=True, exist_ok=True)
     figures = draw_figures(comparison, output / "figures", correction)
@@ -42,7 +45,7 @@ def write_report(
 
 
 def comparison_to_json(comparison: Comparison) -> dict[str, Any]:
-    """All numbers of a comparison: rates as shares of 1, lengths in tokens; null is undefined."""
+    """All numbers of a comparison. Rates are shares of 1, lengths tokens; null is undefined."""
     return {
         "baseline": comparison.baseline.name,
         "runs": {run.name: str(run.folder) for run in comparison.runs},
@@ -50,46 +53,46 @@ def comparison_to_json(comparison: Comparison) -> dict[str, Any]:
         "k": comparison.k,
         "metrics": {
             run: {
-                **{name: _metrics(found) for name, found in by_benchmark.items()},
-                "average": _metrics(comparison.averages[run]),
+                **{name: _metrics_to_json(found) for name, found in by_benchmark.items()},
+                "average": _metrics_to_json(comparison.averages[run]),
             }
             for run, by_benchmark in comparison.metrics.items()
         },
         "pairs": [
             {
                 "other": pair.other.name,
-                "benchmarks": {name: _benchmark(p) for name, p in pair.benchmarks.items()},
-                "average": _paired(pair.average),
+                "benchmarks": {name: _benchmark_to_json(p) for name, p in pair.benchmarks.items()},
+                "average": _paired_to_json(pair.average),
             }
             for pair in comparison.pairs
         ],
     }
 
 
-def _metrics(found: dict[str, Resampled]) -> dict[str, Any]:
+def _metrics_to_json(found: dict[str, Resampled]) -> dict[str, Any]:
     return {name: metric.estimate().to_json() for name, metric in found.items()}
 
 
-def _benchmark(paired: PairedBenchmark) -> dict[str, Any]:
+def _benchmark_to_json(paired: PairedBenchmark) -> dict[str, Any]:
     return {
         "num_problems": paired.num_problems,
         "num_left_out": paired.num_left_out,
         "num_better": paired.num_better,
         "num_worse": paired.num_worse,
         "samples_per_problem": list(paired.samples_per_problem),
-        **_paired(paired),
+        **_paired_to_json(paired),
     }
 
 
-def _paired(paired: PairedBenchmark | PairedAverage) -> dict[str, Any]:
+def _paired_to_json(paired: PairedBenchmark | PairedAverage) -> dict[str, Any]:
     return {
-        "accuracy": _difference(paired.accuracy),
-        "tokens": _difference(paired.tokens),
+        "accuracy": _difference_to_json(paired.accuracy),
+        "tokens": _difference_to_json(paired.tokens),
         "aes": paired.aes.estimate().to_json(),
     }
 
 
-def _difference(difference: Difference) -> dict[str, Any]:
+def _difference_to_json(difference: Difference) -> dict[str, Any]:
     return {
         "baseline": difference.baseline.estimate().to_json(),
         "other": difference.other.estimate().to_json(),

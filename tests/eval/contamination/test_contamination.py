@@ -110,7 +110,7 @@ def test_every_text_of_a_row_is_searched_by_itself() -> None:
     search.add(2, " ".join(words[:13]))
     search.add(5, row)
     search.add(5, [QUESTION, QUESTION])
-    (found,) = search.problems()
+    (found,) = search.list_problems()
     assert (found.benchmark, found.id, found.whole) == ("b", "p", True)
     assert (found.line, found.field, found.num_lines) == (5, "messages.0.content", 2)
     assert found.ngram == "a robe takes 2 bolts of blue fiber and half that much white"
@@ -134,7 +134,7 @@ def test_memory_does_not_grow_with_the_training_file() -> None:
             search.add(line, row)
         peaks_bytes.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        assert len(search.problems()) == 50
+        assert len(search.list_problems()) == 50
     assert peaks_bytes[1] < peaks_bytes[0] + 200_000
 
 
@@ -184,7 +184,7 @@ def test_rollouts_of_a_benchmark_hold_its_problems(data_folder: Path) -> None:
     search = ContaminationSearch({"gsm8k": problems})
     for line, row in enumerate(rows, start=1):
         search.add(line, row)
-    found = {problem.id for problem in search.problems() if problem.whole}
+    found = {problem.id for problem in search.list_problems() if problem.whole}
     assert found == {str(row["gsm8k_test_index"]) for row in rows}
 
 

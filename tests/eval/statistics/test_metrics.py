@@ -258,7 +258,7 @@ def test_small_and_strange_runs() -> None:
     assert all(m["value"] is None for m in summary([])["metrics"].values())
     alone = summary([record("a"), record("a", 1, False)])["metrics"]["accuracy"]
     assert alone == {"value": 0.5, "low": None, "high": None}
-    with pytest.raises(ValueError, match="'a', sample 0: neither a verdict nor an error"):
+    with pytest.raises(ValueError, match="'a', sample 0: has neither a verdict nor an error"):
         summary([replace(record("a", correct=None), error=None)])
     assert summarize({})["average"]["metrics"]["accuracy"]["value"] is None
 
