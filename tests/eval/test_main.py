@@ -16,7 +16,7 @@ from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION
 ROOT = Path(__file__).parents[2]
 
 
-def test_list_names_source_and_licence_of_each(capsys) -> None:
+def test_list_names_source_and_licence_of_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     paragraphs = capsys.readouterr().out.split("\n\n")
     assert len(paragraphs) == len(BENCHMARKS) == 8
@@ -27,7 +27,7 @@ def test_list_names_source_and_licence_of_each(capsys) -> None:
 
 
 @pytest.mark.parametrize("command", ["run", "list"])
-def test_help_of_a_command(command, capsys) -> None:
+def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exited:
         main([command, "--help"])
     assert exited.value.code == 0
@@ -35,7 +35,7 @@ def test_help_of_a_command(command, capsys) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["walk"], ["--output", "x"]])
-def test_a_command_that_is_none(arguments, capsys) -> None:
+def test_a_command_that_is_none(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exited:
         main(arguments)
     assert exited.value.code == 2

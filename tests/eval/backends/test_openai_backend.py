@@ -245,8 +245,8 @@ def test_failures_that_stay_are_errors(server: Server) -> None:
     by_key = {c.request.key: c for c in done}
     assert len(by_key) == 4
     assert by_key[1].response is None
-    assert "InternalServerError" in by_key[1].error
-    assert "overloaded" in by_key[1].error
+    assert "InternalServerError" in (by_key[1].error or "")
+    assert "overloaded" in (by_key[1].error or "")
     assert [by_key[i].response for i in (0, 2, 3)] == ["fine"] * 3
     assert len(server.requests) == 5
 
@@ -254,18 +254,23 @@ def test_failures_that_stay_are_errors(server: Server) -> None:
 def test_mistakes_are_not_tried_again(server: Server) -> None:
     server.answer = lambda _: (400, {"error": {"message": "the prompt is too long"}})
     (completion,) = _completions(server, [_request()])
-    assert "the prompt is too long" in completion.error
+    assert "the prompt is too long" in (completion.error or "")
     assert len(server.requests) == 1
 
 
+def wait_and_say(seconds: float, text: str) -> tuple[int, Any]:
+    time.sleep(seconds)
+    return 200, chat(text)
+
+
 def test_a_server_that_is_too_slow_is_an_error(server: Server) -> None:
-    server.answer = lambda _: (time.sleep(1.0), (200, chat("late")))[1]
+    server.answer = lambda _: wait_and_say(1.0, "late")
     (completion,) = _completions(server, [_request()], timeout_s=0.2, max_retries=0)
-    assert "Timeout" in completion.error
+    assert "Timeout" in (completion.error or "")
 
 
 def test_requests_in_flight_are_bounded_and_taken_a_few_ahead(server: Server) -> None:
-    server.answer = lambda _: (time.sleep(0.01), (200, chat("fine")))[1]
+    server.answer = lambda _: wait_and_say(0.01, "fine")
     taken: list[int] = []
 
     def requests() -> Iterator[Request]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import scipy.stats
@@ -41,7 +42,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def load(bundled_model_path) -> Callable[..., TransformersBackend]:
+def load(bundled_model_path: Path) -> Callable[..., TransformersBackend]:
     def load(sampling: Sampling, batch_size: int = 8) -> TransformersBackend:
         return TransformersBackend.from_pretrained(
             str(bundled_model_path), sampling=sampling, batch_size=batch_size, device="cpu"
@@ -64,21 +65,22 @@ def _requests(backend: TransformersBackend, count: int, seed: int | None = None)
     ]
 
 
-def test_greedy_solves_problems_and_stops(load) -> None:
+def test_greedy_solves_problems_and_stops(load: Callable[..., TransformersBackend]) -> None:
     backend = load(GREEDY)
     completions = list(backend.generate(_requests(backend, 20)))
     assert sorted(c.request.key[0] for c in completions) == list(range(20))
-    solved = [c.response.endswith(f"Answer: {c.request.key[1]}") for c in completions]
+    solved = [str(c.response).endswith(f"Answer: {c.request.key[1]}") for c in completions]
     assert sum(solved) >= 16
     assert {c.finish_reason for c in completions} == {"stop"}
     tokenizer = backend._tokenizer
     for c in completions:
         # The end-of-sequence token counts, and is not read.
+        assert c.response is not None
         assert c.num_tokens == len(tokenizer.encode(c.response)) + 1
         assert "<|" not in c.response
 
 
-def test_a_batch_gives_what_each_alone_gives(load) -> None:
+def test_a_batch_gives_what_each_alone_gives(load: Callable[..., TransformersBackend]) -> None:
     """Left padding and positions: the rows of a batch do not see each other."""
     alone, together = load(GREEDY, 1), load(GREEDY, 9)
     expected = {c.request.key: c for c in alone.generate(_requests(alone, 9))}
@@ -86,13 +88,13 @@ def test_a_batch_gives_what_each_alone_gives(load) -> None:
         assert completion == expected[completion.request.key]
 
 
-def test_cut_off_at_the_most_tokens(load) -> None:
+def test_cut_off_at_the_most_tokens(load: Callable[..., TransformersBackend]) -> None:
     backend = load(Sampling(0.0, 1.0, 5))
     for completion in backend.generate(_requests(backend, 4)):
         assert (completion.num_tokens, completion.finish_reason) == (5, "length")
 
 
-def test_context_ends_before_the_most_tokens(load) -> None:
+def test_context_ends_before_the_most_tokens(load: Callable[..., TransformersBackend]) -> None:
     backend = load(Sampling(0.0, 1.0, 4096))
     ids = [5] * 1000
     text = backend._tokenizer.decode(ids)
@@ -100,16 +102,17 @@ def test_context_ends_before_the_most_tokens(load) -> None:
     assert num_prompt_tokens > 900
     (completion,) = backend.generate([Request(0, "", "", text, None)])
     assert completion.error is None
+    assert completion.num_tokens is not None
     assert completion.num_tokens <= 1024 - num_prompt_tokens
     long = Request(1, "", "", text * 2, None)
     short = _requests(backend, 1)[0]
     by_key = {c.request.key: c for c in backend.generate([short, long])}
-    assert "leaves no room for a response in the model's context of 1024" in by_key[1].error
+    assert "leaves no room for a response in the model's context of 1024" in (by_key[1].error or "")
     assert by_key[1].response is None
     assert by_key[short.key].finish_reason == "stop"
 
 
-def test_a_sample_is_its_seeds_own(load) -> None:
+def test_a_sample_is_its_seeds_own(load: Callable[..., TransformersBackend]) -> None:
     """The same in any batch and order; another with another seed."""
     small, large = load(WARM, 2), load(WARM, 8)
     first = {c.request.key: c.response for c in small.generate(_requests(small, 8, seed=1))}
@@ -119,19 +122,21 @@ def test_a_sample_is_its_seeds_own(load) -> None:
     assert first != other
 
 
-def test_memory_that_does_not_suffice_halves_the_batch(load, monkeypatch) -> None:
+def test_memory_that_does_not_suffice_halves_the_batch(
+    load: Callable[..., TransformersBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend = load(GREEDY, 8)
     expected = {c.request.key: c for c in backend.generate(_requests(backend, 8))}
     rows: list[int] = []
-    new_tokens = backend._new_tokens
+    new_tokens = backend._generate_tokens
 
-    def short_of_memory(batch):
+    def short_of_memory(batch: Any) -> torch.Tensor:
         rows.append(len(batch))
         if len(batch) > 2 or any(e.request.key[0] == 3 for e in batch):
             raise torch.OutOfMemoryError("out of memory")
         return new_tokens(batch)
 
-    monkeypatch.setattr(backend, "_new_tokens", short_of_memory)
+    monkeypatch.setattr(backend, "_generate_tokens", short_of_memory)
     found = {c.request.key: c for c in backend.generate(_requests(backend, 8))}
     assert max(rows) == 8
     assert found.keys() == expected.keys()
@@ -142,7 +147,7 @@ def test_memory_that_does_not_suffice_halves_the_batch(load, monkeypatch) -> Non
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 0.8)])
-def test_samples_follow_the_models_distribution(temperature, top_p) -> None:
+def test_samples_follow_the_models_distribution(temperature: float, top_p: float) -> None:
     logits_V = torch.tensor([2.0, 1.0, 0.0, -1.0, 0.5])
     probabilities_V = torch.softmax(logits_V / temperature, -1)
     ordered, indices = probabilities_V.sort(descending=True)
@@ -150,7 +155,8 @@ def test_samples_follow_the_models_distribution(temperature, top_p) -> None:
     num_draws = 4000
     warp = _make_warper(Sampling(temperature, top_p, 1))
     sampler = SeededSampler(list(range(num_draws)), warp, torch.device("cpu"))
-    draws = Counter(sampler(None, logits_V.repeat(num_draws, 1)).argmax(-1).tolist())
+    no_ids = torch.empty(0)
+    draws = Counter(sampler(no_ids, logits_V.repeat(num_draws, 1)).argmax(-1).tolist())
     assert draws.keys() == set(kept.tolist())
     expected = probabilities_V[kept] / probabilities_V[kept].sum() * num_draws
     observed = [draws[i] for i in kept.tolist()]
@@ -160,7 +166,7 @@ def test_samples_follow_the_models_distribution(temperature, top_p) -> None:
 
 
 def test_settings_that_come_with_a_checkpoint_do_not_join_in(
-    bundled_model_path, tmp_path, load
+    bundled_model_path: Path, tmp_path: Path, load: Callable[..., TransformersBackend]
 ) -> None:
     for path in bundled_model_path.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -179,11 +185,11 @@ def test_settings_that_come_with_a_checkpoint_do_not_join_in(
     assert changed._eos_ids == {2, 3}
 
 
-def test_prompts(bundled_tokenizer) -> None:
+def test_prompts(bundled_tokenizer: Any) -> None:
     tokenizer = ChatTokenizer(bundled_tokenizer)
     rendered = render_prompt(bundled_tokenizer, "1+1?", "Be brief.")
     assert tokenizer.render_prompt("Be brief.", "1+1?") == rendered
-    with pytest.raises(UserError, match="--no-enable-thinking: the model's chat template has no"):
+    with pytest.raises(UserError, match="--no-enable-thinking: the model's chat template does not"):
         ChatTokenizer(bundled_tokenizer, enable_thinking=False)
 
 
@@ -198,21 +204,21 @@ class ThinkingTokenizer:
     words = ("<end>", "<think>", "</think>", "so", "2")
 
     @property
-    def added_tokens_decoder(self):
+    def added_tokens_decoder(self) -> dict[int, SimpleNamespace]:
         return {
             i: SimpleNamespace(content=word, special=True) for i, word in enumerate(self.words[:3])
         }
 
-    def apply_chat_template(self, turns, **settings) -> str:
+    def apply_chat_template(self, turns: Any, **settings: Any) -> str:
         return f"{turns[-1]['content']} {settings.get('enable_thinking')}"
 
-    def decode(self, ids, skip_special_tokens):
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
         assert not skip_special_tokens
         return " ".join(self.words[i] for i in ids)
 
 
 @pytest.mark.parametrize("enabled", [None, True, False])
-def test_thinking_switch(enabled) -> None:
+def test_thinking_switch(enabled: bool | None) -> None:
     assert ChatTokenizer(ThinkingTokenizer(), enabled).render_prompt("", "Q") == f"Q {enabled}"
 
 
@@ -229,7 +235,7 @@ def test_thinking_tags_are_read_and_other_special_tokens_are_not() -> None:
         ("tests", "cuda:99", "--device cuda:99: no device"),
     ],
 )
-def test_a_model_or_device_that_is_none(path, device, complaint) -> None:
+def test_a_model_or_device_that_is_none(path: str, device: str, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         TransformersBackend.from_pretrained(str(ROOT / path), sampling=GREEDY, device=device)
 
@@ -242,7 +248,9 @@ def _command(output: Path, *flags: str) -> list[str]:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM])
-def test_a_process_that_is_killed_goes_on_where_it_stopped(tmp_path, stop) -> None:
+def test_a_process_that_is_killed_goes_on_where_it_stopped(
+    tmp_path: Path, stop: signal.Signals
+) -> None:
     environ = {**os.environ, "HF_HUB_OFFLINE": "1"}
     path = tmp_path / "demo.jsonl"
     with (tmp_path / "log").open("wb") as log:

@@ -51,28 +51,28 @@ def test_all_are_the_seven_in_the_papers_order() -> None:
 @pytest.mark.parametrize(
     ("names", "named"), [("gsm9k", "gsm9k"), ("", "no benchmark is"), (",", "is named")]
 )
-def test_a_benchmark_that_is_none(names, named) -> None:
+def test_a_benchmark_that_is_none(names: str, named: str) -> None:
     with pytest.raises(UserError, match=named):
         choose_benchmarks(names)
 
 
 @pytest.mark.parametrize("name", SEVEN)
-def test_module_says_where_it_comes_from(name) -> None:
+def test_module_says_where_it_comes_from(name: str) -> None:
     benchmark = BENCHMARKS[name]
     module = __import__(f"eval.benchmarks.{name}", fromlist=["x"])
-    said = " ".join(module.__doc__.split())
+    said = " ".join((module.__doc__ or "").split())
     for fact in (benchmark.source.hub_id, benchmark.source.split, benchmark.licence.split(":")[0]):
         assert fact in said
     assert len(benchmark.source.revision) == 40 or benchmark.source.revision == "main"
 
 
 @pytest.mark.parametrize("name", SEVEN)
-def test_no_file(name, tmp_path) -> None:
+def test_no_file(name: str, tmp_path: Path) -> None:
     with pytest.raises(RowError, match=f"{name}: no file .*{BENCHMARKS[name].file}"):
         _problems(name, tmp_path)
 
 
-def test_gsm8k_whole(data_folder) -> None:
+def test_gsm8k_whole(data_folder: Path) -> None:
     loaded = load_problems(BENCHMARKS["gsm8k"], data_folder)
     rows = _rows(data_folder / "gsm8k.jsonl")
     assert len(loaded.problems) == len(rows) == 1319
@@ -87,11 +87,11 @@ def test_gsm8k_whole(data_folder) -> None:
     assert "Janet's" in loaded.problems[0].question
 
 
-def test_limit_takes_the_first(data_folder) -> None:
+def test_limit_takes_the_first(data_folder: Path) -> None:
     assert _problems("gsm8k", data_folder, 5) == _problems("gsm8k", data_folder)[:5]
 
 
-def test_math_keeps_numbers_and_simple_fractions(data_folder) -> None:
+def test_math_keeps_numbers_and_simple_fractions(data_folder: Path) -> None:
     problems = _problems("math", data_folder)
     answers = [p.label.answer for p in problems]
     assert answers == ["23", r"\frac{1}{12}", "4", "15", "0.5", "24"]  # no root, no interval
@@ -111,11 +111,11 @@ def test_math_keeps_numbers_and_simple_fractions(data_folder) -> None:
         ("42", None),
     ],
 )
-def test_last_box(solution, box) -> None:
+def test_last_box(solution: str, box: str | None) -> None:
     assert math_benchmark.find_last_box(solution) == box
 
 
-def test_numinamath_filter_agrees_with_the_authors(data_folder) -> None:
+def test_numinamath_filter_agrees_with_the_authors(data_folder: Path) -> None:
     expected = {
         row["uuid"]: row["sar_filter_keeps"]
         for row in json.loads((data_folder / "openr1_edge_expected.json").read_text())
@@ -130,14 +130,14 @@ def test_numinamath_filter_agrees_with_the_authors(data_folder) -> None:
 
 
 @pytest.mark.parametrize("num_rows", [1, 12, 47, 1000, 31337])
-def test_numinamath_split_is_that_of_datasets(num_rows) -> None:
+def test_numinamath_split_is_that_of_datasets(num_rows: int) -> None:
     datasets = pytest.importorskip("datasets")
     table = datasets.Dataset.from_dict({"index": list(range(num_rows + 1))})
     test = table.train_test_split(test_size=0.08, seed=42)["test"]
     assert numinamath.choose_held_out(num_rows + 1) == test["index"][:]
 
 
-def test_numinamath_holds_out_gradable_rows(data_folder) -> None:
+def test_numinamath_holds_out_gradable_rows(data_folder: Path) -> None:
     problems = _problems("numinamath", data_folder)
     assert len(problems) == 4  # ceil(8 % of 47)
     rows = _rows(data_folder / "openr1.jsonl")
@@ -146,7 +146,7 @@ def test_numinamath_holds_out_gradable_rows(data_folder) -> None:
         assert (problem.question, problem.label.answer) == (row["problem"], row["answer"])
 
 
-def test_numinamath_leaves_out_what_cannot_be_graded(data_folder, tmp_path) -> None:
+def test_numinamath_leaves_out_what_cannot_be_graded(data_folder: Path, tmp_path: Path) -> None:
     rows = _rows(data_folder / "openr1_edge_rows.jsonl")
     ungradable = [row for row in rows if row["answer"] in ("", "\\..-")]
     gradable = next(row for row in rows if row["answer"] == "42")
@@ -158,20 +158,20 @@ def test_numinamath_leaves_out_what_cannot_be_graded(data_folder, tmp_path) -> N
     assert len(_problems("numinamath", tmp_path)) == 3
 
 
-def test_gsm_symbolic(data_folder) -> None:
+def test_gsm_symbolic(data_folder: Path) -> None:
     problems = _problems("gsm_symbolic", data_folder)
     assert [p.id for p in problems[:3]] == ["0-0", "0-1", "1-0"]
     assert [p.label.answer for p in problems[::2]] == ["68", "1520", "21", "0.8"]
 
 
-def test_aime_labels_are_texts(data_folder) -> None:
+def test_aime_labels_are_texts(data_folder: Path) -> None:
     problems = _problems("aime", data_folder)
     assert problems[-1].label.answer == "080 or 081 (both were accepted)"
     assert problems[2].label.answer == "035"
     assert {p.label.grader for p in problems} == {"math"}
 
 
-def test_prontoqa(data_folder) -> None:
+def test_prontoqa(data_folder: Path) -> None:
     problems = _problems("prontoqa", data_folder)
     rows = _rows(data_folder / "prontoqa.jsonl")
     assert len(problems) == 200
@@ -181,7 +181,7 @@ def test_prontoqa(data_folder) -> None:
         assert problem.question == f"{row['context']} {row['question']}"
 
 
-def test_logicbench_file(data_folder) -> None:
+def test_logicbench_file(data_folder: Path) -> None:
     problems = _problems("logicbench", data_folder)
     rows = _rows(data_folder / "logicbench.jsonl")
     assert len(problems) == 200
@@ -199,7 +199,7 @@ def test_logicbench_file(data_folder) -> None:
     assert several.label.grader == "choice"
 
 
-def test_logicbench_tree_has_the_same_problems(data_folder) -> None:
+def test_logicbench_tree_has_the_same_problems(data_folder: Path) -> None:
     folder = data_folder / "logicbench_tree"
     from_tree = {p.id: p for p in _problems("logicbench", folder)}
     assert len(from_tree) == 80
@@ -214,14 +214,16 @@ def test_logicbench_tree_has_the_same_problems(data_folder) -> None:
     }
 
 
-def test_logicbench_choices_that_a_table_filled_with_null(data_folder, tmp_path) -> None:
+def test_logicbench_choices_that_a_table_filled_with_null(
+    data_folder: Path, tmp_path: Path
+) -> None:
     row = _rows(data_folder / "logicbench.jsonl")[0]
     row["choices"]["choice_5"] = None
     _write(tmp_path, "logicbench", [row])
     assert len(_problems("logicbench", tmp_path)[0].label.choices) == 4
 
 
-def test_logicbench_skips_yes_and_no_questions(data_folder, tmp_path) -> None:
+def test_logicbench_skips_yes_and_no_questions(data_folder: Path, tmp_path: Path) -> None:
     tree = tmp_path / "LogicBench(Eval)"
     source = data_folder / "logicbench_tree" / "LogicBench(Eval)" / "MCQA"
     shutil.copytree(source, tree / "BQA")
@@ -265,7 +267,13 @@ def _with(field: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("logicbench", _with("choices", {"choice_1": 1}), "'choice_1': expected a string"),
     ],
 )
-def test_rows_that_do_not_fit(data_folder, tmp_path, name, change, complaint) -> None:
+def test_rows_that_do_not_fit(
+    data_folder: Path,
+    tmp_path: Path,
+    name: str,
+    change: Callable[[dict[str, Any]], None],
+    complaint: str,
+) -> None:
     rows = _rows(data_folder / BENCHMARKS[name].file)[:3]
     change(rows[1])
     path = _write(tmp_path, name, rows)
@@ -280,14 +288,14 @@ def test_rows_that_do_not_fit(data_folder, tmp_path, name, change, complaint) ->
     ("line", "complaint"),
     [(b"{", "not JSON"), (b"[1]", "expected an object, found a list"), (b"\xff{}", "not JSON")],
 )
-def test_lines_that_are_no_rows(tmp_path, line, complaint) -> None:
+def test_lines_that_are_no_rows(tmp_path: Path, line: bytes, complaint: str) -> None:
     good = b'{"question": "1+1?", "answer": "#### 2"}'
     (tmp_path / "gsm8k.jsonl").write_bytes(good + b"\n\n" + line + b"\n")
     with pytest.raises(RowError, match=f"gsm8k.jsonl, line 3: {complaint}"):
         _problems("gsm8k", tmp_path)
 
 
-def test_files_of_logicbench_that_do_not_fit(data_folder, tmp_path) -> None:
+def test_files_of_logicbench_that_do_not_fit(data_folder: Path, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     shutil.copytree(data_folder / "logicbench_tree", tree, copy_function=shutil.copyfile)
     for path in [tree, *tree.rglob("*")]:
@@ -303,14 +311,14 @@ def test_files_of_logicbench_that_do_not_fit(data_folder, tmp_path) -> None:
         _problems("logicbench", tree)
 
 
-def test_two_problems_with_one_id(tmp_path, data_folder) -> None:
+def test_two_problems_with_one_id(tmp_path: Path, data_folder: Path) -> None:
     row = _rows(data_folder / "prontoqa.jsonl")[0]
     _write(tmp_path, "prontoqa", [row, row])
     with pytest.raises(RowError, match="'ProntoQA_1'"):
         _problems("prontoqa", tmp_path)
 
 
-def test_fingerprint_sees_every_change(data_folder) -> None:
+def test_fingerprint_sees_every_change(data_folder: Path) -> None:
     problems = _problems("logicbench", data_folder, 20)
     prints = {
         compute_fingerprint(problems),
@@ -330,14 +338,14 @@ def test_fingerprint_sees_every_change(data_folder) -> None:
     )
 
 
-def test_demo_is_made_here_and_always_the_same(tmp_path) -> None:
+def test_demo_is_made_here_and_always_the_same(tmp_path: Path) -> None:
     loaded = load_problems(BENCHMARKS["demo"], tmp_path)
     assert loaded.problems == load_problems(BENCHMARKS["demo"]).problems
     assert len({p.question for p in loaded.problems}) == len(loaded.problems) == 200
 
 
 @pytest.fixture
-def table(tmp_path) -> str:
+def table(tmp_path: Path) -> str:
     """A dataset in a folder, which `datasets` reads as it reads one of the hub."""
     pytest.importorskip("datasets")
     card = (
@@ -350,7 +358,9 @@ def table(tmp_path) -> str:
     return str(tmp_path)
 
 
-def test_rows_by_datasets(table, monkeypatch, tmp_path_factory) -> None:
+def test_rows_by_datasets(
+    table: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
     source = HubSource(table, "main", "test", "main")
     problems = list(gsm8k.prepare(read_hub_rows(source, ("question", "answer"))))

@@ -178,8 +178,8 @@ def test_real_problems_in_a_training_file(data_folder: Path, tmp_path: Path) -> 
 
 def test_rollouts_of_a_benchmark_hold_its_problems(data_folder: Path) -> None:
     problems = []
-    for index, line in enumerate((data_folder / "gsm8k.jsonl").read_text().splitlines()):
-        problems.append(Problem(str(index), json.loads(line)["question"], Label("1", "math")))
+    for index, text in enumerate((data_folder / "gsm8k.jsonl").read_text().splitlines()):
+        problems.append(Problem(str(index), json.loads(text)["question"], Label("1", "math")))
     rows = [json.loads(x) for x in (data_folder / "gsm8k_rollouts.jsonl").read_text().splitlines()]
     search = ContaminationSearch({"gsm8k": problems})
     for line, row in enumerate(rows, start=1):

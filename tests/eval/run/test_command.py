@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from sar.grading.label import parse_label
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION
 
 Answer = Callable[[Request], Completion]
+Start = Callable[..., tuple[int, "CannedBackend"]]
 
 
 class CannedBackend:
@@ -61,7 +61,7 @@ def broken(request: Request) -> Completion:
 
 
 @pytest.fixture
-def start(monkeypatch, tmp_path, data_folder) -> Callable[..., tuple[int, CannedBackend]]:
+def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data_folder: Path) -> Start:
     """Runs the command with a canned backend; its exit code and the backend."""
 
     def start(answer: Answer, *flags: str, template: str | None = "t") -> tuple[int, CannedBackend]:
@@ -79,7 +79,7 @@ def _records(tmp_path: Path, benchmark: str) -> list[Record]:
     return [latest[key] for key in sorted(latest)]
 
 
-def test_all_seven(start, tmp_path, capsys) -> None:
+def test_all_seven(start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, backend = start(right, "--limit", "5")
     assert code == 0
     assert backend.is_closed
@@ -103,7 +103,7 @@ def test_all_seven(start, tmp_path, capsys) -> None:
     assert re.search(r"^average", out, re.MULTILINE)
 
 
-def test_run_json_has_what_repeats_it(start, tmp_path) -> None:
+def test_run_json_has_what_repeats_it(start: Start, tmp_path: Path) -> None:
     start(right, "--limit", "2", "--benchmarks", "gsm8k", "--n", "2", "--temperature", "0.7")
     described = json.loads((tmp_path / "run" / "run.json").read_text())
     assert described["model"] == "bundled"
@@ -120,12 +120,12 @@ def test_run_json_has_what_repeats_it(start, tmp_path) -> None:
     assert (gsm8k["hub_id"], gsm8k["config"], gsm8k["split"]) == ("openai/gsm8k", "main", "test")
 
 
-def test_samples_have_seeds_of_their_own(start, tmp_path) -> None:
+def test_samples_have_seeds_of_their_own(start: Start, tmp_path: Path) -> None:
     flags = ["--limit", "3", "--benchmarks", "gsm8k,aime", "--n", "4", "--temperature", "1"]
     start(right, *flags)
     seeds = [r.seed for name in ("gsm8k", "aime") for r in _records(tmp_path, name)]
     assert len(set(seeds)) == len(seeds) == 24
-    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert all(seed is not None and 0 <= seed < 2**31 for seed in seeds)
     (problem,) = [p for p in _records(tmp_path, "aime") if p.key == ("own-2", 3)]
     task = Task(BENCHMARKS["aime"], _problem("own-2"), 3)
     assert problem.seed == derive_seed(0, task) != derive_seed(1, task)
@@ -135,7 +135,9 @@ def _problem(id_: str) -> Problem:
     return Problem(id_, "", parse_label("1"))
 
 
-def test_errors_are_no_wrong_answers_and_are_asked_again(start, tmp_path, capsys) -> None:
+def test_errors_are_no_wrong_answers_and_are_asked_again(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def every_third_breaks(request: Request) -> Completion:
         return broken(request) if int(request.key.problem.id) % 3 == 0 else right(request)
 
@@ -157,7 +159,9 @@ def test_errors_are_no_wrong_answers_and_are_asked_again(start, tmp_path, capsys
     assert len(_records(tmp_path, "gsm8k")) == 9
 
 
-def test_a_failing_grader_is_an_error(start, tmp_path, monkeypatch) -> None:
+def test_a_failing_grader_is_an_error(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("no memory")
 
@@ -169,7 +173,9 @@ def test_a_failing_grader_is_an_error(start, tmp_path, monkeypatch) -> None:
     assert (record.correct, record.response) == (None, "Thus. The answer is 18.")
 
 
-def test_a_backend_that_only_fails_is_given_up(start, tmp_path, capsys) -> None:
+def test_a_backend_that_only_fails_is_given_up(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, backend = start(broken, "--benchmarks", "gsm8k")
     assert code == 2
     assert "100 errors in a row, the last: ServerError: gone" in capsys.readouterr().err
@@ -177,15 +183,15 @@ def test_a_backend_that_only_fails_is_given_up(start, tmp_path, capsys) -> None:
     assert backend.is_closed
 
 
-def test_wrong_cut_off_and_empty_responses(start, tmp_path) -> None:
+def test_wrong_cut_off_and_empty_responses(start: Start, tmp_path: Path) -> None:
     answers = {
-        "0": Completion(None, "The answer is 1.", 3, "stop"),
-        "1": Completion(None, "<think>Well, 3, or", 4096, "length"),
-        "2": Completion(None, "", 1, "stop"),
+        "0": ("The answer is 1.", 3, "stop"),
+        "1": ("<think>Well, 3, or", 4096, "length"),
+        "2": ("", 1, "stop"),
     }
 
     def answer(request: Request) -> Completion:
-        return replace(answers[request.key.problem.id], request=request)
+        return Completion(request, *answers[request.key.problem.id])
 
     start(answer, "--limit", "3", "--benchmarks", "gsm8k")
     assert [(r.correct, r.reason, r.finish_reason) for r in _records(tmp_path, "gsm8k")] == [
@@ -195,7 +201,9 @@ def test_wrong_cut_off_and_empty_responses(start, tmp_path) -> None:
     ]
 
 
-def test_thinking_that_the_prompt_opened(start, tmp_path, monkeypatch) -> None:
+def test_thinking_that_the_prompt_opened(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(CannedBackend, "render_prompt", lambda *_: "Q<think>\n")
     flags = ["--limit", "2", "--benchmarks", "gsm8k"]
     start(says(lambda task: f"is it {task.problem.label.answer}?"), *flags)
@@ -207,7 +215,9 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("num_answered", [0, 1, 7, 29])
-def test_killed_and_started_again_asks_nothing_twice(start, tmp_path, num_answered) -> None:
+def test_killed_and_started_again_asks_nothing_twice(
+    start: Start, tmp_path: Path, num_answered: int
+) -> None:
     flags = ["--limit", "5", "--benchmarks", "gsm8k,logicbench", "--n", "3", "--temperature", "1"]
     answered: list[int] = []
 
@@ -238,7 +248,7 @@ def test_killed_and_started_again_asks_nothing_twice(start, tmp_path, num_answer
     assert not backend.is_closed  # a finished run loads no model
 
 
-def test_torn_line_is_asked_again(start, tmp_path) -> None:
+def test_torn_line_is_asked_again(start: Start, tmp_path: Path) -> None:
     flags = ["--limit", "4", "--benchmarks", "gsm8k"]
     start(right, *flags)
     path = tmp_path / "run" / "gsm8k.jsonl"
@@ -263,7 +273,11 @@ def test_torn_line_is_asked_again(start, tmp_path) -> None:
     ],
 )
 def test_another_run_in_the_same_folder_is_refused(
-    start, tmp_path, capsys, flags, difference
+    start: Start,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    difference: str,
 ) -> None:
     start(right, "--limit", "4", "--benchmarks", "gsm8k")
     before = (tmp_path / "run" / "gsm8k.jsonl").read_bytes()
@@ -276,7 +290,9 @@ def test_another_run_in_the_same_folder_is_refused(
     assert (tmp_path / "run" / "gsm8k.jsonl").read_bytes() == before
 
 
-def test_other_data_is_refused(start, tmp_path, data_folder, capsys) -> None:
+def test_other_data_is_refused(
+    start: Start, tmp_path: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = ["--limit", "4", "--benchmarks", "gsm8k"]
     start(right, *flags)
     other = tmp_path / "data"
@@ -291,7 +307,9 @@ def test_other_data_is_refused(start, tmp_path, data_folder, capsys) -> None:
     assert start(right, *flags, "--data-dir", str(other))[0] == 0
 
 
-def test_another_chat_template_is_refused_where_something_is_left_to_ask(start, capsys) -> None:
+def test_another_chat_template_is_refused_where_something_is_left_to_ask(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
     flags = ["--limit", "4", "--benchmarks", "gsm8k"]
     start(lambda r: right(r) if r.key.problem.id == "0" else broken(r), *flags)
     code, backend = start(right, *flags, template="another")
@@ -299,21 +317,25 @@ def test_another_chat_template_is_refused_where_something_is_left_to_ask(start, 
     assert "the chat template differs" in capsys.readouterr().err
 
 
-def test_flags_that_do_not_define_the_run_may_change(start) -> None:
+def test_flags_that_do_not_define_the_run_may_change(start: Start) -> None:
     flags = ["--limit", "4", "--benchmarks", "gsm8k"]
     start(broken, *flags)
     code, backend = start(right, *flags, "--batch-size", "3", "--device", "cpu")
     assert (code, len(backend.asked)) == (0, 4)
 
 
-def test_records_without_a_description(start, tmp_path, capsys) -> None:
+def test_records_without_a_description(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "gsm8k.jsonl").write_text("")
     assert start(right, "--benchmarks", "gsm8k")[0] == 2
     assert "has gsm8k.jsonl, but no run.json" in capsys.readouterr().err
 
 
-def test_two_runs_do_not_write_into_one_folder(start, tmp_path, data_folder, capsys) -> None:
+def test_two_runs_do_not_write_into_one_folder(
+    start: Start, tmp_path: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     inner: list[int] = []
 
     def start_another(request: Request) -> Completion:
@@ -326,7 +348,7 @@ def test_two_runs_do_not_write_into_one_folder(start, tmp_path, data_folder, cap
     assert "another run is writing there" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_not_passed_over(data_folder) -> None:
+def test_a_full_disk_is_not_passed_over(data_folder: Path) -> None:
     def record(task: Task, made: Record) -> None:
         raise OSError(28, "No space left on device")
 
@@ -338,7 +360,7 @@ def test_a_full_disk_is_not_passed_over(data_folder) -> None:
         ask_and_grade(requests, CannedBackend(right), grader, record, 1)
 
 
-def test_requests_are_taken_a_few_ahead_only(tmp_path) -> None:
+def test_requests_are_taken_a_few_ahead_only(tmp_path: Path) -> None:
     """Neither all requests nor all responses are ever held."""
     taken: list[int] = []
     recorded: list[int] = []
@@ -372,14 +394,16 @@ def test_requests_are_taken_a_few_ahead_only(tmp_path) -> None:
         (["--prompt-style", "x"], "invalid choice: 'x'"),
     ],
 )
-def test_flags_that_are_wrong(flags, complaint, capsys, tmp_path) -> None:
+def test_flags_that_are_wrong(
+    flags: list[str], complaint: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     with pytest.raises(SystemExit) as exited:
         parse_args(["--output", str(tmp_path), *flags])
     assert exited.value.code == 2
     assert complaint in capsys.readouterr().err
 
 
-def test_run_raises_what_main_prints(tmp_path, data_folder) -> None:
+def test_run_raises_what_main_prints(tmp_path: Path, data_folder: Path) -> None:
     config = parse_args(["--output", str(tmp_path), "--data-dir", str(tmp_path)])
     with pytest.raises(UserError, match="gsm8k: no file"):
         run(config)

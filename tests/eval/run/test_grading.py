@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +34,7 @@ class RolloutBackend:
 
 @pytest.mark.parametrize("column", ["response", "response_clean"])
 def test_accuracy_of_400_rollouts_is_the_known_one(
-    data_folder, tmp_path, monkeypatch, column
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
 ) -> None:
     rows = [json.loads(x) for x in (data_folder / "gsm8k_rollouts.jsonl").read_text().splitlines()]
     problems = (data_folder / "gsm8k.jsonl").read_text().splitlines(keepends=True)

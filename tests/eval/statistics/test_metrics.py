@@ -43,11 +43,13 @@ def record(id_: str, sample: int = 0, correct: bool | None = True, **fields: Any
 def summary(records: Sequence[Record], **options: Any) -> dict[str, Any]:
     found = summarize({"b": records}, num_bootstrap=RESAMPLES, **options)
     json.dumps(found, allow_nan=False)
-    return found["benchmarks"]["b"]
+    benchmark: dict[str, Any] = found["benchmarks"]["b"]
+    return benchmark
 
 
 def value(records: Sequence[Record], metric: str, **options: Any) -> float | None:
-    return summary(records, **options)["metrics"][metric]["value"]
+    found: float | None = summary(records, **options)["metrics"][metric]["value"]
+    return found
 
 
 OUTCOMES = st.sampled_from(["right", "wrong", "none", "error"])
@@ -81,16 +83,18 @@ def test_metrics_by_their_definitions(problems: Any) -> None:
     records = _records(problems)
     graded = [r for r in records if r.error is None]
     by_problem = [[r for r in graded if r.id == f"p{p}"] for p in range(len(problems))]
-    lengths = [r for r in graded if r.num_tokens is not None]
+    lengths = [(r, r.num_tokens) for r in graded if r.num_tokens is not None]
     finished = [r for r in graded if r.finish_reason is not None]
     wanted = {
-        "accuracy": _mean([r.correct for r in graded]),
-        "avg_at_n": _mean([mean(r.correct for r in rs) for rs in by_problem if rs]),
+        "accuracy": _mean([bool(r.correct) for r in graded]),
+        "avg_at_n": _mean([mean(bool(r.correct) for r in rs) for rs in by_problem if rs]),
         "truncation_rate": _mean([r.finish_reason == "length" for r in finished]),
         "no_answer_rate": _mean([r.reason == "no_answer" for r in graded]),
-        "tokens": _mean([r.num_tokens for r in lengths]),
-        "tokens_correct": _mean([r.num_tokens for r in lengths if r.correct]),
-        "tokens_not_truncated": _mean([r.num_tokens for r in lengths if r.finish_reason == "stop"]),
+        "tokens": _mean([length for _, length in lengths]),
+        "tokens_correct": _mean([length for r, length in lengths if r.correct]),
+        "tokens_not_truncated": _mean(
+            [length for r, length in lengths if r.finish_reason == "stop"]
+        ),
     }
     found = summarize({"b": records}, num_bootstrap=50)["benchmarks"]["b"]
     for name, expected in wanted.items():
