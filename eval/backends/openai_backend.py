@@ -11,20 +11,12 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
-from eval.backends.base import (
-    BackendDescription,
-    Completion,
-    Completions,
-    Request,
-    Sampling,
-)
+from eval.backends.base import BackendDescription, Completion, Completions, Request, Sampling
 from eval.backends.chat_tokenizer import ChatTokenizer
 from eval.errors import UserError
 from sar.errors import one_line
-
-Endpoint = Literal["chat", "completions"]
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 # Local servers need no key, but the client insists on one.
@@ -81,7 +73,7 @@ class OpenAIBackend:
     @property
     def description(self) -> BackendDescription:
         template = self._tokenizer.chat_template if self._tokenizer else None
-        endpoint: Endpoint = "completions" if self._tokenizer else "chat"
+        endpoint = "completions" if self._tokenizer else "chat"
         return BackendDescription(template, {"base_url": self._base_url, "endpoint": endpoint})
 
     def render_prompt(self, system_prompt: str, user_turn: str) -> str:

@@ -14,13 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from eval.backends.base import (
-    BackendDescription,
-    Completion,
-    Completions,
-    Request,
-    Sampling,
-)
+from eval.backends.base import BackendDescription, Completion, Completions, Request, Sampling
 from eval.backends.chat_tokenizer import ChatTokenizer
 from eval.errors import UserError
 from sar.errors import one_line

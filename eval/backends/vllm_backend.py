@@ -12,13 +12,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Self
 
-from eval.backends.base import (
-    BackendDescription,
-    Completion,
-    Completions,
-    Request,
-    Sampling,
-)
+from eval.backends.base import BackendDescription, Completion, Completions, Request, Sampling
 from eval.backends.chat_tokenizer import ChatTokenizer
 from eval.errors import UserError
 from sar.errors import one_line

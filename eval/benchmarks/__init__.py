@@ -5,16 +5,7 @@
 
 from __future__ import annotations
 
-from eval.benchmarks import (
-    aime,
-    demo,
-    gsm8k,
-    gsm_symbolic,
-    logicbench,
-    math,
-    numinamath,
-    prontoqa,
-)
+from eval.benchmarks import aime, demo, gsm8k, gsm_symbolic, logicbench, math, numinamath, prontoqa
 from eval.benchmarks.base import Benchmark, Problem
 from eval.benchmarks.load import LoadedBenchmark, load_problems
 from eval.benchmarks.rows import RowError

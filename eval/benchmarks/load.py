@@ -71,15 +71,14 @@ def compute_fingerprint(problems: Sequence[Problem]) -> str:
 
 
 def _rows(benchmark: Benchmark, data_dir: Path | None) -> tuple[Iterator[Row], str]:
-    if benchmark.is_built_in:
-        return benchmark.read_hub(benchmark.source, benchmark.columns), "built in"
-    if data_dir is None:
-        return benchmark.read_hub(benchmark.source, benchmark.columns), "hub"
+    if benchmark.is_built_in or data_dir is None:
+        rows = benchmark.read_hub(benchmark.source, benchmark.columns)
+        return rows, "built in" if benchmark.is_built_in else "hub"
     path = data_dir / benchmark.file
     if path.is_file():
         return read_jsonl_rows(path), str(path)
-    if benchmark.read_folder and (rows := benchmark.read_folder(data_dir)):
-        return rows, str(data_dir)
+    if benchmark.read_folder and (found := benchmark.read_folder(data_dir)):
+        return found, str(data_dir)
     raise RowError(
         f"{benchmark.name}: no file {path}; it should hold the rows of {benchmark.source.url}"
     )

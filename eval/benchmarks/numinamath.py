@@ -87,10 +87,7 @@ BENCHMARK = Benchmark(
     name="numinamath",
     description="OpenR1-Math-220k's word problems, the held-out 8%",
     source=HubSource(
-        "open-r1/OpenR1-Math-220k",
-        "default",
-        "train",
-        "e4e141ec9dea9f8326f4d347be56105859b2bd68",
+        "open-r1/OpenR1-Math-220k", "default", "train", "e4e141ec9dea9f8326f4d347be56105859b2bd68"
     ),
     columns=("problem", "solution", "answer", "question_type", "correctness_math_verify"),
     file="openr1.jsonl",

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from eval.errors import UserError
 from sar.errors import one_line
@@ -31,65 +31,45 @@ class Row:
     """Position in its file or split, from 0."""
     values: Mapping[str, Any]
 
-    def get_text(self, field: str) -> str:
-        """A string that is not empty.
+    # Each getter raises RowError if the field is missing or has another type.
 
-        Raises:
-            RowError: the field is missing, empty or not a string.
-        """
-        value = self._field(field)
+    def get_string(self, field: str) -> str:
+        value = self._get(field)
         if not isinstance(value, str):
-            raise self.make_error(field, f"expected a string, found {_name_type(value)}")
+            self._refuse(field, "a string", value)
+        return value
+
+    def get_text(self, field: str) -> str:
+        """A string. Raises RowError also if it is empty."""
+        value = self.get_string(field)
         if not value.strip():
             raise self.make_error(field, "is empty")
         return value
 
     def get_integer(self, field: str) -> int:
-        """A whole number.
-
-        Raises:
-            RowError: the field is missing or not a whole number.
-        """
-        value = self._field(field)
+        value = self._get(field)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise self.make_error(field, f"expected a whole number, found {_name_type(value)}")
-        return value
-
-    def get_string(self, field: str) -> str:
-        """Like `get_text`, but the string may be empty."""
-        value = self._field(field)
-        if not isinstance(value, str):
-            raise self.make_error(field, f"expected a string, found {_name_type(value)}")
+            self._refuse(field, "a whole number", value)
         return value
 
     def get_booleans(self, field: str) -> list[bool]:
-        """A list of booleans; null gives an empty list.
-
-        Raises:
-            RowError: the field is missing or something else.
-        """
-        value = self._field(field)
+        """A list of booleans; null gives an empty list."""
+        value = self._get(field)
         if value is None:
             return []
         if not isinstance(value, (list, tuple)) or not all(isinstance(v, bool) for v in value):
-            raise self.make_error(field, f"expected a list of booleans, found {_name_type(value)}")
+            self._refuse(field, "a list of booleans", value)
         return list(value)
 
     def get_mapping(self, field: str) -> dict[str, str]:
-        """An object of strings. Null entries are dropped: in a table they are absent ones.
-
-        Raises:
-            RowError: the field is missing or something else.
-        """
-        value = self._field(field)
+        """An object of strings. Null entries are dropped: in a table they are absent ones."""
+        value = self._get(field)
         if not isinstance(value, Mapping):
-            raise self.make_error(field, f"expected an object, found {_name_type(value)}")
+            self._refuse(field, "an object", value)
         texts = {key: text for key, text in value.items() if text is not None}
         for key, text in texts.items():
             if not isinstance(text, str):
-                raise self.make_error(
-                    field, f"{key!r}: expected a string, found {_name_type(text)}"
-                )
+                self._refuse(field, "a string", text, prefix=f"{key!r}: ")
         return texts
 
     def make_label(
@@ -109,12 +89,14 @@ class Row:
     def make_error(self, field: str, problem: str) -> RowError:
         return RowError(f"{self.where}, field {field!r}: {problem}")
 
-    def _field(self, field: str) -> Any:
+    def _get(self, field: str) -> Any:
         if field not in self.values:
-            raise self.make_error(
-                field, f"is missing; the row has {', '.join(map(repr, self.values))}"
-            )
+            names = ", ".join(map(repr, self.values))
+            raise self.make_error(field, f"is missing; the row has {names}")
         return self.values[field]
+
+    def _refuse(self, field: str, wanted: str, value: object, prefix: str = "") -> NoReturn:
+        raise self.make_error(field, f"{prefix}expected {wanted}, found {_name_type(value)}")
 
 
 @dataclass(frozen=True)

@@ -93,18 +93,12 @@ def make_report(
 
 
 def _format_table(report: Mapping[str, Any]) -> str:
-    lines = [("benchmark", "problems", f"{report['n']}-gram", "share", "whole question", "share")]
-    for name, counts in report["benchmarks"].items():
-        lines.append(
-            (
-                name,
-                f"{counts['num_problems']:,}",
-                f"{counts['num_ngram']:,}",
-                f"{counts['share_ngram']:.1%}",
-                f"{counts['num_whole']:,}",
-                f"{counts['share_whole']:.1%}",
-            )
-        )
+    heads = ("problems", f"{report['n']}-gram", "share", "whole question", "share")
+    lines: list[tuple[str, ...]] = [("benchmark", *heads)]
+    columns = ("num_problems", "num_ngram", "share_ngram", "num_whole", "share_whole")
+    for name, found in report["benchmarks"].items():
+        cells = [f"{found[c]:.1%}" if "share" in c else f"{found[c]:,}" for c in columns]
+        lines.append((name, *cells))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     shown = [f"{report['train']}: {report['num_rows']:,} rows"]
     for name, *numbers in lines:

@@ -11,8 +11,7 @@ from eval.benchmarks import BENCHMARKS, Benchmark
 def main(argv: Sequence[str]) -> int:
     """Prints one paragraph per benchmark. Exit code: 0."""
     parser = argparse.ArgumentParser(
-        prog="python -m eval list",
-        description="Shows the benchmarks, their sources and licences.",
+        prog="python -m eval list", description="Shows the benchmarks, their sources and licences."
     )
     parser.parse_args(argv)
     print("\n\n".join(map(describe, BENCHMARKS.values())))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from eval.backends.base import Backend, Sampling
 from eval.run.config import RunConfig
 
@@ -14,32 +16,28 @@ def load_backend(config: RunConfig) -> Backend:
     """
     sampling = Sampling(config.temperature, config.top_p, config.max_tokens)
     if config.backend == "openai":
-        return _openai_backend(config, sampling)
+        return _connect(config, sampling)
+    settings: dict[str, Any] = {
+        "sampling": sampling,
+        "dtype": config.dtype,
+        "enable_thinking": config.enable_thinking,
+        "trust_remote_code": config.trust_remote_code,
+    }
     if config.backend == "vllm":
         from eval.backends.vllm_backend import VllmBackend
 
+        num_gpus = config.tensor_parallel_size
         return VllmBackend.from_pretrained(
-            config.model_path,
-            sampling=sampling,
-            dtype=config.dtype,
-            tensor_parallel_size=config.tensor_parallel_size,
-            enable_thinking=config.enable_thinking,
-            trust_remote_code=config.trust_remote_code,
+            config.model_path, tensor_parallel_size=num_gpus, **settings
         )
     from eval.backends.transformers_backend import TransformersBackend
 
     return TransformersBackend.from_pretrained(
-        config.model_path,
-        sampling=sampling,
-        device=config.device,
-        dtype=config.dtype,
-        batch_size=config.batch_size,
-        enable_thinking=config.enable_thinking,
-        trust_remote_code=config.trust_remote_code,
+        config.model_path, device=config.device, batch_size=config.batch_size, **settings
     )
 
 
-def _openai_backend(config: RunConfig, sampling: Sampling) -> Backend:
+def _connect(config: RunConfig, sampling: Sampling) -> Backend:
     from eval.backends.openai_backend import OpenAIBackend
 
     tokenizer = None

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from eval.backends.base import Backend
@@ -172,7 +172,7 @@ def _describe(
         model_details=backend.description.details,
     )
     if earlier is None:
-        write_json(config.output / RUN_FILE, now.to_json())
+        write_json(config.output / RUN_FILE, asdict(now))
         return
     refuse_other_prompts(config.output, earlier, now)
     if changed := find_changed_versions(earlier, now):

@@ -18,20 +18,27 @@ BUNDLED = "bundled"
 _COUNT = number(1, kind=int)
 
 
-def _flag(text: str, *, defines_run: bool = False, **options: Any) -> dict[str, Any]:
-    """What `parse_args` needs to make a flag of a field, besides the field's name and default.
+def _free(text: str, type_: Any = None, **options: Any) -> dict[str, Any]:
+    """A flag that may change when a run is resumed.
 
     Args:
         text: the flag's help.
-        defines_run: the setting changes what is measured. A run can only be resumed with the same
-            value.
+        type_: converts the text of its value.
         options: further arguments of `ArgumentParser.add_argument`. `group` is the heading in
             --help of this flag and those after it.
     """
-    return {"help": text, "defines_run": defines_run, "options": options}
+    if type_ is not None:
+        options["type"] = type_
+    return {"defines_run": False, "help": text, **options}
 
 
-def _parse_benchmarks(text: str) -> str:
+def _fixed(text: str, type_: Any = None, **options: Any) -> dict[str, Any]:
+    """A flag that changes what is measured. A run can only be resumed with the same value."""
+    return {**_free(text, type_, **options), "defines_run": True}
+
+
+def _benchmarks(text: str) -> str:
+    """An argparse type: the names that a list such as `all` stands for."""
     try:
         return ",".join(b.name for b in choose_benchmarks(text))
     except UserError as error:
@@ -42,137 +49,96 @@ def _parse_benchmarks(text: str) -> str:
 class RunConfig:
     """All settings of a run. A flag without a default is required."""
 
-    output: Annotated[
-        Path, _flag("folder of the run; created if missing", type=Path, group="what is measured")
-    ]
+    output: Annotated[Path, _free("folder of the run", Path, group="what is measured")]
     model: Annotated[
-        str,
-        _flag(
-            "local folder, Hugging Face id, or model name on a server; bundled is the demo model",
-            defines_run=True,
-        ),
+        str, _fixed("local folder, hub id, or a name on a server; bundled is the demo model")
     ] = BUNDLED
     backend: Annotated[
-        str,
-        _flag(
-            "what generates the responses",
-            choices=("transformers", "vllm", "openai"),
-            defines_run=True,
-        ),
+        str, _fixed("what generates the responses", choices=("transformers", "vllm", "openai"))
     ] = "transformers"
     benchmarks: Annotated[
-        str,
-        _flag(
-            "all, or names separated by commas; `python -m eval list` shows them",
-            type=_parse_benchmarks,
-            defines_run=True,
-        ),
-    ] = _parse_benchmarks("all")
+        str, _fixed("all, or names separated by commas; see `python -m eval list`", _benchmarks)
+    ] = _benchmarks("all")
     data_dir: Annotated[
-        Path | None,
-        _flag("folder of the benchmarks' files (default: the Hugging Face hub)", type=Path),
+        Path | None, _free("folder of the benchmarks' files (default: Hugging Face hub)", Path)
     ] = None
     limit: Annotated[
-        int | None,
-        _flag("use only the first LIMIT problems of each benchmark", type=_COUNT, defines_run=True),
+        int | None, _fixed("use only the first LIMIT problems of each benchmark", _COUNT)
     ] = None
-    n: Annotated[
-        int,
-        _flag("responses per problem", type=_COUNT, defines_run=True, group="generation"),
-    ] = 1
-    temperature: Annotated[float, _flag("0 is greedy", type=number(0, 10), defines_run=True)] = 0.0
+    n: Annotated[int, _fixed("responses per problem", _COUNT, group="generation")] = 1
+    temperature: Annotated[float, _fixed("0 is greedy", number(0, 10))] = 0.0
     top_p: Annotated[
         float,
-        _flag(
-            "sample from the most likely tokens that sum to this probability",
-            type=number(1e-6, 1),
-            defines_run=True,
-        ),
+        _fixed("sample from the most likely tokens that sum to this probability", number(1e-6, 1)),
     ] = 1.0
-    max_tokens: Annotated[
-        int, _flag("maximum length of a response", type=_COUNT, defines_run=True)
-    ] = 4096
-    seed: Annotated[
-        int,
-        _flag("each sample's own seed is derived from this one", type=int, defines_run=True),
-    ] = 0
+    max_tokens: Annotated[int, _fixed("maximum length of a response", _COUNT)] = 4096
+    seed: Annotated[int, _fixed("each sample's own seed is derived from this one", int)] = 0
     prompt_style: Annotated[
         str,
-        _flag(
+        _fixed(
             "system prompt and instruction: the paper's, none, or one that asks for \\boxed{}",
             choices=tuple(PROMPT_STYLES),
-            defines_run=True,
             group="prompt",
         ),
     ] = "paper"
     # The next two define the run too. `refuse_other_run` compares the texts that result from them.
     system_prompt: Annotated[
-        str | None, _flag("replaces the style's system prompt; '' for none")
+        str | None, _free("replaces the style's system prompt; '' for none")
     ] = None
     instruction: Annotated[
-        str | None, _flag("replaces the style's instruction after each question; '' for none")
+        str | None, _free("replaces the style's instruction after each question; '' for none")
     ] = None
     enable_thinking: Annotated[
         bool | None,
-        _flag(
+        _fixed(
             "passed to the chat template (default: the template's own)",
             action=argparse.BooleanOptionalAction,
-            defines_run=True,
         ),
     ] = None
     device: Annotated[
         str,
-        _flag("auto, cpu, cuda, ...; transformers only", group="backends transformers and vllm"),
+        _free("auto, cpu, cuda, ...; transformers only", group="backends transformers and vllm"),
     ] = "auto"
     dtype: Annotated[
         str,
-        _flag(
+        _fixed(
             "type of the weights; auto is float32 on a CPU",
             choices=("auto", "float32", "bfloat16", "float16"),
-            defines_run=True,
         ),
     ] = "auto"
-    batch_size: Annotated[
-        int, _flag("responses generated at once; transformers only", type=_COUNT)
-    ] = 32
-    tensor_parallel_size: Annotated[
-        int, _flag("GPUs that share one model; vllm only", type=_COUNT)
-    ] = 1
+    batch_size: Annotated[int, _free("responses generated at once; transformers only", _COUNT)] = 32
+    tensor_parallel_size: Annotated[int, _free("GPUs that share one model; vllm only", _COUNT)] = 1
     trust_remote_code: Annotated[
-        bool, _flag("run Python code that comes with the model", action="store_true")
+        bool, _free("run Python code that comes with the model", action="store_true")
     ] = False
     base_url: Annotated[
         str | None,
-        _flag(
+        _free(
             "such as http://localhost:8000/v1",
             group="backend openai (the API key is read from OPENAI_API_KEY)",
         ),
     ] = None
     endpoint: Annotated[
         str,
-        _flag(
+        _fixed(
             "chat: the server applies a chat template; completions: we apply --tokenizer's",
             choices=("chat", "completions"),
-            defines_run=True,
         ),
     ] = "chat"
     tokenizer: Annotated[
         str | None,
-        _flag(
-            "local folder or Hugging Face id, for --endpoint completions (default: --model)",
-            defines_run=True,
-        ),
+        _fixed("local folder or Hugging Face id, for --endpoint completions (default: --model)"),
     ] = None
-    concurrency: Annotated[int, _flag("concurrent requests", type=_COUNT)] = 32
-    max_retries: Annotated[int, _flag("retries of a failed request", type=number(0, 100, int))] = 5
-    timeout: Annotated[
-        float, _flag("seconds until one attempt times out", type=number(0.1, 86400))
-    ] = 600.0
+    concurrency: Annotated[int, _free("concurrent requests", _COUNT)] = 32
+    max_retries: Annotated[int, _free("retries of a failed request", number(0, 100, int))] = 5
+    timeout: Annotated[float, _free("seconds until one attempt times out", number(0.1, 86400))] = (
+        600.0
+    )
     grader_workers: Annotated[
-        int, _flag("grader processes", type=number(1, 256, int), group="grading")
+        int, _free("grader processes", number(1, 256, int), group="grading")
     ] = min(os.cpu_count() or 1, 16)
     grader_timeout: Annotated[
-        float, _flag("seconds a grader may work on one response", type=number(0.1, 3600))
+        float, _free("seconds a grader may work on one response", number(0.1, 3600))
     ] = 5.0
 
     @property
@@ -189,13 +155,11 @@ class RunConfig:
         }
 
 
-def _read_flags() -> dict[str, dict[str, Any]]:
-    """Setting name -> what `_flag` returned for it."""
-    hints = get_type_hints(RunConfig, include_extras=True)
-    return {f.name: hints[f.name].__metadata__[0] for f in fields(RunConfig)}
-
-
-DEFINING_SETTINGS = tuple(name for name, flag in _read_flags().items() if flag["defines_run"])
+_FLAGS = {
+    name: hint.__metadata__[0]
+    for name, hint in get_type_hints(RunConfig, include_extras=True).items()
+}
+DEFINING_SETTINGS = tuple(name for name, flag in _FLAGS.items() if flag["defines_run"])
 
 
 def parse_args(argv: Sequence[str]) -> RunConfig:
@@ -207,16 +171,17 @@ def parse_args(argv: Sequence[str]) -> RunConfig:
         usage="%(prog)s --output DIR [--model MODEL] [--benchmarks all|a,b] [options]",
     )
     group: Any = parser
-    for setting, flag in zip(fields(RunConfig), _read_flags().values(), strict=True):
-        text, options, default = flag["help"], {**flag["options"]}, setting.default
+    for setting in fields(RunConfig):
+        options = {k: v for k, v in _FLAGS[setting.name].items() if k != "defines_run"}
         if title := options.pop("group", None):
             group = parser.add_argument_group(title)
-        if default is not None and default is not MISSING and default is not False:
-            text += " (default: %(default)s)"
-        if default is not MISSING:
-            options["default"] = default
-        name = "--" + setting.name.replace("_", "-")
-        group.add_argument(name, help=text, required=default is MISSING, **options)
+        if setting.default is MISSING:
+            options["required"] = True
+        else:
+            options["default"] = setting.default
+            if setting.default is not None and setting.default is not False:
+                options["help"] += " (default: %(default)s)"
+        group.add_argument("--" + setting.name.replace("_", "-"), **options)
     config = RunConfig(**vars(parser.parse_args(argv)))
     if conflict := _find_conflict(config):
         parser.error(conflict)

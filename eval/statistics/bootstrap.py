@@ -37,10 +37,7 @@ def ratio(numerators_PM: Floats, denominators_PM: Floats) -> Floats:
 
 
 def resample_ratios(
-    numerators_PM: Floats,
-    denominators_PM: Floats,
-    num_resamples: int,
-    random: np.random.Generator,
+    numerators_PM: Floats, denominators_PM: Floats, num_resamples: int, random: np.random.Generator
 ) -> Floats:
     """(R, M) ratios over problems drawn with replacement. All metrics share each draw.
 

@@ -136,7 +136,7 @@ def test_a_line_that_is_no_record(tmp_path: Path, line: str, complaint: str) -> 
 
 
 def test_run_description(tmp_path: Path) -> None:
-    write_json(tmp_path / "run.json", RUN.to_json())
+    write_json(tmp_path / "run.json", asdict(RUN))
     assert read_run(tmp_path) == RUN
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 

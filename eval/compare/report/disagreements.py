@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -49,9 +48,6 @@ class Disagreement:
     """Of the baseline and the other run. They differ only with --allow-different-inputs."""
     baseline: Side
     other: Side
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

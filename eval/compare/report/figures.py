@@ -209,10 +209,7 @@ def _legend_label(run: str) -> str:
 def _error_bar(estimate: Estimate, scale: float = 1.0) -> list[list[float]] | None:
     if estimate.value is None or estimate.low is None or estimate.high is None:
         return None
-    return [
-        [scale * (estimate.value - estimate.low)],
-        [scale * (estimate.high - estimate.value)],
-    ]
+    return [[scale * (estimate.value - estimate.low)], [scale * (estimate.high - estimate.value)]]
 
 
 def _figure(width: float, height: float, *grid: int, **options: Any) -> tuple[Any, Any]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -24,10 +24,7 @@ _PAGE = Path(__file__).parent / "page"
 
 
 def render_html(
-    comparison: Comparison,
-    correction: str,
-    figures: Sequence[Path],
-    disagreements: Disagreements,
+    comparison: Comparison, correction: str, figures: Sequence[Path], disagreements: Disagreements
 ) -> str:
     """Returns the report as HTML.
 
@@ -63,20 +60,16 @@ def render_html(
         num_shown=len(disagreements.shown),
         num_all=disagreements.num_all,
         benchmarks=comparison.benchmarks,
-        data=_make_browser_data(comparison, disagreements),
+        data={
+            "baseline": comparison.baseline.name,
+            "others": [pair.other.name for pair in comparison.pairs],
+            "items": [asdict(item) for item in disagreements.shown],
+        },
         script=script,
         style=style,
         script_hash=_hash_for_csp(script),
         style_hash=_hash_for_csp(style),
     )
-
-
-def _make_browser_data(comparison: Comparison, disagreements: Disagreements) -> dict[str, Any]:
-    return {
-        "baseline": comparison.baseline.name,
-        "others": [pair.other.name for pair in comparison.pairs],
-        "items": [item.to_json() for item in disagreements.shown],
-    }
 
 
 def _hash_for_csp(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.compare.comparison import Comparison, RunPair
+from eval.compare.comparison import Comparison, Run, RunPair
 from eval.compare.report.wording import (
     AVERAGE,
     PERCENT,
@@ -84,26 +84,25 @@ def make_pair_table(comparison: Comparison, pair: RunPair, correction: str) -> T
 
 def make_metrics_tables(comparison: Comparison) -> list[Table]:
     """One table per run, over all of its own problems."""
-    return [_make_metrics_table(comparison, run.name) for run in comparison.runs]
+    return [_make_metrics_table(comparison, run) for run in comparison.runs]
 
 
-def _make_metrics_table(comparison: Comparison, run: str) -> Table:
-    samples = {r.name: r.samples for r in comparison.runs}[run]
+def _make_metrics_table(comparison: Comparison, run: Run) -> Table:
     shown = _shown_metrics(comparison)
     rows = []
     for name in comparison.benchmarks:
-        columns = samples[name]
+        samples = run.samples[name]
         rows.append(
             (
                 name,
-                f"{columns.num_problems:,} × {columns.samples_per_problem}",
-                f"{columns.num_errors:,}",
-                *_format_metrics(comparison.metrics[run][name], shown),
+                f"{samples.num_problems:,} × {samples.samples_per_problem}",
+                f"{samples.num_errors:,}",
+                *_format_metrics(comparison.metrics[run.name][name], shown),
             )
         )
     if len(rows) > 1:
-        rows.append((AVERAGE, "", "", *_format_metrics(comparison.averages[run], shown)))
-    return Table(run, ("benchmark", "problems × n", "errors", *shown), rows)
+        rows.append((AVERAGE, "", "", *_format_metrics(comparison.averages[run.name], shown)))
+    return Table(run.name, ("benchmark", "problems × n", "errors", *shown), rows)
 
 
 def _shown_metrics(comparison: Comparison) -> dict[str, tuple[str, Unit]]:

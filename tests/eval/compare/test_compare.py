@@ -8,7 +8,7 @@ import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def write_run(folder: Path, records: Mapping[str, Sequence[Record]], **described
         "generation": {"temperature": 0.0, "top_p": 1.0, "max_tokens": 512, "n": 1, "seed": 0},
         "prompts_fingerprint": "p", "started_at": "2026-01-01T00:00:00Z",
     }  # fmt: skip
-    write_json(folder / RUN_FILE, RunDescription(**{**values, **described}).to_json())
+    write_json(folder / RUN_FILE, asdict(RunDescription(**{**values, **described})))
     for name, of_one in records.items():
         with closing(RecordWriter(records_path(folder, name))) as writer:
             for each in of_one:
