@@ -118,8 +118,7 @@ class TransformersBackend:
             # Longest first: if memory runs out, it does so at once.
             encoded.sort(key=lambda e: -len(e.ids))
             fitting = [e for e in encoded if self._max_new_tokens(e) > 0]
-            for too_long in encoded[: len(encoded) - len(fitting)]:
-                yield self._refuse(too_long)
+            yield from map(self._refuse, encoded[: len(encoded) - len(fitting)])
             for start in range(0, len(fitting), self._batch_size):
                 yield from self._complete(fitting[start : start + self._batch_size])
 
@@ -173,7 +172,10 @@ class TransformersBackend:
         pad = self._tokenizer.pad_token_id
         ids_BT = torch.tensor([[pad] * (length - len(e.ids)) + e.ids for e in batch])
         mask_BT = torch.tensor([[0] * (length - len(e.ids)) + [1] * len(e.ids) for e in batch])
-        processors = [] if self._sampling.is_greedy else [self._make_sampler(batch)]
+        processors = []
+        if not self._sampling.is_greedy:
+            seeds = [e.request.seed for e in batch if e.request.seed is not None]
+            processors = [SeededSampler(seeds, self._warp, self._model.device)]
         with torch.inference_mode():
             all_BT = self._model.generate(
                 input_ids=ids_BT.to(self._model.device),
@@ -183,10 +185,6 @@ class TransformersBackend:
             )
         new_BT: Tensor = all_BT[:, length:].cpu()
         return new_BT
-
-    def _make_sampler(self, batch: Sequence[_Encoded]) -> SeededSampler:
-        seeds = [e.request.seed for e in batch]
-        return SeededSampler([s for s in seeds if s is not None], self._warp, self._model.device)
 
     def _make_completion(self, request: Request, row: Sequence[int]) -> Completion:
         end = next((i for i, id_ in enumerate(row) if id_ in self._eos_ids), None)

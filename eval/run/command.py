@@ -93,14 +93,8 @@ def run(config: RunConfig) -> int:
         ]
         earlier = read_earlier_run(config.output, [part.benchmark.name for part in loaded])
         if earlier:
-            refuse_other_run(
-                config.output,
-                earlier,
-                flags=config.to_json(),
-                system_prompt=style.system_prompt,
-                instruction=style.instruction,
-                benchmarks={part.benchmark.name: part.description for part in loaded},
-            )
+            descriptions = {part.benchmark.name: part.description for part in loaded}
+            refuse_other_run(config, earlier, style, descriptions)
         parts = [_Part(part, read_done(config.output, part.benchmark.name)) for part in loaded]
         num_samples = config.n * sum(len(part.problems) for part in loaded)
         if num_samples > sum(len(part.done.keys) for part in parts):

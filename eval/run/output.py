@@ -9,7 +9,6 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from eval.errors import UserError
 from eval.records import (
@@ -21,7 +20,8 @@ from eval.records import (
     read_run,
     records_path,
 )
-from eval.run.config import DEFINING_SETTINGS
+from eval.run.config import DEFINING_SETTINGS, RunConfig
+from eval.run.prompts import PromptStyle
 
 _LOCK_FILE = ".lock"
 _PACKAGES = (
@@ -74,30 +74,27 @@ def read_earlier_run(output: Path, benchmarks: Iterable[str]) -> RunDescription 
 
 
 def refuse_other_run(
-    output: Path,
+    config: RunConfig,
     earlier: RunDescription,
-    *,
-    flags: Mapping[str, Any],
-    system_prompt: str,
-    instruction: str,
+    style: PromptStyle,
     benchmarks: Mapping[str, BenchmarkDescription],
 ) -> None:
     """Checks that the run in the folder measures the same as this one.
 
     Args:
-        earlier: the run in the folder.
-        flags: this run's flags; so are the system prompt, the instruction and the benchmarks.
+        earlier: the run in the folder. All other arguments belong to this run.
     Raises:
         UserError: it does not; the message lists the differences.
     """
+    flags = config.to_json()
     different = [
         f"--{name.replace('_', '-')} was {earlier.flags.get(name)!r} and is {flags[name]!r}"
         for name in DEFINING_SETTINGS
         if earlier.flags.get(name) != flags[name]
     ]
-    if earlier.system_prompt != system_prompt:
+    if earlier.system_prompt != style.system_prompt:
         different.append("the system prompt differs")
-    if earlier.instruction != instruction:
+    if earlier.instruction != style.instruction:
         different.append("the instruction differs")
     for name, described in benchmarks.items():
         before = earlier.benchmarks.get(name)
@@ -106,7 +103,7 @@ def refuse_other_run(
                 f"the problems of {name} differ ({before.num_problems} from {before.source}, "
                 f"now {described.num_problems} from {described.source})"
             )
-    _raise_if_different(output, different)
+    _raise_if_different(config.output, different)
 
 
 def refuse_other_prompts(output: Path, earlier: RunDescription, now: RunDescription) -> None:

@@ -10,8 +10,6 @@ import pytest
 
 from eval.__main__ import main
 from eval.benchmarks import BENCHMARKS
-from eval.run.prompts import PROMPT_STYLES, choose_prompt_style
-from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +24,7 @@ def test_list_names_source_and_licence_of_each(capsys: pytest.CaptureFixture[str
         assert benchmark.is_built_in or f"datasets/{benchmark.source.hub_id}" in paragraph
 
 
-@pytest.mark.parametrize("command", ["run", "list"])
+@pytest.mark.parametrize("command", ["run", "compare", "contamination", "list"])
 def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exited:
         main([command, "--help"])
@@ -42,17 +40,18 @@ def test_a_command_that_is_none(arguments: list[str], capsys: pytest.CaptureFixt
     assert "usage: python -m eval" in capsys.readouterr().err
 
 
-def test_help_and_mistakes_load_nothing_heavy() -> None:
+@pytest.mark.parametrize("command", ["run", "compare", "contamination"])
+def test_help_and_mistakes_load_nothing_heavy(command: str) -> None:
     script = (
         "import sys\n"
         "from eval.__main__ import main\n"
-        "try:\n main(['run', '--help'])\n"
+        "try:\n main([sys.argv[1], '--help'])\n"
         "except SystemExit:\n pass\n"
         "heavy = {'torch', 'transformers', 'vllm', 'openai', 'datasets', 'sympy', 'scipy'}\n"
         "print('loaded:', *(heavy & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", script, command],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -60,22 +59,3 @@ def test_help_and_mistakes_load_nothing_heavy() -> None:
         timeout=60,
     )
     assert done.stdout.splitlines()[-1].strip() == "loaded:"
-
-
-def test_the_papers_prompt_is_the_default_style() -> None:
-    style = choose_prompt_style("paper")
-    assert (style.system_prompt, style.instruction) == (DEFAULT_SYSTEM_PROMPT, INSTRUCTION)
-    assert style.format_user_turn("1+1?", " ") == f"1+1? {INSTRUCTION}"
-    assert style.format_user_turn("1+1?", "\n") == f"1+1?\n{INSTRUCTION}"
-    joiners = {name: benchmark.joiner for name, benchmark in BENCHMARKS.items()}
-    by_space = {name for name, joiner in joiners.items() if joiner == " "}
-    assert by_space == {"gsm8k", "gsm_symbolic", "math", "prontoqa", "demo"}
-    assert {joiners[name] for name in joiners.keys() - by_space} == {"\n"}
-
-
-def test_other_styles_and_parts_of_ones_own() -> None:
-    assert choose_prompt_style("bare").format_user_turn("1+1?", "\n") == "1+1?"
-    assert r"\boxed{}" in choose_prompt_style("boxed").format_user_turn("1+1?", "\n")
-    assert all(not PROMPT_STYLES[name].system_prompt for name in ("bare", "boxed"))
-    mixed = choose_prompt_style("paper", "", "Go.")
-    assert (mixed.system_prompt, mixed.instruction) == ("", "Go.")

@@ -378,31 +378,6 @@ def test_requests_are_taken_a_few_ahead_only(tmp_path: Path) -> None:
     assert max(ahead) < 100
 
 
-@pytest.mark.parametrize(
-    ("flags", "complaint"),
-    [
-        (["--n", "2"], "--n 2 with --temperature 0"),
-        (["--n", "0"], "'0' is not a whole number from 1 on"),
-        (["--temperature", "nan"], "'nan' is not a number from 0 to 10"),
-        (["--top-p", "0"], "'0' is not a number"),
-        (["--benchmarks", "gsm9k"], "no benchmark 'gsm9k'"),
-        (["--backend", "openai"], "needs --base-url"),
-        (["--base-url", "http://x"], "only with --backend openai"),
-        (["--backend", "vllm", "--device", "cpu"], "--device cpu: not with vllm"),
-        (["--data-dir", "/nowhere"], "--data-dir /nowhere: no such folder"),
-        (["--model", "./nowhere"], "--model ./nowhere: no such folder"),
-        (["--prompt-style", "x"], "invalid choice: 'x'"),
-    ],
-)
-def test_flags_that_are_wrong(
-    flags: list[str], complaint: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    with pytest.raises(SystemExit) as exited:
-        parse_args(["--output", str(tmp_path), *flags])
-    assert exited.value.code == 2
-    assert complaint in capsys.readouterr().err
-
-
 def test_run_raises_what_main_prints(tmp_path: Path, data_folder: Path) -> None:
     config = parse_args(["--output", str(tmp_path), "--data-dir", str(tmp_path)])
     with pytest.raises(UserError, match="gsm8k: no file"):
