@@ -1,4 +1,4 @@
-"""`python -m eval`: its commands, what they import, and what they say of a wrong one."""
+"""`python -m eval`: its commands, what they import, and unknown commands."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("arguments", [[], ["walk"], ["--output", "x"]])
-def test_a_command_that_is_none(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exited:
         main(arguments)
     assert exited.value.code == 2

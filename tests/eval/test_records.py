@@ -1,4 +1,4 @@
-"""The files of a run: what is written is read back, whatever it holds and wherever it was cut."""
+"""The files of a run: any content is read back, also from a file that was cut short."""
 
 from __future__ import annotations
 
@@ -72,8 +72,10 @@ def test_a_line_holds_the_fields_of_the_contract(tmp_path: Path) -> None:
 
 
 @given(text=st.text(st.characters(exclude_categories=())))
-def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
-    """Line separators and lone surrogates among it."""
+def test_any_text_is_read_back_unchanged(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    """Including line separators and lone surrogates."""
     path = tmp_path_factory.mktemp("records") / "x.jsonl"
     written = replace(RECORD, response=text)
     _write(path, [written, RECORD])
@@ -89,7 +91,7 @@ def test_the_last_record_of_a_sample_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 50, 200])
-def test_a_torn_last_line_is_passed_over_and_cut_off(tmp_path: Path, cut: int) -> None:
+def test_an_incomplete_last_line_is_skipped_and_removed(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "x.jsonl"
     _write(path, [RECORD, ERROR])
     whole = path.read_bytes()
@@ -100,7 +102,7 @@ def test_a_torn_last_line_is_passed_over_and_cut_off(tmp_path: Path, cut: int) -
     assert path.read_bytes() == whole
 
 
-def test_a_torn_first_line(tmp_path: Path) -> None:
+def test_an_incomplete_first_line(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"id": "a')
     assert list(iter_records(path)) == []
@@ -108,7 +110,7 @@ def test_a_torn_first_line(tmp_path: Path) -> None:
     assert list(iter_records(path)) == [RECORD]
 
 
-def test_a_torn_line_longer_than_a_block(tmp_path: Path) -> None:
+def test_an_incomplete_line_longer_than_a_block(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     _write(path, [RECORD])
     with path.open("ab") as file:
@@ -126,7 +128,7 @@ def test_a_torn_line_longer_than_a_block(tmp_path: Path) -> None:
         (json.dumps({**asdict(RECORD), "score": 1}), "unknown field 'score'"),
     ],
 )
-def test_a_line_that_is_no_record(tmp_path: Path, line: str, complaint: str) -> None:
+def test_a_line_that_is_not_a_record(tmp_path: Path, line: str, complaint: str) -> None:
     path = tmp_path / "x.jsonl"
     _write(path, [RECORD])
     with path.open("a") as file:
@@ -142,7 +144,7 @@ def test_run_description(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"model": 1}', "nonsense"])
-def test_a_run_description_that_is_none(tmp_path: Path, text: str) -> None:
+def test_a_broken_run_description(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(UserError, match=r"run\.json: "):
         read_run(tmp_path)

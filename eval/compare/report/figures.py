@@ -38,10 +38,10 @@ def draw_figures(comparison: Comparison, folder: Path, correction: str) -> list[
 
     folder.mkdir(parents=True, exist_ok=True)
     with rc_context(_STYLE):
-        figures = {"pareto": _pareto(comparison)}
+        figures = {"pareto": _plot_pareto(comparison)}
         if len(comparison.benchmarks) > 1:
-            figures["pareto_by_benchmark"] = _pareto_by_benchmark(comparison)
-        figures["differences"] = _differences(comparison, correction)
+            figures["pareto_by_benchmark"] = _plot_pareto_by_benchmark(comparison)
+        figures["differences"] = _plot_differences(comparison, correction)
         paths = []
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png", dpi=160)
@@ -50,9 +50,9 @@ def draw_figures(comparison: Comparison, folder: Path, correction: str) -> list[
     return paths
 
 
-def _pareto(comparison: Comparison) -> Any:
+def _plot_pareto(comparison: Comparison) -> Any:
     """Accuracy against length, averaged over benchmarks. Up and to the left is better."""
-    figure, axes = _figure(6.4, 4.8)
+    figure, axes = _make_figure(6.4, 4.8)
     points = {run.name: comparison.averages[run.name] for run in comparison.runs}
     _draw_points(axes, points)
     has_frontier = _draw_frontier(axes, list(points.values()))
@@ -94,11 +94,11 @@ def _draw_frontier(axes: Any, runs: Sequence[dict[str, Resampled]]) -> bool:
     return True
 
 
-def _pareto_by_benchmark(comparison: Comparison) -> Any:
+def _plot_pareto_by_benchmark(comparison: Comparison) -> Any:
     names = comparison.benchmarks
     num_columns = min(len(names), 4)
     num_rows = -(-len(names) // num_columns)
-    figure, grid = _figure(
+    figure, grid = _make_figure(
         3.0 * num_columns + 0.4, 2.8 * num_rows + 0.7, num_rows, num_columns, squeeze=False
     )
     for axes, name in zip(grid.flat, names, strict=False):
@@ -124,26 +124,26 @@ def _draw_points(axes: Any, points: dict[str, dict[str, Resampled]]) -> None:
         axes.errorbar(
             x.value,
             100 * y.value,
-            xerr=_error_bar(x),
-            yerr=_error_bar(y, 100),
+            xerr=_make_error_bar(x),
+            yerr=_make_error_bar(y, 100),
             fmt=MARKERS[index % len(MARKERS)],
             color=COLOURS[index % len(COLOURS)],
             markersize=7,
             elinewidth=1.4,
             capsize=3,
-            label=_legend_label(run),
+            label=_make_legend_label(run),
         )
     axes.margins(0.15)
 
 
-def _differences(comparison: Comparison, correction: str) -> Any:
+def _plot_differences(comparison: Comparison, correction: str) -> Any:
     """Differences from the baseline with their intervals. Markers are filled if significant."""
     names = list(comparison.benchmarks)
     if len(names) > 1:
         names.append(AVERAGE)
     num_pairs = len(comparison.pairs)
     height = 1.6 + 0.34 * len(names) * max(1, num_pairs * 0.7)
-    figure, (left, right) = _figure(9.0, height, 1, 2, sharey=True)
+    figure, (left, right) = _make_figure(9.0, height, 1, 2, sharey=True)
     for index, pair in enumerate(comparison.pairs):
         shift = 0.7 * ((index + 0.5) / num_pairs - 0.5)
         rows = np.arange(len(names), dtype=np.float64) + shift
@@ -190,7 +190,7 @@ def _draw_gains(
         axes.errorbar(
             scale * gain.value,
             row,
-            xerr=_error_bar(gain, scale),
+            xerr=_make_error_bar(gain, scale),
             fmt=MARKERS[style % len(MARKERS)],
             color=colour,
             markerfacecolor=colour if is_significant(difference, correction) else "white",
@@ -198,21 +198,23 @@ def _draw_gains(
             capsize=3,
         )
     if label is not None:
-        axes.plot([], [], MARKERS[style % len(MARKERS)], color=colour, label=_legend_label(label))
+        axes.plot(
+            [], [], MARKERS[style % len(MARKERS)], color=colour, label=_make_legend_label(label)
+        )
 
 
-def _legend_label(run: str) -> str:
+def _make_legend_label(run: str) -> str:
     """Adds a space before an underscore: matplotlib hides labels that begin with one."""
     return f" {run}" if run.startswith("_") else run
 
 
-def _error_bar(estimate: Estimate, scale: float = 1.0) -> list[list[float]] | None:
+def _make_error_bar(estimate: Estimate, scale: float = 1.0) -> list[list[float]] | None:
     if estimate.value is None or estimate.low is None or estimate.high is None:
         return None
     return [[scale * (estimate.value - estimate.low)], [scale * (estimate.high - estimate.value)]]
 
 
-def _figure(width: float, height: float, *grid: int, **options: Any) -> tuple[Any, Any]:
+def _make_figure(width: float, height: float, *grid: int, **options: Any) -> tuple[Any, Any]:
     # Not pyplot, which has global state and looks for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -205,7 +205,7 @@ def _completions(server: Server, requests: list[Request], **settings: Any) -> li
         backend.close()
 
 
-def test_what_is_asked(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_have_the_settings(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     (completion,) = _completions(server, [_request()])
     assert completion == Completion(_request(), "fine", 5, "stop")
@@ -225,7 +225,7 @@ def test_what_is_asked(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked["chat_template_kwargs"] == {"enable_thinking": False}
 
 
-def test_failures_that_pass_are_tried_again(server: Server) -> None:
+def test_temporary_failures_are_retried(server: Server) -> None:
     statuses = [500, 429, 200]
     server.answer = lambda _: (statuses.pop(0), chat("fine"))
     started = time.monotonic()
@@ -235,7 +235,7 @@ def test_failures_that_pass_are_tried_again(server: Server) -> None:
     assert time.monotonic() - started > 0.5  # it waited before it tried again
 
 
-def test_failures_that_stay_are_errors(server: Server) -> None:
+def test_lasting_failures_are_errors(server: Server) -> None:
     server.answer = lambda body: (
         (503, {"error": {"message": "overloaded"}})
         if body["messages"][1]["content"] == "question 1"
@@ -251,7 +251,7 @@ def test_failures_that_stay_are_errors(server: Server) -> None:
     assert len(server.requests) == 5
 
 
-def test_mistakes_are_not_tried_again(server: Server) -> None:
+def test_invalid_requests_are_not_retried(server: Server) -> None:
     server.answer = lambda _: (400, {"error": {"message": "the prompt is too long"}})
     (completion,) = _completions(server, [_request()])
     assert "the prompt is too long" in (completion.error or "")
@@ -263,7 +263,7 @@ def wait_and_say(seconds: float, text: str) -> tuple[int, Any]:
     return 200, chat(text)
 
 
-def test_a_server_that_is_too_slow_is_an_error(server: Server) -> None:
+def test_a_server_that_times_out_is_an_error(server: Server) -> None:
     server.answer = lambda _: wait_and_say(1.0, "late")
     (completion,) = _completions(server, [_request()], timeout_s=0.2, max_retries=0)
     assert "Timeout" in (completion.error or "")
@@ -294,7 +294,7 @@ def test_no_server() -> None:
         OpenAIBackend("http://127.0.0.1:1/v1", "m", sampling=GREEDY)
 
 
-def test_a_key_that_is_refused(server: Server) -> None:
+def test_a_rejected_key(server: Server) -> None:
     server.models_status = 401
     with pytest.raises(UserError, match="rejects the key in OPENAI_API_KEY"):
         _completions(server, [_request()])
@@ -325,7 +325,7 @@ def test_answers(server: Server, answer: Any, expected: tuple[str | None, ...]) 
     assert (completion.response, completion.finish_reason, completion.error) == expected
 
 
-def test_usage_that_a_server_does_not_tell() -> None:
+def test_a_server_that_does_not_report_usage() -> None:
     choice = SimpleNamespace(text="a", finish_reason="stop")
     completion = parse_completion(_request(), SimpleNamespace(choices=[choice], usage=None))
     assert (completion.response, completion.num_tokens) == ("a", None)

@@ -80,7 +80,9 @@ def test_greedy_solves_problems_and_stops(load: Callable[..., TransformersBacken
         assert "<|" not in c.response
 
 
-def test_a_batch_gives_what_each_alone_gives(load: Callable[..., TransformersBackend]) -> None:
+def test_a_batch_gives_the_same_responses_as_single_prompts(
+    load: Callable[..., TransformersBackend],
+) -> None:
     """Left padding and positions: the rows of a batch do not see each other."""
     alone, together = load(GREEDY, 1), load(GREEDY, 9)
     expected = {c.request.key: c for c in alone.generate(_requests(alone, 9))}
@@ -88,13 +90,13 @@ def test_a_batch_gives_what_each_alone_gives(load: Callable[..., TransformersBac
         assert completion == expected[completion.request.key]
 
 
-def test_cut_off_at_the_most_tokens(load: Callable[..., TransformersBackend]) -> None:
+def test_truncated_at_max_tokens(load: Callable[..., TransformersBackend]) -> None:
     backend = load(Sampling(0.0, 1.0, 5))
     for completion in backend.generate(_requests(backend, 4)):
         assert (completion.num_tokens, completion.finish_reason) == (5, "length")
 
 
-def test_context_ends_before_the_most_tokens(load: Callable[..., TransformersBackend]) -> None:
+def test_context_ends_before_max_tokens(load: Callable[..., TransformersBackend]) -> None:
     backend = load(Sampling(0.0, 1.0, 4096))
     ids = [5] * 1000
     text = backend._tokenizer.decode(ids)
@@ -112,7 +114,7 @@ def test_context_ends_before_the_most_tokens(load: Callable[..., TransformersBac
     assert by_key[short.key].finish_reason == "stop"
 
 
-def test_a_sample_is_its_seeds_own(load: Callable[..., TransformersBackend]) -> None:
+def test_a_sample_depends_only_on_its_seed(load: Callable[..., TransformersBackend]) -> None:
     """The same in any batch and order; another with another seed."""
     small, large = load(WARM, 2), load(WARM, 8)
     first = {c.request.key: c.response for c in small.generate(_requests(small, 8, seed=1))}
@@ -122,7 +124,7 @@ def test_a_sample_is_its_seeds_own(load: Callable[..., TransformersBackend]) -> 
     assert first != other
 
 
-def test_memory_that_does_not_suffice_halves_the_batch(
+def test_out_of_memory_halves_the_batch(
     load: Callable[..., TransformersBackend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = load(GREEDY, 8)
@@ -165,7 +167,7 @@ def test_samples_follow_the_models_distribution(temperature: float, top_p: float
     assert math.isclose(sum(observed), num_draws)
 
 
-def test_settings_that_come_with_a_checkpoint_do_not_join_in(
+def test_sampling_settings_of_a_checkpoint_are_ignored(
     bundled_model_path: Path, tmp_path: Path, load: Callable[..., TransformersBackend]
 ) -> None:
     for path in bundled_model_path.iterdir():
@@ -235,7 +237,7 @@ def test_thinking_tags_are_read_and_other_special_tokens_are_not() -> None:
         ("tests", "cuda:99", "--device cuda:99: no device"),
     ],
 )
-def test_a_model_or_device_that_is_none(path: str, device: str, complaint: str) -> None:
+def test_a_missing_model_or_device(path: str, device: str, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         TransformersBackend.from_pretrained(str(ROOT / path), sampling=GREEDY, device=device)
 
@@ -248,9 +250,7 @@ def _command(output: Path, *flags: str) -> list[str]:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM])
-def test_a_process_that_is_killed_goes_on_where_it_stopped(
-    tmp_path: Path, stop: signal.Signals
-) -> None:
+def test_a_killed_process_can_be_resumed(tmp_path: Path, stop: signal.Signals) -> None:
     environ = {**os.environ, "HF_HUB_OFFLINE": "1"}
     path = tmp_path / "demo.jsonl"
     with (tmp_path / "log").open("wb") as log:

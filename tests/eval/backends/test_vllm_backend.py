@@ -103,7 +103,7 @@ def test_each_request_has_its_seed(backend: VllmBackend, engine: Engine) -> None
     }  # fmt: skip
 
 
-def test_a_prompt_that_is_refused_is_an_error(backend: VllmBackend) -> None:
+def test_a_rejected_prompt_is_an_error(backend: VllmBackend) -> None:
     requests = [_request(0, "a"), _request(1, "? " * 200), _request(2, "b")]
     by_key = {c.request.key: c for c in backend.generate(requests)}
     assert "longer than the maximum model length" in (by_key[1].error or "")
@@ -111,7 +111,7 @@ def test_a_prompt_that_is_refused_is_an_error(backend: VllmBackend) -> None:
     assert by_key[2].response == "b"
 
 
-def test_an_end_that_is_none(backend: VllmBackend, engine: Engine) -> None:
+def test_an_unknown_finish_reason(backend: VllmBackend, engine: Engine) -> None:
     engine.finish_reason = "abort"
     (completion,) = backend.generate([_request(0, "a")])
     assert completion.error == "vLLM finished with 'abort'"
@@ -123,9 +123,7 @@ def test_few_requests_are_taken_ahead(backend: VllmBackend, engine: Engine) -> N
     assert engine.most_waiting == 1024
 
 
-def test_what_is_in_flight_is_given_up_when_no_more_is_wanted(
-    backend: VllmBackend, engine: Engine
-) -> None:
+def test_closing_cancels_requests_in_flight(backend: VllmBackend, engine: Engine) -> None:
     completions = backend.generate([_request(i, "a") for i in range(10)])
     next(completions)
     completions.close()

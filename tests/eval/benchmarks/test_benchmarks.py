@@ -51,7 +51,7 @@ def test_all_are_the_seven_in_the_papers_order() -> None:
 @pytest.mark.parametrize(
     ("names", "named"), [("gsm9k", "gsm9k"), ("", "no benchmark is"), (",", "is named")]
 )
-def test_a_benchmark_that_is_none(names: str, named: str) -> None:
+def test_an_unknown_benchmark(names: str, named: str) -> None:
     with pytest.raises(UserError, match=named):
         choose_benchmarks(names)
 
@@ -288,7 +288,7 @@ def test_rows_that_do_not_fit(
     ("line", "complaint"),
     [(b"{", "not JSON"), (b"[1]", "expected an object, found a list"), (b"\xff{}", "not JSON")],
 )
-def test_lines_that_are_no_rows(tmp_path: Path, line: bytes, complaint: str) -> None:
+def test_lines_that_are_not_rows(tmp_path: Path, line: bytes, complaint: str) -> None:
     good = b'{"question": "1+1?", "answer": "#### 2"}'
     (tmp_path / "gsm8k.jsonl").write_bytes(good + b"\n\n" + line + b"\n")
     with pytest.raises(RowError, match=f"gsm8k.jsonl, line 3: {complaint}"):
@@ -338,7 +338,7 @@ def test_fingerprint_sees_every_change(data_folder: Path) -> None:
     )
 
 
-def test_demo_is_made_here_and_always_the_same(tmp_path: Path) -> None:
+def test_demo_is_generated_and_always_the_same(tmp_path: Path) -> None:
     loaded = load_problems(BENCHMARKS["demo"], tmp_path)
     assert loaded.problems == load_problems(BENCHMARKS["demo"]).problems
     assert len({p.question for p in loaded.problems}) == len(loaded.problems) == 200

@@ -1,4 +1,4 @@
-"""python -m eval compare: what it refuses, what it writes, and the page in a real browser."""
+"""python -m eval compare: its errors, its files, and the report in a real browser."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_other_prompts_are_refused_by_name(
     compare(tmp_path / "report", one, two, "--allow-different-inputs")
 
 
-def test_users_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = write_run(tmp_path / "one", {"gsm8k": outcomes([1])})
     other = write_run(tmp_path / "other", {"aime": outcomes([1])})
     assert "needs two runs" in refused(capsys, one)
@@ -184,7 +184,7 @@ def test_users_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "gsm8k.jsonl, line 21: missing field" in refused(capsys, one, tmp_path / "two")
 
 
-def test_benchmarks_that_not_all_have_are_left_out_and_said(tmp_path: Path) -> None:
+def test_benchmarks_that_some_runs_lack_are_left_out_with_a_note(tmp_path: Path) -> None:
     one = write_run(tmp_path / "a/run", {"gsm8k": outcomes([1]), "math": outcomes([1])})
     two = write_run(tmp_path / "b/run", {"aime": outcomes([1]), "gsm8k": outcomes([1])})
     found = compare(tmp_path / "report", one, two)
@@ -195,7 +195,7 @@ def test_benchmarks_that_not_all_have_are_left_out_and_said(tmp_path: Path) -> N
     ]
 
 
-def test_errors_unfinished_runs_and_other_settings_are_said(tmp_path: Path) -> None:
+def test_errors_unfinished_runs_and_other_settings_are_noted(tmp_path: Path) -> None:
     broken = [record("p00", correct=None), *outcomes([1])[1:]]
     one = write_run(tmp_path / "one", {"gsm8k": broken}, versions={"math-verify": "0.9.0"})
     two = write_run(
@@ -228,7 +228,7 @@ def test_identical_runs_all_right_all_wrong_one_problem(
     assert "All 0." in (tmp_path / "report/report.html").read_text(encoding="utf-8")
 
 
-def test_names_are_names_and_no_markup(tmp_path: Path, browser: Any) -> None:
+def test_names_are_not_read_as_markup(tmp_path: Path, browser: Any) -> None:
     names = ("_a$x_{$ |*b*", "<img src=x onerror='window.broken = 1'>")
     runs = [write_run(tmp_path / name, {"gsm8k": outcomes([1])}) for name in names]
     assert compare(tmp_path / "report", *runs)["baseline"] == names[0]
@@ -267,7 +267,7 @@ def test_three_runs_are_one_family_of_tests(tmp_path: Path) -> None:
     assert "as the only test it would be" in markdown
 
 
-def test_the_browser_holds_a_sample_that_speaks_for_the_difference(tmp_path: Path) -> None:
+def test_the_report_shows_a_sample_that_illustrates_the_difference(tmp_path: Path) -> None:
     """n = 3 against n = 2; of each run the first sample with the verdict in question."""
 
     def of(outcomes_: str) -> list[Record]:
@@ -328,7 +328,7 @@ def page(browser: Any, two_runs: tuple[Path, Path], tmp_path: Path) -> Iterator[
     shown.page.close()
 
 
-def test_the_page_asks_for_nothing_and_complains_of_nothing(page: Page) -> None:
+def test_the_page_loads_nothing_and_logs_no_errors(page: Page) -> None:
     page.page.wait_for_load_state("networkidle")
     assert page.complaints == []
     assert [url for url in page.requests if not url.startswith("data:")] == [page.page.url]
@@ -373,7 +373,7 @@ def test_disagreements_are_filtered_searched_and_shown(page: Page) -> None:
     assert page.complaints == []
 
 
-def test_what_a_model_wrote_is_text_and_nothing_else(page: Page) -> None:
+def test_responses_are_shown_as_text_only(page: Page) -> None:
     browser = page.page
     browser.select_option("#benchmark", "gsm8k")
     browser.select_option("#direction", "lost")
@@ -385,7 +385,7 @@ def test_what_a_model_wrote_is_text_and_nothing_else(page: Page) -> None:
     assert page.complaints == []
 
 
-def test_a_script_that_is_not_the_pages_own_is_kept_from_running(
+def test_foreign_scripts_do_not_run(
     browser: Any, two_runs: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """The content security policy, in case the escaping ever fails."""

@@ -1,4 +1,4 @@
-"""Problems found in training files, and none where there are none."""
+"""Problems in training files are found, and only those."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_the_index_finds_what_a_search_of_all_pairs_finds(
         ("", False, False),
     ],
 )
-def test_thirteen_words_in_a_row(text: str, ngram: bool, whole: bool) -> None:
+def test_thirteen_consecutive_words_match(text: str, ngram: bool, whole: bool) -> None:
     found = ContaminationIndex(["Something else.", QUESTION]).matches(text)
     assert [match.question for match in found] == [1] * ngram
     assert [match.whole for match in found] == [whole] * ngram
@@ -98,7 +98,7 @@ def test_a_short_question_is_found_whole_only() -> None:
         ContaminationIndex([], 0)
 
 
-def test_every_text_of_a_row_is_searched_by_itself() -> None:
+def test_each_text_of_a_row_is_searched_separately() -> None:
     words = QUESTION.split()
     split_up = {"prompt": " ".join(words[:10]), "rest": " ".join(words[10:])}
     row = {
@@ -144,7 +144,7 @@ def _write(path: Path, rows: list[Any]) -> Path:
 
 
 def test_real_problems_in_a_training_file(data_folder: Path, tmp_path: Path) -> None:
-    """30 GSM8K test questions, each hidden another way, among 400 iter_texts that hold none."""
+    """30 GSM8K test questions, each hidden in another way, among 400 other texts."""
     lines = (data_folder / "gsm8k.jsonl").read_text().splitlines()
     questions = [json.loads(line)["question"] for line in lines]
     clean = [json.loads(line) for line in (data_folder / "openr1.jsonl").read_text().splitlines()]
@@ -189,10 +189,10 @@ def test_rollouts_of_a_benchmark_hold_its_problems(data_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["absent.jsonl", "folder"])
-def test_a_training_file_that_cannot_be_read_is_told_of_before_benchmarks_are_loaded(
+def test_an_unreadable_training_file_is_reported_before_benchmarks_load(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They may come from the hub, in their own time."""
+    """Loading them from the hub may take long."""
 
     def load_problems(*_: object) -> None:
         raise AssertionError("the benchmarks were loaded first")
@@ -203,7 +203,7 @@ def test_a_training_file_that_cannot_be_read_is_told_of_before_benchmarks_are_lo
     assert name in capsys.readouterr().err
 
 
-def test_users_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torn = tmp_path / "torn.jsonl"
     torn.write_text('{"prompt": "fine"}\n\n{"prompt": \n')
     for arguments, part in (

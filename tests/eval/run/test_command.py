@@ -1,4 +1,4 @@
-"""`python -m eval run` with a backend that has its responses ready: records, resuming, refusals."""
+"""`python -m eval run` with canned responses: records, resuming, refused folders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Start = Callable[..., tuple[int, "CannedBackend"]]
 
 
 class CannedBackend:
-    """Answers with what `answer` says, and keeps what it was asked."""
+    """Answers with what `answer` returns, and records what it was asked."""
 
     def __init__(self, answer: Answer, template: str | None = "{{ x }}") -> None:
         self.description = BackendDescription(template, {"class": "canned"})
@@ -74,7 +74,7 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data_folder: Path) ->
 
 
 def _records(tmp_path: Path, benchmark: str) -> list[Record]:
-    """The last of each sample, sorted by id and sample: in the file they come as they finish."""
+    """The last record of each sample, sorted by id and sample."""
     latest = {r.key: r for r in iter_records(tmp_path / "run" / f"{benchmark}.jsonl")}
     return [latest[key] for key in sorted(latest)]
 
@@ -103,7 +103,7 @@ def test_all_seven(start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert re.search(r"^average", out, re.MULTILINE)
 
 
-def test_run_json_has_what_repeats_it(start: Start, tmp_path: Path) -> None:
+def test_run_json_has_everything_to_repeat_the_run(start: Start, tmp_path: Path) -> None:
     start(right, "--limit", "2", "--benchmarks", "gsm8k", "--n", "2", "--temperature", "0.7")
     described = json.loads((tmp_path / "run" / "run.json").read_text())
     assert described["model"] == "bundled"
@@ -120,7 +120,7 @@ def test_run_json_has_what_repeats_it(start: Start, tmp_path: Path) -> None:
     assert (gsm8k["hub_id"], gsm8k["config"], gsm8k["split"]) == ("openai/gsm8k", "main", "test")
 
 
-def test_samples_have_seeds_of_their_own(start: Start, tmp_path: Path) -> None:
+def test_each_sample_has_its_own_seed(start: Start, tmp_path: Path) -> None:
     flags = ["--limit", "3", "--benchmarks", "gsm8k,aime", "--n", "4", "--temperature", "1"]
     start(right, *flags)
     seeds = [r.seed for name in ("gsm8k", "aime") for r in _records(tmp_path, name)]
@@ -135,7 +135,7 @@ def _problem(id_: str) -> Problem:
     return Problem(id_, "", parse_label("1"))
 
 
-def test_errors_are_no_wrong_answers_and_are_asked_again(
+def test_errors_are_not_wrong_answers_and_are_repeated(
     start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def every_third_breaks(request: Request) -> Completion:
@@ -173,7 +173,7 @@ def test_a_failing_grader_is_an_error(
     assert (record.correct, record.response) == (None, "Thus. The answer is 18.")
 
 
-def test_a_backend_that_only_fails_is_given_up(
+def test_a_backend_that_always_fails_stops_the_run(
     start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, backend = start(broken, "--benchmarks", "gsm8k")
@@ -183,7 +183,7 @@ def test_a_backend_that_only_fails_is_given_up(
     assert backend.is_closed
 
 
-def test_wrong_cut_off_and_empty_responses(start: Start, tmp_path: Path) -> None:
+def test_wrong_truncated_and_empty_responses(start: Start, tmp_path: Path) -> None:
     answers = {
         "0": ("The answer is 1.", 3, "stop"),
         "1": ("<think>Well, 3, or", 4096, "length"),
@@ -215,7 +215,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("num_answered", [0, 1, 7, 29])
-def test_killed_and_started_again_asks_nothing_twice(
+def test_a_resumed_run_asks_for_nothing_twice(
     start: Start, tmp_path: Path, num_answered: int
 ) -> None:
     flags = ["--limit", "5", "--benchmarks", "gsm8k,logicbench", "--n", "3", "--temperature", "1"]
@@ -248,7 +248,7 @@ def test_killed_and_started_again_asks_nothing_twice(
     assert not backend.is_closed  # a finished run loads no model
 
 
-def test_torn_line_is_asked_again(start: Start, tmp_path: Path) -> None:
+def test_a_sample_with_an_incomplete_line_is_repeated(start: Start, tmp_path: Path) -> None:
     flags = ["--limit", "4", "--benchmarks", "gsm8k"]
     start(right, *flags)
     path = tmp_path / "run" / "gsm8k.jsonl"
@@ -307,7 +307,7 @@ def test_other_data_is_refused(
     assert start(right, *flags, "--data-dir", str(other))[0] == 0
 
 
-def test_another_chat_template_is_refused_where_something_is_left_to_ask(
+def test_another_chat_template_is_refused_if_samples_are_missing(
     start: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = ["--limit", "4", "--benchmarks", "gsm8k"]
@@ -348,7 +348,7 @@ def test_two_runs_do_not_write_into_one_folder(
     assert "another run is writing there" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_not_passed_over(data_folder: Path) -> None:
+def test_a_full_disk_stops_the_run(data_folder: Path) -> None:
     def record(task: Task, made: Record) -> None:
         raise OSError(28, "No space left on device")
 
@@ -361,7 +361,7 @@ def test_a_full_disk_is_not_passed_over(data_folder: Path) -> None:
 
 
 def test_requests_are_taken_a_few_ahead_only(tmp_path: Path) -> None:
-    """Neither all requests nor all responses are ever held."""
+    """Memory never holds all requests or all responses."""
     taken: list[int] = []
     recorded: list[int] = []
     ahead: list[int] = []

@@ -1,4 +1,4 @@
-"""The settings of a run: what the command line accepts, and what becomes of a setting."""
+"""The settings of a run and their flags."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from eval.run.config import DEFINING_SETTINGS, RunConfig, parse_args
         (["--prompt-style", "x"], "invalid choice: 'x'"),
     ],
 )
-def test_flags_that_are_wrong(
+def test_wrong_flags(
     flags: list[str], complaint: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     with pytest.raises(SystemExit) as exited:

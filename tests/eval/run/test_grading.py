@@ -1,4 +1,4 @@
-"""Accuracy over real responses of known verdict, through the whole path of a run."""
+"""A whole run over real responses whose verdicts are known."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def test_the_papers_prompt_is_the_default_style() -> None:
     assert {joiners[name] for name in joiners.keys() - by_space} == {"\n"}
 
 
-def test_other_styles_and_parts_of_ones_own() -> None:
+def test_other_styles_and_replaced_parts() -> None:
     assert choose_prompt_style("bare").format_user_turn("1+1?", "\n") == "1+1?"
     assert r"\boxed{}" in choose_prompt_style("boxed").format_user_turn("1+1?", "\n")
     assert all(not PROMPT_STYLES[name].system_prompt for name in ("bare", "boxed"))

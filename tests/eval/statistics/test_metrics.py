@@ -1,4 +1,4 @@
-"""Every metric computed a second time, by brute force or by scipy and statsmodels."""
+"""Every metric is computed a second time: by brute force, or by scipy and statsmodels."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_an_average_is_over_benchmarks_and_resampled_within_them() -> None:
     assert alone["benchmarks"]["small"] == found["benchmarks"]["small"]
 
 
-def test_records_in_any_order_and_asked_twice() -> None:
+def test_records_in_any_order_and_repeated() -> None:
     records = _clustered(6, 30, 2)
     once = summary(records)
     retried = [replace(r, correct=None, error="no route") for r in records[:20]] + records[::-1]
@@ -267,7 +267,7 @@ def test_small_and_strange_runs() -> None:
     assert summarize({})["average"]["metrics"]["accuracy"]["value"] is None
 
 
-def test_ten_thousand_records_are_fast_and_their_texts_are_let_go() -> None:
+def test_ten_thousand_records_are_fast_and_their_texts_are_dropped() -> None:
     def records(text: str) -> Iterator[Record]:
         for i in range(10_000):
             yield record(f"{i}", correct=i % 3 == 0, response=f"{i}{text}", num_tokens=i % 777)

@@ -171,7 +171,7 @@ def test_pairing_narrows_the_interval() -> None:
     assert (gain.high - gain.low) < 0.8 * math.sqrt(2) * (alone.high - alone.low)
 
 
-def test_differences_are_found_when_there_and_seldom_when_not() -> None:
+def test_real_differences_are_found_and_false_ones_are_rare() -> None:
     """Coverage and size under no difference, by simulation; and power under a real one."""
     num_runs = 200
     covered = rejected_accuracy = rejected_length = 0
@@ -201,7 +201,7 @@ def test_efficiency_score_by_hand() -> None:
     assert nothing.aes.estimate().value is None
 
 
-def test_identical_runs_differ_in_nothing_but_keep_their_uncertainty() -> None:
+def test_identical_runs_have_no_difference_but_an_interval() -> None:
     run = samples([[1], [0], [1], [1], [0]] * 10)
     got = compare(run, run)
     gain = got.accuracy.gain.estimate()
