@@ -146,20 +146,11 @@ def iter_records(path: Path) -> Iterator[Record]:
             if not line.endswith(b"\n"):
                 return  # the run was killed while it wrote this line
             try:
-                yield parse_record(line)
+                values = json.loads(line)
+                _check_fields(Record, values)
+                yield Record(**values)
             except (ValueError, TypeError) as error:
                 raise UserError(f"{path}, line {number}: {error}") from error
-
-
-def parse_record(line: bytes | str) -> Record:
-    """Parses one line.
-
-    Raises:
-        ValueError: it is not JSON, or does not have the fields of a record.
-    """
-    values = json.loads(line)
-    _check_fields(Record, values)
-    return Record(**values)
 
 
 _RECORD_FIELDS = tuple(f.name for f in fields(Record))

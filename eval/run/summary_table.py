@@ -20,14 +20,14 @@ def format_summary(summary: dict[str, Any]) -> str:
         rows.append(("average", summary["average"]))
     for name, row in rows:
         metrics = row["metrics"]
-        accuracy = metrics["accuracy"]
+        accuracy, tokens = metrics["accuracy"], metrics["tokens"]["value"]
         interval = (
             "" if accuracy["low"] is None else (f" [{accuracy['low']:.1%}, {accuracy['high']:.1%}]")
         )
         lines.append(
             f"{name:<14}{row.get('num_problems', ''):>9}{row.get('num_samples', ''):>9}  "
             f"{_percent(accuracy['value']) + interval:<24}"
-            f"{_number(metrics['tokens']['value']):>8}"
+            f"{'-' if tokens is None else f'{tokens:.0f}':>8}"
             f"{_percent(metrics['truncation_rate']['value']):>11}"
             f"{_percent(metrics['no_answer_rate']['value']):>11}"
             f"{row.get('num_errors', ''):>8}"
@@ -37,7 +37,3 @@ def format_summary(summary: dict[str, Any]) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f}"

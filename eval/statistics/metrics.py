@@ -97,7 +97,11 @@ def summarize(
             )
         resampled[name] = resample(samples, benchmark_k, num_bootstrap, make_generator(seed, name))
         benchmarks[name] = {
-            **count_samples(samples),
+            "num_problems": samples.num_problems,
+            "num_samples": int(samples.graded_N.sum()),
+            "num_errors": samples.num_errors,
+            "samples_per_problem": samples.samples_per_problem,
+            "reasons": samples.reasons,
             "k": benchmark_k,
             "metrics": {m: resampled[name][m].estimate().to_json() for m in METRICS},
         }
@@ -111,17 +115,6 @@ def summarize(
         "confidence": CONFIDENCE,
         "num_bootstrap": num_bootstrap,
         "seed": seed,
-    }
-
-
-def count_samples(samples: Samples) -> dict[str, Any]:
-    """Counts of a benchmark's problems, samples, errors and verdicts."""
-    return {
-        "num_problems": samples.num_problems,
-        "num_samples": int(samples.graded_N.sum()),
-        "num_errors": samples.num_errors,
-        "samples_per_problem": samples.samples_per_problem,
-        "reasons": samples.reasons,
     }
 
 

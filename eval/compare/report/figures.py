@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.compare.comparison import Comparison, RunPair
+from eval.compare.comparison import Comparison
 from eval.compare.report.wording import AVERAGE, is_significant
 from eval.statistics.metrics import Estimate, Resampled
 from eval.statistics.paired import Difference
@@ -147,7 +147,8 @@ def _plot_differences(comparison: Comparison, correction: str) -> Any:
     for index, pair in enumerate(comparison.pairs):
         shift = 0.7 * ((index + 0.5) / num_pairs - 0.5)
         rows = np.arange(len(names), dtype=np.float64) + shift
-        accuracy, tokens = zip(*(_select(pair, name) for name in names), strict=True)
+        paired = [pair.average if name == AVERAGE else pair.benchmarks[name] for name in names]
+        accuracy, tokens = [p.accuracy for p in paired], [p.tokens for p in paired]
         _draw_gains(left, rows, accuracy, 100, correction, index + 1)
         _draw_gains(right, rows, tokens, 1, correction, index + 1, pair.other.name)
     left.set_xlabel("accuracy (points)")
@@ -166,11 +167,6 @@ def _plot_differences(comparison: Comparison, correction: str) -> Any:
     handles, labels = right.get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, ncols=4, loc="outside lower center")
     return figure
-
-
-def _select(pair: RunPair, name: str) -> tuple[Difference, Difference]:
-    paired = pair.average if name == AVERAGE else pair.benchmarks[name]
-    return paired.accuracy, paired.tokens
 
 
 def _draw_gains(

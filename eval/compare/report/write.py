@@ -74,14 +74,8 @@ def _metrics_to_json(found: dict[str, Resampled]) -> dict[str, Any]:
 
 
 def _benchmark_to_json(paired: PairedBenchmark) -> dict[str, Any]:
-    return {
-        "num_problems": paired.num_problems,
-        "num_left_out": paired.num_left_out,
-        "num_better": paired.num_better,
-        "num_worse": paired.num_worse,
-        "samples_per_problem": list(paired.samples_per_problem),
-        **_paired_to_json(paired),
-    }
+    counts = ("num_problems", "num_left_out", "num_better", "num_worse", "samples_per_problem")
+    return {**{name: getattr(paired, name) for name in counts}, **_paired_to_json(paired)}
 
 
 def _paired_to_json(paired: PairedBenchmark | PairedAverage) -> dict[str, Any]:
@@ -93,9 +87,5 @@ def _paired_to_json(paired: PairedBenchmark | PairedAverage) -> dict[str, Any]:
 
 
 def _difference_to_json(difference: Difference) -> dict[str, Any]:
-    return {
-        "baseline": difference.baseline.estimate().to_json(),
-        "other": difference.other.estimate().to_json(),
-        "gain": difference.gain.estimate().to_json(),
-        "test": asdict(difference.test),
-    }
+    values = {"baseline": difference.baseline, "other": difference.other, "gain": difference.gain}
+    return {**_metrics_to_json(values), "test": asdict(difference.test)}
