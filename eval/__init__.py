@@ -1,1 +1,1 @@
-"""Evaluation: seven benchmarks, accuracy and length, and statistics over them. `python -m eval`."""
+"""The evaluation harness: benchmarks, accuracy and response length, statistics over runs."""

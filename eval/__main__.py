@@ -1,7 +1,7 @@
 """python -m eval run|compare|contamination|list
 
-Measures a model on the benchmarks, compares runs, and looks for their problems in training data.
-Each command has a `--help` of its own.
+Evaluates a model on benchmarks, compares runs, and searches training data for benchmark problems.
+Each command has its own --help.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from importlib import import_module
 
 _COMMANDS = {
-    "run": "ask a model the problems of benchmarks, and grade and record its responses",
+    "run": "ask a model the problems of benchmarks, grade its responses and record them",
     "compare": "compare runs over the same problems, with intervals and tests",
-    "contamination": "look for the benchmarks' problems in a training file",
-    "list": "the benchmarks: where they come from and what they hold",
+    "contamination": "find benchmark problems in a training file",
+    "list": "show the benchmarks, their sources and licences",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m eval",
         description=__doc__.split("\n\n")[1] if __doc__ else None,
@@ -27,14 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in _COMMANDS.items():
-        # The rest is the command's own to parse; its module is loaded only if it is the one.
+        # The command parses its own arguments. Only its module is loaded, so --help is fast.
         commands.add_parser(name, help=text, add_help=False)
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser.parse_args(arguments[:1])
-    command = import_module(f"eval.{arguments[0]}_command")
+    command = import_module(f"eval.{arguments[0]}.command")
     try:
         code: int = command.main(arguments[1:])
-    except BrokenPipeError:  # the reader of the output has gone: `python -m eval list | head`
+    except BrokenPipeError:  # the output's reader is gone, as in `python -m eval list | head`
         sys.stderr.close()
         return 1
     return code

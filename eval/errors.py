@@ -1,7 +1,7 @@
-"""The user's mistakes."""
+"""Errors that the user has to fix."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Something only the user can put right; the message is one line that says what."""
+    """Wrong flags, data or model. The message is one line that says what is wrong."""

@@ -48,7 +48,7 @@ class ReadyBackend:
     def __init__(self, responses: list[str]) -> None:
         self._responses = responses
 
-    def prompt(self, system_prompt: str, user_turn: str) -> str:
+    def render_prompt(self, system_prompt: str, user_turn: str) -> str:
         return f"{system_prompt}\n{user_turn}"
 
     def generate(self, requests: Iterable[Request]) -> Completions:

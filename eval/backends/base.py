@@ -1,4 +1,4 @@
-"""What every backend does: makes prompts, and answers requests as they finish."""
+"""The interface of every backend: it renders prompts and generates responses."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Sampling:
-    """How responses are drawn."""
+    """How responses are sampled."""
 
     temperature: float
     """0 is greedy."""
     top_p: float
     max_tokens: int
-    """Of one response; less where the model's context ends before."""
+    """Maximum length of a response. The model's context may end it earlier."""
 
     @property
     def is_greedy(self) -> bool:
@@ -24,53 +24,52 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """One response that is wanted."""
+    """One response to generate."""
 
     key: Any
-    """The asker's own; comes back with the completion."""
+    """Anything the caller likes; the completion returns it."""
     system_prompt: str
     user_turn: str
     prompt: str
-    """What `Backend.prompt` made of the two."""
+    """What `Backend.render_prompt` returned for the two."""
     seed: int | None
     """None when greedy."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What came of a request: a response, or an error in one line."""
+    """The outcome of a request: a response, or an error in one line."""
 
     request: Request
     response: str | None = None
     num_tokens: int | None = None
-    """Tokens of the response, end of sequence included; None where a server does not say."""
+    """Tokens of the response, including end of sequence; None if the server does not say."""
     finish_reason: str | None = None
     """"stop" or "length"."""
     error: str | None = None
 
 
-# Closed when no more are wanted; what is in flight is then given up.
+# Closing the generator cancels the requests in flight.
 Completions = Generator[Completion, None, None]
 
 
 @dataclass(frozen=True)
 class BackendDescription:
-    """For run.json."""
+    """What run.json records about a backend."""
 
     chat_template: str | None
-    """None where the model has none, or a server applies it."""
+    """None if the model has none, or if the server applies it."""
     details: dict[str, Any] = field(default_factory=dict)
 
 
 class Backend(Protocol):
-    """Generates responses. Used from one thread."""
+    """Generates responses. Only one thread may use it."""
 
     @property
     def description(self) -> BackendDescription: ...
 
-    def prompt(self, system_prompt: str, user_turn: str) -> str:
-        """The text the model is given, chat template applied; for a server that applies it itself,
-        the messages as JSON.
+    def render_prompt(self, system_prompt: str, user_turn: str) -> str:
+        """The prompt, chat template applied. If the server applies it: the messages as JSON.
 
         Args:
             system_prompt: empty for none.
@@ -78,9 +77,9 @@ class Backend(Protocol):
         ...
 
     def generate(self, requests: Iterable[Request]) -> Completions:
-        """One completion for each request, in the order they finish. Takes few requests ahead."""
+        """Yields one completion per request, in the order they finish. Reads few requests ahead."""
         ...
 
     def close(self) -> None:
-        """Ends what it started."""
+        """Frees what it holds, such as connections."""
         ...

@@ -1,4 +1,4 @@
-"""A model's tokenizer: prompts by its chat template, token ids, and text without special tokens."""
+"""A model's tokenizer with its chat template: renders prompts, encodes them, decodes responses."""
 
 from __future__ import annotations
 
@@ -12,40 +12,41 @@ from sar.prompts import render_prompt
 
 
 class ChatTokenizer:
-    """Renders prompts and reads token ids back."""
+    """A transformers tokenizer as the backends use it."""
 
     def __init__(self, tokenizer: Any, enable_thinking: bool | None = None) -> None:
         """
         Args:
             tokenizer: a transformers tokenizer.
-            enable_thinking: given to the chat template; None leaves the template's default.
+            enable_thinking: passed to the chat template; None leaves the template's default.
         Raises:
-            UserError: the template knows no `enable_thinking`.
+            UserError: the template does not use `enable_thinking`.
         """
         self._tokenizer = tokenizer
         template = getattr(tokenizer, "chat_template", None)
-        if template is not None and not isinstance(template, str):  # several, by name
+        if template is not None and not isinstance(template, str):  # several templates, by name
             template = tokenizer.get_chat_template()
         self.chat_template: str | None = template
         self._template_arguments: dict[str, Any] = {}
         if enable_thinking is not None:
             if "enable_thinking" not in (template or ""):
                 flag = "--enable-thinking" if enable_thinking else "--no-enable-thinking"
-                raise UserError(f"{flag}: the model's chat template has no such switch")
+                raise UserError(f"{flag}: the model's chat template does not use enable_thinking")
             self._template_arguments["enable_thinking"] = enable_thinking
         added = tokenizer.added_tokens_decoder.items()
         special = {id_ for id_, token in added if token.special}
         tags = {id_ for id_, token in added if is_grading_tag(token.content)}
-        # A tag such as `<think>` means something to graders, even as a special token.
-        self._unread_ids = (special | set(tokenizer.all_special_ids)) - tags
+        # Graders read tags such as `<think>`, so these stay even where they are special tokens.
+        self._dropped_ids = (special | set(tokenizer.all_special_ids)) - tags
 
     @classmethod
     def from_pretrained(
         cls, path_or_id: str, *, enable_thinking: bool | None, trust_remote_code: bool
     ) -> Self:
-        """
+        """Loads the tokenizer of a local folder or Hugging Face id.
+
         Raises:
-            UserError: there is none, or it is broken.
+            UserError: it is missing or broken.
         """
         from transformers import AutoTokenizer
 
@@ -53,7 +54,7 @@ class ChatTokenizer:
             tokenizer = AutoTokenizer.from_pretrained(
                 path_or_id, trust_remote_code=trust_remote_code
             )
-        except Exception as error:  # a broken folder raises all sorts of things
+        except Exception as error:  # a broken folder raises many types
             raise UserError(
                 f"cannot load the tokenizer of {path_or_id}: {one_line(error)}"
             ) from error
@@ -69,20 +70,20 @@ class ChatTokenizer:
         pad = self._tokenizer.pad_token_id
         return int(pad if pad is not None else self.eos_token_id or 0)
 
-    def prompt(self, system_prompt: str, user_turn: str) -> str:
-        """See `Backend.prompt`. Without a template, the paper's `System: ... User: ...` form."""
+    def render_prompt(self, system_prompt: str, user_turn: str) -> str:
+        """See `Backend.render_prompt`. Without a template: the paper's `System: ... User: ...`."""
         return render_prompt(self._tokenizer, user_turn, system_prompt, **self._template_arguments)
 
     def encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt. A template writes the special tokens it wants; without one the
-        tokenizer adds its own, such as BOS."""
+        """Token ids of a prompt. Special tokens such as BOS are added only if there is no chat
+        template: a template writes its own."""
         ids: list[int] = self._tokenizer.encode(
             prompt, add_special_tokens=self.chat_template is None
         )
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of a response, special tokens left out; tags such as `<think>` stay."""
-        read = [id_ for id_ in ids if id_ not in self._unread_ids]
-        text: str = self._tokenizer.decode(read, skip_special_tokens=False)
+        """The text of a response without special tokens; tags such as `<think>` stay."""
+        kept = [id_ for id_ in ids if id_ not in self._dropped_ids]
+        text: str = self._tokenizer.decode(kept, skip_special_tokens=False)
         return text

@@ -1,7 +1,7 @@
-"""Any server that speaks OpenAI's protocol: vLLM, SGLang, `transformers serve`, a vendor's.
+"""A server with OpenAI's HTTP API: vLLM, SGLang, `transformers serve`, or a vendor's.
 
-The key is read from OPENAI_API_KEY. Rate limits, overload and lost connections are tried again by
-the client, each time after a longer pause; what fails for good is an error of that sample.
+OPENAI_API_KEY holds the API key. The client retries after rate limits, overload and lost
+connections, with growing pauses. If all retries fail, the sample becomes an error.
 """
 
 from __future__ import annotations
@@ -11,23 +11,15 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
-from eval.backends.base import (
-    BackendDescription,
-    Completion,
-    Completions,
-    Request,
-    Sampling,
-)
+from eval.backends.base import BackendDescription, Completion, Completions, Request, Sampling
 from eval.backends.chat_tokenizer import ChatTokenizer
 from eval.errors import UserError
 from sar.errors import one_line
 
-Endpoint = Literal["chat", "completions"]
-
 KEY_VARIABLE = "OPENAI_API_KEY"
-# Servers on one's own machine ask for none, but the client insists on sending one.
+# Local servers need no key, but the client insists on one.
 _NO_KEY = "none"
 
 
@@ -48,16 +40,16 @@ class OpenAIBackend:
     ) -> None:
         """
         Args:
-            base_url: with the version, such as http://localhost:8000/v1.
+            base_url: including the version, such as http://localhost:8000/v1.
             model: its name on the server.
-            tokenizer: renders prompts here, for the completions endpoint; without one, the chat
-                endpoint is given messages and applies the server's template.
-            concurrency: requests in flight.
-            max_retries: further tries of a request, 0.5 s to 8 s apart.
-            timeout_s: of one try.
-            enable_thinking: told to the chat endpoint, as vLLM and SGLang take it.
+            tokenizer: renders the prompts for the completions endpoint. None uses the chat
+                endpoint, where the server applies its own template.
+            concurrency: number of concurrent requests.
+            max_retries: retries of a request, 0.5 s to 8 s apart.
+            timeout_s: timeout of one attempt.
+            enable_thinking: sent to the chat endpoint in the form that vLLM and SGLang read.
         Raises:
-            UserError: no server answers there, or it refuses the key.
+            UserError: no server answers, or it rejects the key.
         """
         import openai
 
@@ -81,18 +73,18 @@ class OpenAIBackend:
     @property
     def description(self) -> BackendDescription:
         template = self._tokenizer.chat_template if self._tokenizer else None
-        endpoint: Endpoint = "completions" if self._tokenizer else "chat"
+        endpoint = "completions" if self._tokenizer else "chat"
         return BackendDescription(template, {"base_url": self._base_url, "endpoint": endpoint})
 
-    def prompt(self, system_prompt: str, user_turn: str) -> str:
+    def render_prompt(self, system_prompt: str, user_turn: str) -> str:
         if self._tokenizer:
-            return self._tokenizer.prompt(system_prompt, user_turn)
+            return self._tokenizer.render_prompt(system_prompt, user_turn)
         return json.dumps(_messages(system_prompt, user_turn), ensure_ascii=False)
 
     def generate(self, requests: Iterable[Request]) -> Completions:
         waiting = iter(requests)
         pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="openai")
-        # Twice as many as are in flight, so that a thread that is done finds the next one.
+        # Twice as many as can run at once, so that a free thread finds the next request.
         pending = {pool.submit(self._complete, r) for r in islice(waiting, 2 * self._concurrency)}
         try:
             while pending:
@@ -114,10 +106,10 @@ class OpenAIBackend:
             raise UserError(f"--base-url {self._base_url}: no server answers there") from error
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise UserError(
-                f"--base-url {self._base_url} refuses the key in {KEY_VARIABLE}: {one_line(error)}"
+                f"--base-url {self._base_url} rejects the key in {KEY_VARIABLE}: {one_line(error)}"
             ) from error
         except openai.APIStatusError:
-            pass  # not every server lists its models
+            pass  # not every server can list its models
 
     def _complete(self, request: Request) -> Completion:
         try:
@@ -141,19 +133,19 @@ class OpenAIBackend:
                 extra_body=self._extra_body or None,
                 **settings,
             )
-        return completion_of(request, answer)
+        return parse_completion(request, answer)
 
 
-def completion_of(request: Request, answer: Any) -> Completion:
-    """From the client's answer, of either endpoint. One without a response is an error."""
+def parse_completion(request: Request, answer: Any) -> Completion:
+    """Reads the response from either endpoint's answer. Without one, the completion is an error."""
     if not getattr(answer, "choices", None):
-        return Completion(request, error="the server's answer holds no choice")
+        return Completion(request, error="the server's answer has no choice")
     choice = answer.choices[0]
     if choice.finish_reason not in ("stop", "length"):
         return Completion(request, error=f"the server finished with {choice.finish_reason!r}")
     response = _response_text(choice)
     if response is None:
-        return Completion(request, error="the server's answer holds no text")
+        return Completion(request, error="the server's answer has no text")
     return Completion(
         request,
         response=response,
@@ -163,7 +155,7 @@ def completion_of(request: Request, answer: Any) -> Completion:
 
 
 def _response_text(choice: Any) -> str | None:
-    """The text, thinking that the server took out of it put back in front."""
+    """The text. If the server split off the thinking, it is put back in front."""
     message = getattr(choice, "message", None)
     if message is None:
         text: str | None = choice.text
@@ -172,7 +164,7 @@ def _response_text(choice: Any) -> str | None:
     content: str | None = message.content
     if not thinking:
         return content
-    # Cut off inside its thinking, a response has no closing tag.
+    # A response that was truncated while thinking has no closing tag.
     return f"<think>{thinking}</think>{content}" if content else f"<think>{thinking}"
 
 

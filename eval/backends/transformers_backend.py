@@ -1,6 +1,6 @@
 """Hugging Face transformers, on a CPU or GPU: batches of prompts of similar length.
 
-A row of a batch that is done waits for the batch's longest; for large models and long responses,
+Every row of a batch waits until the longest response is done. For large models and long responses
 vLLM is many times faster.
 """
 
@@ -14,19 +14,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from eval.backends.base import (
-    BackendDescription,
-    Completion,
-    Completions,
-    Request,
-    Sampling,
-)
+from eval.backends.base import BackendDescription, Completion, Completions, Request, Sampling
 from eval.backends.chat_tokenizer import ChatTokenizer
 from eval.errors import UserError
 from sar.errors import one_line
 from sar.scoring.transformers_scorer import resolve_device
 
-# Batches that are taken ahead and sorted by length together.
+# Number of batches that are sorted by length together.
 _SORTED_BATCHES = 16
 
 
@@ -44,9 +38,8 @@ class TransformersBackend:
     ) -> None:
         """
         Args:
-            model: a causal LM in eval mode, on its device. It is taken over: its own settings for
-                generation are replaced.
-            batch_size: rows generated at once; halved where memory does not suffice.
+            model: a causal LM in eval mode, on its device. Its generation_config is replaced.
+            batch_size: rows generated at once; halved if memory runs out.
         """
         from transformers import GenerationConfig
 
@@ -54,14 +47,14 @@ class TransformersBackend:
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._batch_size = batch_size
-        self._eos_ids = _eos_ids(model, tokenizer)
-        # Sampling settings that come with a checkpoint would silently join in.
+        self._eos_ids = _find_eos_ids(model, tokenizer)
+        # Otherwise sampling settings that come with the checkpoint would apply too.
         model.generation_config = GenerationConfig(
             do_sample=False,
             eos_token_id=sorted(self._eos_ids) or None,
             pad_token_id=tokenizer.pad_token_id,
         )
-        self._warp = _warper(sampling)
+        self._warp = _make_warper(sampling)
 
     @classmethod
     def from_pretrained(
@@ -75,13 +68,13 @@ class TransformersBackend:
         enable_thinking: bool | None = None,
         trust_remote_code: bool = False,
     ) -> Self:
-        """Loads a local folder or hub id.
+        """Loads a local folder or Hugging Face id.
 
         Args:
-            device: "auto" takes CUDA if there is one, else the CPU; or a torch device.
-            dtype: "auto" is float32 on a CPU and the checkpoint's own elsewhere; or a torch dtype.
+            device: a torch device; "auto" is CUDA if available, else the CPU.
+            dtype: a torch dtype; "auto" is float32 on a CPU, else the checkpoint's own.
         Raises:
-            UserError: the model or the device cannot be had.
+            UserError: the model cannot be loaded, or there is no such device.
         """
         from transformers import AutoModelForCausalLM
 
@@ -98,7 +91,7 @@ class TransformersBackend:
             model = AutoModelForCausalLM.from_pretrained(
                 path_or_id, dtype=dtype, trust_remote_code=trust_remote_code
             )
-        except Exception as error:  # a broken folder raises all sorts of things
+        except Exception as error:  # a broken folder raises many types
             raise UserError(f"cannot load --model {path_or_id}: {one_line(error)}") from error
         return cls(model.to(target).eval(), tokenizer, sampling, batch_size)
 
@@ -115,18 +108,17 @@ class TransformersBackend:
         }
         return BackendDescription(self._tokenizer.chat_template, details)
 
-    def prompt(self, system_prompt: str, user_turn: str) -> str:
-        return self._tokenizer.prompt(system_prompt, user_turn)
+    def render_prompt(self, system_prompt: str, user_turn: str) -> str:
+        return self._tokenizer.render_prompt(system_prompt, user_turn)
 
     def generate(self, requests: Iterable[Request]) -> Completions:
         waiting = iter(requests)
         while window := list(islice(waiting, self._batch_size * _SORTED_BATCHES)):
             encoded = [_Encoded(r, self._tokenizer.encode(r.prompt)) for r in window]
-            # The longest first: if memory does not suffice, it is known at once.
+            # Longest first: if memory runs out, it does so at once.
             encoded.sort(key=lambda e: -len(e.ids))
-            fitting = [e for e in encoded if self._room(e) > 0]
-            for too_long in encoded[: len(encoded) - len(fitting)]:
-                yield self._too_long(too_long)
+            fitting = [e for e in encoded if self._max_new_tokens(e) > 0]
+            yield from map(self._refuse, encoded[: len(encoded) - len(fitting)])
             for start in range(0, len(fitting), self._batch_size):
                 yield from self._complete(fitting[start : start + self._batch_size])
 
@@ -138,13 +130,13 @@ class TransformersBackend:
         limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         return int(limit) if limit else None
 
-    def _room(self, encoded: _Encoded) -> int:
-        """Tokens that a response may have."""
+    def _max_new_tokens(self, encoded: _Encoded) -> int:
+        """Maximum tokens of this prompt's response; 0 or less if it cannot have one."""
         limit = self._context_tokens
         room = limit - len(encoded.ids) if limit else self._sampling.max_tokens
         return min(self._sampling.max_tokens, room) if encoded.ids else 0
 
-    def _too_long(self, encoded: _Encoded) -> Completion:
+    def _refuse(self, encoded: _Encoded) -> Completion:
         return Completion(
             encoded.request,
             error=f"a prompt of {len(encoded.ids)} tokens leaves no room for a response in the "
@@ -153,48 +145,48 @@ class TransformersBackend:
 
     def _complete(self, batch: Sequence[_Encoded]) -> list[Completion]:
         try:
-            new_BT = self._new_tokens(batch)
+            new_BT = self._generate_tokens(batch)
         except torch.OutOfMemoryError as error:
             if len(batch) == 1:
                 return [Completion(batch[0].request, error=one_line(error))]
         else:
             completions: list[Completion] = []
             for encoded, row in zip(batch, new_BT.tolist(), strict=True):
-                completion = self._completion(encoded.request, row)
-                # The longest prompt of a batch sets the length for all: what it cut is done alone.
-                was_cut = completion.finish_reason == "length" and len(row) < self._room(encoded)
-                is_alone = len(batch) == 1
-                completions += (
-                    self._complete([encoded]) if was_cut and not is_alone else [completion]
-                )
+                completion = self._make_completion(encoded.request, row)
+                # The batch's longest prompt limits the length of all rows. A row that this limit
+                # truncated is generated again, alone.
+                is_truncated = completion.finish_reason == "length"
+                if is_truncated and len(row) < self._max_new_tokens(encoded) and len(batch) > 1:
+                    completions += self._complete([encoded])
+                else:
+                    completions.append(completion)
             return completions
-        # Outside of the handler: there, the error's traceback still holds the memory.
+        # Outside the except block, because there the traceback still holds the memory.
         torch.cuda.empty_cache()
         half = len(batch) // 2
         return [*self._complete(batch[:half]), *self._complete(batch[half:])]
 
-    def _new_tokens(self, batch: Sequence[_Encoded]) -> Tensor:
-        """(B, T) ids of the responses, padded on the right."""
+    def _generate_tokens(self, batch: Sequence[_Encoded]) -> Tensor:
+        """(B, T) token ids of the responses, padded on the right."""
         length = max(len(e.ids) for e in batch)
         pad = self._tokenizer.pad_token_id
         ids_BT = torch.tensor([[pad] * (length - len(e.ids)) + e.ids for e in batch])
         mask_BT = torch.tensor([[0] * (length - len(e.ids)) + [1] * len(e.ids) for e in batch])
-        processors = [] if self._sampling.is_greedy else [self._sampler(batch)]
+        processors = []
+        if not self._sampling.is_greedy:
+            seeds = [e.request.seed for e in batch if e.request.seed is not None]
+            processors = [SeededSampler(seeds, self._warp, self._model.device)]
         with torch.inference_mode():
             all_BT = self._model.generate(
                 input_ids=ids_BT.to(self._model.device),
                 attention_mask=mask_BT.to(self._model.device),
                 logits_processor=processors,
-                max_new_tokens=min(self._room(e) for e in batch),
+                max_new_tokens=min(self._max_new_tokens(e) for e in batch),
             )
         new_BT: Tensor = all_BT[:, length:].cpu()
         return new_BT
 
-    def _sampler(self, batch: Sequence[_Encoded]) -> SeededSampler:
-        seeds = [e.request.seed for e in batch]
-        return SeededSampler([s for s in seeds if s is not None], self._warp, self._model.device)
-
-    def _completion(self, request: Request, row: Sequence[int]) -> Completion:
+    def _make_completion(self, request: Request, row: Sequence[int]) -> Completion:
         end = next((i for i, id_ in enumerate(row) if id_ in self._eos_ids), None)
         ids = row if end is None else row[: end + 1]
         return Completion(
@@ -206,10 +198,11 @@ class TransformersBackend:
 
 
 class SeededSampler:
-    """A logits processor after which the largest logit is a sample, drawn by each row's own seed.
+    """A logits processor that makes greedy decoding sample, with a seed of its own for each row.
 
-    By the Gumbel-max trick: argmax(log p - log e) with e from the exponential distribution is a
-    sample of p. So a row's sample does not depend on the other rows of its batch, but for rounding.
+    It uses the Gumbel-max trick: argmax(log p - log e), with e drawn from the exponential
+    distribution, is a sample of p. Up to rounding, a row's sample does not depend on the other
+    rows of its batch.
     """
 
     def __init__(
@@ -225,21 +218,21 @@ class SeededSampler:
         return self._warp(scores_BV.float()) - noise_BV.clamp_min_(1e-30).log_()
 
 
-def _warper(sampling: Sampling) -> Callable[[Tensor], Tensor]:
-    """Logits to logits: divided by the temperature, and only the top-p share of them left."""
+def _make_warper(sampling: Sampling) -> Callable[[Tensor], Tensor]:
+    """Returns a function that applies temperature and top-p to logits."""
     from transformers import TopPLogitsWarper
 
     top_p = TopPLogitsWarper(sampling.top_p) if sampling.top_p < 1 else None
 
     def warp(scores_BV: Tensor) -> Tensor:
-        warmer_BV = scores_BV / sampling.temperature
-        return warmer_BV if top_p is None else top_p(None, warmer_BV)
+        scaled_BV = scores_BV / sampling.temperature
+        return scaled_BV if top_p is None else top_p(None, scaled_BV)
 
     return warp
 
 
-def _eos_ids(model: Any, tokenizer: ChatTokenizer) -> set[int]:
-    """What ends a response: the checkpoint's own list, and the tokenizer's."""
+def _find_eos_ids(model: Any, tokenizer: ChatTokenizer) -> set[int]:
+    """Ids of tokens that end a response: those of the checkpoint and the tokenizer's."""
     stated = model.generation_config.eos_token_id
     ids = stated if isinstance(stated, list) else [stated]
     return {int(id_) for id_ in [*ids, tokenizer.eos_token_id] if id_ is not None}

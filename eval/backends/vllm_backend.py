@@ -1,9 +1,9 @@
-"""vLLM's offline engine, on one GPU or several.
+"""vLLM's offline engine, on one or more GPUs.
 
 Optional: `pip install -c constraints.txt -e '.[vllm]'`. Written against vLLM 0.29.0.
 
-Requests are added to the engine of `vllm.LLM` and stepped here, as `LLM.generate` does inside: that
-one returns only when all of its prompts are done.
+We add requests to the engine of `vllm.LLM` and step it ourselves. `LLM.generate` does the same, but
+returns only when all prompts are done.
 """
 
 from __future__ import annotations
@@ -12,20 +12,14 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Self
 
-from eval.backends.base import (
-    BackendDescription,
-    Completion,
-    Completions,
-    Request,
-    Sampling,
-)
+from eval.backends.base import BackendDescription, Completion, Completions, Request, Sampling
 from eval.backends.chat_tokenizer import ChatTokenizer
 from eval.errors import UserError
 from sar.errors import one_line
 from sar.scoring.vllm_import import import_vllm
 
 _FIT_TO_MEMORY = -1
-# Requests in the engine: enough that one which finishes always has a successor.
+# Requests in the engine at once: enough that it never waits for the next.
 _MAX_AHEAD = 1024
 
 
@@ -38,8 +32,7 @@ class VllmBackend:
         """
         Args:
             llm: a `vllm.LLM`.
-            sampling_params: `vllm.SamplingParams`, the class; its `output_kind` is set to final
-                outputs only.
+            sampling_params: the class `vllm.SamplingParams`.
         """
         self._llm = llm
         self._engine = llm.llm_engine
@@ -76,10 +69,10 @@ class VllmBackend:
                 dtype=dtype,
                 tensor_parallel_size=tensor_parallel_size,
                 trust_remote_code=trust_remote_code,
-                # The model's own context where its KV cache fits into memory, else as much as does.
+                # vLLM shortens the context if the KV cache of the whole one does not fit.
                 max_model_len=_FIT_TO_MEMORY,
             )
-        except Exception as error:  # vLLM raises all sorts of things
+        except Exception as error:  # vLLM raises many types
             raise UserError(f"cannot load --model {path_or_id}: {one_line(error)}") from error
         return cls(llm, tokenizer, vllm.SamplingParams, sampling)
 
@@ -94,8 +87,8 @@ class VllmBackend:
         }
         return BackendDescription(self._tokenizer.chat_template, details)
 
-    def prompt(self, system_prompt: str, user_turn: str) -> str:
-        return self._tokenizer.prompt(system_prompt, user_turn)
+    def render_prompt(self, system_prompt: str, user_turn: str) -> str:
+        return self._tokenizer.render_prompt(system_prompt, user_turn)
 
     def generate(self, requests: Iterable[Request]) -> Completions:
         waiting = enumerate(requests)
@@ -111,7 +104,9 @@ class VllmBackend:
                     return
                 for output in self._engine.step():
                     if output.finished:
-                        yield self._completion(running.pop(output.request_id), output.outputs[0])
+                        yield self._make_completion(
+                            running.pop(output.request_id), output.outputs[0]
+                        )
         finally:
             if running:
                 self._engine.abort_request(list(running))
@@ -120,17 +115,17 @@ class VllmBackend:
         pass
 
     def _add(self, request_id: str, request: Request) -> str | None:
-        """Gives a request to the engine; says why it is refused, such as one that is too long."""
+        """Adds a request to the engine. Returns the error if the engine refuses it."""
         ids = self._tokenizer.encode(request.prompt)
         try:
-            # With its type, it is taken as a prompt that is ready for the engine.
+            # "type" marks a prompt that the engine can take as it is.
             prompt = {"type": "token", "prompt_token_ids": ids}
-            self._engine.add_request(request_id, prompt, self._params(request))
+            self._engine.add_request(request_id, prompt, self._make_params(request))
         except ValueError as error:
             return one_line(error)
         return None
 
-    def _params(self, request: Request) -> Any:
+    def _make_params(self, request: Request) -> Any:
         from vllm.sampling_params import RequestOutputKind
 
         return self._sampling_params(
@@ -138,12 +133,12 @@ class VllmBackend:
             top_p=self._sampling.top_p,
             max_tokens=self._sampling.max_tokens,
             seed=request.seed,
-            # Read from token ids here, as with the transformers backend.
+            # We decode the token ids ourselves, as the transformers backend does.
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
-    def _completion(self, request: Request, output: Any) -> Completion:
+    def _make_completion(self, request: Request, output: Any) -> Completion:
         if output.finish_reason not in ("stop", "length"):
             return Completion(request, error=f"vLLM finished with {output.finish_reason!r}")
         ids = list(output.token_ids)

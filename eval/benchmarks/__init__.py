@@ -1,20 +1,11 @@
-"""The benchmarks, and `load_problems`. A new one is one file here and one line below.
+"""The benchmarks, and `load_problems`. A new benchmark is one file here and one line below.
 
-In `all` they come in this order; `demo` is not one of the paper's seven and is left out.
+`all` keeps this order. It leaves out `demo`, which is not one of the paper's seven.
 """
 
 from __future__ import annotations
 
-from eval.benchmarks import (
-    aime,
-    demo,
-    gsm8k,
-    gsm_symbolic,
-    logicbench,
-    math,
-    numinamath,
-    prontoqa,
-)
+from eval.benchmarks import aime, demo, gsm8k, gsm_symbolic, logicbench, math, numinamath, prontoqa
 from eval.benchmarks.base import Benchmark, Problem
 from eval.benchmarks.load import LoadedBenchmark, load_problems
 from eval.benchmarks.rows import RowError
@@ -46,10 +37,10 @@ __all__ = [
 
 
 def choose_benchmarks(names: str) -> list[Benchmark]:
-    """The benchmarks that `all` or names with commas between them choose, in the given order.
+    """The benchmarks of a list such as `gsm8k,math` or `all`, in the given order.
 
     Raises:
-        UserError: there is no such benchmark, or none is named.
+        UserError: a benchmark does not exist, or the list is empty.
     """
     wanted: list[str] = []
     for name in filter(None, map(str.strip, names.split(","))):
@@ -57,7 +48,7 @@ def choose_benchmarks(names: str) -> list[Benchmark]:
             [b.name for b in BENCHMARKS.values() if not b.is_built_in] if name == "all" else [name]
         )
     if unknown := [name for name in wanted if name not in BENCHMARKS]:
-        raise UserError(f"no benchmark {unknown[0]!r}; there are all, {', '.join(BENCHMARKS)}")
+        raise UserError(f"no benchmark {unknown[0]!r}; choose from all, {', '.join(BENCHMARKS)}")
     if not wanted:
-        raise UserError(f"no benchmark is named; there are all, {', '.join(BENCHMARKS)}")
+        raise UserError(f"no benchmark is named; choose from all, {', '.join(BENCHMARKS)}")
     return [BENCHMARKS[name] for name in dict.fromkeys(wanted)]

@@ -5,12 +5,12 @@ A row (written for this project; the texts are the MAA's):
      "Question": "A list of five integers has mean $12$ and median $10$; ...", "Answer": "22"}
 
 Hub: gneubig/aime-1983-2024 (also di-zhang-fdu/AIME_1983_2024), config default, split train (933 of
-1,005 problems: 2024-I and many with figures are missing, some carry `[asy]` code). Licence: the
-texts are the Mathematical Association of America's. No commit is fixed; the fingerprint tells runs
-over other data apart.
+1,005 problems: 2024-I and many with figures are missing, some contain `[asy]` code). Licence: the
+texts are the Mathematical Association of America's. No commit is pinned; the fingerprint in
+run.json shows whether two runs used the same data.
 
-Prepared as in the paper (arXiv:2509.05489): the rows as they are, the instruction after a line
-break. `Answer` is a text: `080 or 081 (both were accepted)` is one, and the grader accepts both.
+As in the paper (arXiv:2509.05489), rows are used as they are, and the instruction follows a line
+break. `Answer` is text. One is `080 or 081 (both were accepted)`; the grader accepts both.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from eval.benchmarks.rows import HubSource, Row
 
 def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
     for row in rows:
-        label = row.label("Answer", row.text("Answer"), "math")
-        yield Problem(row.text("ID"), row.text("Question"), label)
+        label = row.make_label("Answer", row.get_text("Answer"), "math")
+        yield Problem(row.get_text("ID"), row.get_text("Question"), label)
 
 
 BENCHMARK = Benchmark(

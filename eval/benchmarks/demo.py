@@ -4,8 +4,8 @@ A row:
     {"question": "Anna has 12 apples. She buys 5 more. How many apples does Anna have?",
      "answer": "17"}
 
-Written by `sar.models.problems`, on its held-out side: the bundled model never saw them. Neither
-the hub nor a --data-dir is read. Licence: Apache-2.0, as this project.
+`sar.models.problems` generates them. They are held out: the bundled model was not trained on them.
+Neither the hub nor a --data-dir is read. Licence: Apache-2.0, as this project.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NUM_PROBLEMS = 200
 _SEED = 31
 
 
-def _generated_rows(source: HubSource, columns: tuple[str, ...]) -> Iterator[Row]:
+def _generate_rows(source: HubSource, columns: tuple[str, ...]) -> Iterator[Row]:
     questions: set[str] = set()
     for problem in generate(_SEED, held_out=True):
         if len(questions) == NUM_PROBLEMS:
@@ -33,8 +33,8 @@ def _generated_rows(source: HubSource, columns: tuple[str, ...]) -> Iterator[Row
 
 def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
     for row in rows:
-        label = row.label("answer", row.text("answer"), "math")
-        yield Problem(str(row.index), row.text("question"), label)
+        label = row.make_label("answer", row.get_text("answer"), "math")
+        yield Problem(str(row.index), row.get_text("question"), label)
 
 
 BENCHMARK = Benchmark(
@@ -47,6 +47,6 @@ BENCHMARK = Benchmark(
     citation="this project",
     joiner=" ",
     prepare=prepare,
-    rows_from_hub=_generated_rows,
+    read_hub=_generate_rows,
     is_built_in=True,
 )

@@ -7,8 +7,8 @@ A row:
 Hub: openai/gsm8k, config main, split test (1,319 rows; train 7,473). Licence: MIT.
 Cobbe et al., Training Verifiers to Solve Math Word Problems, arXiv:2110.14168.
 
-As in the paper (arXiv:2509.05489), the question goes through ftfy and NFKC, the label is what
-follows `####`, and the instruction follows a space. Fourteen labels hold a thousands comma.
+As in the paper (arXiv:2509.05489), ftfy and NFKC clean the question, the label is the text after
+`####`, and the instruction follows a space. Fourteen labels have a thousands comma.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from sar.grading.label import Label
 
 
 def clean_text(text: str) -> str:
-    """Broken encodings mended, quotation marks straight, compatibility characters replaced."""
+    """Repairs broken encodings, straightens quotation marks, replaces compatibility characters."""
     import ftfy
 
     return unicodedata.normalize("NFKC", ftfy.fix_text(text))
 
 
-def final_number(row: Row, field: str = "answer") -> Label:
-    """The label after the `####` of a worked solution.
+def parse_final_number(row: Row, field: str = "answer") -> Label:
+    """The label: what follows `####` in a worked solution.
 
     Raises:
-        RowError: there is none.
+        RowError: there is no `####`.
     """
-    _, marker, answer = row.text(field).rpartition("####")
+    _, marker, answer = row.get_text(field).rpartition("####")
     if not marker:
-        raise row.error(field, "has no '#### ' with the result after it")
-    return row.label(field, clean_text(answer).strip(), "math")
+        raise row.make_error(field, "has no '#### ' followed by the result")
+    return row.make_label(field, clean_text(answer).strip(), "math")
 
 
 def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
     for row in rows:
-        yield Problem(str(row.index), clean_text(row.text("question")), final_number(row))
+        yield Problem(str(row.index), clean_text(row.get_text("question")), parse_final_number(row))
 
 
 BENCHMARK = Benchmark(

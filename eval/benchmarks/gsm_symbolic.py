@@ -1,4 +1,4 @@
-"""GSM-Symbolic, variant p1: GSM8K's problems with other names and numbers and a clause more.
+"""GSM-Symbolic, variant p1: GSM8K's problems with other names and numbers, and one more clause.
 
 A row (written for this project; the data set allows no derivatives):
     {"id": 2, "instance": 0, "question": "A roll of wire is 50 metres. Two pieces of 8.5 ...?",
@@ -8,8 +8,7 @@ A row (written for this project; the data set allows no derivatives):
 Hub: apple/GSM-Symbolic, config p1, split test (5,000 rows). Licence: CC BY-NC-ND 4.0.
 Mirzadeh et al., GSM-Symbolic, arXiv:2410.05229.
 
-Prepared as GSM8K. A problem's id is its template's and the instance's number. Some labels are
-decimals.
+Prepared like GSM8K. A problem's id is `<template id>-<instance number>`. Some labels are decimals.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from eval.benchmarks.base import Benchmark, Problem
-from eval.benchmarks.gsm8k import clean_text, final_number
+from eval.benchmarks.gsm8k import clean_text, parse_final_number
 from eval.benchmarks.rows import HubSource, Row
 
 
 def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
     for row in rows:
-        id_ = f"{row.integer('id')}-{row.integer('instance')}"
-        yield Problem(id_, clean_text(row.text("question")), final_number(row))
+        id_ = f"{row.get_integer('id')}-{row.get_integer('instance')}"
+        yield Problem(id_, clean_text(row.get_text("question")), parse_final_number(row))
 
 
 BENCHMARK = Benchmark(

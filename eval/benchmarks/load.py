@@ -1,4 +1,4 @@
-"""Problems of a benchmark, from the hub or from a --data-dir, with what describes them."""
+"""Loads the problems of a benchmark from the Hugging Face hub or from a --data-dir."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path
 
 from eval.benchmarks.base import Benchmark, Problem
-from eval.benchmarks.rows import Row, RowError, jsonl_rows
-from eval.run.records import BenchmarkDescription
+from eval.benchmarks.rows import Row, RowError, read_jsonl_rows
+from eval.records import BenchmarkDescription
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class LoadedBenchmark:
     def description(self) -> BenchmarkDescription:
         source = self.benchmark.source
         return BenchmarkDescription(
-            fingerprint=fingerprint(self.problems),
+            fingerprint=compute_fingerprint(self.problems),
             num_problems=len(self.problems),
             hub_id=source.hub_id,
             config=source.config,
@@ -40,12 +40,13 @@ class LoadedBenchmark:
 def load_problems(
     benchmark: Benchmark, data_dir: Path | None = None, limit: int | None = None
 ) -> LoadedBenchmark:
-    """
+    """Loads and prepares a benchmark's problems.
+
     Args:
-        data_dir: a folder with the benchmark's file; None reads the hub.
-        limit: take the first so many problems.
+        data_dir: folder with the benchmark's file; None reads the hub.
+        limit: maximum number of problems; the first ones are taken.
     Raises:
-        RowError: a row does not fit the schema, two problems have one id, or there are no rows.
+        RowError: a row does not fit the schema, two problems have the same id, or there are none.
     """
     rows, origin = _rows(benchmark, data_dir)
     problems = list(islice(benchmark.prepare(rows), limit))
@@ -59,8 +60,8 @@ def load_problems(
     return LoadedBenchmark(benchmark, problems, origin)
 
 
-def fingerprint(problems: Sequence[Problem]) -> str:
-    """sha256 over ids, questions and labels in their order: equal for equal data."""
+def compute_fingerprint(problems: Sequence[Problem]) -> str:
+    """sha256 of all ids, questions and labels in order: equal for equal data."""
     digest = hashlib.sha256()
     for problem in problems:
         label = problem.label
@@ -70,13 +71,14 @@ def fingerprint(problems: Sequence[Problem]) -> str:
 
 
 def _rows(benchmark: Benchmark, data_dir: Path | None) -> tuple[Iterator[Row], str]:
-    if benchmark.is_built_in:
-        return benchmark.rows_from_hub(benchmark.source, benchmark.columns), "built in"
-    if data_dir is None:
-        return benchmark.rows_from_hub(benchmark.source, benchmark.columns), "hub"
+    if benchmark.is_built_in or data_dir is None:
+        rows = benchmark.read_hub(benchmark.source, benchmark.columns)
+        return rows, "built in" if benchmark.is_built_in else "hub"
     path = data_dir / benchmark.file
     if path.is_file():
-        return jsonl_rows(path), str(path)
-    if benchmark.rows_from_folder and (rows := benchmark.rows_from_folder(data_dir)):
-        return rows, str(data_dir)
-    raise RowError(f"{benchmark.name}: no file {path}; it holds rows of {benchmark.source.url}")
+        return read_jsonl_rows(path), str(path)
+    if benchmark.read_folder and (found := benchmark.read_folder(data_dir)):
+        return found, str(data_dir)
+    raise RowError(
+        f"{benchmark.name}: no file {path}; it should hold the rows of {benchmark.source.url}"
+    )

@@ -1,6 +1,6 @@
 """LogicBench (Eval), multiple choice: which conclusion follows from a context?
 
-A row, shortened; `type` and `axiom` are the file's own, put beside each of its samples:
+A row, shortened. `type` and `axiom` are fields of the file; each of its samples gets a copy:
     {"type": "first_order_logic", "axiom": "modus_ponens", "id": 1,
      "context": "If someone is extremely tired, then they will seek some rest ...",
      "question": "Considering the provided context, what conclusion would be deemed most suitable?",
@@ -10,13 +10,14 @@ A row, shortened; `type` and `axiom` are the file's own, put beside each of its 
 Hub: cogint/LogicBench-v1.0 (also github.com/Mihir3009/LogicBench): 25 files of 20 samples,
 `data/LogicBench(Eval)/MCQA/<type>/<axiom>/data_instances.json`, without configs or splits. A
 --data-dir holds that tree, or `logicbench.jsonl`. Licence: MIT. Parmar et al., LogicBench,
-arXiv:2404.15522. No commit is fixed; the fingerprint tells runs over other data apart.
+arXiv:2404.15522. No commit is pinned; the fingerprint in run.json shows whether two runs used the
+same data.
 
 As in the paper (arXiv:2509.05489), the choices are listed by letter after the question and the
-instruction follows a line break; one item has five choices. The folder `nm_logic` calls itself
-`non_monotonic_logic`; ids use the file's word. Departures from the paper:
+instruction follows a line break; one item has five choices. In the folder `nm_logic` the
+field `type` is `non_monotonic_logic`; ids use the field. Departures from the paper:
 1. The sentence that introduces the choices is in our words.
-2. Files come in the order of their ids, and not in that of the file system.
+2. Files are sorted by path, instead of in the file system's order.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from eval.benchmarks.base import Benchmark, Problem
-from eval.benchmarks.rows import HubSource, Row, RowError, hub_folder
+from eval.benchmarks.rows import HubSource, Row, RowError, download_from_hub
 
 _FILE = "data_instances.json"
 _INTRODUCTION = "Choose one of these answers:"
@@ -35,37 +36,36 @@ _INTRODUCTION = "Choose one of these answers:"
 
 def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
     for row in rows:
-        choices = row.mapping_of_texts("choices")
-        answer = row.text("answer")
+        choices = row.get_mapping("choices")
+        answer = row.get_text("answer")
         if answer not in choices:
-            raise row.error("answer", f"{answer[:40]!r} is not one of {', '.join(choices)}")
+            raise row.make_error("answer", f"{answer[:40]!r} is not one of {', '.join(choices)}")
         if len(choices) > len(string.ascii_uppercase):
-            raise row.error("choices", f"{len(choices)} choices; at most 26 have a letter")
+            raise row.make_error("choices", f"{len(choices)} choices; at most 26 have a letter")
         letter = string.ascii_uppercase[list(choices).index(answer)]
         yield Problem(
-            f"{row.text('type')}/{row.text('axiom')}/{row.integer('id')}",
+            f"{row.get_text('type')}/{row.get_text('axiom')}/{row.get_integer('id')}",
             _question(row, list(choices.values())),
-            row.label("answer", letter, "choice", list(choices.values())),
+            row.make_label("answer", letter, "choice", list(choices.values())),
         )
 
 
-def tree_rows(folder: Path) -> Iterator[Row] | None:
-    """The samples of a folder that holds `MCQA/<type>/<axiom>/data_instances.json` somewhere; None
-    if it does not."""
-    # Not by a pattern: the names hold parentheses and brackets may follow.
+def read_tree(folder: Path) -> Iterator[Row] | None:
+    """The samples of all `MCQA/<type>/<axiom>/data_instances.json` in a folder; None if none."""
+    # No glob pattern: the folder names contain parentheses, and may contain brackets.
     paths = sorted(p for p in folder.rglob(_FILE) if "MCQA" in p.relative_to(folder).parts)
-    return _samples(paths) if paths else None
+    return _read_samples(paths) if paths else None
 
 
 def _question(row: Row, choices: list[str]) -> str:
     options = [
         f"{letter}: {text}" for letter, text in zip(string.ascii_uppercase, choices, strict=False)
     ]
-    asked = f"{row.text('context')}\n{row.text('question')} {_INTRODUCTION}"
+    asked = f"{row.get_text('context')}\n{row.get_text('question')} {_INTRODUCTION}"
     return "\n".join([asked, *options])
 
 
-def _samples(paths: list[Path]) -> Iterator[Row]:
+def _read_samples(paths: list[Path]) -> Iterator[Row]:
     index = 0
     for path in paths:
         try:
@@ -85,9 +85,9 @@ def _samples(paths: list[Path]) -> Iterator[Row]:
 
 
 def _hub_rows(source: HubSource, columns: tuple[str, ...]) -> Iterator[Row]:
-    rows = tree_rows(hub_folder(source, [f"*MCQA/*/{_FILE}"]))
+    rows = read_tree(download_from_hub(source, [f"*MCQA/*/{_FILE}"]))
     if rows is None:
-        raise RowError(f"{source.hub_id}: no MCQA/<type>/<axiom>/{_FILE} in it")
+        raise RowError(f"{source.hub_id}: no file MCQA/<type>/<axiom>/{_FILE}")
     return rows
 
 
@@ -101,6 +101,6 @@ BENCHMARK = Benchmark(
     citation="Parmar et al., arXiv:2404.15522",
     joiner="\n",
     prepare=prepare,
-    rows_from_hub=_hub_rows,
-    rows_from_folder=tree_rows,
+    read_hub=_hub_rows,
+    read_folder=read_tree,
 )

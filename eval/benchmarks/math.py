@@ -1,4 +1,4 @@
-r"""MATH: competition problems, those of its test split whose answer is a number.
+r"""MATH: the competition problems of its test split whose answer is a number.
 
 A row (written for this project):
     {"problem": "What is the value of $3x+2$ when $x=7$?", "level": "Level 1", "type": "Algebra",
@@ -8,10 +8,10 @@ Hub: DigitalLearningGmbH/MATH-lighteval, config default, split test (5,000 rows;
 same columns are in EleutherAI/hendrycks_math, under seven configs. Licence: MIT, by its authors.
 Hendrycks et al., Measuring Mathematical Problem Solving With the MATH Dataset, arXiv:2103.03874.
 
-As in the paper (arXiv:2509.05489), a problem stays if the last box of its solution has at most 20
-characters and is a number or a simple fraction; so 3,742 problems stay. The instruction follows a
-space. A solution that writes a box without braces anywhere, `\boxed 5`, has no answer there, and
-none here.
+As in the paper (arXiv:2509.05489), a problem is kept if the last box of its solution has at most 20
+characters and is a number or a simple fraction: 3,742 problems. The instruction follows a space. A
+solution with a box without braces anywhere, `\boxed 5`, counts as one without an answer, as in the
+paper.
 """
 
 from __future__ import annotations
@@ -31,37 +31,37 @@ _BRACE = re.compile(r"[{}]")
 
 
 def is_short_number(answer: str) -> bool:
-    r"""The paper's filter for answers: digits, signs, points, parentheses, backslashes, and at most
-    one `\frac{n}{m}` of plain whole numbers. An empty answer passes."""
+    r"""The paper's filter for answers: digits, minus signs, points, parentheses, backslashes, and
+    at most one `\frac{n}{m}` of positive whole numbers. An empty answer passes."""
     return len(answer) <= MAX_ANSWER_CHARS and _NUMBER.fullmatch(answer) is not None
 
 
-def last_box(solution: str) -> str | None:
-    r"""The content of the last `\boxed{}`, else of the last `\fbox{}`; None without a whole one."""
+def find_last_box(solution: str) -> str | None:
+    r"""The content of the last `\boxed{}`, else of the last `\fbox{}`; None if it has no end."""
     if "\\boxed " in solution:
         return None
     for command in ("\\boxed", "\\fbox"):
         start = solution.rfind(command)
         if start >= 0:
-            return _braced(solution, start + len(command))
+            return _read_braces(solution, start + len(command))
     return None
 
 
 def has_gradable_number(answer: str) -> bool:
-    r"""Whether there is anything to grade against: `\..-` and an empty answer pass the filter."""
+    r"""True if the answer has a digit. `\..-` and an empty answer pass the filter without one."""
     return any(char.isdigit() for char in answer)
 
 
 def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
     for row in rows:
-        answer = last_box(row.text("solution"))
+        answer = find_last_box(row.get_text("solution"))
         if answer is not None and is_short_number(answer) and has_gradable_number(answer):
-            label = row.label("solution", answer, "math")
-            yield Problem(str(row.index), row.text("problem"), label)
+            label = row.make_label("solution", answer, "math")
+            yield Problem(str(row.index), row.get_text("problem"), label)
 
 
-def _braced(text: str, start: int) -> str | None:
-    """What the braces hold that open at `start`."""
+def _read_braces(text: str, start: int) -> str | None:
+    """The text between the brace at `start` and the one that closes it; None without either."""
     if text[start : start + 1] != "{":
         return None
     depth = 0

@@ -1,4 +1,4 @@
-"""ProntoQA: is a statement about invented creatures true, given a page of rules?
+"""ProntoQA: given a page of rules about invented creatures, is a statement true?
 
 A row, shortened:
     {"id": "ProntoQA_1", "context": "Jompuses are not shy. Jompuses are yumpuses. ...",
@@ -25,13 +25,13 @@ _TRUTHS = {"A": "True", "B": "False"}
 
 def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
     for row in rows:
-        letter = row.text("answer")
+        letter = row.get_text("answer")
         if letter not in _TRUTHS:
-            raise row.error("answer", f"{letter[:20]!r} is neither A (true) nor B (false)")
+            raise row.make_error("answer", f"{letter[:20]!r} is neither A (true) nor B (false)")
         yield Problem(
-            row.text("id"),
-            f"{row.text('context')} {row.text('question')}",
-            row.label("answer", _TRUTHS[letter], "boolean"),
+            row.get_text("id"),
+            f"{row.get_text('context')} {row.get_text('question')}",
+            row.make_label("answer", _TRUTHS[letter], "boolean"),
         )
 
 

@@ -1,6 +1,6 @@
-"""Rows of a dataset, from a file or from the Hugging Face hub, and how their fields are read.
+"""Rows of a dataset, read from a file or the Hugging Face hub.
 
-A field that does not fit the schema is an error that names where the row lies and the field.
+If a field does not fit the schema, the error names the row and the field.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from eval.errors import UserError
 from sar.errors import one_line
@@ -24,91 +24,79 @@ class RowError(UserError):
 
 @dataclass(frozen=True)
 class Row:
-    """One row, and where it lies: `gsm8k.jsonl, line 12`."""
+    """One row. `where` locates it for error messages: `gsm8k.jsonl, line 12`."""
 
     where: str
     index: int
     """Position in its file or split, from 0."""
     values: Mapping[str, Any]
 
-    def text(self, field: str) -> str:
-        """
-        Raises:
-            RowError: the field is missing, empty or no string.
-        """
-        value = self._field(field)
+    # Each getter raises RowError if the field is missing or has another type.
+
+    def get_string(self, field: str) -> str:
+        value = self._get(field)
         if not isinstance(value, str):
-            raise self.error(field, f"expected a string, found {_kind(value)}")
+            self._refuse(field, "a string", value)
+        return value
+
+    def get_text(self, field: str) -> str:
+        """A string. Raises RowError also if it is empty."""
+        value = self.get_string(field)
         if not value.strip():
-            raise self.error(field, "is empty")
+            raise self.make_error(field, "is empty")
         return value
 
-    def integer(self, field: str) -> int:
-        """
-        Raises:
-            RowError: the field is missing or no whole number.
-        """
-        value = self._field(field)
+    def get_integer(self, field: str) -> int:
+        value = self._get(field)
         if not isinstance(value, int) or isinstance(value, bool):
-            raise self.error(field, f"expected a whole number, found {_kind(value)}")
+            self._refuse(field, "a whole number", value)
         return value
 
-    def string(self, field: str) -> str:
-        """As `text`, but it may be empty."""
-        value = self._field(field)
-        if not isinstance(value, str):
-            raise self.error(field, f"expected a string, found {_kind(value)}")
-        return value
-
-    def list_of_booleans(self, field: str) -> list[bool]:
-        """Empty where the field is null.
-
-        Raises:
-            RowError: the field is missing or something else.
-        """
-        value = self._field(field)
+    def get_booleans(self, field: str) -> list[bool]:
+        """A list of booleans; null gives an empty list."""
+        value = self._get(field)
         if value is None:
             return []
         if not isinstance(value, (list, tuple)) or not all(isinstance(v, bool) for v in value):
-            raise self.error(field, f"expected a list of booleans, found {_kind(value)}")
+            self._refuse(field, "a list of booleans", value)
         return list(value)
 
-    def mapping_of_texts(self, field: str) -> dict[str, str]:
-        """Entries that are null are left out: a table fills absent ones with them.
-
-        Raises:
-            RowError: the field is missing, or no object of strings.
-        """
-        value = self._field(field)
+    def get_mapping(self, field: str) -> dict[str, str]:
+        """An object of strings. Null entries are dropped: in a table they are absent ones."""
+        value = self._get(field)
         if not isinstance(value, Mapping):
-            raise self.error(field, f"expected an object, found {_kind(value)}")
+            self._refuse(field, "an object", value)
         texts = {key: text for key, text in value.items() if text is not None}
         for key, text in texts.items():
             if not isinstance(text, str):
-                raise self.error(field, f"{key!r}: expected a string, found {_kind(text)}")
+                self._refuse(field, "a string", text, prefix=f"{key!r}: ")
         return texts
 
-    def label(
+    def make_label(
         self, field: str, answer: str, grader: GraderName, choices: Sequence[str] = ()
     ) -> Label:
-        """The label for an answer that was read from a field.
+        """Makes the label of an answer that was read from `field`.
 
         Raises:
-            RowError: the grader could never find this answer right.
+            RowError: the grader could find no response correct with this answer.
         """
         wanted = {"answer": answer, "grader": grader, "mode": "eval", "choices": list(choices)}
         try:
             return parse_label(wanted)
         except LabelError as error:
-            raise self.error(field, str(error)) from error
+            raise self.make_error(field, str(error)) from error
 
-    def error(self, field: str, problem: str) -> RowError:
+    def make_error(self, field: str, problem: str) -> RowError:
         return RowError(f"{self.where}, field {field!r}: {problem}")
 
-    def _field(self, field: str) -> Any:
+    def _get(self, field: str) -> Any:
         if field not in self.values:
-            raise self.error(field, f"is missing; the row has {', '.join(map(repr, self.values))}")
+            names = ", ".join(map(repr, self.values))
+            raise self.make_error(field, f"is missing; the row has {names}")
         return self.values[field]
+
+    def _refuse(self, field: str, wanted: str, value: object, prefix: str = "") -> NoReturn:
+        raise self.make_error(field, f"{prefix}expected {wanted}, found {_name_type(value)}")
 
 
 @dataclass(frozen=True)
@@ -119,18 +107,18 @@ class HubSource:
     config: str
     split: str
     revision: str
-    """A full commit hash; "main" where no commit is known to fix it to."""
+    """A full commit hash, or "main" if no commit is pinned."""
 
     @property
     def url(self) -> str:
         return f"https://huggingface.co/datasets/{self.hub_id}"
 
 
-def jsonl_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file with one JSON object a line.
+def read_jsonl_rows(path: Path) -> Iterator[Row]:
+    """Yields the rows of a file with one JSON object per line.
 
     Raises:
-        RowError: a line is no JSON object, or not UTF-8.
+        RowError: a line is not a JSON object, or not UTF-8.
     """
     with path.open("rb") as lines:
         index = 0
@@ -143,16 +131,16 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
             except ValueError as error:
                 raise RowError(f"{where}: not JSON: {error}") from error
             if not isinstance(values, dict):
-                raise RowError(f"{where}: expected an object, found {_kind(values)}")
+                raise RowError(f"{where}: expected an object, found {_name_type(values)}")
             yield Row(where, index, values)
             index += 1
 
 
-def hub_rows(source: HubSource, columns: Sequence[str]) -> Iterator[Row]:
-    """The rows of a split, downloaded once and then read from the `datasets` cache.
+def read_hub_rows(source: HubSource, columns: Sequence[str]) -> Iterator[Row]:
+    """Yields the rows of a split. It is downloaded once, then read from the `datasets` cache.
 
     Raises:
-        RowError: the dataset cannot be had, or lacks a column.
+        RowError: the dataset cannot be loaded, or lacks a column.
     """
     try:
         from datasets import load_dataset
@@ -164,21 +152,22 @@ def hub_rows(source: HubSource, columns: Sequence[str]) -> Iterator[Row]:
             source.hub_id, source.config, split=source.split, revision=source.revision
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise _not_to_be_had(where, error) from error
+        raise _hub_error(where, error) from error
     if missing := [name for name in columns if name not in table.column_names]:
         raise RowError(
-            f"{where}, field {missing[0]!r}: is missing; there are {', '.join(table.column_names)}"
+            f"{where}, field {missing[0]!r}: is missing; the columns are "
+            f"{', '.join(table.column_names)}"
         )
-    # Other columns can be long, and need not be decoded.
+    # The other columns can be long; this does not decode them.
     for index, values in enumerate(table.select_columns(list(columns))):
         yield Row(f"{where}, row {index}", index, values)
 
 
-def hub_folder(source: HubSource, patterns: Sequence[str]) -> Path:
-    """Files of a dataset that has no table, downloaded once and then taken from the hub's cache.
+def download_from_hub(source: HubSource, patterns: Sequence[str]) -> Path:
+    """Downloads files of a dataset, or finds them in the cache; returns their folder.
 
     Raises:
-        RowError: they cannot be had.
+        RowError: the download failed.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
@@ -191,17 +180,17 @@ def hub_folder(source: HubSource, patterns: Sequence[str]) -> Path:
             allow_patterns=list(patterns),
         )
     except (OSError, ValueError, HfHubHTTPError) as error:
-        raise _not_to_be_had(source.hub_id, error) from error
+        raise _hub_error(source.hub_id, error) from error
     return Path(folder)
 
 
-def _not_to_be_had(what: str, error: Exception) -> RowError:
+def _hub_error(what: str, error: Exception) -> RowError:
     return RowError(
-        f"cannot load {what} from the hub: {one_line(error)}; files can be read instead: see --help"
+        f"cannot load {what} from the hub: {one_line(error)}; files can be read instead, see --help"
     )
 
 
-def _kind(value: object) -> str:
+def _name_type(value: object) -> str:
     names: dict[type, str] = {
         type(None): "null", bool: "a boolean", int: "a number", float: "a number",
         str: "a string", list: "a list", dict: "an object",

@@ -1,0 +1,1 @@
+"""python -m eval compare: statistics over two or more runs, and a report."""

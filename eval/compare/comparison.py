@@ -1,6 +1,6 @@
-"""Runs side by side: what makes them comparable, and how they differ. The first is the baseline.
+"""Compares runs: whether they are comparable, and how they differ. The first is the baseline.
 
-Reads run folders (see `eval.run.records`); writes nothing.
+Reads run folders (see `eval.records`); writes nothing.
 """
 
 from __future__ import annotations
@@ -11,22 +11,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from eval.run.records import Record, RunDescription, iter_records, read_run, records_path
-from eval.samples import Samples, collect
-from eval.statistics.bootstrap import generator
-from eval.statistics.metrics import METRICS, Resampled, mean_of, resample
+from eval.records import (
+    BenchmarkDescription,
+    Record,
+    RunDescription,
+    iter_records,
+    read_run,
+    records_path,
+)
+from eval.statistics.bootstrap import make_generator
+from eval.statistics.metrics import METRICS, Resampled, average_metrics, resample
 from eval.statistics.paired import (
     PairedAverage,
     PairedBenchmark,
-    average,
+    average_benchmarks,
     compare_benchmark,
-    corrected,
+    correct_p_values,
 )
+from eval.statistics.samples import Samples, collect_samples
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's description and the columns of its records."""
+    """A run: its description, and its records as columns."""
 
     name: str
     folder: Path
@@ -34,12 +41,12 @@ class Run:
     samples: dict[str, Samples]
     """By benchmark."""
     inputs: dict[str, dict[str, tuple[bytes, bytes]]]
-    """By benchmark and problem id: digests of question with label, and of the prompt."""
+    """By benchmark and problem id: digest of question and label, digest of the prompt."""
 
 
 @dataclass(frozen=True)
 class RunPair:
-    """One run against the baseline."""
+    """One run compared with the baseline."""
 
     other: Run
     benchmarks: dict[str, PairedBenchmark]
@@ -48,20 +55,20 @@ class RunPair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything a report says."""
+    """Everything that a report shows."""
 
     runs: list[Run]
     """The baseline first."""
     benchmarks: list[str]
-    """Those that all runs have."""
+    """The benchmarks that all runs have."""
     metrics: dict[str, dict[str, dict[str, Resampled]]]
-    """By run, benchmark and metric, over all of a run's own problems."""
+    """By run, benchmark and metric, over all problems of that run."""
     averages: dict[str, dict[str, Resampled]]
     """By run and metric."""
     k: int
     pairs: list[RunPair]
     notes: list[str]
-    """What a reader has to know: what was left out, what differs."""
+    """What was left out, and what differs between the runs."""
 
     @property
     def baseline(self) -> Run:
@@ -76,35 +83,41 @@ def compare_runs(
     num_resamples: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
-    """
+    """Reads the runs and computes all metrics and paired differences.
+
     Args:
-        allow_different_inputs: compare runs over different data or prompts; the notes name what
-            differs.
-        k: pass@k; the smallest number of samples per problem of any run where None.
+        folders: one per run, the baseline first.
+        allow_different_inputs: compare runs even if data or prompts differ. The notes then list the
+            differences.
+        k: for pass@k; None is the smallest number of samples per problem of any run.
+        num_resamples: of the bootstrap and of permutation tests.
+        seed: of all resampling.
     Raises:
-        ValueError: fewer than two runs, a folder that is no run, no benchmark in common, inputs
-            that differ, or pass@k of too few samples.
+        ValueError: there are fewer than two runs, a folder holds no run, the runs have no benchmark
+            in common, their inputs differ, or k is larger than the number of samples.
     """
     if len(folders) < 2:
-        raise ValueError(f"a comparison needs two runs or more, there is {len(folders)}")
-    runs = [load_run(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+        raise ValueError(f"a comparison needs two runs or more, got {len(folders)}")
+    runs = [
+        load_run(folder, name) for folder, name in zip(folders, _name_runs(folders), strict=True)
+    ]
     benchmarks = [b for b in runs[0].samples if all(b in run.samples for run in runs)]
     if not benchmarks:
         has = "; ".join(f"{run.name} has {', '.join(run.samples) or 'none'}" for run in runs)
         raise ValueError(f"the runs have no benchmark in common: {has}")
-    different = [d for run in runs[1:] for d in different_inputs(runs[0], run, benchmarks)]
+    different = [d for run in runs[1:] for d in find_different_inputs(runs[0], run, benchmarks)]
     if different and not allow_different_inputs:
         raise ValueError(
-            f"the runs were given different inputs, so that their difference is not the models' "
-            f"alone: {'; '.join(different)}. To compare all the same: --allow-different-inputs"
+            f"the runs had different inputs, so more than the models differs: "
+            f"{'; '.join(different)}. To compare them anyway, add --allow-different-inputs"
         )
     fewest = min(run.samples[b].samples_per_problem for run in runs for b in benchmarks)
     if k is not None and k > fewest:
-        raise ValueError(f"pass@{k} needs {k} samples of a problem, a run has {fewest}")
+        raise ValueError(f"pass@{k} needs {k} samples per problem, but a run has {fewest}")
     chosen_k = max(1, fewest) if k is None else k
     metrics = {
         run.name: {
-            b: resample(run.samples[b], chosen_k, num_resamples, generator(seed, b))
+            b: resample(run.samples[b], chosen_k, num_resamples, make_generator(seed, b))
             for b in benchmarks
         }
         for run in runs
@@ -114,19 +127,20 @@ def compare_runs(
         benchmarks=benchmarks,
         metrics=metrics,
         averages={
-            name: {m: mean_of([found[b][m] for b in benchmarks]) for m in METRICS}
+            name: {m: average_metrics([found[b][m] for b in benchmarks]) for m in METRICS}
             for name, found in metrics.items()
         },
         k=chosen_k,
-        pairs=_pairs(runs, benchmarks, num_resamples, seed),
-        notes=[*different, *_notes(runs, benchmarks)],
+        pairs=_pair_runs(runs, benchmarks, num_resamples, seed),
+        notes=[*different, *_make_notes(runs, benchmarks)],
     )
 
 
 def load_run(folder: Path, name: str) -> Run:
-    """
+    """Reads one run.
+
     Raises:
-        ValueError: no run, or a line that is not a record.
+        ValueError: the folder holds no run, or a line is not a record.
     """
     description = read_run(folder)
     samples, inputs = {}, {}
@@ -134,15 +148,15 @@ def load_run(folder: Path, name: str) -> Run:
         path = records_path(folder, benchmark)
         if path.exists():
             digests: dict[str, tuple[bytes, bytes]] = {}
-            samples[benchmark] = collect(_digesting(iter_records(path), digests))
+            samples[benchmark] = collect_samples(_collect_digests(iter_records(path), digests))
             inputs[benchmark] = digests
     return Run(name, folder, description, samples, inputs)
 
 
-def different_inputs(baseline: Run, other: Run, benchmarks: Sequence[str]) -> list[str]:
-    """What two runs were not both given, a phrase each; empty where their inputs are the same.
+def find_different_inputs(baseline: Run, other: Run, benchmarks: Sequence[str]) -> list[str]:
+    """One phrase per difference in data or prompts; empty if the inputs are the same.
 
-    Prompts are compared problem by problem, as the runs may have other benchmarks besides.
+    Prompts are compared problem by problem, because the runs may have further benchmarks.
     """
     found = []
     for name in benchmarks:
@@ -151,52 +165,53 @@ def different_inputs(baseline: Run, other: Run, benchmarks: Sequence[str]) -> li
         common = one.keys() & two.keys()
         if ours.fingerprint != theirs.fingerprint or any(one[i][0] != two[i][0] for i in common):
             found.append(
-                f"{name}: data of {baseline.name} ({_data(ours)}) and {other.name} "
-                f"({_data(theirs)})"
+                f"{name}: data of {baseline.name} ({_describe_data(ours)}) and {other.name} "
+                f"({_describe_data(theirs)})"
             )
         if changed := sorted(i for i in common if one[i][1] != two[i][1]):
             found.append(
                 f"{name}: prompts of {baseline.name} and {other.name} on {len(changed):,} of "
                 f"{len(common):,} problems, the first being {changed[0]!r}"
-                f"{_prompt_parts(baseline, other)}"
+                f"{_list_prompt_differences(baseline, other)}"
             )
     return found
 
 
-def _data(description: object) -> str:
-    fields = ("num_problems", "source", "revision", "fingerprint")
-    num, source, revision, fingerprint = (getattr(description, f) for f in fields)
-    return f"{num:,} problems from {source}, revision {revision}, fingerprint {fingerprint[:12]}"
+def _describe_data(data: BenchmarkDescription) -> str:
+    return (
+        f"{data.num_problems:,} problems from {data.source}, revision {data.revision}, "
+        f"fingerprint {data.fingerprint[:12]}"
+    )
 
 
-def _prompt_parts(baseline: Run, other: Run) -> str:
-    """Which settings explain that prompts differ."""
+def _list_prompt_differences(baseline: Run, other: Run) -> str:
+    """The settings that explain why prompts differ."""
     one, two = baseline.description, other.description
     parts = [
         part.replace("_", " ")
         for part in ("prompt_style", "system_prompt", "instruction", "chat_template")
         if getattr(one, part) != getattr(two, part)
     ]
-    return f" (not the same: {', '.join(parts)})" if parts else ""
+    return f" (different: {', '.join(parts)})" if parts else ""
 
 
-def _pairs(
+def _pair_runs(
     runs: Sequence[Run], benchmarks: Sequence[str], num_resamples: int, seed: int
 ) -> list[RunPair]:
-    """The baseline with every other run; p-values corrected over all benchmarks and runs."""
+    """Pairs the baseline with every other run. Corrects p-values over all benchmarks and runs."""
     baseline = runs[0]
     found = [
         {
             b: compare_benchmark(
-                baseline.samples[b], run.samples[b], num_resamples, generator(seed, b)
+                baseline.samples[b], run.samples[b], num_resamples, make_generator(seed, b)
             )
             for b in benchmarks
         }
         for run in runs[1:]
     ]
     flat = [paired for by_name in found for paired in by_name.values()]
-    accuracy = iter(corrected([p.accuracy.test for p in flat]))
-    tokens = iter(corrected([p.tokens.test for p in flat]))
+    accuracy = iter(correct_p_values([p.accuracy.test for p in flat]))
+    tokens = iter(correct_p_values([p.tokens.test for p in flat]))
     pairs = []
     for run, by_name in zip(runs[1:], found, strict=True):
         tested = {
@@ -207,15 +222,15 @@ def _pairs(
             )
             for b, paired in by_name.items()
         }
-        pairs.append(RunPair(run, tested, average(list(tested.values()))))
+        pairs.append(RunPair(run, tested, average_benchmarks(list(tested.values()))))
     return pairs
 
 
-def _notes(runs: Sequence[Run], benchmarks: Sequence[str]) -> list[str]:
+def _make_notes(runs: Sequence[Run], benchmarks: Sequence[str]) -> list[str]:
     notes = []
     for run in runs:
         if left_out := [b for b in run.description.benchmarks if b not in benchmarks]:
-            notes.append(f"{run.name}: {', '.join(left_out)} left out, as not all runs have it")
+            notes.append(f"{run.name}: {', '.join(left_out)} left out, not all runs have it")
         for name in benchmarks:
             samples = run.samples[name]
             wanted = run.description.benchmarks[name].num_problems
@@ -226,14 +241,13 @@ def _notes(runs: Sequence[Run], benchmarks: Sequence[str]) -> list[str]:
                 )
             if samples.num_errors:
                 notes.append(
-                    f"{run.name}: errors in {name}, left out of every figure: "
-                    f"{samples.num_errors:,}"
+                    f"{run.name}: errors in {name}, left out of all figures: {samples.num_errors:,}"
                 )
-    return [*notes, *_different_settings(runs)]
+    return [*notes, *_note_different_settings(runs)]
 
 
-def _different_settings(runs: Sequence[Run]) -> list[str]:
-    """Settings other than the inputs that may move accuracy or length."""
+def _note_different_settings(runs: Sequence[Run]) -> list[str]:
+    """Settings besides the inputs that may affect accuracy or length."""
     notes = []
     settings = [
         {
@@ -251,12 +265,13 @@ def _different_settings(runs: Sequence[Run]) -> list[str]:
     return notes
 
 
-def _digesting(
+def _collect_digests(
     records: Iterator[Record], digests: dict[str, tuple[bytes, bytes]]
 ) -> Iterator[Record]:
+    """Passes the records on; adds (digest of question and label, digest of prompt) to `digests`."""
     for record in records:
-        asked = f"{record.question}\0{record.label}"
-        digests[record.id] = _digest(asked), _digest(record.prompt)
+        problem = f"{record.question}\0{record.label}"
+        digests[record.id] = _digest(problem), _digest(record.prompt)
         yield record
 
 
@@ -264,16 +279,16 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names, or as much of their paths as tells them apart.
+def _name_runs(folders: Sequence[Path]) -> list[str]:
+    """The folders' names. If two are equal: their paths below the deepest folder they share.
 
     Raises:
-        ValueError: one folder is named twice.
+        ValueError: the same folder is given twice.
     """
     paths = [folder.resolve() for folder in folders]
     for path in paths:
         if paths.count(path) > 1:
-            raise ValueError(f"{path} is named twice")
+            raise ValueError(f"{path} is given twice")
     if len({path.name for path in paths}) == len(paths):
         return [path.name for path in paths]
     shared = os.path.commonpath([path.parent for path in paths])

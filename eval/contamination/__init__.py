@@ -1,0 +1,1 @@
+"""python -m eval contamination: finds benchmark problems in a training file."""

@@ -1,7 +1,7 @@
-"""Which problems of the benchmarks stand in a training file.
+"""Finds the benchmark problems that a training file contains.
 
-Every text of a row is searched: of a JSON object all strings, however deep (prompt, question,
-problem, messages, solutions, ...), each by itself, so that no n-gram spans two of them.
+All strings of a row are searched, however deep in its JSON (prompt, question, problem, messages,
+solutions, ...). Each string is searched separately, so that no n-gram spans two of them.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from sar.contamination import NGRAM_WORDS, ContaminationIndex, Match
 
 @dataclass(frozen=True)
 class ContaminatedProblem:
-    """A problem and the first row that holds it; one that holds all of it before one that shares
-    an n-gram."""
+    """A problem, and the first row that contains all of it; without one, the first row that shares
+    an n-gram with it."""
 
     benchmark: str
     id: str
     question: str
     whole: bool
-    """The row holds the whole question, its words compared without case and punctuation."""
+    """True if the row has the whole question, ignoring case and punctuation."""
     ngram: str
-    """The first words shared."""
+    """The first n-gram that they share."""
     line: int
-    """Line of the training file, from 1."""
+    """Line number in the training file, from 1."""
     field: str
-    """Where in the row, such as `messages.0.content`."""
+    """Place in the row, such as `messages.0.content`."""
     num_lines: int
-    """Lines that share an n-gram with it."""
+    """Number of lines that share an n-gram with it."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class _Found:
 
 
 class ContaminationSearch:
-    """Problems that training rows are held against, one row at a time."""
+    """Searches training rows for problems, one row at a time."""
 
     def __init__(self, problems: Mapping[str, Sequence[Problem]], n: int = NGRAM_WORDS) -> None:
         """
@@ -59,8 +59,13 @@ class ContaminationSearch:
         self._found: dict[int, _Found] = {}
 
     def add(self, line: int, row: Any) -> None:
-        """Looks for all problems in one row, any JSON value."""
-        for field, text in texts(row):
+        """Searches one row for all problems.
+
+        Args:
+            line: its line number.
+            row: any JSON value.
+        """
+        for field, text in iter_texts(row):
             for match in self._index.find_matches(text):
                 found = self._found.get(match.question)
                 if found is None:
@@ -72,8 +77,8 @@ class ContaminationSearch:
                 if match.whole and not found.match.whole:
                     found.match, found.line, found.field = match, line, field
 
-    def problems(self) -> list[ContaminatedProblem]:
-        """What was found so far, in the problems' order."""
+    def list_problems(self) -> list[ContaminatedProblem]:
+        """The problems found so far, in the order of the benchmarks."""
         listed = []
         for index, found in sorted(self._found.items()):
             benchmark, problem = self._problems[index]
@@ -92,21 +97,20 @@ class ContaminationSearch:
         return listed
 
 
-def texts(row: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every string of a JSON value with its place in it."""
+def iter_texts(row: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yields (place, string) for every string of a JSON value."""
     if isinstance(row, str):
         yield path, row
     elif isinstance(row, Mapping):
         for key, value in row.items():
-            yield from texts(value, f"{path}.{key}" if path else str(key))
+            yield from iter_texts(value, f"{path}.{key}" if path else str(key))
     elif isinstance(row, list):
         for index, value in enumerate(row):
-            yield from texts(value, f"{path}.{index}" if path else str(index))
+            yield from iter_texts(value, f"{path}.{index}" if path else str(index))
 
 
-def training_rows(path: Path) -> Iterator[tuple[int, int, Any]]:
-    """Line number from 1, size of the line in bytes, and the row, of a file of JSON lines; empty
-    lines are passed over.
+def iter_training_rows(path: Path) -> Iterator[tuple[int, int, Any]]:
+    """Yields (line number from 1, bytes of the line, row) of JSON lines. Skips empty lines.
 
     Raises:
         ValueError: a line is not JSON; names file and line.
@@ -119,6 +123,6 @@ def training_rows(path: Path) -> Iterator[tuple[int, int, Any]]:
                 row = json.loads(line)
             except ValueError as error:
                 raise ValueError(
-                    f"{path}, line {number}: not JSON ({error}); one JSON value a line is needed"
+                    f"{path}, line {number}: not JSON ({error}); each line must be one JSON value"
                 ) from None
             yield number, len(line), row

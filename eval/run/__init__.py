@@ -1,0 +1,1 @@
+"""python -m eval run: asks a model the problems, grades its responses and records them."""

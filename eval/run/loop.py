@@ -1,7 +1,8 @@
-"""Generates, grades and records at the same time, a few samples ahead of each other.
+"""Generates, grades and records samples at the same time.
 
-The backend yields completions as they finish. Each is graded in a grader process while the next are
-generated, and written as soon as its verdict is there. Memory holds what is in flight only.
+The backend yields completions as they finish. A grader process grades each one while the backend
+generates the next, and the record is written as soon as it is graded. Memory holds only the samples
+in flight.
 """
 
 from __future__ import annotations
@@ -16,46 +17,47 @@ from dataclasses import dataclass
 from eval.backends.base import Backend, Completion, Request
 from eval.benchmarks import Benchmark, Problem
 from eval.errors import UserError
-from eval.grading import Grader
-from eval.prompts import PromptStyle
-from eval.run.records import Record
+from eval.records import Record
+from eval.run.grading import Grader
+from eval.run.prompts import PromptStyle
 from sar.errors import one_line
 
-# Responses that wait for a verdict, per grader process, before generation has to wait for them.
-_AHEAD_PER_WORKER = 16
-# A backend that answers nothing but errors will not recover by itself.
-_MAX_ERRORS_IN_A_ROW = 100
+# Responses per grader process that may wait for a verdict. Beyond that, generation pauses.
+_MAX_UNGRADED_PER_WORKER = 16
+# After so many consecutive errors we assume that the backend will not recover.
+_MAX_CONSECUTIVE_ERRORS = 100
 
 
 @dataclass(frozen=True)
 class Task:
-    """One sample that is to be made."""
+    """One sample to generate and grade."""
 
     benchmark: Benchmark
     problem: Problem
     sample: int
 
 
-def requests_of(
+def make_requests(
     tasks: Iterable[Task], backend: Backend, style: PromptStyle, seed: int | None
 ) -> Iterator[Request]:
-    """
+    """Yields the backend request of each task.
+
     Args:
-        seed: the run's; None when greedy.
+        seed: the run's seed; None when decoding is greedy.
     """
     for task in tasks:
-        user_turn = style.user_turn(task.problem.question, task.benchmark.joiner)
+        user_turn = style.format_user_turn(task.problem.question, task.benchmark.joiner)
         yield Request(
             key=task,
             system_prompt=style.system_prompt,
             user_turn=user_turn,
-            prompt=backend.prompt(style.system_prompt, user_turn),
-            seed=None if seed is None else sample_seed(seed, task),
+            prompt=backend.render_prompt(style.system_prompt, user_turn),
+            seed=None if seed is None else derive_seed(seed, task),
         )
 
 
-def sample_seed(seed: int, task: Task) -> int:
-    """A seed of its own for each sample, the same in every run with this seed; 31 bits."""
+def derive_seed(seed: int, task: Task) -> int:
+    """The seed of one sample, 31 bits. It depends only on the run's seed and the task."""
     text = f"{seed}/{task.benchmark.name}/{task.problem.id}/{task.sample}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
 
@@ -64,55 +66,57 @@ def ask_and_grade(
     requests: Iterable[Request],
     backend: Backend,
     grader: Grader,
-    record: Callable[[Task, Record], None],
+    write: Callable[[Task, Record], None],
     num_workers: int,
 ) -> None:
-    """Answers, grades and records all requests.
+    """Generates a response to every request, grades it and passes on its record.
 
     Args:
-        record: takes each record as it is ready; called by one thread at a time.
-        num_workers: the grader's processes.
+        write: called with each record as soon as it is ready, by one thread at a time.
+        num_workers: number of the grader's processes.
     Raises:
-        UserError: the backend fails time and again.
+        UserError: the backend failed 100 times in a row.
+        Exception: whatever `write` raised, such as OSError on a full disk.
     """
-    recording = threading.Lock()
+    writing = threading.Lock()
 
     def finish(completion: Completion) -> None:
-        done = graded(completion, grader)
-        with recording:
-            record(completion.request.key, done)
+        record = grade_completion(completion, grader)
+        with writing:
+            write(completion.request.key, record)
 
-    room = threading.BoundedSemaphore(_AHEAD_PER_WORKER * num_workers)
-    errors_in_a_row = 0
+    room = threading.BoundedSemaphore(_MAX_UNGRADED_PER_WORKER * num_workers)
+    num_consecutive_errors = 0
     with (
         ThreadPoolExecutor(2 * num_workers, thread_name_prefix="grading") as pool,
         closing(backend.generate(requests)) as completions,
     ):
         pending: set[Future[None]] = set()
         for completion in completions:
-            errors_in_a_row = errors_in_a_row + 1 if completion.error else 0
+            num_consecutive_errors = num_consecutive_errors + 1 if completion.error else 0
             room.acquire()
             future = pool.submit(finish, completion)
             future.add_done_callback(lambda _: room.release())
-            pending = _still_pending({*pending, future})
-            if errors_in_a_row == _MAX_ERRORS_IN_A_ROW:
+            pending = _drop_done({*pending, future})
+            if num_consecutive_errors == _MAX_CONSECUTIVE_ERRORS:
                 raise UserError(
-                    f"stopped after {errors_in_a_row} errors in a row, the last: {completion.error}"
+                    f"stopped after {num_consecutive_errors} errors in a row, "
+                    f"the last: {completion.error}"
                 )
         for future in pending:
             future.result()
 
 
-def graded(completion: Completion, grader: Grader) -> Record:
-    """The record of a completion; a grader that fails is an error, never a wrong answer."""
+def grade_completion(completion: Completion, grader: Grader) -> Record:
+    """Grades one completion. If the grader fails, the record is an error, not a wrong answer."""
     task: Task = completion.request.key
     error, verdict = completion.error, None
     if completion.response is not None and error is None:
         try:
-            verdict = grader.verdict(
+            verdict = grader.grade(
                 completion.request.prompt, completion.response, task.problem.label
             )
-        except Exception as failure:  # noqa: BLE001  whatever it is, the run's other samples go on
+        except Exception as failure:  # noqa: BLE001  the other samples of the run go on
             error = f"the grader failed: {one_line(failure)}"
     return Record(
         id=task.problem.id,
@@ -131,8 +135,8 @@ def graded(completion: Completion, grader: Grader) -> Record:
     )
 
 
-def _still_pending(futures: set[Future[None]]) -> set[Future[None]]:
-    """Those that are not done; what failed in one that is, such as a full disk, is raised."""
+def _drop_done(futures: set[Future[None]]) -> set[Future[None]]:
+    """The futures that are not done yet. Raises what a done one raised, such as a full disk."""
     done = {future for future in futures if future.done()}
     for future in done:
         future.result()

@@ -1,4 +1,4 @@
-"""The folder of a run: its description, its records, what of it is done, and one run at a time."""
+"""The folder of a run: its lock, which samples are done, and whether it may be resumed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from eval.errors import UserError
-from eval.run.config import DEFINING_FLAGS
-from eval.run.records import (
+from eval.records import (
     RUN_FILE,
     BenchmarkDescription,
     RecordWriter,
@@ -22,6 +20,8 @@ from eval.run.records import (
     read_run,
     records_path,
 )
+from eval.run.config import DEFINING_SETTINGS, RunConfig
+from eval.run.prompts import PromptStyle
 
 _LOCK_FILE = ".lock"
 _PACKAGES = (
@@ -32,19 +32,19 @@ _PACKAGES = (
 
 @dataclass
 class Done:
-    """What the records of a benchmark hold already."""
+    """The samples of one benchmark that are already graded."""
 
     keys: set[tuple[str, int]] = field(default_factory=set)
-    """Samples that were graded, right or wrong; errors are asked again."""
+    """(problem id, sample) of graded samples. Errors are not among them."""
     num_correct: int = 0
 
 
 @contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Makes the folder, and keeps a second run out of it for as long as the context lasts.
+def lock_run(output: Path) -> Iterator[None]:
+    """Creates the folder and locks it for the duration of the block.
 
     Raises:
-        UserError: another run is writing there.
+        UserError: the folder cannot be created, or another run has locked it.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -59,11 +59,11 @@ def locked(output: Path) -> Iterator[None]:
         yield
 
 
-def earlier_run(output: Path, benchmarks: Iterable[str]) -> RunDescription | None:
-    """The description of the run that was started here before, if there was one.
+def read_earlier_run(output: Path, benchmarks: Iterable[str]) -> RunDescription | None:
+    """Reads the description of the run that the folder already holds; None if it holds none.
 
     Raises:
-        UserError: there are records without a description, or it cannot be read.
+        UserError: run.json is broken, or it is missing beside records.
     """
     if (output / RUN_FILE).exists():
         return read_run(output)
@@ -74,52 +74,54 @@ def earlier_run(output: Path, benchmarks: Iterable[str]) -> RunDescription | Non
 
 
 def refuse_other_run(
-    output: Path,
+    config: RunConfig,
     earlier: RunDescription,
-    *,
-    flags: Mapping[str, Any],
-    system_prompt: str,
-    instruction: str,
+    style: PromptStyle,
     benchmarks: Mapping[str, BenchmarkDescription],
 ) -> None:
-    """
+    """Checks that the run in the folder measures the same as this one.
+
+    Args:
+        earlier: the run in the folder. All other arguments belong to this run.
     Raises:
-        UserError: the run in the folder measured something else; says what differs.
+        UserError: it does not; the message lists the differences.
     """
+    flags = config.to_json()
     different = [
         f"--{name.replace('_', '-')} was {earlier.flags.get(name)!r} and is {flags[name]!r}"
-        for name in DEFINING_FLAGS
+        for name in DEFINING_SETTINGS
         if earlier.flags.get(name) != flags[name]
     ]
-    if earlier.system_prompt != system_prompt:
-        different.append("the system prompt is another")
-    if earlier.instruction != instruction:
-        different.append("the instruction is another")
+    if earlier.system_prompt != style.system_prompt:
+        different.append("the system prompt differs")
+    if earlier.instruction != style.instruction:
+        different.append("the instruction differs")
     for name, described in benchmarks.items():
         before = earlier.benchmarks.get(name)
         if before and before.fingerprint != described.fingerprint:
             different.append(
-                f"the problems of {name} are others ({before.num_problems} from {before.source}, "
+                f"the problems of {name} differ ({before.num_problems} from {before.source}, "
                 f"now {described.num_problems} from {described.source})"
             )
-    _refuse(output, different)
+    _raise_if_different(config.output, different)
 
 
 def refuse_other_prompts(output: Path, earlier: RunDescription, now: RunDescription) -> None:
-    """
+    """Checks that both runs give the model the same prompts.
+
     Raises:
-        UserError: the model would be given other prompts than in the run in the folder.
+        UserError: they do not.
     """
     different = []
     if earlier.chat_template != now.chat_template:
-        different.append("the chat template is another")
+        different.append("the chat template differs")
     elif earlier.prompts_fingerprint != now.prompts_fingerprint:
-        different.append("the prompts are others")
-    _refuse(output, different)
+        different.append("the prompts differ")
+    _raise_if_different(output, different)
 
 
-def changed_versions(earlier: RunDescription, now: RunDescription) -> list[str]:
-    """Packages that are not what they were when the run was started, for a warning."""
+def find_changed_versions(earlier: RunDescription, now: RunDescription) -> list[str]:
+    """Package versions that changed since the run was started, as `name old -> new`."""
     return [
         f"{name} {earlier.versions.get(name, 'absent')} -> {now.versions.get(name, 'absent')}"
         for name in sorted({*earlier.versions, *now.versions})
@@ -128,10 +130,10 @@ def changed_versions(earlier: RunDescription, now: RunDescription) -> list[str]:
 
 
 def read_done(output: Path, benchmark: str) -> Done:
-    """What is done of a benchmark; the last record of a sample counts.
+    """Reads which samples of a benchmark are graded. Of several records of one, the last counts.
 
     Raises:
-        UserError: its file holds a line that is no record.
+        UserError: a line of the file is not a record.
     """
     path = records_path(output, benchmark)
     if not path.exists():
@@ -144,8 +146,8 @@ def read_done(output: Path, benchmark: str) -> Done:
 
 
 @contextmanager
-def record_writers(output: Path, benchmarks: Iterable[str]) -> Iterator[dict[str, RecordWriter]]:
-    """A writer for each benchmark, open for as long as the context lasts."""
+def open_writers(output: Path, benchmarks: Iterable[str]) -> Iterator[dict[str, RecordWriter]]:
+    """Opens a record writer for each benchmark, and closes them after the block."""
     with ExitStack() as stack:
         yield {
             name: stack.enter_context(closing(RecordWriter(records_path(output, name))))
@@ -153,8 +155,8 @@ def record_writers(output: Path, benchmarks: Iterable[str]) -> Iterator[dict[str
         }
 
 
-def versions() -> dict[str, str]:
-    """Python, the platform, and the packages that are installed of those that take part."""
+def collect_versions() -> dict[str, str]:
+    """Versions of Python, the platform, and those of `_PACKAGES` that are installed."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in _PACKAGES:
         try:
@@ -164,7 +166,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _refuse(output: Path, different: list[str]) -> None:
+def _raise_if_different(output: Path, different: list[str]) -> None:
     if different:
         raise UserError(
             f"--output {output}: holds another run: {'; '.join(different)}; choose another folder"

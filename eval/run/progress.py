@@ -7,29 +7,30 @@ import time
 
 from tqdm import tqdm
 
-from eval.run.records import Record
+from eval.records import Record
 
-# Where nobody watches, such as in a log file, a line now and then.
+# A log file gets a line every 30 s, a terminal an update every 0.3 s.
 _LOG_INTERVAL_S = 30.0
 _TERMINAL_INTERVAL_S = 0.3
 
 
 class Progress:
-    """Counts records and draws them on stderr."""
+    """Counts records and shows them on stderr."""
 
     def __init__(self, *, total: int, num_done: int, num_correct: int) -> None:
         """
         Args:
-            total: samples of the whole run.
-            num_done: graded before this start, and how many of those were right.
+            total: number of samples in the whole run.
+            num_done: samples that an earlier start of this run has graded.
+            num_correct: how many of those are correct.
         """
-        is_watched = sys.stderr.isatty()
+        is_terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=total,
             initial=num_done,
             unit=" samples",
-            dynamic_ncols=is_watched,
-            mininterval=_TERMINAL_INTERVAL_S if is_watched else _LOG_INTERVAL_S,
+            dynamic_ncols=is_terminal,
+            mininterval=_TERMINAL_INTERVAL_S if is_terminal else _LOG_INTERVAL_S,
         )
         self._num_graded = num_done
         self._num_correct = num_correct
@@ -38,7 +39,7 @@ class Progress:
         self._started = time.monotonic()
 
     def count(self, benchmark: str, record: Record) -> None:
-        """Takes a new record in."""
+        """Adds a new record to the counts and updates the bar."""
         if record.correct is None:
             self._num_errors += 1
         else:

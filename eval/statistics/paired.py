@@ -1,8 +1,8 @@
-"""Two runs over the same problems: differences in accuracy and length, problem by problem.
+"""Two runs over the same problems: paired differences in accuracy and length, and their tests.
 
-Pairing by problem takes the problems' difficulty out of the difference, which is what makes small
-differences visible (Miller, arXiv:2411.00640, on paired comparisons). For n > 1 a problem counts
-with the mean over its samples; samples of two runs have no order that could pair them.
+Pairing by problem removes the problems' difficulty from the difference, so smaller differences
+become visible (Miller, arXiv:2411.00640, on paired comparisons). For n > 1 a problem counts with
+the mean over its samples, because samples of two runs have no order that could pair them.
 
 Shapes: P problems that both runs have, R resamples. A gain is other minus baseline.
 """
@@ -15,16 +15,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.stats import binomtest
 
-from eval.samples import Floats, Samples, divide
 from eval.statistics.bootstrap import (
-    around_certainty,
-    resampled_ratios,
-    share_as_far,
-    sign_flip_p,
-    sign_flips,
-    unseen_chance,
+    apply_unseen_rates,
+    draw_sign_flips,
+    draw_unseen_rates,
+    permutation_p_value,
+    resample_ratios,
+    sign_flip_p_value,
 )
-from eval.statistics.metrics import Resampled, mean_of
+from eval.statistics.metrics import Resampled, average_metrics
+from eval.statistics.samples import Floats, Samples, divide
 
 AES_ACCURACY_WEIGHT = 5.0
 MCNEMAR = "McNemar's exact test"
@@ -33,24 +33,24 @@ SIGN_FLIP = "sign-flip permutation test"
 
 @dataclass(frozen=True)
 class SignificanceTest:
-    """Two-sided, of no difference. The corrected p-values are there once the family is known."""
+    """A two-sided test of no difference. `correct_p_values` fills in holm and bonferroni."""
 
     name: str
     p: float | None
-    """None where there is nothing to test."""
+    """None if there is nothing to test."""
     holm: float | None = None
     bonferroni: float | None = None
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Baseline, other, and other minus baseline, over the problems that both have."""
+    """One measure of both runs, and the gain, over the problems that both runs have."""
 
     baseline: Resampled
     other: Resampled
     gain: Resampled
     flips_R: Floats
-    """Gains under random exchange of the two runs, problem by problem."""
+    """Gains with random signs: the distribution if the runs are exchangeable on each problem."""
     test: SignificanceTest
 
 
@@ -59,14 +59,14 @@ class PairedBenchmark:
     """One benchmark of two runs."""
 
     accuracy: Difference
-    """Shares of 1; a problem counts with the share of its samples that are correct."""
+    """As shares of 1. A problem counts with the share of its samples that are correct."""
     tokens: Difference
-    """Response length; a problem counts with the mean over its samples."""
+    """Response length. A problem counts with the mean over its samples."""
     aes: Resampled
     num_left_out: int
-    """Problems of either run without a graded sample in both: missing, or errors only."""
+    """Problems that lack a graded sample in either run: missing there, or errors only."""
     num_better: int
-    """Problems on which the other run is more often right than the baseline."""
+    """Problems on which the other run is correct more often than the baseline."""
     num_worse: int
     samples_per_problem: tuple[int, int]
 
@@ -77,7 +77,7 @@ class PairedBenchmark:
 
 @dataclass(frozen=True)
 class PairedAverage:
-    """Unweighted means over benchmarks; the efficiency score is that of the means."""
+    """Unweighted means over benchmarks. AES is computed from the means."""
 
     accuracy: Difference
     tokens: Difference
@@ -87,7 +87,7 @@ class PairedAverage:
 def compare_benchmark(
     baseline: Samples, other: Samples, num_resamples: int, random: np.random.Generator
 ) -> PairedBenchmark:
-    """Differences over the problems of which both runs have a graded sample."""
+    """Differences over the problems for which both runs have a graded sample."""
     correct_P2, ids = _paired_means(baseline, other, baseline.correct_N, other.correct_N)
     tokens_P2, _ = _paired_means(baseline, other, baseline.num_tokens_N, other.num_tokens_N)
     graded_P = ~np.isnan(correct_P2).any(axis=1)
@@ -95,7 +95,7 @@ def compare_benchmark(
     measured_P = ~np.isnan(tokens_P2).any(axis=1)
     known_P4 = np.repeat(np.stack([np.ones_like(measured_P), measured_P], axis=1), 2, axis=1)
     values_P4 = np.where(known_P4, np.concatenate([correct_P2, tokens_P2], axis=1), 0.0)
-    resamples_R4 = resampled_ratios(values_P4, known_P4.astype(float), num_resamples, random)
+    resamples_R4 = resample_ratios(values_P4, known_P4.astype(float), num_resamples, random)
 
     num_samples = baseline.samples_per_problem, other.samples_per_problem
     accuracy = _difference(correct_P2, resamples_R4[:, :2], random)
@@ -114,17 +114,18 @@ def compare_benchmark(
     )
 
 
-def average(benchmarks: Sequence[PairedBenchmark]) -> PairedAverage:
-    """Over benchmarks, each with the same weight, resampled and exchanged within each."""
+def average_benchmarks(benchmarks: Sequence[PairedBenchmark]) -> PairedAverage:
+    """Unweighted means over benchmarks. Resampling and sign flips happen within each benchmark."""
     accuracy = _mean_difference([b.accuracy for b in benchmarks])
     tokens = _mean_difference([b.tokens for b in benchmarks])
     return PairedAverage(accuracy, tokens, efficiency_score(accuracy, tokens))
 
 
 def efficiency_score(accuracy: Difference, tokens: Difference) -> Resampled:
-    """AES: relative length saved plus 5 times relative accuracy gained, against the baseline.
+    """Accuracy-efficiency score: relative length saved plus 5 times relative accuracy gained.
 
-    Undefined where the baseline has no correct answer, or wrote nothing.
+    Both are relative to the baseline. Undefined if the baseline has no correct answer or only
+    empty responses.
     Source: Han et al., arXiv:2509.05489.
     """
 
@@ -140,9 +141,12 @@ def efficiency_score(accuracy: Difference, tokens: Difference) -> Resampled:
 
 
 def mcnemar(correct_P2: Floats) -> SignificanceTest:
-    """The exact test over problems that one run alone has right, one sample each.
+    """McNemar's exact test, for one sample per problem.
 
-    Source: McNemar (1947); exact: two-sided binomial test of 1/2.
+    It looks at the problems that exactly one run gets right. A two-sided binomial test checks
+    whether either run is that one with probability 1/2.
+
+    Source: McNemar (1947).
     """
     if not len(correct_P2):
         return SignificanceTest(MCNEMAR, None)
@@ -153,10 +157,10 @@ def mcnemar(correct_P2: Floats) -> SignificanceTest:
     return SignificanceTest(MCNEMAR, float(binomtest(better, better + worse).pvalue))
 
 
-def corrected(tests: Sequence[SignificanceTest]) -> list[SignificanceTest]:
-    """The tests of one family with p-values corrected for their number, those without p aside.
+def correct_p_values(tests: Sequence[SignificanceTest]) -> list[SignificanceTest]:
+    """Corrects the p-values of one family of tests for their number. Tests without p do not count.
 
-    Source: Holm (1979); Bonferroni: p times the number of tests.
+    Source: Holm (1979). Bonferroni: p times the number of tests.
     """
     order = sorted((test.p, i) for i, test in enumerate(tests) if test.p is not None)
     found = list(tests)
@@ -170,20 +174,20 @@ def corrected(tests: Sequence[SignificanceTest]) -> list[SignificanceTest]:
 def _paired_means(
     baseline: Samples, other: Samples, baseline_N: Floats, other_N: Floats
 ) -> tuple[Floats, list[str]]:
-    """(P, 2) means per problem of either run, nan where a run has none, and the problems' ids."""
+    """(P, 2) means per problem of the two runs, nan where a run has none; and the problems' ids."""
     ids = sorted({*baseline.ids, *other.ids})
     index = {id_: i for i, id_ in enumerate(ids)}
     means_P2 = np.full((len(ids), 2), np.nan)
     for column, (samples, values_N) in enumerate(((baseline, baseline_N), (other, other_N))):
         rows = [index[id_] for id_ in samples.ids]
-        means_P2[rows, column] = samples.problem_means(values_N)
+        means_P2[rows, column] = samples.mean_per_problem(values_N)
     return means_P2, ids
 
 
 def _difference(values_P2: Floats, resamples_R2: Floats, random: np.random.Generator) -> Difference:
     num_problems = len(values_P2)
     gains_P = values_P2[:, 1] - values_P2[:, 0]
-    flips_R = sign_flips(gains_P, len(resamples_R2), random)
+    flips_R = draw_sign_flips(gains_P, len(resamples_R2), random)
     nothing = num_problems == 0
     baseline, other = (np.nan, np.nan) if nothing else values_P2.mean(axis=0)
     return Difference(
@@ -191,23 +195,23 @@ def _difference(values_P2: Floats, resamples_R2: Floats, random: np.random.Gener
         Resampled(float(other), resamples_R2[:, 1], num_problems),
         Resampled(float(other - baseline), resamples_R2[:, 1] - resamples_R2[:, 0], num_problems),
         flips_R,
-        SignificanceTest(SIGN_FLIP, None if nothing else sign_flip_p(gains_P, flips_R)),
+        SignificanceTest(SIGN_FLIP, None if nothing else sign_flip_p_value(gains_P, flips_R)),
     )
 
 
 def _without_false_certainty(
     accuracy: Difference, correct_P2: Floats, random: np.random.Generator
 ) -> Difference:
-    """Resamples of shares on which all problems agree, replaced by draws of what none showed."""
+    """Replaces the resamples of shares on which all problems agree; see `draw_unseen_rates`."""
     num_problems, num_resamples = len(correct_P2), len(accuracy.flips_R)
-    unseen_R = unseen_chance(max(1, num_problems), num_resamples, random)
+    unseen_R = draw_unseen_rates(max(1, num_problems), num_resamples, random)
     either_way_R = unseen_R * random.choice([-1.0, 1.0], num_resamples)
     gains_P = correct_P2[:, 1] - correct_P2[:, 0]
 
     def replaced(share: Resampled, values_P: Floats, unseen_R: Floats) -> Resampled:
         if not (np.isin(values_P, (-1.0, 0.0, 1.0)) & (values_P == share.value)).all():
             return share
-        return replace(share, resamples_R=around_certainty(share.value, unseen_R))
+        return replace(share, resamples_R=apply_unseen_rates(share.value, unseen_R))
 
     gain = accuracy.gain
     return replace(
@@ -220,11 +224,11 @@ def _without_false_certainty(
 
 def _mean_difference(differences: Sequence[Difference]) -> Difference:
     flips_R = np.mean([d.flips_R for d in differences], axis=0)
-    gain = mean_of([d.gain for d in differences])
-    p = None if np.isnan(gain.value) else share_as_far(gain.value, flips_R)
+    gain = average_metrics([d.gain for d in differences])
+    p = None if np.isnan(gain.value) else permutation_p_value(gain.value, flips_R)
     return Difference(
-        mean_of([d.baseline for d in differences]),
-        mean_of([d.other for d in differences]),
+        average_metrics([d.baseline for d in differences]),
+        average_metrics([d.other for d in differences]),
         gain,
         flips_R,
         SignificanceTest(SIGN_FLIP, p),

@@ -21,8 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from eval.errors import UserError
-from eval.run.output import locked
-from eval.run.records import write_json
+from eval.records import write_json
+from eval.run.output import lock_run
 from recipes.cpu_demo.plan import FULL, QUICK, Run, Settings, plan_runs, start_model_path
 from recipes.cpu_demo.processes import (
     ProcessFailed,
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     started_s = time.monotonic()
     try:
-        with locked(arguments.output):
+        with lock_run(arguments.output):
             _save_settings(settings, arguments.output)
             print("training the start model", file=sys.stderr)
             make_start_model(arguments.output, settings, threading.Event())

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from eval.run.records import iter_records, records_path
-from eval.samples import Floats, collect
-from eval.statistics.bootstrap import generator, resampled_ratios
+from eval.records import iter_records, records_path
+from eval.statistics.bootstrap import make_generator, resample_ratios
 from eval.statistics.metrics import NUM_RESAMPLES, Estimate, Resampled
+from eval.statistics.samples import Floats, collect_samples
 from recipes.cpu_demo.plan import ARMS, BASELINE, Run
 
 
@@ -86,15 +86,17 @@ def measure(evaluations: Sequence[Path], seeds: tuple[int, ...]) -> Measurement:
     Raises:
         ValueError: an evaluation has errors, or other problems than the first one.
     """
-    all_samples = [collect(iter_records(records_path(folder, "demo"))) for folder in evaluations]
+    all_samples = [
+        collect_samples(iter_records(records_path(folder, "demo"))) for folder in evaluations
+    ]
     for folder, samples in zip(evaluations, all_samples, strict=True):
         if samples.num_errors or samples.ids != all_samples[0].ids:
             raise ValueError(f"{folder}: has errors, or other problems than {evaluations[0]}")
     return Measurement(
         all_samples[0].ids,
         seeds,
-        np.stack([samples.problem_means(samples.correct_N) for samples in all_samples]),
-        np.stack([samples.problem_means(samples.num_tokens_N) for samples in all_samples]),
+        np.stack([samples.mean_per_problem(samples.correct_N) for samples in all_samples]),
+        np.stack([samples.mean_per_problem(samples.num_tokens_N) for samples in all_samples]),
     )
 
 
@@ -115,8 +117,8 @@ def build_row(title: str, measured: Measurement, baseline: Measurement | None) -
         ],
         axis=1,
     )
-    resamples_RC = resampled_ratios(
-        columns_PC, np.ones_like(columns_PC), NUM_RESAMPLES, generator(0, "train-demo")
+    resamples_RC = resample_ratios(
+        columns_PC, np.ones_like(columns_PC), NUM_RESAMPLES, make_generator(0, "train-demo")
     )
 
     def estimate(values: Floats, resamples_R: Floats) -> Estimate:

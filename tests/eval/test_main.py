@@ -1,4 +1,4 @@
-"""`python -m eval`: its commands, what they import, and what they say of a wrong one."""
+"""`python -m eval`: its commands, what they import, and unknown commands."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import pytest
 
 from eval.__main__ import main
 from eval.benchmarks import BENCHMARKS
-from eval.prompts import PROMPT_STYLES, prompt_style
-from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_list_names_source_and_licence_of_each(capsys) -> None:
+def test_list_names_source_and_licence_of_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     paragraphs = capsys.readouterr().out.split("\n\n")
     assert len(paragraphs) == len(BENCHMARKS) == 8
@@ -26,8 +24,8 @@ def test_list_names_source_and_licence_of_each(capsys) -> None:
         assert benchmark.is_built_in or f"datasets/{benchmark.source.hub_id}" in paragraph
 
 
-@pytest.mark.parametrize("command", ["run", "list"])
-def test_help_of_a_command(command, capsys) -> None:
+@pytest.mark.parametrize("command", ["run", "compare", "contamination", "list"])
+def test_help_of_a_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exited:
         main([command, "--help"])
     assert exited.value.code == 0
@@ -35,24 +33,25 @@ def test_help_of_a_command(command, capsys) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["walk"], ["--output", "x"]])
-def test_a_command_that_is_none(arguments, capsys) -> None:
+def test_an_unknown_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exited:
         main(arguments)
     assert exited.value.code == 2
     assert "usage: python -m eval" in capsys.readouterr().err
 
 
-def test_help_and_mistakes_load_nothing_heavy() -> None:
+@pytest.mark.parametrize("command", ["run", "compare", "contamination"])
+def test_help_and_mistakes_load_nothing_heavy(command: str) -> None:
     script = (
         "import sys\n"
         "from eval.__main__ import main\n"
-        "try:\n main(['run', '--help'])\n"
+        "try:\n main([sys.argv[1], '--help'])\n"
         "except SystemExit:\n pass\n"
         "heavy = {'torch', 'transformers', 'vllm', 'openai', 'datasets', 'sympy', 'scipy'}\n"
         "print('loaded:', *(heavy & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", script, command],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -60,22 +59,3 @@ def test_help_and_mistakes_load_nothing_heavy() -> None:
         timeout=60,
     )
     assert done.stdout.splitlines()[-1].strip() == "loaded:"
-
-
-def test_the_papers_prompt_is_the_default_style() -> None:
-    style = prompt_style("paper")
-    assert (style.system_prompt, style.instruction) == (DEFAULT_SYSTEM_PROMPT, INSTRUCTION)
-    assert style.user_turn("1+1?", " ") == f"1+1? {INSTRUCTION}"
-    assert style.user_turn("1+1?", "\n") == f"1+1?\n{INSTRUCTION}"
-    joiners = {name: benchmark.joiner for name, benchmark in BENCHMARKS.items()}
-    by_space = {name for name, joiner in joiners.items() if joiner == " "}
-    assert by_space == {"gsm8k", "gsm_symbolic", "math", "prontoqa", "demo"}
-    assert {joiners[name] for name in joiners.keys() - by_space} == {"\n"}
-
-
-def test_other_styles_and_parts_of_ones_own() -> None:
-    assert prompt_style("bare").user_turn("1+1?", "\n") == "1+1?"
-    assert r"\boxed{}" in prompt_style("boxed").user_turn("1+1?", "\n")
-    assert all(not PROMPT_STYLES[name].system_prompt for name in ("bare", "boxed"))
-    mixed = prompt_style("paper", "", "Go.")
-    assert (mixed.system_prompt, mixed.instruction) == ("", "Go.")

@@ -1,18 +1,19 @@
-"""The files of a run: what is written is read back, whatever it holds and wherever it was cut."""
+"""The files of a run: any content is read back, also from a file that was cut short."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.errors import UserError
-from eval.run.output import Done, read_done
-from eval.run.records import (
+from eval.records import (
     BenchmarkDescription,
     Record,
     RecordWriter,
@@ -21,6 +22,7 @@ from eval.run.records import (
     read_run,
     write_json,
 )
+from eval.run.output import Done, read_done
 
 RECORD = Record(
     id="a/1",
@@ -53,13 +55,13 @@ RUN = RunDescription(
 )
 
 
-def _write(path, records) -> None:
+def _write(path: Path, records: Iterable[Record]) -> None:
     with closing(RecordWriter(path)) as writer:
         for record in records:
             writer.write(record)
 
 
-def test_a_line_holds_the_fields_of_the_contract(tmp_path) -> None:
+def test_a_line_holds_the_fields_of_the_contract(tmp_path: Path) -> None:
     _write(tmp_path / "x.jsonl", [RECORD, ERROR])
     lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
     assert lines == [asdict(RECORD), asdict(ERROR)]
@@ -70,15 +72,17 @@ def test_a_line_holds_the_fields_of_the_contract(tmp_path) -> None:
 
 
 @given(text=st.text(st.characters(exclude_categories=())))
-def test_any_text_comes_back(tmp_path_factory, text) -> None:
-    """Line separators and lone surrogates among it."""
+def test_any_text_is_read_back_unchanged(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    """Including line separators and lone surrogates."""
     path = tmp_path_factory.mktemp("records") / "x.jsonl"
     written = replace(RECORD, response=text)
     _write(path, [written, RECORD])
     assert list(iter_records(path)) == [written, RECORD]
 
 
-def test_the_last_record_of_a_sample_counts(tmp_path) -> None:
+def test_the_last_record_of_a_sample_counts(tmp_path: Path) -> None:
     wrong, other = replace(RECORD, sample=1, correct=False), replace(RECORD, id="a/0")
     records = [ERROR, other, wrong, RECORD, replace(ERROR, id="a/0")]
     _write(tmp_path / "x.jsonl", records)
@@ -87,7 +91,7 @@ def test_the_last_record_of_a_sample_counts(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 1, 50, 200])
-def test_a_torn_last_line_is_passed_over_and_cut_off(tmp_path, cut) -> None:
+def test_an_incomplete_last_line_is_skipped_and_removed(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "x.jsonl"
     _write(path, [RECORD, ERROR])
     whole = path.read_bytes()
@@ -98,7 +102,7 @@ def test_a_torn_last_line_is_passed_over_and_cut_off(tmp_path, cut) -> None:
     assert path.read_bytes() == whole
 
 
-def test_a_torn_first_line(tmp_path) -> None:
+def test_an_incomplete_first_line(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"id": "a')
     assert list(iter_records(path)) == []
@@ -106,7 +110,7 @@ def test_a_torn_first_line(tmp_path) -> None:
     assert list(iter_records(path)) == [RECORD]
 
 
-def test_a_torn_line_longer_than_a_block(tmp_path) -> None:
+def test_an_incomplete_line_longer_than_a_block(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     _write(path, [RECORD])
     with path.open("ab") as file:
@@ -124,7 +128,7 @@ def test_a_torn_line_longer_than_a_block(tmp_path) -> None:
         (json.dumps({**asdict(RECORD), "score": 1}), "unknown field 'score'"),
     ],
 )
-def test_a_line_that_is_no_record(tmp_path, line, complaint) -> None:
+def test_a_line_that_is_not_a_record(tmp_path: Path, line: str, complaint: str) -> None:
     path = tmp_path / "x.jsonl"
     _write(path, [RECORD])
     with path.open("a") as file:
@@ -133,19 +137,19 @@ def test_a_line_that_is_no_record(tmp_path, line, complaint) -> None:
         list(iter_records(path))
 
 
-def test_run_description(tmp_path) -> None:
-    write_json(tmp_path / "run.json", RUN.to_json())
+def test_run_description(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", asdict(RUN))
     assert read_run(tmp_path) == RUN
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"model": 1}', "nonsense"])
-def test_a_run_description_that_is_none(tmp_path, text) -> None:
+def test_a_broken_run_description(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(UserError, match=r"run\.json: "):
         read_run(tmp_path)
 
 
-def test_no_run(tmp_path) -> None:
+def test_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run here"):
         read_run(tmp_path)

@@ -24,7 +24,7 @@ def test_numinamath_training_is_what_is_not_held_out(data_folder: Path) -> None:
     training = [p.id for p in numinamath.prepare_training(rows)]
     assert (len(held_out), len(training)) == (4, 43)
     assert held_out.isdisjoint(training)
-    kept = {str(row.index) for row in rows if numinamath.keeps(row)}
+    kept = {str(row.index) for row in rows if numinamath.is_kept(row)}
     assert held_out | set(training) == kept
     assert len(kept) == 47
 
@@ -33,7 +33,7 @@ def test_numinamath_training_is_the_split_of_datasets(data_folder: Path) -> None
     datasets = pytest.importorskip("datasets")
     raw = rows_of(data_folder / "openr1.jsonl")
     rows = [Row("openr1", index, values) for index, values in enumerate(raw)]
-    kept = [str(row.index) for row in rows if numinamath.keeps(row)]
+    kept = [str(row.index) for row in rows if numinamath.is_kept(row)]
     split = datasets.Dataset.from_dict({"id": kept}).train_test_split(test_size=0.08, seed=42)
     assert {p.id for p in numinamath.prepare_training(rows)} == set(split["train"]["id"])
 
@@ -42,7 +42,7 @@ def test_the_filter_agrees_on_edge_rows(data_folder: Path) -> None:
     expected = json.loads((data_folder / "openr1_edge_expected.json").read_text())
     keeps = {one["uuid"]: one["sar_filter_keeps"] for one in expected}
     edge_rows = rows_of(data_folder / "openr1_edge_rows.jsonl")
-    assert {r["uuid"]: numinamath.keeps(Row("edge", 0, r)) for r in edge_rows} == keeps
+    assert {r["uuid"]: numinamath.is_kept(Row("edge", 0, r)) for r in edge_rows} == keeps
     assert (len(keeps), sum(keeps.values())) == (24, 9)
 
 

@@ -1,0 +1,1 @@
+"""python -m eval list: the benchmarks, their sources and licences."""

@@ -1,1 +1,0 @@
-"""A comparison as a reader sees it: Markdown, HTML, figures."""
