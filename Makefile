@@ -5,7 +5,7 @@
 # make train-demo   trains a small model on three rewards, about 40 minutes; QUICK=1: under ten
 # make fuzz    bad input by the thousand, three minutes; a little of it is in make test
 # make serve   the server: make serve MODEL=Qwen/Qwen3-1.7B-Base PORT=5000
-# make lint    ruff, mypy, hadolint, shellcheck
+# make lint    ruff, mypy, import rules, hadolint, shellcheck
 # make image-test   builds the Docker image and runs it, without Docker; as root on Debian
 # make bench   speed and memory, side by side; minutes on two idle cores
 
@@ -49,6 +49,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck --external-sources recipes/*.sh recipes/models/*.sh .ci/run
 
