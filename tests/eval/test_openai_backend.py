@@ -265,7 +265,8 @@ def test_a_server_that_is_too_slow_is_an_error(server: Server) -> None:
 
 
 def test_requests_in_flight_are_bounded_and_taken_a_few_ahead(server: Server) -> None:
-    server.answer = lambda _: (time.sleep(0.01), (200, chat("fine")))[1]
+    three = threading.Barrier(3, timeout=60)  # answers only when three requests are there
+    server.answer = lambda _: (three.wait(), (200, chat("fine")))[1]
     taken: list[int] = []
 
     def requests() -> Iterator[Request]:

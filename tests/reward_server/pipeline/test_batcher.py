@@ -79,7 +79,7 @@ def test_an_idle_batcher_starts_at_once(batcher_of) -> None:
         start = time.perf_counter()
         assert values(batcher.submit([sequence(value)])) == [[value]]
         durations.append(time.perf_counter() - start)
-    assert sorted(durations)[10] < 0.02
+    assert sorted(durations)[10] < 0.05
 
 
 def test_what_arrives_during_a_batch_is_the_next_one(batcher_of) -> None:
@@ -242,11 +242,13 @@ def test_the_time_in_the_scorer_is_counted(batcher_of) -> None:
 
     batcher = batcher_of(SlowScorer())
     assert batcher.counters.busy_share == 0
+    start = time.perf_counter()
     for value in range(3):
         values(batcher.submit([sequence(value, 7)]))
+    elapsed_s = time.perf_counter() - start
     assert batcher.counters.num_tokens == 21
-    assert 0.15 <= batcher.counters.busy_s < 0.25
-    assert batcher.counters.busy_share > 0.8
+    assert 0.15 <= batcher.counters.busy_s <= elapsed_s
+    assert 0.15 / elapsed_s <= batcher.counters.busy_share <= 1
 
 
 def test_the_busy_share_is_that_of_the_latest_stretch_of_work() -> None:
