@@ -47,6 +47,7 @@ def test_a_scorer_that_fails_for_ever_is_told_of_until_it_recovers(
     assert faulty.server.request("/readyz") == (200, {"status": "ready"})
 
 
+@pytest.mark.slow
 def test_a_request_that_takes_too_long_is_refused_and_its_work_dropped(
     start_faulty: Callable[..., Any], rollouts: list[Any], chaos: Any
 ) -> None:
@@ -68,6 +69,7 @@ def test_a_request_that_takes_too_long_is_refused_and_its_work_dropped(
     assert own.stop() == 0
 
 
+@pytest.mark.slow
 def test_overload_is_held_to_the_limit_and_refused_beyond(
     start_faulty: Callable[..., Any], rollouts: list[Any], chaos: Any
 ) -> None:

@@ -86,6 +86,7 @@ def _run(output: Path, *flags: str) -> list[Any]:
     return sorted(iter_records(output / "demo.jsonl"), key=lambda r: r.key)
 
 
+@pytest.mark.slow
 def test_transformers_serve_gives_what_the_transformers_backend_gives(
     served: str, tmp_path: Path, bundled_model_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, A
     return done.stdout, json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_every_part_is_there_and_says_where_it_ran(tiny_run: tuple[str, dict[str, Any]]) -> None:
     printed, document = tiny_run
     assert [part["name"] for part in document["parts"]] == [part.name for part in gpu.PARTS]
@@ -75,6 +76,7 @@ def test_every_part_is_there_and_says_where_it_ran(tiny_run: tuple[str, dict[str
         assert f"| {name} |" in printed
 
 
+@pytest.mark.slow
 def test_figures_are_finite_medians_of_five_or_more(tiny_run: tuple[str, dict[str, Any]]) -> None:
     measurements = tiny_run[1]["measurements"]
     assert len(measurements) > 25
@@ -87,6 +89,7 @@ def test_figures_are_finite_medians_of_five_or_more(tiny_run: tuple[str, dict[st
         assert entry["reached"], entry["name"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_is_named(tiny_run: tuple[str, dict[str, Any]]) -> None:
     reasons = {entry["name"]: entry["reason"] for entry in tiny_run[1]["not_measured"]}
     assert all(reasons.values())
@@ -100,6 +103,7 @@ def test_what_cannot_be_measured_is_named(tiny_run: tuple[str, dict[str, Any]]) 
             assert "not installed" in reasons[name]
 
 
+@pytest.mark.slow
 def test_every_output_head_gives_the_same_numbers_or_a_reason(
     tiny_run: tuple[str, dict[str, Any]],
 ) -> None:
@@ -110,6 +114,7 @@ def test_every_output_head_gives_the_same_numbers_or_a_reason(
     assert any("linear_cross_entropy, the scorer's chunk size, accurate" in name for name in names)
 
 
+@pytest.mark.slow
 def test_the_step_time_is_called_an_assumption(tiny_run: tuple[str, dict[str, Any]]) -> None:
     printed, document = tiny_run
     assert document["assumed_step_seconds"] == 60
@@ -340,6 +345,7 @@ class LLM:
 """
 
 
+@pytest.mark.slow
 def test_vllm_in_a_process_of_its_own(
     pretended_gpu: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -373,6 +379,7 @@ def test_what_is_saved_for_vllm_is_the_model(
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_failing_vllm_is_an_error_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "task.json").write_text("not JSON")
     with pytest.raises(RuntimeError, match="JSONDecodeError"):

@@ -152,6 +152,7 @@ def test_an_unknown_part_is_refused(capsys) -> None:
     assert "no part 'flying'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_quick_run_from_end_to_end(tmp_path) -> None:
     output = tmp_path / "quick.json"
     assert command.main(["--quick", "--only", "scoring,growth", "--output", str(output)]) == 0

@@ -58,6 +58,7 @@ def test_an_answer_that_is_none_is_an_error(serve) -> None:
         send_at_once(serve(b"503 Service Unavailable"), [{}], 30)
 
 
+@pytest.mark.slow
 def test_the_figures_come_out() -> None:
     bare, graded, latency = serving.measure(quick=True)
     assert "64 one-rollout requests" in bare.name
