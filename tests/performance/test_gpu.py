@@ -19,7 +19,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from performance.gpu import head as gpu_head
 from performance.gpu import parts as gpu_parts
 from performance.gpu import run as gpu
 from performance.gpu import vllm as gpu_vllm
@@ -29,11 +28,11 @@ from performance.gpu.models import (
     TINY,
     TINY_LENGTHS,
     Lengths,
-    body_parameters,
+    count_body_parameters,
+    count_packed_work,
+    count_unshared_work,
+    draw_sequences,
     make_model,
-    rollouts,
-    work_in_packs,
-    work_unshared,
 )
 from performance.gpu.timing import Bench, NotMeasured
 from performance.report import Measurement
@@ -194,13 +193,13 @@ def test_the_limits_leave_time_to_start_up_within_eight_minutes() -> None:
 
 @pytest.fixture(scope="module")
 def sequences() -> list[TokenSequence]:
-    return rollouts(3, TINY.vocabulary, TINY_LENGTHS)
+    return draw_sequences(3, TINY.vocabulary, TINY_LENGTHS)
 
 
 def test_body_parameters_are_those_of_the_linear_layers() -> None:
     body = make_model(TINY, CPU, torch.float32).base_model
     linear = (m for m in body.modules() if isinstance(m, torch.nn.Linear))
-    assert body_parameters(TINY) == sum(m.weight.numel() for m in linear)
+    assert count_body_parameters(TINY) == sum(m.weight.numel() for m in linear)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +210,7 @@ def test_body_parameters_are_those_of_the_linear_layers() -> None:
 def test_shapes_have_the_sizes_on_the_model_cards(
     shape: Any, billions: float, billions_without_embedding: float
 ) -> None:
-    body = body_parameters(shape)
+    body = count_body_parameters(shape)
     assert body / 1e9 == pytest.approx(billions_without_embedding, abs=0.05)
     assert (body + shape.hidden * shape.vocabulary) / 1e9 == pytest.approx(billions, abs=0.05)
 
@@ -225,7 +224,7 @@ def test_products_with_weights_are_those_that_pytorch_counts(
         scorer.response_logprobs(sequences)
     counted = counter.get_flop_counts()["Global"]
     products = sum(n for op, n in counted.items() if str(op) in ("aten.mm", "aten.addmm"))
-    work = work_in_packs(TINY, sequences, min(max_tokens, scorer._max_pack_tokens))
+    work = count_packed_work(TINY, sequences, min(max_tokens, scorer._max_pack_tokens))
     assert work.matmul_flops == products
     assert work.response_tokens == sum(len(s.response_ids) for s in sequences)
 
@@ -242,7 +241,7 @@ def test_attention_of_a_whole_sequence_is_the_causal_part_of_what_pytorch_counts
     products = sum(n for op, n in counted.items() if str(op) == "aten.bmm")
     # Turning positions into angles is a product too: of each half of a head, per token.
     products -= 2 * num_tokens * TINY.head_dim // 2
-    work = work_unshared(TINY, [sequence])
+    work = count_unshared_work(TINY, [sequence])
     causal = (num_tokens + 1) / (2 * num_tokens)
     assert work.attention_flops == pytest.approx(products * causal)
 
@@ -254,12 +253,15 @@ def test_attention_in_packs_is_what_tokens_see(
     """Counted over again, token by token, from positions: each sees all before it and itself."""
     seen = sum(int((pack.positions_T + 1).sum()) for pack in plan_packs(sequences, max_tokens))
     width = TINY.num_heads * TINY.head_dim
-    work = work_in_packs(TINY, sequences, max_tokens)
+    work = count_packed_work(TINY, sequences, max_tokens)
     assert work.attention_flops == 2 * 2 * width * TINY.num_layers * seen
 
 
 def test_sharing_saves_tokens_but_no_response(sequences: list[TokenSequence]) -> None:
-    shared, unshared = work_in_packs(TINY, sequences, 10_000), work_unshared(TINY, sequences)
+    shared, unshared = (
+        count_packed_work(TINY, sequences, 10_000),
+        count_unshared_work(TINY, sequences),
+    )
     assert shared.body_tokens < unshared.body_tokens
     assert shared.head_flops == unshared.head_flops
     total = shared + unshared
@@ -272,7 +274,7 @@ def test_sharing_saves_tokens_but_no_response(sequences: list[TokenSequence]) ->
 
 def test_rollouts_are_as_long_as_they_should_be() -> None:
     lengths = Lengths()
-    made = rollouts(40, 1000, lengths)
+    made = draw_sequences(40, 1000, lengths)
     responses = [len(s.response_ids) for s in made[::2]]
     assert len(made) == 40 * 6 * 2
     assert np.mean(responses) == pytest.approx(600, rel=0.1)
@@ -292,12 +294,11 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> Bench:
     bench.limit_s = 10.0
     monkeypatch.setattr(Bench, "is_cuda", True)
 
-    def peak_bytes(device: torch.device, task: Any) -> int:
+    def measure_peak_bytes(device: torch.device, task: Any) -> int:
         task()
         return 3 * 2**30
 
-    for module in (gpu_parts, gpu_head):
-        monkeypatch.setattr(module, "peak_bytes", peak_bytes)
+    monkeypatch.setattr(gpu_parts, "measure_peak_bytes", measure_peak_bytes)
     return bench
 
 

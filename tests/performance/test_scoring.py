@@ -10,9 +10,9 @@ import torch
 
 from performance import __main__ as command
 from performance import growth, report, scoring, workload
-from performance.naive import NaiveScorer, padding_share
+from performance.naive import NaiveScorer, compute_padding_share
 from performance.report import Measurement
-from performance.workload import ModelShape, Rollout
+from performance.workload import ModelShape, SequencePair
 from sar.scoring import TokenSequence
 
 TINY = ModelShape(vocabulary=300, hidden=64, intermediate=96, num_layers=2, head_dim=32)
@@ -25,7 +25,7 @@ def tiny_model():
 
 def test_the_naive_loop_gives_what_each_sequence_gives_alone(tiny_model) -> None:
     rollouts = workload.draw_rollouts(7, TINY.vocabulary, median_response_tokens=20)
-    sequences = workload.sequences_of(rollouts)
+    sequences = workload.list_sequences(rollouts)
     results = NaiveScorer(tiny_model, batch_size=4).response_logprobs(sequences)
     assert len(results) == len(sequences)
     for sequence, logprobs_T in zip(sequences, results, strict=True):
@@ -43,15 +43,17 @@ def test_padding_share_counts_what_is_no_token() -> None:
     def sequence(num_tokens: int) -> TokenSequence:
         return TokenSequence([1], [1] * (num_tokens - 1))
 
-    assert padding_share([[sequence(10)] * 8]) == 0
-    assert padding_share([[sequence(10), sequence(5)], [sequence(4)]]) == pytest.approx(5 / 24)
+    assert compute_padding_share([[sequence(10)] * 8]) == 0
+    assert compute_padding_share([[sequence(10), sequence(5)], [sequence(4)]]) == pytest.approx(
+        5 / 24
+    )
 
 
 def test_the_rollouts_are_groups_in_the_order_they_end() -> None:
     rollouts = workload.draw_rollouts(60, 32_000)
     again = workload.draw_rollouts(60, 32_000)
     assert rollouts == again
-    groups: dict[tuple[int, ...], list[Rollout]] = {}
+    groups: dict[tuple[int, ...], list[SequencePair]] = {}
     for rollout in rollouts:
         assert rollout.with_question.response_ids == rollout.without_question.response_ids
         groups.setdefault(tuple(rollout.with_question.context_ids), []).append(rollout)
@@ -65,25 +67,25 @@ def test_the_rollouts_are_groups_in_the_order_they_end() -> None:
 
 
 def test_a_short_rollout_overtakes_a_long_one() -> None:
-    assert workload._finish_order([50, 10, 30]) == [1, 2, 0]
+    assert workload._order_by_end([50, 10, 30]) == [1, 2, 0]
     # The thirteenth starts when the first of twelve has ended.
-    assert workload._finish_order([5, *[100] * 11, 10]) == [0, 12, *range(1, 12)]
+    assert workload._order_by_end([5, *[100] * 11, 10]) == [0, 12, *range(1, 12)]
 
 
 def test_batches_keep_the_budget_and_the_order() -> None:
     rollouts = workload.draw_rollouts(30, 32_000)
-    batches = workload.server_batches(rollouts, 4000)
-    assert [s for batch in batches for s in batch] == workload.sequences_of(rollouts)
+    batches = workload.split_into_batches(rollouts, 4000)
+    assert [s for batch in batches for s in batch] == workload.list_sequences(rollouts)
     assert len(batches) > 2
     assert all(workload.count_tokens(batch) <= 4000 for batch in batches)
 
 
 def test_distinct_contexts_differ_and_keep_their_lengths() -> None:
     rollouts = workload.draw_rollouts(12, 32_000)
-    distinct = workload.with_distinct_contexts(rollouts, 32_000)
-    sequences = workload.sequences_of(distinct)
+    distinct = workload.make_contexts_distinct(rollouts, 32_000)
+    sequences = workload.list_sequences(distinct)
     assert len({tuple(s.context_ids) for s in sequences}) == 24
-    assert [len(s) for s in sequences] == [len(s) for s in workload.sequences_of(rollouts)]
+    assert [len(s) for s in sequences] == [len(s) for s in workload.list_sequences(rollouts)]
 
 
 def test_different_log_probabilities_are_not_compared_in_speed() -> None:
@@ -102,7 +104,7 @@ def test_an_error_in_a_process_is_raised_by_who_asks() -> None:
 
 
 def test_the_exponent_of_a_power_law() -> None:
-    assert growth._exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+    assert growth._fit_exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
 
 
 FIGURES = [
@@ -113,7 +115,7 @@ FIGURES = [
 
 
 def test_the_table_shows_medians_and_bounds() -> None:
-    assert report.table(FIGURES).splitlines()[2:] == [
+    assert report.format_table(FIGURES).splitlines()[2:] == [
         "| speed | 4 x | 3 to 5 | >= 3.5 | yes |",
         "| memory | 2 x | 2 to 2 | <= 1.3 | NO |",
         "| gain | 1.5 x | 1.5 to 1.5 |  |  |",
@@ -135,7 +137,7 @@ def test_a_missed_bound_fails(monkeypatch, tmp_path, capsys, figures, code) -> N
     monkeypatch.setattr(scoring, "measure", lambda quick: figures)
     output = tmp_path / "x.json"
     assert command.main(["--only", "scoring", "--output", str(output)]) == code
-    assert report.table(figures) in capsys.readouterr().out
+    assert report.format_table(figures) in capsys.readouterr().out
     assert len(json.loads(output.read_text())["measurements"]) == len(figures)
 
 
