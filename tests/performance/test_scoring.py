@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +21,11 @@ TINY = ModelShape(vocabulary=300, hidden=64, intermediate=96, num_layers=2, head
 
 
 @pytest.fixture(scope="module")
-def tiny_model():
+def tiny_model() -> Any:
     return workload.build_model(TINY)
 
 
-def test_the_naive_loop_gives_what_each_sequence_gives_alone(tiny_model) -> None:
+def test_the_naive_loop_gives_what_each_sequence_gives_alone(tiny_model: Any) -> None:
     rollouts = workload.draw_rollouts(7, TINY.vocabulary, median_response_tokens=20)
     sequences = workload.list_sequences(rollouts)
     results = NaiveScorer(tiny_model, batch_size=4).response_logprobs(sequences)
@@ -122,7 +124,7 @@ def test_the_table_shows_medians_and_bounds() -> None:
     ]
 
 
-def test_what_is_saved_can_be_read(tmp_path) -> None:
+def test_what_is_saved_can_be_read(tmp_path: Path) -> None:
     report.save(tmp_path / "new" / "x.json", FIGURES, quick=True)
     saved = json.loads((tmp_path / "new" / "x.json").read_text())
     assert saved["quick"] is True
@@ -133,7 +135,13 @@ def test_what_is_saved_can_be_read(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("figures", "code"), [(FIGURES, 1), ([FIGURES[0], FIGURES[2]], 0)])
-def test_a_missed_bound_fails(monkeypatch, tmp_path, capsys, figures, code) -> None:
+def test_a_missed_bound_fails(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    figures: list[Measurement],
+    code: int,
+) -> None:
     monkeypatch.setattr(scoring, "measure", lambda quick: figures)
     output = tmp_path / "x.json"
     assert command.main(["--only", "scoring", "--output", str(output)]) == code
@@ -141,21 +149,23 @@ def test_a_missed_bound_fails(monkeypatch, tmp_path, capsys, figures, code) -> N
     assert len(json.loads(output.read_text())["measurements"]) == len(figures)
 
 
-def test_a_quick_run_enforces_nothing_and_keeps_nothing(monkeypatch, tmp_path) -> None:
+def test_a_quick_run_enforces_nothing_and_keeps_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(scoring, "measure", lambda quick: FIGURES)
     monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
     assert command.main(["--quick", "--only", "scoring"]) == 0
     assert not (tmp_path / "results").exists()
 
 
-def test_an_unknown_part_is_refused(capsys) -> None:
+def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["--only", "scoring,flying"])
     assert "no part 'flying'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_quick_run_from_end_to_end(tmp_path) -> None:
+def test_a_quick_run_from_end_to_end(tmp_path: Path) -> None:
     output = tmp_path / "quick.json"
     assert command.main(["--quick", "--only", "scoring,growth", "--output", str(output)]) == 0
     saved = json.loads(output.read_text())
