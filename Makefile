@@ -1,20 +1,25 @@
-# make demo    see rewards for a dozen rollouts; needs Python 3.11 and nothing else
-# make test    the suite, without the slow fault tests
-# make chaos   every fault that is injected into live servers; minutes
-# make eval-demo   evaluates the bundled model twice, and compares the runs
+# make demo    rewards a dozen rollouts and explains them; needs Python 3.11 and nothing else
+# make test    the suite without the slow tests, on two cores at once; WORKERS=8 on a larger machine
+# make test-all   every test that needs no GPU and no image, with coverage; half an hour
+# make chaos   injects faults into live servers; about ten minutes
+# make eval-demo   evaluates the bundled model twice and compares the runs
 # make train-demo   trains a small model on three rewards, about 40 minutes; QUICK=1: under ten
-# make fuzz    bad input by the thousand, three minutes; a little of it is in make test
-# make serve   the server: make serve MODEL=Qwen/Qwen3-1.7B-Base PORT=5000
-# make lint    ruff, mypy, hadolint, shellcheck
+# make fuzz    sends thousands of bad requests, three minutes; make test sends a few of them
+# make serve   starts the server: make serve MODEL=Qwen/Qwen3-1.7B-Base PORT=5000
+# make lint    ruff, mypy, import rules, hadolint, shellcheck; make format mends what ruff can
 # make image-test   builds the Docker image and runs it, without Docker; as root on Debian
-# make bench   speed and memory, side by side; minutes on two idle cores
+# make bench   measures speed and memory; minutes on two idle cores
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 5000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest
+# How many tests run at once.
+WORKERS ?= 2
+IN_PARALLEL := -n $(WORKERS) --dist worksteal
 
-.PHONY: demo eval-demo train-demo test chaos fuzz image-test serve lint format bench clean
+.PHONY: demo eval-demo train-demo test test-all chaos fuzz image-test serve lint format bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m reward_server.demo
@@ -33,22 +38,36 @@ train-demo: .venv/installed-train-demo
 	$(BIN)/python -m recipes.cpu_demo $(if $(QUICK),--quick --output build/train-demo-quick)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow" $(IN_PARALLEL)
+
+# Slow tests run one at a time: they load the machine or measure it. Those in tests/chaos run
+# without coverage, which would slow the servers down and take memory.
+test-all: .venv/installed-dev
+	$(PYTEST) -m "not slow" $(IN_PARALLEL) --cov --cov-report=
+	$(PYTEST) -m slow --ignore=tests/chaos --cov --cov-append --cov-report=
+	$(PYTEST) -m slow tests/chaos
+	@mkdir -p build
+	@$(BIN)/coverage report --show-missing --skip-covered > build/coverage.txt
+	@echo "Coverage (lines that no test executes: build/coverage.txt)"
+	@for package in sar reward_server eval recipes performance; do \
+		printf '%-14s %3s %%\n' $$package "$$($(BIN)/coverage report --include="$$package/*" --format=total)"; \
+	done
 
 chaos: .venv/installed-dev
-	$(BIN)/python -m pytest -s tests/chaos
+	$(PYTEST) -s tests/chaos
 
 image-test: .venv/installed-dev
-	IMAGE_TEST=1 $(BIN)/python -m pytest -s --durations=0 --durations-min=1 tests/image
+	IMAGE_TEST=1 $(PYTEST) -s --durations=0 --durations-min=1 tests/image
 
 fuzz: .venv/installed-dev
-	$(BIN)/python -m pytest -q -s --hypothesis-profile=fuzz tests/reward_server/http/test_fuzz.py \
+	$(PYTEST) -q -s --hypothesis-profile=fuzz tests/reward_server/http/test_fuzz.py \
 		tests/reward_server/http/test_fuzz_http.py tests/reward_server/http/test_attacks.py
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck --external-sources recipes/*.sh .ci/run
 
@@ -78,11 +97,11 @@ bench: .venv/installed-dev
 	$(PIP) install -q -c constraints.txt -e '.[train-demo]'
 	touch $@
 
-# The tests run OpenRLHF's own client; its dependencies (vllm, deepspeed, ...) are not needed for it.
+# The tests run OpenRLHF's own client, which needs none of its dependencies (vllm, deepspeed, ...).
 .venv/installed-dev: .venv/installed
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
 	$(PIP) install -q -c constraints.txt --no-deps openrlhf
 	touch $@
 
 clean:
-	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* *.egg-info

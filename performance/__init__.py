@@ -1,1 +1,1 @@
-"""Speed and memory, measured side by side: `make bench`; on a GPU, `python -m performance.gpu`."""
+"""Measures speed and memory: `make bench` on a CPU, `python -m performance.gpu` on a GPU."""

@@ -1,8 +1,8 @@
 """python -m performance [--quick] [--only scoring,growth,serving,evaluation] [--output FILE.json]
 
-Prints a table and keeps it as JSON, the picture of the growth beside it; fails if a bound is
-missed. Every figure is a ratio of things measured in turn in the same run, but for those of
-`evaluation`, which are seconds and bytes.
+Prints a table and saves it as JSON, with a plot of `growth` beside it. The exit code is 1 if a
+result misses its bound. `scoring` gives ratios of two times measured one after the other, so that
+a machine that slows down affects both; `serving` and `evaluation` give absolute numbers.
 """
 
 from __future__ import annotations
@@ -14,30 +14,38 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from performance.report import RESULTS, Measurement, save, table
+from performance.report import RESULTS, Measurement, format_table, save
 
 # Modules of this package with `measure(quick: bool) -> list[Measurement]`.
 PARTS = "scoring", "growth", "serving", "evaluation"
 
 
-def _parts(text: str) -> list[str]:
+def _parse_parts(text: str) -> list[str]:
     parts = text.split(",")
     if unknown := [part for part in parts if part not in PARTS]:
-        raise argparse.ArgumentTypeError(f"no part {unknown[0]!r}; there are {', '.join(PARTS)}")
+        raise argparse.ArgumentTypeError(f"no part {unknown[0]!r}; parts are {', '.join(PARTS)}")
     return parts
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The exit code: 1 if a bound is missed."""
-    parser = argparse.ArgumentParser(prog="python -m performance", description="Measures speed.")
-    parser.add_argument(
-        "--quick", action="store_true", help="tiny, to see that it runs: no bounds, no meaning"
+    """Returns the exit code: 1 if a result misses its bound."""
+    parser = argparse.ArgumentParser(
+        prog="python -m performance", description="Measures speed and memory on a CPU."
     )
-    parser.add_argument("--only", type=_parts, default=list(PARTS), metavar="PART,...")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes, to check that it runs; ignores the bounds"
+    )
+    parser.add_argument(
+        "--only",
+        type=_parse_parts,
+        default=list(PARTS),
+        metavar="PART,...",
+        help=f"parts to measure: {', '.join(PARTS)}; default: all",
+    )
     parser.add_argument(
         "--output",
         type=Path,
-        help="JSON file; default: performance/results/cpu.json for a whole run, none for others",
+        help="JSON file; default: performance/results/cpu.json if all parts run in full, else none",
     )
     arguments = parser.parse_args(argv)
     output: Path | None = arguments.output
@@ -45,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         output = RESULTS / "cpu.json"
 
     started = time.monotonic()
-    # First of all, so that a part that cannot be imported fails now and not in minutes.
+    # All imports first: a part that cannot be imported fails now, not after minutes.
     modules = {part: importlib.import_module(f"performance.{part}") for part in arguments.only}
     measurements: list[Measurement] = []
     for part, module in modules.items():
@@ -54,9 +62,9 @@ def main(argv: list[str] | None = None) -> int:
             measured = [replace(m, at_least=None, at_most=None) for m in measured]
         measurements += measured
         if part == "growth" and output:
-            module.draw(measured, output.parent / "growth.png")
+            module.plot(measured, output.parent / "growth.png")
     duration_s = time.monotonic() - started
-    print(f"\n{table(measurements)}\n\n{duration_s:.0f} s", flush=True)
+    print(f"\n{format_table(measurements)}\n\n{duration_s:.0f} s", flush=True)
     if output:
         save(
             output,

@@ -1,9 +1,9 @@
-"""What `python -m eval run` costs beside the model: grading and recording, resuming, memory.
+"""What `python -m eval run` costs besides the model: time to grade, record and resume; memory.
 
     python -m performance --only evaluation
 
-A backend that has its responses ready stands in for the model; all else is the real thing, over
-10,000 problems in GSM8K's schema. Each run is a process of its own, so that its memory can be told.
+A backend with prepared responses replaces the model; everything else is the real code, over 10,000
+problems in GSM8K's schema. Each run is a separate process, so that its memory can be measured.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from sar.models.problems import generate
 
 MAX_GRADING_S = 60.0
 MAX_RESUME_S = 5.0
-# The problem itself, and what of its record the metrics need; texts are not among it.
+# Room for the problem and for the numbers that the metrics need; not for the response.
 MAX_BYTES_PER_SAMPLE = 6000
 NUM_SAMPLES = 10_000
 NUM_RESUMES = 3
 _WORKERS = 2
 _SEED = 7
-# Responses of reasoning models are long: some 3,000 characters go before each.
+# Responses of reasoning models are long: each gets some 3,000 characters in front.
 _FILLER = "First, look at what the question says, and write down each number with its unit. " * 40
 
 
 class ReadyBackend:
-    """Answers each request at once with the response to its problem."""
+    """Answers each request at once with the prepared response to its problem."""
 
     description = BackendDescription(None)
 
@@ -61,13 +61,15 @@ class ReadyBackend:
 
 
 def measure(quick: bool) -> list[Measurement]:
-    """Seconds of a whole run, seconds to start it again, bytes for each further sample."""
+    """Seconds of a run, seconds to start a finished run again, and bytes for each sample."""
     num_samples = NUM_SAMPLES // (50 if quick else 1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _write_problems(folder, num_samples)
-        small, large = (_graded_run(folder, size) for size in (num_samples // 4, num_samples))
-        resumes = [_resumed_run(folder, num_samples) for _ in range(1 if quick else NUM_RESUMES)]
+        small, large = (_measure_run(folder, size) for size in (num_samples // 4, num_samples))
+        resumes = [
+            _time_resumed_run(folder, num_samples) for _ in range(1 if quick else NUM_RESUMES)
+        ]
     growth = (large["peak_bytes"] - small["peak_bytes"]) / (num_samples - num_samples // 4)
     return [
         Measurement(
@@ -94,44 +96,45 @@ def measure(quick: bool) -> list[Measurement]:
 
 
 def _write_problems(folder: Path, num_samples: int) -> None:
-    """A --data-dir that holds problems as GSM8K, and beside it the responses."""
+    """Writes a --data-dir with problems in GSM8K's schema, and their responses beside them."""
     problems = list(islice(generate(_SEED, held_out=True), num_samples))
     rows = [{"question": p.question, "answer": f"{p.concise}\n#### {p.answer}"} for p in problems]
     (folder / "gsm8k.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "responses.json").write_text(json.dumps([p.padded for p in problems]))
 
 
-def _flags(folder: Path, num_samples: int) -> list[str]:
+def _make_flags(folder: Path, num_samples: int) -> list[str]:
     return [
         "--output", str(folder / f"run-{num_samples}"), "--data-dir", str(folder),
         "--benchmarks", "gsm8k", "--limit", str(num_samples), "--grader-workers", str(_WORKERS),
     ]  # fmt: skip
 
 
-def _graded_run(folder: Path, num_samples: int) -> dict[str, Any]:
+def _measure_run(folder: Path, num_samples: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "performance.evaluation", str(folder), str(num_samples)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
-def _resumed_run(folder: Path, num_samples: int) -> float:
-    command = [sys.executable, "-m", "eval", "run", *_flags(folder, num_samples)]
+def _time_resumed_run(folder: Path, num_samples: int) -> float:
+    command = [sys.executable, "-m", "eval", "run", *_make_flags(folder, num_samples)]
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
 
 
 def _run_here(folder: Path, num_samples: int) -> dict[str, float]:
-    """A whole run in this process: its seconds, and the most memory that was resident."""
+    """Runs an evaluation in this process; returns its seconds and its peak resident memory."""
     responses = json.loads((folder / "responses.json").read_text())
-    config = parse_args(_flags(folder, num_samples))
+    config = parse_args(_make_flags(folder, num_samples))
     started = time.perf_counter()
     with (
         patch("eval.run.command.load_backend", lambda _: ReadyBackend(responses)),
         redirect_stdout(StringIO()),
     ):
-        assert run(config) == 0
+        if run(config) != 0:
+            raise RuntimeError("the evaluation failed")
     return {
         "seconds": time.perf_counter() - started,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -1,8 +1,8 @@
-"""How the time of scoring grows with the number of rollouts, and with the length of responses.
+"""How scoring time grows with the number of rollouts and with the length of responses.
 
-The model has the size of the bundled one, random weights and a longer context. The time should be
-linear in both: a slope of 1 in the doubly logarithmic picture. Attention, which is quadratic in the
-length, adds to it for long responses.
+The model has the bundled model's size, random weights and a longer context. Time should grow
+linearly: a slope of 1 in the log-log plot. Attention is quadratic in the length, so the slope is
+somewhat larger for long responses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from performance import workload
 from performance.report import Measurement
 from performance.scoring import ServedScorer
-from performance.workload import SERVER_ENVIRONMENT, ModelShape, Rollout, Scored, Worker
+from performance.workload import SERVER_ENVIRONMENT, ModelShape, Scored, SequencePair, Worker
 
 MAX_EXPONENT = 1.15
 SHAPE = ModelShape(vocabulary=872, intermediate=512, num_layers=4)
@@ -30,7 +30,7 @@ NUM_WARM_UP_SIZES = 3
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured."""
+    """How much to measure."""
 
     repetitions: int = 5
     nums_rollouts: Sequence[int] = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -47,26 +47,29 @@ QUICK = Sizes(
 
 
 def measure(quick: bool) -> list[Measurement]:
-    """Both growths; about two minutes on two cores, `quick` in seconds."""
+    """Measures both exponents; about two minutes on two cores, seconds with `quick`."""
     sizes = QUICK if quick else Sizes()
     with Worker(ServedScorer, SHAPE, environment=SERVER_ENVIRONMENT) as scorer:
         return [
             _measure_growth(
                 scorer,
                 "number of rollouts",
-                {n: _rollouts(n, SHORT_RESPONSE_TOKENS, 0.5) for n in sizes.nums_rollouts},
+                {n: _draw_rollouts(n, SHORT_RESPONSE_TOKENS, 0.5) for n in sizes.nums_rollouts},
                 sizes.repetitions,
             ),
             _measure_growth(
                 scorer,
                 "length of responses",
-                {n: _rollouts(sizes.rollouts_per_length, n, 0) for n in sizes.response_lengths},
+                {
+                    n: _draw_rollouts(sizes.rollouts_per_length, n, 0)
+                    for n in sizes.response_lengths
+                },
                 sizes.repetitions,
             ),
         ]
 
 
-def _rollouts(num_rollouts: int, response_tokens: int, sigma: float) -> list[Rollout]:
+def _draw_rollouts(num_rollouts: int, response_tokens: int, sigma: float) -> list[SequencePair]:
     return workload.draw_rollouts(
         num_rollouts,
         SHAPE.vocabulary,
@@ -78,11 +81,11 @@ def _rollouts(num_rollouts: int, response_tokens: int, sigma: float) -> list[Rol
 
 
 def _measure_growth(
-    scorer: Worker, what: str, rollouts_of: dict[int, list[Rollout]], repetitions: int
+    scorer: Worker, what: str, rollouts_of: dict[int, list[SequencePair]], repetitions: int
 ) -> Measurement:
-    """The exponent of time in size: of each repetition, which times all sizes in turn."""
-    # All at once, not in the server's batches: planning must not be superlinear either.
-    sequences_of = {size: workload.sequences_of(rollouts_of[size]) for size in rollouts_of}
+    """The exponent of scoring time as a power of size. Each repetition times all sizes in turn."""
+    # In one batch, not in the server's batches, so that planning the packs is measured too.
+    sequences_of = {size: workload.list_sequences(rollouts_of[size]) for size in rollouts_of}
     times: dict[int, list[float]] = {size: [] for size in rollouts_of}
     for size in sorted(sequences_of)[:NUM_WARM_UP_SIZES]:
         scorer.ask("score", [sequences_of[size]])
@@ -92,7 +95,9 @@ def _measure_growth(
             times[size].append(scored.seconds)
         print(f"growth: {what}: repetition {repetition + 1} of {repetitions}", flush=True)
     sizes = list(times)
-    exponents = [_exponent(sizes, [times[size][i] for size in sizes]) for i in range(repetitions)]
+    exponents = [
+        _fit_exponent(sizes, [times[size][i] for size in sizes]) for i in range(repetitions)
+    ]
     return Measurement(
         f"growth with the {what}, exponent",
         exponents,
@@ -107,13 +112,13 @@ def _measure_growth(
     )
 
 
-def _exponent(sizes: Sequence[int], times: Sequence[float]) -> float:
-    """The slope of the line of least squares through the logarithms."""
+def _fit_exponent(sizes: Sequence[int], times: Sequence[float]) -> float:
+    """The least-squares slope of log time against log size."""
     return float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
 
 
-def draw(measurements: Sequence[Measurement], path: Path) -> None:
-    """Writes a PNG with a panel for each of the two growths, 1200 x 450 pixels."""
+def plot(measurements: Sequence[Measurement], path: Path) -> None:
+    """Writes a PNG with one panel for each exponent, 1200 x 450 pixels."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -123,13 +128,13 @@ def draw(measurements: Sequence[Measurement], path: Path) -> None:
     by_rollouts, by_length = measurements
     layout = ConstrainedLayoutEngine(wspace=0.06)
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), dpi=100, layout=layout)
-    _draw_panel(
+    _plot_panel(
         axes[0],
         by_rollouts,
         f"Rollouts, responses of about {SHORT_RESPONSE_TOKENS} tokens",
         "number of rollouts",
     )
-    _draw_panel(
+    _plot_panel(
         axes[1],
         by_length,
         f"Response length, {by_length.details['rollouts'][0]} rollouts",
@@ -140,7 +145,7 @@ def draw(measurements: Sequence[Measurement], path: Path) -> None:
     plt.close(figure)
 
 
-def _draw_panel(axis: Any, measurement: Measurement, title: str, label: str) -> None:
+def _plot_panel(axis: Any, measurement: Measurement, title: str, label: str) -> None:
     sizes = measurement.details["sizes"]
     times = measurement.details["times_s"]
     medians = [statistics.median(samples) for samples in times]
@@ -150,7 +155,7 @@ def _draw_panel(axis: Any, measurement: Measurement, title: str, label: str) -> 
             [max(samples) - median for median, samples in zip(medians, times, strict=True)],
         ]
     )
-    # Through the middle of the points, where growth and fixed costs leave it least to chance.
+    # The line of slope 1 goes through the geometric mean of the points.
     middle = float(np.exp(np.mean(np.log(np.divide(medians, sizes)))))
     axis.plot(
         sizes,

@@ -1,7 +1,7 @@
-"""Many one-rollout requests at once, each on a connection of its own, as OpenRLHF sends them.
+"""Sends many one-rollout requests at once, each on its own connection, as OpenRLHF does.
 
-One thread and plain sockets: the load shares the machine with the server that it measures, and
-OpenRLHF's own client (aiohttp) takes about as much of it as the server does.
+Uses one thread and plain sockets. The client shares the machine with the server that it measures,
+and OpenRLHF's own client (aiohttp) would take about as much CPU time as the server.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Exchange:
 
 @dataclass(frozen=True)
 class LoadResult:
-    """Answers in the order of the requests, and the seconds from the first byte to the last."""
+    """Answers in the order of the requests, and seconds from first byte sent to last byte read."""
 
     answers: list[dict[str, Any]]
     elapsed_s: float
@@ -47,7 +47,7 @@ def send_at_once(url: str, payloads: Sequence[dict[str, Any]], timeout_s: float)
     """Sends every request at once and waits for all answers.
 
     Raises:
-        RuntimeError: an answer is not 200, or the time is over.
+        RuntimeError: an answer's status is not 200, or `timeout_s` has passed.
     """
     address = urlsplit(url)
     requests = [encode_request(address.netloc, payload) for payload in payloads]
@@ -65,12 +65,12 @@ def send_at_once(url: str, payloads: Sequence[dict[str, Any]], timeout_s: float)
             if time.perf_counter() - start > timeout_s:
                 raise RuntimeError(f"{len(selector.get_map())} requests without an answer")
             for key, _ in selector.select(timeout=1):
-                _proceed(selector, key.data)
+                _send_or_receive(selector, key.data)
         elapsed_s = time.perf_counter() - start
-    return LoadResult([_parsed(exchange.received) for exchange in exchanges], elapsed_s)
+    return LoadResult([_parse_answer(exchange.received) for exchange in exchanges], elapsed_s)
 
 
-def _proceed(selector: selectors.BaseSelector, exchange: _Exchange) -> None:
+def _send_or_receive(selector: selectors.BaseSelector, exchange: _Exchange) -> None:
     connection = exchange.connection
     if exchange.unsent:
         exchange.unsent = exchange.unsent[connection.send(exchange.unsent) :]
@@ -83,7 +83,7 @@ def _proceed(selector: selectors.BaseSelector, exchange: _Exchange) -> None:
         connection.close()
 
 
-def _parsed(received: bytearray) -> dict[str, Any]:
+def _parse_answer(received: bytearray) -> dict[str, Any]:
     head, _, body = bytes(received).partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 200"):
         raise RuntimeError(f"not an answer: {bytes(received[:300])!r}")

@@ -1,4 +1,4 @@
-"""The loop that everyone writes first: padded batches through the whole model."""
+"""The simplest scorer, to compare with: padded batches through the whole model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ BATCH_SIZE = 8
 
 
 class NaiveScorer:
-    """A `LogprobScorer` without any of the scorer's savings, and without needless slowness.
+    """A `LogprobScorer` without our optimisations, but not made slow on purpose.
 
-    Batches in the order given, padded on the right under an attention mask; the logits of all
-    positions, and a float32 log-softmax over all of them.
+    It takes sequences in the order given, pads each batch on the right under an attention mask, and
+    computes the logits of all positions and a float32 log-softmax over all of them.
 
     Shapes: B sequences, T tokens of the longest, V vocabulary.
     """
@@ -64,8 +64,8 @@ class NaiveScorer:
         ]
 
 
-def padding_share(passes: Sequence[Sequence[TokenSequence]]) -> float:
-    """The share of padding in the tokens that are computed for these passes, 0 to 1."""
+def compute_padding_share(passes: Sequence[Sequence[TokenSequence]]) -> float:
+    """Share of padding, 0 to 1, among the tokens that the naive scorer computes."""
     num_computed = num_real = 0
     for sequences in passes:
         for start in range(0, len(sequences), BATCH_SIZE):

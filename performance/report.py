@@ -1,4 +1,4 @@
-"""What a measurement is, and how measurements are printed and kept."""
+"""A measurement, and how measurements are printed and saved."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Measurement:
-    """One figure beside the bound it has to keep.
+    """One measured quantity and its bound, if it has one.
 
-    `samples` are the figure as it came out of each repetition; `value` is their median.
+    `samples` holds one value per repetition; `value` is their median.
     """
 
     name: str
@@ -44,33 +44,33 @@ class Measurement:
         return "" if self.at_most is None else f"<= {self.at_most:g}"
 
 
-def table(measurements: Sequence[Measurement]) -> str:
-    """The measurements as a Markdown table."""
+def format_table(measurements: Sequence[Measurement]) -> str:
+    """Formats measurements as a Markdown table."""
     lines = ["| measured | median | range | must reach | |", "| --- | --- | --- | --- | --- |"]
     for m in measurements:
         verdict = "" if not m.bound else "yes" if m.is_reached else "NO"
-        spread = f"{_short(min(m.samples))} to {_short(max(m.samples))}"
+        spread = f"{_format_number(min(m.samples))} to {_format_number(max(m.samples))}"
         lines.append(
-            f"| {m.name} | {_short(m.value)} {m.unit} | {spread} | {m.bound} | {verdict} |"
+            f"| {m.name} | {_format_number(m.value)} {m.unit} | {spread} | {m.bound} | {verdict} |"
         )
     return "\n".join(lines)
 
 
-def _short(value: float) -> str:
-    """Three digits, but no exponent."""
+def _format_number(value: float) -> str:
+    """Three significant digits, without an exponent."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def save(path: Path, measurements: Sequence[Measurement], **about: Any) -> None:
-    """Writes the measurements and the machine's description as JSON."""
+    """Writes the measurements, `about` and a description of this machine as JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     entries = [asdict(m) | {"value": m.value, "reached": m.is_reached} for m in measurements]
-    document = {"machine": machine(), **about, "measurements": entries}
+    document = {"machine": describe_machine(), **about, "measurements": entries}
     path.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def machine() -> dict[str, Any]:
-    """Processor, cores, memory and versions: what a figure depends on."""
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores, memory and library versions, which the results depend on."""
     import torch
     import transformers
 

@@ -1,7 +1,7 @@
-"""The scorer beside the naive loop, beside the bare matrix products, and its memory.
+"""Speed of the scorer against the naive scorer and against bare matrix products; its memory.
 
-Each contender lives in a process of its own, set up as its user's would be. They are asked in turn:
-one works while the others wait, and a ratio is of two times taken one right after the other.
+Each of them runs in its own process, configured as its user would. They take turns, so only one
+works at a time, and each ratio compares two times measured one right after the other.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from performance.workload import (
     ModelShape,
     Scored,
     Worker,
-    timed,
+    time_scoring,
 )
 from sar.scoring import TokenSequence
 
 MIN_OVER_NAIVE = 3.5
 MIN_OF_FLOOR = 0.65
 MAX_MEMORY_RATIO = 1.3
-MAX_DIFFERENCE = 1e-4  # nats, between the log-probabilities of scorer and naive loop
+MAX_DIFFERENCE = 1e-4  # nats, between the log-probabilities of the two scorers
 FLOOR_ROWS = 1024
-# The allocator's blocks are not yet what they will be after the first score: the peak settles.
+# The peak settles only after a few scores, because the allocator still adds blocks.
 SETTLING_SCORES = 4
 
 
@@ -42,7 +42,7 @@ SHAPE = ModelShape()
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured."""
+    """How much to measure."""
 
     repetitions: int = 7
     num_rollouts: int = 24
@@ -63,7 +63,7 @@ QUICK = Sizes(
 
 
 class ServedScorer:
-    """The scorer as the server runs it: in one thread, which is not the main one."""
+    """The scorer as the server runs it: in one thread other than the main thread."""
 
     def __init__(self, shape: ModelShape) -> None:
         from sar.scoring.transformers_scorer import TransformersScorer
@@ -75,14 +75,14 @@ class ServedScorer:
         ).result()
 
     def score(self, batches: list[list[TokenSequence]]) -> Scored:
-        return self._thread.submit(timed, self._scorer, batches).result()
+        return self._thread.submit(time_scoring, self._scorer, batches).result()
 
-    def floor(self, num_tokens: int, num_response_tokens: int) -> float:
-        """Seconds of the matrix products alone: those of the body's linear layers for all tokens,
-        the output head's for the response tokens."""
-        return self._thread.submit(self._floor, num_tokens, num_response_tokens).result()
+    def time_matmuls(self, num_tokens: int, num_response_tokens: int) -> float:
+        """Seconds of the matrix products alone ("matmul floor"): the body's linear layers for all
+        tokens, the output head for the response tokens."""
+        return self._thread.submit(self._time_matmuls, num_tokens, num_response_tokens).result()
 
-    def _floor(self, num_tokens: int, num_response_tokens: int) -> float:
+    def _time_matmuls(self, num_tokens: int, num_response_tokens: int) -> float:
         import torch
 
         body = [
@@ -90,7 +90,7 @@ class ServedScorer:
         ]
         head = [self._model.get_output_embeddings().weight]
         rows = {w.shape[1]: torch.randn(FLOOR_ROWS, w.shape[1]) for w in body + head}
-        # Results go to the same place each time: no time is spent on getting memory.
+        # Reuse the result tensors, so that no time goes into allocating memory.
         results = {w.shape[0]: torch.empty(FLOOR_ROWS, w.shape[0]) for w in body + head}
         with torch.inference_mode():
             started = time.perf_counter()
@@ -102,30 +102,30 @@ class ServedScorer:
                         torch.mm(rows[weight.shape[1]][:num], weight.T, out=result)
             return time.perf_counter() - started
 
-    def num_parameters(self) -> tuple[int, int]:
-        """Those of the body's linear layers, those of the output head."""
+    def count_parameters(self) -> tuple[int, int]:
+        """Parameters of the body's linear layers, and of the output head."""
         import torch
 
         linear = [m for m in self._model.base_model.modules() if isinstance(m, torch.nn.Linear)]
         head = self._model.get_output_embeddings().weight
         return sum(m.weight.numel() for m in linear), head.numel()
 
-    def memory(self, batches: list[list[TokenSequence]]) -> tuple[int, int]:
-        """Resident bytes before scoring, and the most while scoring."""
-        # What loading freed would be used again, and not be seen.
+    def measure_memory(self, batches: list[list[TokenSequence]]) -> tuple[int, int]:
+        """Resident bytes before scoring, and the peak while scoring."""
+        # Give back what loading freed: scoring would reuse it, and the peak would not show it.
         with suppress(AttributeError):
             ctypes.CDLL(None).malloc_trim(0)
-        # 5 sets the peak to what is resident now. Where that is not allowed, loading counts too.
+        # Writing 5 resets the recorded peak. Without permission, the peak includes loading.
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-        before = _status_bytes("VmRSS")
+        before = _read_status_bytes("VmRSS")
         for _ in range(SETTLING_SCORES):
             self.score(batches)
-        return before, _status_bytes("VmHWM")
+        return before, _read_status_bytes("VmHWM")
 
 
-class NaiveProcess:
-    """The naive loop in the main thread of a script: first one pass, then the other."""
+class NaiveScript:
+    """The naive scorer in the main thread, as in a script: first one pass, then the other."""
 
     def __init__(self, shape: ModelShape) -> None:
         from performance.naive import NaiveScorer
@@ -133,38 +133,38 @@ class NaiveProcess:
         self._scorer = NaiveScorer(workload.build_model(shape))
 
     def score(self, passes: list[list[TokenSequence]]) -> Scored:
-        return timed(self._scorer, passes)
+        return time_scoring(self._scorer, passes)
 
 
-def _status_bytes(name: str) -> int:
+def _read_status_bytes(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def measure(quick: bool) -> list[Measurement]:
-    """Speed and memory of scoring; under five minutes on two cores, `quick` in half a minute."""
+    """Measures speed and memory; under five minutes on two cores, half a minute with `quick`."""
     sizes = QUICK if quick else Sizes()
     return [*measure_speed(sizes), measure_memory(sizes)]
 
 
 def measure_speed(sizes: Sizes) -> list[Measurement]:
-    """The scorer against the naive loop and the floor, and what sharing contexts gains."""
-    from performance.naive import padding_share
+    """The scorer against the naive scorer and the matmul floor; the gain of shared contexts."""
+    from performance.naive import compute_padding_share
 
     rollouts = workload.draw_rollouts(sizes.num_rollouts, sizes.shape.vocabulary)
-    distinct = workload.with_distinct_contexts(rollouts, sizes.shape.vocabulary)
-    sequences = workload.sequences_of(rollouts)
+    distinct = workload.make_contexts_distinct(rollouts, sizes.shape.vocabulary)
+    sequences = workload.list_sequences(rollouts)
     num_tokens = workload.count_tokens(sequences)
     num_response_tokens = workload.count_response_tokens(sequences)
-    batches = workload.server_batches(rollouts)
+    batches = workload.split_into_batches(rollouts)
     passes = [[r.with_question for r in rollouts], [r.without_question for r in rollouts]]
     times: dict[str, list[float]] = {}
     print(f"scoring: {len(rollouts)} rollouts, {num_tokens:,} tokens in two passes", flush=True)
     with (
-        Worker(NaiveProcess, sizes.shape, environment=DEFAULT_ENVIRONMENT) as naive,
+        Worker(NaiveScript, sizes.shape, environment=DEFAULT_ENVIRONMENT) as naive,
         Worker(ServedScorer, sizes.shape, environment=SERVER_ENVIRONMENT) as scorer,
     ):
-        num_body, num_head = scorer.ask("num_parameters")
+        num_body, num_head = scorer.ask("count_parameters")
         for repetition in range(sizes.repetitions + 1):
             by_naive: Scored = naive.ask("score", passes)
             by_scorer: Scored = scorer.ask("score", batches)
@@ -172,10 +172,10 @@ def measure_speed(sizes: Sizes) -> list[Measurement]:
             taken = {
                 "naive": by_naive.seconds,
                 "scorer": by_scorer.seconds,
-                "floor": scorer.ask("floor", num_tokens, num_response_tokens),
-                "distinct": scorer.ask("score", workload.server_batches(distinct)).seconds,
+                "floor": scorer.ask("time_matmuls", num_tokens, num_response_tokens),
+                "distinct": scorer.ask("score", workload.split_into_batches(distinct)).seconds,
             }
-            if not repetition:  # warms up
+            if not repetition:  # the first one only warms up
                 continue
             for name, seconds in taken.items():
                 times.setdefault(name, []).append(seconds)
@@ -204,7 +204,7 @@ def measure_speed(sizes: Sizes) -> list[Measurement]:
             details=work
             | {
                 "naive_tokens_per_s": tokens_per_s("naive"),
-                "naive_padding_share": padding_share(passes),
+                "naive_padding_share": compute_padding_share(passes),
                 "times_s": times,
             },
         ),
@@ -225,15 +225,16 @@ def measure_speed(sizes: Sizes) -> list[Measurement]:
 
 
 def _check_same(by_naive: Scored, by_scorer: Scored) -> None:
-    """The naive loop's come pass by pass, the scorer's rollout by rollout."""
+    """Raises RuntimeError if the scorers disagree. The naive one scored pass by pass, the other
+    rollout by rollout."""
     in_passes = by_scorer.logprobs[::2] + by_scorer.logprobs[1::2]
     off = np.abs(np.concatenate(by_naive.logprobs) - np.concatenate(in_passes)).max()
     if not off <= MAX_DIFFERENCE:
-        raise RuntimeError(f"scorer and naive loop differ by {off:.2g} nats: they do other work")
+        raise RuntimeError(f"scorer and naive scorer differ by {off:.2g} nats")
 
 
 def measure_memory(sizes: Sizes) -> Measurement:
-    """Whether memory grows with the vocabulary; each figure is of a fresh process: peaks stay."""
+    """Whether memory grows with the vocabulary. Each sample is from a new process: peaks stay."""
     large, small = sizes.memory_vocabularies
     rollouts = workload.draw_rollouts(sizes.num_memory_rollouts, small)
     above: dict[int, list[int]] = {large: [], small: []}
@@ -241,7 +242,7 @@ def measure_memory(sizes: Sizes) -> Measurement:
         for vocabulary in (large, small):
             shape = replace(sizes.shape, vocabulary=vocabulary)
             with Worker(ServedScorer, shape, environment=SERVER_ENVIRONMENT) as scorer:
-                before, peak = scorer.ask("memory", workload.server_batches(rollouts))
+                before, peak = scorer.ask("measure_memory", workload.split_into_batches(rollouts))
             above[vocabulary].append(peak - before)
         shown = ", ".join(f"{v:,}: {above[v][-1] / 2**20:.0f} MiB" for v in above)
         print(f"memory: {repetition + 1} of {sizes.memory_repetitions}: {shown}", flush=True)
@@ -251,7 +252,7 @@ def measure_memory(sizes: Sizes) -> Measurement:
         "x",
         at_most=MAX_MEMORY_RATIO,
         details={
-            "tokens_both_passes": workload.count_tokens(workload.sequences_of(rollouts)),
+            "tokens_both_passes": workload.count_tokens(workload.list_sequences(rollouts)),
             "peak_above_weights_bytes": {str(v): above[v] for v in above},
         },
     )

@@ -1,7 +1,7 @@
-"""How fast the server is where the model is not: requests per second, and what a request adds.
+"""Speed of the server apart from the model: requests per second, and the latency it adds.
 
-The rollouts are the bundled model's problems, in groups of six per prompt as OpenRLHF sends them,
-new ones in each round: the server remembers the tokens of prompts that it has seen.
+The rollouts are the bundled model's problems, six to a prompt as OpenRLHF sends them. Each round
+sends new ones, because the server caches the tokens of prompts that it has seen.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ _TIMEOUT_S = 120.0
 
 
 def measure(quick: bool) -> list[Measurement]:
-    """Requests per second with the scorer stood in for, and the latency a lone request adds."""
+    """Measures requests per second with a stand-in scorer, and the latency of a lone request."""
     num_requests = 64 if quick else NUM_REQUESTS
     num_rounds = 2 if quick else NUM_ROUNDS
     return [
-        *_throughput(num_requests, num_rounds),
-        _added_latency(5 if quick else NUM_LONE_REQUESTS),
+        *_measure_throughput(num_requests, num_rounds),
+        _measure_added_latency(5 if quick else NUM_LONE_REQUESTS),
     ]
 
 
-def _throughput(num_requests: int, num_rounds: int) -> list[Measurement]:
-    rollouts = _rollouts(seed=0)
+def _measure_throughput(num_requests: int, num_rounds: int) -> list[Measurement]:
+    rollouts = _generate_requests(seed=0)
     rates: dict[bool, list[float]] = {False: [], True: []}
     busy: dict[bool, list[float]] = {False: [], True: []}
     batches: dict[bool, list[float]] = {False: [], True: []}
-    with _stand_in_server() as bare, _stand_in_server("--graders") as grading:
+    with _start_stand_in_server() as bare, _start_stand_in_server("--graders") as grading:
         for url in (bare, grading):  # the first requests start threads and grader processes
             send_at_once(url, list(islice(rollouts, num_requests)), _TIMEOUT_S)
         for round_number in range(num_rounds):
             for with_graders, url in ((False, bare), (True, grading)):
                 sent = list(islice(rollouts, num_requests))
-                before = _status(url)
+                before = _get_status(url)
                 result = send_at_once(url, sent, _TIMEOUT_S)
-                after = _status(url)
+                after = _get_status(url)
                 _check(result, num_requests)
                 rates[with_graders].append(num_requests / result.elapsed_s)
                 busy[with_graders].append((after["busy_s"] - before["busy_s"]) / result.elapsed_s)
@@ -88,11 +88,12 @@ def _throughput(num_requests: int, num_rounds: int) -> list[Measurement]:
 
 def _check(result: LoadResult, num_requests: int) -> None:
     scores = [answer["scores"] for answer in result.answers]
-    assert scores == [[1.0]] * num_requests, "wrong rewards"
+    if scores != [[1.0]] * num_requests:
+        raise RuntimeError("the server gave wrong scores")
 
 
-def _added_latency(num_requests: int) -> Measurement:
-    """A request that finds the server idle, less the bare forward passes of its rollout."""
+def _measure_added_latency(num_requests: int) -> Measurement:
+    """Time of a request to an idle server, minus the forward passes of its rollout alone."""
     from transformers import AutoTokenizer
 
     from sar.tokenization import RolloutTokenizer
@@ -102,15 +103,15 @@ def _added_latency(num_requests: int) -> Measurement:
     )
     requests, forwards = [], []
     with (
-        _server() as url,
+        _start_server() as url,
         Worker(_BareScorer, environment=SERVER_ENVIRONMENT) as scorer,
     ):
-        for index, payload in enumerate(islice(_rollouts(seed=1), num_requests + 5)):
+        for index, payload in enumerate(islice(_generate_requests(seed=1), num_requests + 5)):
             prompt, query = payload["prompts"][0], payload["query"][0]
             sequences = tokenizer.encode(prompt, query.removeprefix(prompt)).sequences
             forward_s = scorer.ask("seconds", sequences)
-            request_s = _request_s(url, payload)
-            if index >= 5:  # the first ones load code
+            request_s = _time_request(url, payload)
+            if index >= 5:  # the first requests load code
                 forwards.append(forward_s * 1e3)
                 requests.append(request_s * 1e3)
     added = [request - forward for request, forward in zip(requests, forwards, strict=True)]
@@ -142,7 +143,7 @@ class _BareScorer:
         return time.perf_counter() - start
 
 
-def _rollouts(seed: int) -> Iterator[dict[str, Any]]:
+def _generate_requests(seed: int) -> Iterator[dict[str, Any]]:
     """Requests with right responses, `GROUP_SIZE` to a prompt, as OpenRLHF writes them."""
     from transformers import AutoTokenizer
 
@@ -150,7 +151,7 @@ def _rollouts(seed: int) -> Iterator[dict[str, Any]]:
     eos = tokenizer.eos_token
     for problem in generate(seed, held_out=True):
         prompt = render_prompt(tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
-        for response in _responses(problem):
+        for response in _make_responses(problem):
             yield {
                 "query": [prompt + response + eos],
                 "prompts": [prompt],
@@ -158,15 +159,16 @@ def _rollouts(seed: int) -> Iterator[dict[str, Any]]:
             }
 
 
-def _responses(problem: ArithmeticProblem) -> list[str]:
+def _make_responses(problem: ArithmeticProblem) -> list[str]:
     lines = ("", "I see. ", "So, ")
     texts = [start + text for start in lines for text in (problem.concise, problem.padded)]
-    assert len(texts) == GROUP_SIZE
+    if len(texts) != GROUP_SIZE:
+        raise ValueError(f"{len(texts)} responses, not {GROUP_SIZE}")
     return texts
 
 
-def _request_s(url: str, payload: dict[str, Any]) -> float:
-    """Seconds from opening the connection to the whole answer."""
+def _time_request(url: str, payload: dict[str, Any]) -> float:
+    """Seconds from opening the connection to the end of the answer."""
     host, _, path = url.removeprefix("http://").partition("/")
     body = json.dumps(payload)
     start = time.perf_counter()
@@ -181,14 +183,14 @@ def _request_s(url: str, payload: dict[str, Any]) -> float:
     return elapsed_s
 
 
-def _status(url: str) -> dict[str, Any]:
+def _get_status(url: str) -> dict[str, Any]:
     with urllib.request.urlopen(url.replace("get_reward", "healthz")) as response:
         status: dict[str, Any] = json.load(response)
     return status
 
 
 @contextmanager
-def _stand_in_server(*arguments: str) -> Iterator[str]:
+def _start_stand_in_server(*arguments: str) -> Iterator[str]:
     command = [sys.executable, "-m", "performance.stand_in_server", *arguments]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
@@ -203,8 +205,8 @@ def _stand_in_server(*arguments: str) -> Iterator[str]:
 
 
 @contextmanager
-def _server() -> Iterator[str]:
-    """The real server on the bundled model, once it is ready."""
+def _start_server() -> Iterator[str]:
+    """Runs the real server on the bundled model; yields its URL when it is ready."""
     with TemporaryDirectory() as folder, ServerProcess(log=Path(folder) / "server.log") as server:
         server.wait_until_ready()
         yield f"{server.url}/get_reward"

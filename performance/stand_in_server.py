@@ -1,7 +1,7 @@
-"""python -m performance.stand_in_server [--graders]: the server with its scorer stood in for.
+"""python -m performance.stand_in_server [--graders]: the server with a stand-in scorer.
 
-Everything else is the product's: HTTP, protocol, tokenisation, batcher, rewards, and with
-`--graders` the grader processes. Prints its URL, and stops when its standard input closes.
+Everything else is the real code: HTTP, schema, tokenisation, batcher, rewards and, with
+`--graders`, the grader processes. Prints its URL and stops when its standard input closes.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from sar.scoring import TokenSequence
 from sar.tokenization import RolloutTokenizer
 
 STEP_S = 0.05
-"""Seconds that the stand-in takes for a batch."""
+"""Seconds per batch of the stand-in scorer."""
 STEP_ROLLOUTS = 256
-"""About as many rollouts fit into a batch."""
+"""Rollouts that fit into a batch, roughly."""
 _TOKENS_PER_ROLLOUT = 250
 
 
 class StandInScorer:
-    """Takes `STEP_S` per batch, as a GPU would, and leaves the CPU to the server meanwhile."""
+    """Sleeps for `STEP_S` per batch: like a GPU, it leaves the CPU to the server."""
 
     max_context_tokens = 1024
 
@@ -50,7 +50,7 @@ class StandInScorer:
 
 
 class StandInGraders:
-    """Finds every response right, at once."""
+    """Finds every response correct, without delay."""
 
     num_restarts = 0
 

@@ -1,6 +1,6 @@
-"""What is scored and where: a model of a known shape, rollouts as they come in, processes.
+"""The workload: models of a given shape, rollouts in the order a policy ends them, processes.
 
-Random weights cost as much time as trained ones. All draws are seeded.
+Random weights take as much time as trained ones. All random draws are seeded.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ GROUP_SIZE = 6  # responses per prompt, the paper's n
 PROMPT_TOKENS = 80, 200
 EMPTY_QUESTION_TOKENS = 40
 MEDIAN_RESPONSE_TOKENS = 200
-LENGTH_SIGMA = 0.5  # of the log-normal of response lengths; the spread of GSM8K's solutions
-# Responses a policy writes at once: two groups. A response that ends makes room for the next, so
-# short ones overtake long ones, but the order is not that of length.
+LENGTH_SIGMA = 0.5  # of the log-normal response lengths; the spread of GSM8K's solutions
+# Responses that a policy writes at once: two groups. A response that ends makes room for the next,
+# so responses end in an order that is neither that of their start nor that of their length.
 NUM_SLOTS = 2 * GROUP_SIZE
 MAX_BATCH_TOKENS = 16_384  # the server's default
 
-
-# Read when torch is loaded. None: PyTorch's own default, which a user's script has.
+# Environment variables that torch reads when it is loaded; None unsets one. The naive scorer runs
+# with PyTorch's defaults, as a user's script would.
 SERVER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 DEFAULT_ENVIRONMENT = {"OMP_WAIT_POLICY": None}
 
@@ -52,8 +52,8 @@ class ModelShape:
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """A response after its prompt, and the same response after the empty-question prompt."""
+class SequencePair:
+    """A rollout to score: its response after the prompt, and after the empty-question prompt."""
 
     with_question: TokenSequence
     without_question: TokenSequence
@@ -66,7 +66,7 @@ class Rollout:
 def build_model(
     shape: ModelShape, seed: int = 0, *, device: str = "cpu", dtype: str = "float32"
 ) -> Any:
-    """A Qwen3 in eval mode, made on the device; there, the same weights for the same seed."""
+    """Makes a Qwen3 in eval mode. Its weights depend on the seed and on the type of device."""
     import torch
     from transformers import AutoModelForCausalLM, Qwen3Config
 
@@ -96,13 +96,13 @@ def draw_rollouts(
     median_response_tokens: int = MEDIAN_RESPONSE_TOKENS,
     length_sigma: float = LENGTH_SIGMA,
     seed: int = 0,
-) -> list[Rollout]:
-    """Rollouts in groups of `GROUP_SIZE` per prompt, in the order in which a policy ends them.
+) -> list[SequencePair]:
+    """Draws rollouts, `GROUP_SIZE` per prompt, in the order in which a policy ends them.
 
     Args:
-        prompt_tokens: the shortest and the longest prompt, drawn evenly.
-        median_response_tokens, length_sigma: of the log-normal of response lengths, which is cut
-            at 8 times the median.
+        prompt_tokens: lengths of the shortest and the longest prompt, drawn uniformly.
+        median_response_tokens, length_sigma: parameters of the log-normal response lengths, which
+            are cut at 8 times the median.
     """
     rng = np.random.default_rng(seed)
 
@@ -111,21 +111,23 @@ def draw_rollouts(
         return ids
 
     empty_question = draw_ids(empty_question_tokens)
-    rollouts: list[Rollout] = []
+    rollouts: list[SequencePair] = []
     while len(rollouts) < num_rollouts:
         prompt = draw_ids(int(rng.integers(prompt_tokens[0], prompt_tokens[1] + 1)))
         for _ in range(min(GROUP_SIZE, num_rollouts - len(rollouts))):
             factor = min(8.0, float(np.exp(rng.normal(0, length_sigma))))
             response = draw_ids(max(1, round(median_response_tokens * factor)))
             rollouts.append(
-                Rollout(TokenSequence(prompt, response), TokenSequence(empty_question, response))
+                SequencePair(
+                    TokenSequence(prompt, response), TokenSequence(empty_question, response)
+                )
             )
-    order = _finish_order([len(rollout.with_question.response_ids) for rollout in rollouts])
+    order = _order_by_end([len(rollout.with_question.response_ids) for rollout in rollouts])
     return [rollouts[index] for index in order]
 
 
-def _finish_order(lengths: Sequence[int]) -> list[int]:
-    """Indices in the order of their ends: `NUM_SLOTS` at once, a token of each per step."""
+def _order_by_end(lengths: Sequence[int]) -> list[int]:
+    """Indices in the order in which responses end. `NUM_SLOTS` run at once, a token per step."""
     running: list[tuple[int, int]] = []
     order = []
     now = 0
@@ -137,15 +139,15 @@ def _finish_order(lengths: Sequence[int]) -> list[int]:
     return order + [index for _, index in sorted(running)]
 
 
-def sequences_of(rollouts: Sequence[Rollout]) -> list[TokenSequence]:
+def list_sequences(rollouts: Sequence[SequencePair]) -> list[TokenSequence]:
     """Both sequences of each rollout, as the server hands them to its scorer."""
     return [sequence for rollout in rollouts for sequence in rollout.sequences]
 
 
-def server_batches(
-    rollouts: Sequence[Rollout], max_tokens: int = MAX_BATCH_TOKENS
+def split_into_batches(
+    rollouts: Sequence[SequencePair], max_tokens: int = MAX_BATCH_TOKENS
 ) -> list[list[TokenSequence]]:
-    """What the server's batcher makes of rollouts that all wait: batches within the budget."""
+    """Splits rollouts into batches of at most `max_tokens`, as the server's batcher would."""
     batches: list[list[TokenSequence]] = []
     num_tokens = 0
     for rollout in rollouts:
@@ -158,21 +160,28 @@ def server_batches(
     return batches
 
 
-def with_distinct_contexts(rollouts: Sequence[Rollout], vocabulary: int) -> list[Rollout]:
-    """The same lengths, but no two contexts are equal: each begins with a token of its own."""
-    assert 2 * len(rollouts) <= vocabulary, "not enough tokens to tell the contexts apart"
+def make_contexts_distinct(rollouts: Sequence[SequencePair], vocabulary: int) -> list[SequencePair]:
+    """Makes all contexts differ in their first token, so that a scorer can share none of them.
 
-    def beginning(token: int, sequence: TokenSequence) -> TokenSequence:
+    Raises:
+        ValueError: the vocabulary has fewer tokens than there are contexts.
+    """
+    if 2 * len(rollouts) > vocabulary:
+        raise ValueError(f"{2 * len(rollouts)} contexts, but a vocabulary of {vocabulary}")
+
+    def replace_first(token: int, sequence: TokenSequence) -> TokenSequence:
         return TokenSequence([token, *sequence.context_ids[1:]], sequence.response_ids)
 
     return [
-        Rollout(beginning(2 * i, r.with_question), beginning(2 * i + 1, r.without_question))
+        SequencePair(
+            replace_first(2 * i, r.with_question), replace_first(2 * i + 1, r.without_question)
+        )
         for i, r in enumerate(rollouts)
     ]
 
 
 def count_tokens(sequences: Sequence[TokenSequence]) -> int:
-    """Tokens of all sequences, each counted whole whatever a scorer shares."""
+    """Tokens of all sequences, including those that a scorer shares between sequences."""
     return sum(map(len, sequences))
 
 
@@ -181,20 +190,20 @@ def count_response_tokens(sequences: Sequence[TokenSequence]) -> int:
 
 
 class Scored(NamedTuple):
-    """The time of a pass over all batches, and the log-probabilities in their order."""
+    """Seconds for all batches, and the log-probabilities in the order of the sequences."""
 
     seconds: float
     logprobs: list[npt.NDArray[np.float32]]
 
 
-def timed(scorer: Any, batches: list[list[TokenSequence]]) -> Scored:
+def time_scoring(scorer: Any, batches: list[list[TokenSequence]]) -> Scored:
     started = time.perf_counter()
     logprobs = [logprobs_T for batch in batches for logprobs_T in scorer.response_logprobs(batch)]
     return Scored(time.perf_counter() - started, logprobs)
 
 
 class Worker:
-    """An object that lives in a process of its own, whose methods are asked one at a time."""
+    """An object in its own process. `ask` calls one of its methods and waits for the result."""
 
     def __init__(
         self,
@@ -208,27 +217,27 @@ class Worker:
         self._process = context.Process(
             target=_serve, args=(theirs, factory, arguments, options), daemon=True
         )
-        with _environment(environment):
+        with _set_environment(environment):
             self._process.start()
         theirs.close()
-        self._answer()
+        self._receive()
 
     def ask(self, method: str, *arguments: Any) -> Any:
         self._connection.send((method, arguments))
-        return self._answer()
+        return self._receive()
 
-    def _answer(self) -> Any:
-        """Raises: RuntimeError with the process's traceback; EOFError if the process is gone."""
+    def _receive(self) -> Any:
+        """Raises RuntimeError with the process's traceback, or EOFError if it has ended."""
         error, result = self._connection.recv()
         if error:
-            raise RuntimeError(f"in a benchmark's process:\n{error}")
+            raise RuntimeError(f"in a worker process:\n{error}")
         return result
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()  # the process ends when there is nobody left to ask it
+        self._connection.close()  # which ends the process
         self._process.join()
 
 
@@ -243,13 +252,13 @@ def _serve(
             connection.send((None, getattr(made, method)(*asked)))
     except EOFError:
         return
-    except Exception:  # noqa: BLE001  the process that asks raises it
+    except Exception:  # noqa: BLE001  `_receive` raises it in the other process
         connection.send((traceback.format_exc(), None))
 
 
 @contextmanager
-def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
-    """Sets variables, or unsets them where the value is None, for processes started within."""
+def _set_environment(changes: Mapping[str, str | None]) -> Iterator[None]:
+    """Sets environment variables, or unsets those that are None, for processes started inside."""
     before = {name: os.environ.get(name) for name in changes}
 
     def put(values: Mapping[str, str | None]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import hypothesis
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import pytest
 
 from reward_server.launch import ServerProcess

@@ -1,6 +1,6 @@
-"""Models of random weights on the device, and how many operations scoring with them takes.
+"""Models with random weights on the device, and the number of operations that scoring takes.
 
-Speed does not depend on what the weights say, so nothing is downloaded.
+Speed does not depend on the weights' values, so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import torch
 from performance.workload import (
     GROUP_SIZE,
     ModelShape,
-    Rollout,
+    SequencePair,
     build_model,
     draw_rollouts,
-    sequences_of,
+    list_sequences,
 )
 from sar.scoring import TokenSequence
 from sar.scoring.packing import plan_packs
@@ -40,13 +40,13 @@ TINY_DEEPER = Shape(512, 64, 128, 3, 4, 2, 16, 4096, "tiny, deeper")
 
 
 def make_model(shape: ModelShape, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
-    """`build_model` for PyTorch's own objects."""
+    """`build_model`, but with a torch.device and a torch.dtype."""
     return build_model(shape, seed, device=str(device), dtype=str(dtype).removeprefix("torch."))
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """How long rollouts are, in tokens. Responses are log-normal, cut at 8 times their median."""
+    """Lengths of rollouts, in tokens. Responses are log-normal, cut at 8 times their median."""
 
     prompt: tuple[int, int] = (100, 200)
     empty_question: int = 60
@@ -58,8 +58,8 @@ class Lengths:
 TINY_LENGTHS = Lengths(prompt=(8, 16), empty_question=5, response_median=16)
 
 
-def draw(num_groups: int, vocabulary: int, lengths: Lengths) -> list[Rollout]:
-    """Rollouts of `num_groups` prompts with 6 responses each."""
+def draw_groups(num_groups: int, vocabulary: int, lengths: Lengths) -> list[SequencePair]:
+    """Draws rollouts of `num_groups` prompts with `GROUP_SIZE` responses each."""
     return draw_rollouts(
         num_groups * GROUP_SIZE,
         vocabulary,
@@ -70,21 +70,21 @@ def draw(num_groups: int, vocabulary: int, lengths: Lengths) -> list[Rollout]:
     )
 
 
-def rollouts(num_groups: int, vocabulary: int, lengths: Lengths) -> list[TokenSequence]:
-    """Both passes of drawn rollouts, as the server hands them over."""
-    return sequences_of(draw(num_groups, vocabulary, lengths))
+def draw_sequences(num_groups: int, vocabulary: int, lengths: Lengths) -> list[TokenSequence]:
+    """Draws rollouts; returns both sequences of each, as the server passes them to its scorer."""
+    return list_sequences(draw_groups(num_groups, vocabulary, lengths))
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one scoring of some sequences computes.
+    """The operations that scoring some sequences takes.
 
     Attributes:
-        sequence_tokens: tokens of all sequences, what they share counted each time.
-        body_tokens: tokens that ran through the body.
-        response_tokens: positions at which the output head ran.
-        body_flops, head_flops, attention_flops: floating point operations, an addition and a
-            multiplication being two; attention only as far as causality lets a token see.
+        sequence_tokens: tokens of all sequences; shared tokens count once for each sequence.
+        body_tokens: tokens that run through the model's body.
+        response_tokens: positions at which the output head runs.
+        body_flops, head_flops, attention_flops: floating point operations; a multiplication and
+            an addition count as two. Attention counts only pairs that causality allows.
     """
 
     sequence_tokens: int
@@ -107,8 +107,8 @@ class Work:
         return self.matmul_flops + self.attention_flops
 
 
-def body_parameters(shape: ModelShape) -> int:
-    """Weights that every token is multiplied with: no embeddings, no norms, no output head."""
+def count_body_parameters(shape: ModelShape) -> int:
+    """Weights of the linear layers of the body: no embeddings, no norms, no output head."""
     queries = shape.num_heads * shape.head_dim
     keys = shape.num_kv_heads * shape.head_dim
     attention = shape.hidden * (2 * queries + 2 * keys)
@@ -116,27 +116,29 @@ def body_parameters(shape: ModelShape) -> int:
     return shape.num_layers * (attention + feed_forward)
 
 
-def work_in_packs(shape: ModelShape, sequences: Sequence[TokenSequence], max_tokens: int) -> Work:
-    """What the scorer computes, sharing contexts in packs of at most `max_tokens`."""
+def count_packed_work(
+    shape: ModelShape, sequences: Sequence[TokenSequence], max_tokens: int
+) -> Work:
+    """The work of the scorer, which shares contexts in packs of at most `max_tokens`."""
     packs = plan_packs(sequences, max_tokens)
     pairs = sum(
-        _visible_pairs(s.num_context_tokens, s.stop - s.start) for p in packs for s in p.segments
+        _count_pairs(s.num_context_tokens, s.stop - s.start) for p in packs for s in p.segments
     )
-    return _work(shape, sequences, sum(p.num_tokens for p in packs), pairs)
+    return _count_work(shape, sequences, sum(p.num_tokens for p in packs), pairs)
 
 
-def work_unshared(shape: ModelShape, sequences: Sequence[TokenSequence]) -> Work:
-    """What would be computed if each sequence were run whole and by itself, without padding."""
+def count_unshared_work(shape: ModelShape, sequences: Sequence[TokenSequence]) -> Work:
+    """The work if each sequence were run alone: nothing shared, no padding."""
     tokens = [len(s) - 1 for s in sequences]  # the last one predicts nothing
-    return _work(shape, sequences, sum(tokens), sum(_visible_pairs(0, n) for n in tokens))
+    return _count_work(shape, sequences, sum(tokens), sum(_count_pairs(0, n) for n in tokens))
 
 
-def _visible_pairs(num_before: int, num_tokens: int) -> int:
-    """Pairs of a token and one that it sees, itself included; all see `num_before` tokens."""
+def _count_pairs(num_before: int, num_tokens: int) -> int:
+    """Pairs of a token and a token it attends to, itself included; all attend to `num_before`."""
     return num_tokens * num_before + num_tokens * (num_tokens + 1) // 2
 
 
-def _work(
+def _count_work(
     shape: ModelShape, sequences: Sequence[TokenSequence], body_tokens: int, pairs: int
 ) -> Work:
     response_tokens = sum(len(s.response_ids) for s in sequences)
@@ -145,8 +147,8 @@ def _work(
         sequence_tokens=sum(map(len, sequences)),
         body_tokens=body_tokens,
         response_tokens=response_tokens,
-        body_flops=2 * body_parameters(shape) * body_tokens,
+        body_flops=2 * count_body_parameters(shape) * body_tokens,
         head_flops=2 * shape.hidden * shape.vocabulary * response_tokens,
-        # Scores and weighted values: two products over the width of all heads.
+        # Attention scores and weighted values: two products over the width of all heads.
         attention_flops=4 * width * shape.num_layers * pairs,
     )

@@ -1,13 +1,14 @@
-"""What `python -m performance.gpu` measures of the scorer itself, each part in a function.
+"""The parts of `python -m performance.gpu` that measure the scorer, one function each.
 
-A part gives what it has measured, or could not, one by one: what came before a failure is kept.
+A part yields its results one at a time, so that those before a failure are kept.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import partial, reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -16,24 +17,23 @@ import torch
 
 from performance.gpu.models import (
     STEP_GROUPS,
-    Work,
-    draw,
+    count_packed_work,
+    count_unshared_work,
+    draw_groups,
+    draw_sequences,
     make_model,
-    rollouts,
-    work_in_packs,
-    work_unshared,
 )
 from performance.gpu.timing import (
     Bench,
     NotMeasured,
-    interleaved,
-    matmul_flops_per_s,
-    peak_bytes,
-    seconds,
+    make_matmul_timer,
+    measure_peak_bytes,
+    time_in_turns,
+    time_task,
 )
 from performance.naive import BATCH_SIZE, NaiveScorer
 from performance.report import Measurement
-from performance.workload import GROUP_SIZE, ModelShape, sequences_of, server_batches
+from performance.workload import GROUP_SIZE, ModelShape, list_sequences, split_into_batches
 from sar.scoring.packed_attention import _can_use_varlen
 from sar.scoring.transformers_scorer import TransformersScorer, _Attention
 
@@ -42,16 +42,14 @@ Results = Iterator[Result]
 
 GIB = 2**30
 UTILISATION = 0.60
-# Mean difference of log-probabilities that rounding explains, nats; the scorer's own bound for
-# float32 and for half precision.
+# Largest mean difference of log-probabilities that rounding explains, in nats: the scorer's own
+# bounds for float32 and for half precision.
 SAME = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-
-NO_GPU_MEMORY = "needs CUDA: PyTorch does not count what a CPU allocates"
 
 
 def matmul(bench: Bench) -> Results:
-    """How fast the device multiplies large matrices: the yardstick of utilisation."""
-    rates = {size: matmul_flops_per_s(bench, size) for size in bench.matmul_sizes}
+    """How fast the device multiplies large matrices, which utilisation is relative to."""
+    rates = {size: make_matmul_timer(bench, size) for size in bench.matmul_sizes}
     samples: dict[int, list[float]] = {size: [] for size in rates}
     for _ in range(bench.rounds):
         for size, rate in rates.items():
@@ -66,12 +64,12 @@ def matmul(bench: Bench) -> Results:
 
 
 def scorer(bench: Bench) -> Results:
-    """Tokens per second and utilisation, the smaller model."""
+    """Tokens per second and utilisation of the smaller model."""
     return _scorer(bench, bench.small)
 
 
 def scorer_large(bench: Bench) -> Results:
-    """Tokens per second and utilisation, the larger model."""
+    """Tokens per second and utilisation of the larger model."""
     return _scorer(bench, bench.large)
 
 
@@ -82,23 +80,23 @@ def _scorer(bench: Bench, shape: Any) -> Results:
     assert scoring._attention, "the scorer does not pack: what it computes is not what is counted"
     pack_tokens = scoring._max_pack_tokens
     # All at once, and in the batches in which the server would hand them over.
-    num_groups = bench.num_groups(2 * _seconds_per_group(bench, shape, scoring))
-    drawn = draw(num_groups, shape.vocabulary, bench.lengths)
-    sequences, batches = sequences_of(drawn), server_batches(drawn, bench.max_batch_tokens)
-    rate = matmul_flops_per_s(bench, bench.matmul_size)
+    num_groups = bench.fit_groups(2 * _time_group(bench, shape, scoring))
+    drawn = draw_groups(num_groups, shape.vocabulary, bench.lengths)
+    sequences, batches = list_sequences(drawn), split_into_batches(drawn, bench.max_batch_tokens)
+    rate = make_matmul_timer(bench, bench.matmul_size)
     rates, at_once_s, in_batches_s = [], [], []
     scoring.response_logprobs(sequences)
     for _ in range(bench.rounds):
         # Beside the scoring, so that both have the same clock and temperature.
         rates.append(rate())
-        at_once_s.append(seconds(bench.device, lambda: scoring.response_logprobs(sequences)))
+        at_once_s.append(time_task(bench.device, lambda: scoring.response_logprobs(sequences)))
         in_batches_s.append(
-            seconds(bench.device, lambda: [scoring.response_logprobs(b) for b in batches])
+            time_task(bench.device, lambda: [scoring.response_logprobs(b) for b in batches])
         )
 
-    work = work_in_packs(shape, sequences, pack_tokens)
-    batched = _sum([work_in_packs(shape, batch, pack_tokens) for batch in batches])
-    unshared = work_unshared(shape, sequences)
+    work = count_packed_work(shape, sequences, pack_tokens)
+    batched = reduce(add, [count_packed_work(shape, batch, pack_tokens) for batch in batches])
+    unshared = count_unshared_work(shape, sequences)
     num_rollouts = num_groups * GROUP_SIZE
     about = {
         "rollouts": num_rollouts,
@@ -142,31 +140,28 @@ def _scorer(bench: Bench, shape: Any) -> Results:
 
 
 def memory(bench: Bench) -> Results:
-    """Peak memory above the weights, which must not grow with the vocabulary."""
+    """Peak memory above the weights, by size of the vocabulary: it must not grow with it."""
     for vocabulary in bench.vocabularies:
         name = f"peak memory above the weights, vocabulary {vocabulary:,}"
-        if not bench.is_cuda:
-            yield NotMeasured(name, NO_GPU_MEMORY)
-            continue
         shape = dataclasses.replace(bench.small, vocabulary=vocabulary)
         scoring = TransformersScorer(
             make_model(shape, bench.device, bench.dtype), bench.max_batch_tokens
         )
-        sequences = rollouts(min(4, bench.max_groups), vocabulary, bench.lengths)
-        peaks = _peaks(bench, partial(scoring.response_logprobs, sequences))
-        yield Measurement(name, peaks, "GiB", details={"max_batch_tokens": bench.max_batch_tokens})
+        sequences = draw_sequences(min(4, bench.max_groups), vocabulary, bench.lengths)
+        score = partial(scoring.response_logprobs, sequences)
+        yield measure_peak(bench, name, score, max_batch_tokens=bench.max_batch_tokens)
 
 
 def naive(bench: Bench) -> Results:
-    """The loop of padded batches on the same rollouts: how many times as long it takes."""
+    """Time of the naive scorer (padded batches) relative to the scorer's, on the same rollouts."""
     shape = bench.small
     model = make_model(shape, bench.device, bench.dtype)
     scoring = TransformersScorer(model, bench.max_batch_tokens)
-    # The scorer's attention is transformers' own wherever the scorer is not at work.
+    # They can share a model: outside of the scorer, it runs transformers' own attention.
     loop = NaiveScorer(model)
-    num_groups = bench.num_groups(1.5 * _seconds_per_group(bench, shape, loop), 0.4)
-    sequences = rollouts(num_groups, shape.vocabulary, bench.lengths)
-    samples = interleaved(
+    num_groups = bench.fit_groups(1.5 * _time_group(bench, shape, loop), 0.4)
+    sequences = draw_sequences(num_groups, shape.vocabulary, bench.lengths)
+    samples = time_in_turns(
         bench.device,
         {
             "naive": lambda: loop.response_logprobs(sequences),
@@ -180,7 +175,7 @@ def naive(bench: Bench) -> Results:
         "times",
         details={"rollouts": num_groups * GROUP_SIZE} | samples,
     )
-    yield _difference(
+    yield _compare_logprobs(
         bench,
         f"{shape.name}: mean difference between the naive loop's numbers and the scorer's",
         scoring.response_logprobs(sequences),
@@ -188,15 +183,11 @@ def naive(bench: Bench) -> Results:
     )
     for name, one in (("the naive loop", loop), ("the scorer", scoring)):
         title = f"{shape.name}: peak memory above the weights of {name} on these"
-        if bench.is_cuda:
-            peaks = _peaks(bench, partial(one.response_logprobs, sequences), 2)
-            yield Measurement(title, peaks, "GiB")
-        else:
-            yield NotMeasured(title, NO_GPU_MEMORY)
+        yield measure_peak(bench, title, partial(one.response_logprobs, sequences), 2)
 
 
 def attention(bench: Bench) -> Results:
-    """Variable-length attention in one kernel against attention block by block."""
+    """Variable-length attention in one kernel against blockwise attention."""
     shape = bench.small
     scoring = TransformersScorer(
         make_model(shape, bench.device, bench.dtype), bench.max_batch_tokens
@@ -211,16 +202,16 @@ def attention(bench: Bench) -> Results:
             "variable-length attention",
             f"not for {_name(bench.dtype)} on {bench.device.type} in torch {torch.__version__}",
         )
-    scoring._attention = _Attention.BLOCKWISE  # the slower one decides how much there is time for
-    num_groups = bench.num_groups(1.7 * _seconds_per_group(bench, shape, scoring), 0.5)
-    sequences = rollouts(num_groups, shape.vocabulary, bench.lengths)
+    scoring._attention = _Attention.BLOCKWISE  # the slower one limits the rollouts
+    num_groups = bench.fit_groups(1.7 * _time_group(bench, shape, scoring), 0.5)
+    sequences = draw_sequences(num_groups, shape.vocabulary, bench.lengths)
 
     def score(way: _Attention) -> list[npt.NDArray[np.float32]]:
         scoring._attention = way
         return scoring.response_logprobs(sequences)
 
     tasks: dict[str, Callable[[], Any]] = {w.name.lower(): partial(score, w) for w in ways}
-    samples = interleaved(bench.device, tasks, bench.rounds)
+    samples = time_in_turns(bench.device, tasks, bench.rounds)
     num_tokens = sum(map(len, sequences))
     for name, times in samples.items():
         yield Measurement(
@@ -238,7 +229,7 @@ def attention(bench: Bench) -> Results:
             [b / v for b, v in zip(samples["blockwise"], samples["varlen"], strict=True)],
             "times",
         )
-        yield _difference(
+        yield _compare_logprobs(
             bench,
             f"{shape.name}: mean difference between varlen's numbers and blockwise's",
             *map(score, ways),
@@ -246,20 +237,20 @@ def attention(bench: Bench) -> Results:
 
 
 def budgets(bench: Bench) -> Results:
-    """Speed and memory by how many tokens may share a forward pass."""
+    """Speed and memory by the token budget of a forward pass."""
     shape = bench.small
     model = make_model(shape, bench.device, bench.dtype)
     scorers = {budget: TransformersScorer(model, budget) for budget in bench.token_budgets}
-    per_group_s = _seconds_per_group(bench, shape, scorers[bench.token_budgets[0]])
-    num_groups = bench.num_groups(len(scorers) * per_group_s, 0.45)
-    sequences = rollouts(num_groups, shape.vocabulary, bench.lengths)
+    per_group_s = _time_group(bench, shape, scorers[bench.token_budgets[0]])
+    num_groups = bench.fit_groups(len(scorers) * per_group_s, 0.45)
+    sequences = draw_sequences(num_groups, shape.vocabulary, bench.lengths)
     tasks: dict[str, Callable[[], Any]] = {
         str(budget): partial(s.response_logprobs, sequences) for budget, s in scorers.items()
     }
-    samples = interleaved(bench.device, tasks, bench.rounds)
+    samples = time_in_turns(bench.device, tasks, bench.rounds)
     num_tokens = sum(map(len, sequences))
     for budget, scoring in scorers.items():
-        work = work_in_packs(shape, sequences, scoring._max_pack_tokens)
+        work = count_packed_work(shape, sequences, scoring._max_pack_tokens)
         yield Measurement(
             f"{shape.name}: budget of {budget:,} tokens, tokens scored per second",
             [num_tokens / t for t in samples[str(budget)]],
@@ -267,16 +258,13 @@ def budgets(bench: Bench) -> Results:
             details={"rollouts": num_groups * GROUP_SIZE, "body_tokens": work.body_tokens},
         )
         title = f"{shape.name}: budget of {budget:,} tokens, peak memory above the weights"
-        if bench.is_cuda:
-            yield Measurement(title, _peaks(bench, tasks[str(budget)], 1), "GiB")
-        else:
-            yield NotMeasured(title, NO_GPU_MEMORY)
+        yield measure_peak(bench, title, tasks[str(budget)], 1)
 
 
 def step(bench: Bench) -> Results:
-    """What the measured rates mean for a step of training; the step's length is an assumption."""
+    """Scoring time per training step, from the measured rates; the step's length is assumed."""
     if not bench.rollouts_per_s:
-        raise ValueError("no rate to reckon with: the scorer parts measured none")
+        raise ValueError("no scoring rate: run the parts scorer or scorer-large too")
     num_rollouts = STEP_GROUPS * GROUP_SIZE
     for name, rates in bench.rollouts_per_s.items():
         times = [num_rollouts / rate for rate in rates]
@@ -291,28 +279,26 @@ def step(bench: Bench) -> Results:
         )
 
 
-def _seconds_per_group(bench: Bench, shape: ModelShape, scoring: Any) -> float:
-    """From a first few groups, once to warm up and once timed."""
+def _time_group(bench: Bench, shape: ModelShape, scoring: Any) -> float:
+    """Seconds per group, from a few groups: one run to warm up, one run timed."""
     num_groups = min(4, bench.max_groups)
-    sequences = rollouts(num_groups, shape.vocabulary, bench.lengths)
+    sequences = draw_sequences(num_groups, shape.vocabulary, bench.lengths)
     scoring.response_logprobs(sequences)
-    return seconds(bench.device, lambda: scoring.response_logprobs(sequences)) / num_groups
+    return time_task(bench.device, lambda: scoring.response_logprobs(sequences)) / num_groups
 
 
-def _sum(works: Sequence[Work]) -> Work:
-    total = works[0]
-    for work in works[1:]:
-        total += work
-    return total
-
-
-def _peaks(bench: Bench, task: Callable[[], Any], rounds: int | None = None) -> list[float]:
-    """GiB; the first run does not count, as libraries set their own workspace aside in it."""
+def measure_peak(
+    bench: Bench, name: str, task: Callable[[], Any], rounds: int | None = None, **details: Any
+) -> Result:
+    """Peak memory of a task. Its first run does not count: libraries allocate workspace in it."""
+    if not bench.is_cuda:
+        return NotMeasured(name, "needs CUDA: PyTorch does not count what a CPU allocates")
     task()
-    return [peak_bytes(bench.device, task) / GIB for _ in range(rounds or bench.rounds)]
+    peaks = [measure_peak_bytes(bench.device, task) / GIB for _ in range(rounds or bench.rounds)]
+    return Measurement(name, peaks, "GiB", details=details)
 
 
-def _difference(
+def _compare_logprobs(
     bench: Bench,
     name: str,
     one: list[npt.NDArray[np.float32]],

@@ -1,14 +1,13 @@
-"""The scorer on a GPU: `python -m performance.gpu`, in less than eight minutes on a large one.
+"""Measures the scorer on a GPU: `python -m performance.gpu`; under eight minutes on a large GPU.
 
-Random weights in the shapes of Qwen3-1.7B and Qwen3-4B, made on the device; nothing is downloaded.
-`--tiny` takes every path that can be taken without a GPU, in seconds; its figures mean nothing.
+Models have random weights and the shapes of Qwen3-1.7B and Qwen3-4B; nothing is downloaded.
+`--tiny` runs in seconds, also without a GPU, to check the code; its results mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from performance.gpu.models import (
     TINY_LENGTHS,
     Lengths,
 )
-from performance.gpu.timing import Bench, NotMeasured, free
+from performance.gpu.timing import Bench, NotMeasured, free_memory
 from performance.report import Measurement
 from performance.workload import MAX_BATCH_TOKENS
 from sar.scoring.transformers_scorer import resolve_device
@@ -46,8 +45,8 @@ class Part:
     limit_s: float
 
 
-# In this order: the first sets the yardstick of utilisation, the last reckons with the rates of
-# those before it. The limits add up to less than eight minutes by what starting up takes.
+# The order matters: `matmul` sets the rate that utilisation is relative to, `step` uses the rates
+# of the scorer parts. The limits leave time to start up within eight minutes.
 PARTS = (
     Part("matmul", gpu_parts.matmul, 10),
     Part("scorer", gpu_parts.scorer, 70),
@@ -63,12 +62,12 @@ PARTS = (
 
 
 class TimeUp(BaseException):
-    """A part took longer than its limit. Not an Exception, so that nothing on the way eats it."""
+    """A part took longer than its limit. A BaseException, so that no library catches it."""
 
 
 @dataclass
 class Outcome:
-    """What became of a part: "measured", "not measured" if nothing could be, or "failed"."""
+    """What a part gave. `status`: "measured", "not measured" if nothing could be, or "failed"."""
 
     name: str
     status: str = "measured"
@@ -79,37 +78,37 @@ class Outcome:
 
 
 def run_part(part: Part, bench: Bench) -> Outcome:
-    """Runs a part within its limit. What it gave before it failed is kept."""
-    _say(f"{part.name}: at most {part.limit_s:g} s")
+    """Runs a part within its time limit; keeps the results from before a failure."""
+    print(f"{part.name}: at most {part.limit_s:g} s", flush=True)
     bench.limit_s = part.limit_s
     outcome = Outcome(part.name)
     start = time.perf_counter()
     try:
-        with _limit(part.limit_s):
+        with _limit_time(part.limit_s):
             for result in part.measure(bench):
                 if isinstance(result, Measurement):
                     outcome.measurements.append(result)
-                    _say(f"  {result.name}: {result.value:.4g} {result.unit}")
+                    print(f"  {result.name}: {result.value:.4g} {result.unit}", flush=True)
                 else:
                     outcome.not_measured.append(result)
-                    _say(f"  {result.name}: not measured, {result.reason}")
+                    print(f"  {result.name}: not measured, {result.reason}", flush=True)
         if not outcome.measurements:
             outcome.status = "not measured"
             outcome.reason = "; ".join(dict.fromkeys(r.reason for r in outcome.not_measured))
-    except (Exception, TimeUp) as error:  # noqa: BLE001  the other parts go on
+    except (Exception, TimeUp) as error:  # noqa: BLE001  the other parts still run
         lines = str(error).strip().splitlines()
         outcome.status = "failed"
         outcome.reason = f"{type(error).__name__}: {lines[0] if lines else ''}"
-        _say(f"  FAILED: {outcome.reason}")
+        print(f"  FAILED: {outcome.reason}", flush=True)
     outcome.seconds = time.perf_counter() - start
-    # After the handler: the exception held on to the tensors of its frames.
-    free(bench.device)
+    # After the handler, because the exception keeps the tensors of its frames alive.
+    free_memory(bench.device)
     return outcome
 
 
 @contextmanager
-def _limit(limit_s: float) -> Iterator[None]:
-    """Raises TimeUp when the time is over, as soon as Python gets to run."""
+def _limit_time(limit_s: float) -> Iterator[None]:
+    """Raises TimeUp in the block after `limit_s`, as soon as Python code runs."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         raise TimeUp(f"not done within its {limit_s:g} s")
@@ -163,17 +162,22 @@ def make_bench(device: torch.device, *, tiny: bool, rounds: int, step_seconds: f
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 1 if a part failed."""
+    """Returns the exit code: 1 if a part failed."""
     parser = argparse.ArgumentParser(prog="python -m performance.gpu", description=__doc__)
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:1; cpu with --tiny only")
-    parser.add_argument("--tiny", action="store_true", help="tiny models, to see that all runs")
-    parser.add_argument("--parts", nargs="+", choices=[p.name for p in PARTS], metavar="PART")
+    parser.add_argument(
+        "--tiny", action="store_true", help="tiny models, to check that all parts run"
+    )
+    names = [part.name for part in PARTS]
+    parser.add_argument(
+        "--parts", nargs="+", choices=names, metavar="PART", help=f"default: {' '.join(names)}"
+    )
     parser.add_argument("--rounds", type=int, default=MIN_ROUNDS, help="repetitions, at least 5")
     parser.add_argument(
         "--step-seconds",
         type=float,
         default=120.0,
-        help="how long a training step is ASSUMED to take, for the share that scoring would have",
+        help="ASSUMED length of a training step, to compute the share that scoring takes of it",
     )
     parser.add_argument("--output", type=Path, help="default: performance/results/gpu.json")
     arguments = parser.parse_args(argv)
@@ -190,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)
     if device.type == "cpu":
-        torch.set_num_threads(1)  # matrices this small only wait for other threads
+        torch.set_num_threads(1)  # for matrices this small, more threads only wait
     bench = make_bench(
         device,
         tiny=arguments.tiny,
@@ -199,19 +203,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     wanted = [p for p in PARTS if arguments.parts is None or p.name in arguments.parts]
     outcomes = [run_part(part, bench) for part in wanted]
-    _say(_summary(outcomes, bench))
+    print(_format_summary(outcomes, bench), flush=True)
 
     output: Path | None = arguments.output
     if output is None and not arguments.tiny:
         output = report.RESULTS / "gpu.json"
     if output is not None:
         _save(output, outcomes, bench, tiny=arguments.tiny)
-        _say(f"written to {output}")
+        print(f"written to {output}", flush=True)
     return int(any(outcome.status == "failed" for outcome in outcomes))
 
 
-def _summary(outcomes: Sequence[Outcome], bench: Bench) -> str:
-    lines = ["", report.table([m for outcome in outcomes for m in outcome.measurements])]
+def _format_summary(outcomes: Sequence[Outcome], bench: Bench) -> str:
+    lines = ["", report.format_table([m for outcome in outcomes for m in outcome.measurements])]
     missing = [r for outcome in outcomes for r in outcome.not_measured]
     if missing:
         lines += ["", "| not measured | why |", "| --- | --- |"]
@@ -253,8 +257,3 @@ def _save(path: Path, outcomes: Sequence[Outcome], bench: Bench, *, tiny: bool) 
             for r in o.not_measured
         ],
     )
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()

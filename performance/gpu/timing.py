@@ -1,4 +1,4 @@
-"""Time and peak memory on a device, and what a part of the GPU benchmark is given to work with."""
+"""Measures time and peak memory on a device; the settings that parts are run with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Task = Callable[[], Any]
 
 @dataclass(frozen=True)
 class NotMeasured:
-    """Something that was to be measured and could not be, with the reason."""
+    """A measurement that could not be made, and why."""
 
     name: str
     reason: str
@@ -25,15 +25,15 @@ class NotMeasured:
 
 @dataclass
 class Bench:
-    """What the parts are run with, and what they leave for one another.
+    """Settings of all parts, and the results that later parts need.
 
     Attributes:
-        rounds: repetitions of every measurement.
-        limit_s: seconds that the running part may take.
-        step_seconds: how long a training step is assumed to take.
-        utilisation_bound: what the scorer has to reach; None where that says nothing.
-        matmul_size: rows of the square matrices whose product is the yardstick.
-        rollouts_per_s: scored per second, by the name of the shape.
+        rounds: repetitions of each measurement.
+        limit_s: time limit of the running part.
+        step_seconds: assumed length of a training step.
+        utilisation_bound: the utilisation that the scorer must reach; None for tiny models.
+        matmul_size: rows of the square matrices whose rate utilisation is relative to.
+        rollouts_per_s: rollouts scored per second, by name of the shape.
     """
 
     device: torch.device
@@ -58,8 +58,8 @@ class Bench:
     def is_cuda(self) -> bool:
         return self.device.type == "cuda"
 
-    def num_groups(self, seconds_per_group: float, share: float = 0.6) -> int:
-        """Groups of rollouts that all rounds get through within a share of the part's limit."""
+    def fit_groups(self, seconds_per_group: float, share: float = 0.6) -> int:
+        """Number of groups that all rounds can score within a share of the part's time limit."""
         num_groups = share * self.limit_s / (self.rounds + 1) / seconds_per_group
         return max(1, min(int(num_groups), self.max_groups, STEP_GROUPS))
 
@@ -69,8 +69,8 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds(device: torch.device, task: Task) -> float:
-    """How long the task takes, until the device has finished it."""
+def time_task(device: torch.device, task: Task) -> float:
+    """Seconds until the device has finished the task."""
     synchronize(device)
     start = time.perf_counter()
     task()
@@ -78,26 +78,25 @@ def seconds(device: torch.device, task: Task) -> float:
     return time.perf_counter() - start
 
 
-def interleaved(
+def time_in_turns(
     device: torch.device, tasks: dict[str, Task], rounds: int
 ) -> dict[str, list[float]]:
     """Seconds of each task in each round, after one run to warm up.
 
-    The tasks take turns, so that a device that slows down as it heats slows all of them.
+    The tasks take turns, so that a device that slows down when hot slows all of them.
     """
     for task in tasks.values():
         task()
     samples: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(rounds):
         for name, task in tasks.items():
-            samples[name].append(seconds(device, task))
+            samples[name].append(time_task(device, task))
     return samples
 
 
-def peak_bytes(device: torch.device, task: Task) -> int:
-    """Device memory in use at the worst moment of the task, above what was in use before it."""
-    assert device.type == "cuda"
-    free(device)
+def measure_peak_bytes(device: torch.device, task: Task) -> int:
+    """Peak device memory during the task, above the memory in use before it."""
+    free_memory(device)
     synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -106,15 +105,15 @@ def peak_bytes(device: torch.device, task: Task) -> int:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def free(device: torch.device) -> None:
-    """Gives back the memory of what is no longer referred to."""
+def free_memory(device: torch.device) -> None:
+    """Releases the memory of unreachable tensors."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
-def matmul_flops_per_s(bench: Bench, size: int) -> Callable[[], float]:
-    """A function that measures the rate at which square matrices of the dtype are multiplied."""
+def make_matmul_timer(bench: Bench, size: int) -> Callable[[], float]:
+    """Returns a function that measures the FLOP/s of multiplying square matrices."""
     left = torch.randn(size, size, device=bench.device, dtype=bench.dtype)
     right = torch.randn_like(left)
     product = torch.empty_like(left)
@@ -125,7 +124,7 @@ def matmul_flops_per_s(bench: Bench, size: int) -> Callable[[], float]:
             torch.mm(left, right, out=product)
 
     multiply()
-    # Long enough that starting the kernels does not count, short beside what it is compared with.
+    # Long enough to hide kernel launches, short compared with what is measured beside it.
     aim_s = 0.2 if bench.is_cuda else 0.01
-    repeats = max(1, round(aim_s / max(seconds(bench.device, multiply), 1e-6)))
-    return lambda: repeats * 2 * size**3 / seconds(bench.device, multiply)
+    repeats = max(1, round(aim_s / max(time_task(bench.device, multiply), 1e-6)))
+    return lambda: repeats * 2 * size**3 / time_task(bench.device, multiply)

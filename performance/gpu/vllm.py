@@ -1,7 +1,7 @@
-"""vLLM's prompt log-probabilities on the same rollouts, in a process of its own.
+"""Measures vLLM's prompt log-probabilities on the same rollouts, in a separate process.
 
-vLLM takes nearly all of the GPU's memory and gives it back when its process ends. That process is
-`python -m performance.gpu.vllm FOLDER`; the rest of this file prepares the folder and reads it.
+vLLM takes nearly all GPU memory and releases it only when its process ends. That process is
+`python -m performance.gpu.vllm FOLDER`. The other functions write the folder and read the results.
 """
 
 from __future__ import annotations
@@ -22,25 +22,24 @@ import numpy as np
 import torch
 
 import sar.models
-from performance.gpu.models import make_model, rollouts
+from performance.gpu.models import draw_sequences, make_model
 from performance.gpu.parts import SAME, Results
-from performance.gpu.timing import Bench, NotMeasured, free, seconds
+from performance.gpu.timing import Bench, NotMeasured, free_memory, time_task
 from performance.report import Measurement
-from performance.workload import GROUP_SIZE
 from sar.scoring import TokenSequence
 from sar.scoring.transformers_scorer import TransformersScorer
 from sar.scoring.vllm_scorer import VllmScorer
 
 _NAME = "vLLM's prompt log-probabilities"
 _ROOT = Path(__file__).parents[2]
-# Starting vLLM takes most of the time there is, so the rollouts get only this share of it.
+# Share of the time limit for scoring; starting vLLM takes most of the rest.
 _SHARE = 0.1
 
 
 def vllm(bench: Bench) -> Results:
-    """The same model and rollouts in vLLM, and how its speed compares with the scorer's.
+    """Speed of vLLM and of the scorer on the same model and rollouts.
 
-    Not interleaved, as both cannot have the GPU's memory: first the scorer, then vLLM.
+    The scorer runs first, then vLLM: they cannot take turns, because each needs the GPU's memory.
     """
     if importlib.util.find_spec("vllm") is None:
         yield NotMeasured(_NAME, "not installed: pip install -c constraints.txt -e '.[vllm]'")
@@ -50,8 +49,8 @@ def vllm(bench: Bench) -> Results:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sequences, times, expected = _with_the_scorer(bench, folder)
-        free(bench.device)
+        sequences, times, expected = _run_scorer(bench, folder)
+        free_memory(bench.device)
         _run(folder)
         results = np.load(folder / "results.npz")
     num_tokens = sum(map(len, sequences))
@@ -77,24 +76,27 @@ def vllm(bench: Bench) -> Results:
     )
 
 
-def _with_the_scorer(
+def _run_scorer(
     bench: Bench, folder: Path
 ) -> tuple[list[TokenSequence], list[float], np.ndarray[Any, np.dtype[np.float32]]]:
-    """Leaves model, tokenizer and rollouts in the folder, and scores them itself: seconds of each
-    round, and the log-probabilities one after the other."""
+    """Saves model, tokenizer and rollouts in the folder, and scores the rollouts.
+
+    Returns:
+        The sequences, the seconds of each round, and all log-probabilities in one array.
+    """
     shape = bench.small
     model = make_model(shape, bench.device, bench.dtype)
     save_for_vllm(model, folder)
     scoring = TransformersScorer(model, bench.max_batch_tokens)
-    probe = rollouts(2, shape.vocabulary, bench.lengths)
+    probe = draw_sequences(2, shape.vocabulary, bench.lengths)
     scoring.response_logprobs(probe)
-    per_group_s = seconds(bench.device, lambda: scoring.response_logprobs(probe)) / 2
-    # vLLM is taken to need three times as long.
-    num_groups = bench.num_groups(4 * per_group_s, _SHARE)
-    sequences = rollouts(num_groups, shape.vocabulary, bench.lengths)
+    per_group_s = time_task(bench.device, lambda: scoring.response_logprobs(probe)) / 2
+    # Assumes that vLLM takes three times as long as the scorer.
+    num_groups = bench.fit_groups(4 * per_group_s, _SHARE)
+    sequences = draw_sequences(num_groups, shape.vocabulary, bench.lengths)
     expected = np.concatenate(scoring.response_logprobs(sequences))
     times = [
-        seconds(bench.device, lambda: scoring.response_logprobs(sequences))
+        time_task(bench.device, lambda: scoring.response_logprobs(sequences))
         for _ in range(bench.rounds)
     ]
     task = {
@@ -104,19 +106,18 @@ def _with_the_scorer(
         "sequences": [[s.context_ids, s.response_ids] for s in sequences],
     }
     (folder / "task.json").write_text(json.dumps(task))
-    assert len(sequences) == 2 * GROUP_SIZE * num_groups
     return sequences, times, expected
 
 
 def save_for_vllm(model: Any, folder: Path) -> None:
-    """The model as a checkpoint, beside the demo's tokenizer: vLLM wants one, whatever it is."""
+    """Saves a checkpoint. It gets the demo's tokenizer, because vLLM needs one."""
     model.save_pretrained(folder)
     for path in (Path(sar.models.__file__).parent / "demo").glob("*token*"):
         shutil.copy(path, folder)
 
 
 def _run(folder: Path) -> None:
-    """Raises RuntimeError with what vLLM said last if it did not get through."""
+    """Runs vLLM on the folder. Raises RuntimeError with vLLM's first error and last line."""
     log = folder / "log.txt"
     environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     with log.open("wb") as output:
@@ -131,7 +132,7 @@ def _run(folder: Path) -> None:
         try:
             code = process.wait()
         finally:
-            # vLLM has processes of its own, which go with it also when the time is up.
+            # Ends vLLM's own processes too, also after a TimeUp.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -142,18 +143,16 @@ def _run(folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """What runs in the process of its own."""
+    """Scores the rollouts with vLLM; this runs in the separate process."""
     task = json.loads((folder / "task.json").read_text())
     sequences = [TokenSequence(*ids) for ids in task["sequences"]]
     scoring = VllmScorer.from_pretrained(
         str(folder), dtype=task["dtype"], max_batch_tokens=task["max_batch_tokens"]
     )
     logprobs = np.concatenate(scoring.response_logprobs(sequences))
-    # Its results lie in host memory: nothing is left to wait for.
-    nowhere = torch.device("cpu")
+    cpu = torch.device("cpu")  # results are in host memory: no device to wait for
     times = [
-        seconds(nowhere, lambda: scoring.response_logprobs(sequences))
-        for _ in range(task["rounds"])
+        time_task(cpu, lambda: scoring.response_logprobs(sequences)) for _ in range(task["rounds"])
     ]
     np.savez(folder / "results.npz", seconds=np.array(times), logprobs=logprobs)
 

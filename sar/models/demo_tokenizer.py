@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from tokenizers import (  # type: ignore[import-untyped]
+from tokenizers import (
     Tokenizer,
     decoders,
     models,

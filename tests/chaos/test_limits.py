@@ -129,7 +129,7 @@ def test_deep_and_huge_json(limited: FaultyServer, body: bytes) -> None:
     answer = limited.post(body)
     _assert_refused(answer, 400, "invalid_request")
     print(f"{answer.elapsed_s:.2f} s")
-    assert answer.elapsed_s < 2
+    assert answer.elapsed_s < 10
 
 
 @pytest.mark.parametrize(

@@ -113,9 +113,8 @@ def test_sigterm_ends_a_server_whose_scorer_hangs(
     chaos.wait_until(lambda: not any(map(psutil.Process.is_running, descendants)))
 
 
-@pytest.mark.parametrize(
-    ("has_room", "load_s"), [(True, 600.0), pytest.param(False, 2.0, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("has_room", "load_s"), [(True, 600.0), (False, 2.0)])
 def test_sigterm_while_a_checkpoint_loads(
     start_faulty: Callable[..., FaultyServer],
     rollouts: list[Rollout],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from performance import evaluation
 
 
@@ -14,7 +16,7 @@ def test_the_figures_come_out() -> None:
     assert min(small, large) > 10 * 2**20
 
 
-def test_every_response_is_graded_right(tmp_path) -> None:
+def test_every_response_is_graded_right(tmp_path: Path) -> None:
     """The backend answers each problem, and not some other."""
     evaluation._write_problems(tmp_path, 20)
     evaluation._run_here(tmp_path, 20)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,22 +12,22 @@ import torch
 
 from performance import __main__ as command
 from performance import growth, report, scoring, workload
-from performance.naive import NaiveScorer, padding_share
+from performance.naive import NaiveScorer, compute_padding_share
 from performance.report import Measurement
-from performance.workload import ModelShape, Rollout
+from performance.workload import ModelShape, SequencePair
 from sar.scoring import TokenSequence
 
 TINY = ModelShape(vocabulary=300, hidden=64, intermediate=96, num_layers=2, head_dim=32)
 
 
 @pytest.fixture(scope="module")
-def tiny_model():
+def tiny_model() -> Any:
     return workload.build_model(TINY)
 
 
-def test_the_naive_loop_gives_what_each_sequence_gives_alone(tiny_model) -> None:
+def test_the_naive_loop_gives_what_each_sequence_gives_alone(tiny_model: Any) -> None:
     rollouts = workload.draw_rollouts(7, TINY.vocabulary, median_response_tokens=20)
-    sequences = workload.sequences_of(rollouts)
+    sequences = workload.list_sequences(rollouts)
     results = NaiveScorer(tiny_model, batch_size=4).response_logprobs(sequences)
     assert len(results) == len(sequences)
     for sequence, logprobs_T in zip(sequences, results, strict=True):
@@ -43,15 +45,17 @@ def test_padding_share_counts_what_is_no_token() -> None:
     def sequence(num_tokens: int) -> TokenSequence:
         return TokenSequence([1], [1] * (num_tokens - 1))
 
-    assert padding_share([[sequence(10)] * 8]) == 0
-    assert padding_share([[sequence(10), sequence(5)], [sequence(4)]]) == pytest.approx(5 / 24)
+    assert compute_padding_share([[sequence(10)] * 8]) == 0
+    assert compute_padding_share([[sequence(10), sequence(5)], [sequence(4)]]) == pytest.approx(
+        5 / 24
+    )
 
 
 def test_the_rollouts_are_groups_in_the_order_they_end() -> None:
     rollouts = workload.draw_rollouts(60, 32_000)
     again = workload.draw_rollouts(60, 32_000)
     assert rollouts == again
-    groups: dict[tuple[int, ...], list[Rollout]] = {}
+    groups: dict[tuple[int, ...], list[SequencePair]] = {}
     for rollout in rollouts:
         assert rollout.with_question.response_ids == rollout.without_question.response_ids
         groups.setdefault(tuple(rollout.with_question.context_ids), []).append(rollout)
@@ -65,25 +69,25 @@ def test_the_rollouts_are_groups_in_the_order_they_end() -> None:
 
 
 def test_a_short_rollout_overtakes_a_long_one() -> None:
-    assert workload._finish_order([50, 10, 30]) == [1, 2, 0]
+    assert workload._order_by_end([50, 10, 30]) == [1, 2, 0]
     # The thirteenth starts when the first of twelve has ended.
-    assert workload._finish_order([5, *[100] * 11, 10]) == [0, 12, *range(1, 12)]
+    assert workload._order_by_end([5, *[100] * 11, 10]) == [0, 12, *range(1, 12)]
 
 
 def test_batches_keep_the_budget_and_the_order() -> None:
     rollouts = workload.draw_rollouts(30, 32_000)
-    batches = workload.server_batches(rollouts, 4000)
-    assert [s for batch in batches for s in batch] == workload.sequences_of(rollouts)
+    batches = workload.split_into_batches(rollouts, 4000)
+    assert [s for batch in batches for s in batch] == workload.list_sequences(rollouts)
     assert len(batches) > 2
     assert all(workload.count_tokens(batch) <= 4000 for batch in batches)
 
 
 def test_distinct_contexts_differ_and_keep_their_lengths() -> None:
     rollouts = workload.draw_rollouts(12, 32_000)
-    distinct = workload.with_distinct_contexts(rollouts, 32_000)
-    sequences = workload.sequences_of(distinct)
+    distinct = workload.make_contexts_distinct(rollouts, 32_000)
+    sequences = workload.list_sequences(distinct)
     assert len({tuple(s.context_ids) for s in sequences}) == 24
-    assert [len(s) for s in sequences] == [len(s) for s in workload.sequences_of(rollouts)]
+    assert [len(s) for s in sequences] == [len(s) for s in workload.list_sequences(rollouts)]
 
 
 def test_different_log_probabilities_are_not_compared_in_speed() -> None:
@@ -102,7 +106,7 @@ def test_an_error_in_a_process_is_raised_by_who_asks() -> None:
 
 
 def test_the_exponent_of_a_power_law() -> None:
-    assert growth._exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+    assert growth._fit_exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
 
 
 FIGURES = [
@@ -113,14 +117,14 @@ FIGURES = [
 
 
 def test_the_table_shows_medians_and_bounds() -> None:
-    assert report.table(FIGURES).splitlines()[2:] == [
+    assert report.format_table(FIGURES).splitlines()[2:] == [
         "| speed | 4 x | 3 to 5 | >= 3.5 | yes |",
         "| memory | 2 x | 2 to 2 | <= 1.3 | NO |",
         "| gain | 1.5 x | 1.5 to 1.5 |  |  |",
     ]
 
 
-def test_what_is_saved_can_be_read(tmp_path) -> None:
+def test_what_is_saved_can_be_read(tmp_path: Path) -> None:
     report.save(tmp_path / "new" / "x.json", FIGURES, quick=True)
     saved = json.loads((tmp_path / "new" / "x.json").read_text())
     assert saved["quick"] is True
@@ -131,28 +135,37 @@ def test_what_is_saved_can_be_read(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("figures", "code"), [(FIGURES, 1), ([FIGURES[0], FIGURES[2]], 0)])
-def test_a_missed_bound_fails(monkeypatch, tmp_path, capsys, figures, code) -> None:
+def test_a_missed_bound_fails(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    figures: list[Measurement],
+    code: int,
+) -> None:
     monkeypatch.setattr(scoring, "measure", lambda quick: figures)
     output = tmp_path / "x.json"
     assert command.main(["--only", "scoring", "--output", str(output)]) == code
-    assert report.table(figures) in capsys.readouterr().out
+    assert report.format_table(figures) in capsys.readouterr().out
     assert len(json.loads(output.read_text())["measurements"]) == len(figures)
 
 
-def test_a_quick_run_enforces_nothing_and_keeps_nothing(monkeypatch, tmp_path) -> None:
+def test_a_quick_run_enforces_nothing_and_keeps_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(scoring, "measure", lambda quick: FIGURES)
     monkeypatch.setattr(command, "RESULTS", tmp_path / "results")
     assert command.main(["--quick", "--only", "scoring"]) == 0
     assert not (tmp_path / "results").exists()
 
 
-def test_an_unknown_part_is_refused(capsys) -> None:
+def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["--only", "scoring,flying"])
     assert "no part 'flying'" in capsys.readouterr().err
 
 
-def test_a_quick_run_from_end_to_end(tmp_path) -> None:
+@pytest.mark.slow
+def test_a_quick_run_from_end_to_end(tmp_path: Path) -> None:
     output = tmp_path / "quick.json"
     assert command.main(["--quick", "--only", "scoring,growth", "--output", str(output)]) == 0
     saved = json.loads(output.read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socketserver
 import threading
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -30,10 +31,10 @@ class Server(socketserver.ThreadingTCPServer):
 
 
 @pytest.fixture
-def serve():
+def serve() -> Iterator[Callable[[bytes], str]]:
     servers = []
 
-    def start(status):
+    def start(status: bytes) -> str:
         handler = type("Handler", (Answering,), {"status": status})
         server = Server(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -46,18 +47,19 @@ def serve():
         server.server_close()
 
 
-def test_every_request_gets_its_own_answer(serve) -> None:
+def test_every_request_gets_its_own_answer(serve: Callable[[bytes], str]) -> None:
     payloads = [{"index": index, "text": "東" * 50_000 * (index % 2)} for index in range(64)]
     result = send_at_once(serve(b"200 OK"), payloads, 30)
     assert result.answers == payloads
     assert result.elapsed_s > 0
 
 
-def test_an_answer_that_is_none_is_an_error(serve) -> None:
+def test_an_answer_that_is_none_is_an_error(serve: Callable[[bytes], str]) -> None:
     with pytest.raises(RuntimeError, match=r"not an answer.*503"):
         send_at_once(serve(b"503 Service Unavailable"), [{}], 30)
 
 
+@pytest.mark.slow
 def test_the_figures_come_out() -> None:
     bare, graded, latency = serving.measure(quick=True)
     assert "64 one-rollout requests" in bare.name

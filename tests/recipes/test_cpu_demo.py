@@ -57,6 +57,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_both_arms_are_trained_on_what_the_server_gives(finished: Path) -> None:
     for run in plan_runs(finished, quick=True):
         steps = read_steps(run)
@@ -70,6 +71,7 @@ def test_both_arms_are_trained_on_what_the_server_gives(finished: Path) -> None:
             assert step["response_tokens"] == pytest.approx(step["completions/mean_length"], abs=2)
 
 
+@pytest.mark.slow
 def test_the_server_follows_the_policy(finished: Path) -> None:
     for run in plan_runs(finished, quick=True):
         versions = [step["policy_version"] for step in read_steps(run)]
@@ -79,6 +81,7 @@ def test_the_server_follows_the_policy(finished: Path) -> None:
         assert kept == ["global_step10_hf", "global_step15_hf"]
 
 
+@pytest.mark.slow
 def test_arms_of_a_seed_begin_alike(finished: Path) -> None:
     """The first step has the same prompts and samples in both arms."""
     first = [read_steps(run)[0] for run in plan_runs(finished, quick=True)]
@@ -86,6 +89,7 @@ def test_arms_of_a_seed_begin_alike(finished: Path) -> None:
     assert first[0]["reward"] != first[1]["reward"]
 
 
+@pytest.mark.slow
 def test_what_is_written(finished: Path) -> None:
     start, baseline, combined = json.loads((finished / "results.json").read_text())
     assert [one["seeds"] for one in (start, baseline, combined)] == [[], [0], [0]]
@@ -98,6 +102,7 @@ def test_what_is_written(finished: Path) -> None:
     assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_trained_again(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,6 +114,7 @@ def test_finished_runs_are_not_trained_again(
     assert "| correctness + 0.2 SAR |" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_runs_of_other_settings_are_not_mixed(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +146,7 @@ def test_a_run_that_fails_ends_the_others(tmp_path: Path, monkeypatch: pytest.Mo
     assert time.monotonic() - started_s < 40
 
 
+@pytest.mark.slow
 def test_a_training_that_cannot_start_names_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

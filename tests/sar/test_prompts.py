@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models  # type: ignore[import-untyped]
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from sar.prompts import (

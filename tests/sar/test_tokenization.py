@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tokenizers import (  # type: ignore[import-untyped]
+from tokenizers import (
     AddedToken,
     Tokenizer,
     decoders,

@@ -86,6 +86,7 @@ def _run(output: Path, *flags: str) -> list[Any]:
     return sorted(iter_records(output / "demo.jsonl"), key=lambda r: r.key)
 
 
+@pytest.mark.slow
 def test_transformers_serve_gives_what_the_transformers_backend_gives(
     served: str, tmp_path: Path, bundled_model_path: Path
 ) -> None:
@@ -270,7 +271,8 @@ def test_a_server_that_times_out_is_an_error(server: Server) -> None:
 
 
 def test_requests_in_flight_are_bounded_and_taken_a_few_ahead(server: Server) -> None:
-    server.answer = lambda _: wait_and_say(0.01, "fine")
+    three = threading.Barrier(3, timeout=60)  # answers only when three requests are there
+    server.answer = lambda _: (three.wait(), (200, chat("fine")))[1]
     taken: list[int] = []
 
     def requests() -> Iterator[Request]:

@@ -215,7 +215,7 @@ def test_a_full_queue_drops_new_decisions_and_logs_it_once(
     start = time.monotonic()
     for number in range(100):
         log.record([decision(number)])
-    assert time.monotonic() - start < 1.0
+    assert time.monotonic() - start < WAIT_S / 2
     assert (log.num_queued, log.num_dropped) == (5, 95)
     disk.is_full = False
     wait_for(lambda: not log.num_queued)
@@ -243,7 +243,7 @@ def test_close_on_a_full_disk_ends_in_time_and_counts_lost_decisions(
     log.record([decision(n) for n in range(7)])
     start = time.monotonic()
     log.close(timeout_s=0.3)
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < WAIT_S / 2
     assert log.num_dropped == 7
     assert "could not be written" in caplog.text
     log.record([decision()])  # after the close: counted, and no error
@@ -267,7 +267,7 @@ def test_close_during_a_write_that_hangs_ends_in_time(
     log.record([decision(n) for n in range(3)])
     start = time.monotonic()
     log.close(timeout_s=0.2)
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < WAIT_S / 2
     assert log.num_dropped == 3
     goes_on.set()
     log._thread.join(WAIT_S)
@@ -400,7 +400,7 @@ def test_recording_is_fast(tmp_path: Path) -> None:
     log.close()
     assert len(read_all(tmp_path)) == 1000
     print(f"record: {took_s * 1000:.1f} us each")
-    assert took_s < 1.0
+    assert took_s < WAIT_S / 2
 
 
 def test_no_message_holds_a_prompt_or_response(

@@ -68,6 +68,7 @@ def _all_at_once(
     return outputs, time.monotonic() - started
 
 
+@pytest.mark.slow
 def test_concurrent_rollouts_share_batches_and_change_nothing(
     server: Any, bundled_tokenizer: Any, record_property: Any
 ) -> None:
