@@ -1,4 +1,4 @@
-"""Splitting queries into prompt and response. `test_tokenization.py` does it with real tokenizers."""
+"""Splitting queries into prompt and response. `test_tokenization.py` uses real tokenizers."""
 
 from __future__ import annotations
 
