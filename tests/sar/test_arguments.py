@@ -1,4 +1,4 @@
-"""Numbers on command lines: taken within their limits, else refused in words a user understands."""
+"""Bounded numbers on command lines: accepted, or refused with a message that names the bounds."""
 
 from __future__ import annotations
 

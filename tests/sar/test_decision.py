@@ -1,4 +1,4 @@
-"""The record of a decision, and the JSON line it is kept in."""
+"""Decisions and their JSON lines."""
 
 from __future__ import annotations
 
@@ -105,13 +105,13 @@ def test_a_number_that_is_not_finite_is_neither_written_nor_read(value: float) -
         ({"special_tokens": [1]}, "special_tokens is"),
     ],
 )
-def test_a_wrong_field_is_named(change: dict[str, Any], complaint: str) -> None:
+def test_an_error_names_the_wrong_field(change: dict[str, Any], complaint: str) -> None:
     line = json.dumps({**json.loads(decision().to_json()), **change})
     with pytest.raises(ValueError, match=re.escape(complaint)):
         Decision.from_json(line)
 
 
-def test_a_missing_field_is_named_and_an_unknown_one_passed_over() -> None:
+def test_an_error_names_a_missing_field_and_an_unknown_field_is_ignored() -> None:
     record = json.loads(decision().to_json())
     assert Decision.from_json(json.dumps({**record, "later": [1]})).to_json() == json.dumps(record)
     del record["nll_qa"]

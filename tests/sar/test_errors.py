@@ -1,4 +1,4 @@
-"""Exceptions in one line, whatever they say."""
+"""One-line messages of exceptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m sar rescore`: what it says of a log, of a wrong one, and of a wrong command."""
+"""The command `python -m sar rescore`: its reports, its output files and its errors."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_empty_files_have_no_decisions(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("cut", [1, 30, -1, -2])
-def test_a_torn_last_line_is_told_of_and_skipped(
+def test_an_incomplete_last_line_is_reported_and_skipped(
     decision: Callable[..., Decision], tmp_path: Path, capsys: pytest.CaptureFixture[str], cut: int
 ) -> None:
     log = write_log(tmp_path / "a.jsonl", [decision("你好 5")] * 3)
@@ -122,7 +122,7 @@ def test_a_torn_last_line_is_told_of_and_skipped(
         assert errors == f"warning: {log}:3: skipped an incomplete last line\n"
 
 
-def test_a_character_cut_in_two_is_a_torn_line(
+def test_a_line_cut_inside_a_character_is_incomplete(
     decision: Callable[..., Decision], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = write_log(tmp_path / "a.jsonl", [decision("你好")] * 2)
@@ -161,7 +161,7 @@ def test_a_path_that_is_not_there_is_named(
     assert (status, errors) == (1, f"error: {tmp_path}: no .jsonl file in it\n")
 
 
-def test_an_output_never_takes_a_logs_place(
+def test_an_output_never_replaces_a_log(
     decision: Callable[..., Decision], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log = write_log(tmp_path / "a.jsonl", [decision()])

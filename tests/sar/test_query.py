@@ -1,4 +1,4 @@
-"""Splitting texts into prompt and response; `test_sar_tokenization.py` does it with tokenizers."""
+"""Splitting queries into prompt and response. `test_tokenization.py` uses real tokenizers."""
 
 from __future__ import annotations
 

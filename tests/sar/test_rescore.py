@@ -1,4 +1,4 @@
-"""Rewards of logged decisions, computed again with another weight or grader."""
+"""Computing the rewards of logged decisions again, with another weight or grader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Correctness and SAR, combined."""
+"""The reward: correctness plus weighted SAR."""
 
 from __future__ import annotations
 

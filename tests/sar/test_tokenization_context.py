@@ -1,5 +1,4 @@
-"""The two contexts that a response is scored in: what stays of them where room is short, and what
-stands for an empty question."""
+"""The two contexts of a response: how they are cut to fit, and the empty-question prompt."""
 
 from __future__ import annotations
 

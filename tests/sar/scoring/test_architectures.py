@@ -1,5 +1,7 @@
-"""The scorer against the plain way, padded batches and a whole log-softmax, on made-up rollouts;
-and models that cannot be packed, which are scored alone or refused, never wrongly."""
+"""Compares the scorer with padded batches and a whole log-softmax, for many architectures.
+
+Models that cannot be packed have to be scored one sequence at a time, or refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which models, dtypes and devices the transformers scorer takes, and which it refuses."""
+"""Which models, dtypes and devices the transformers scorer supports, and which it refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory: running out of it costs time and no numbers; what is freed is used again."""
+"""Running out of memory changes no log-probability; freed memory is used again."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_out_of_memory_changes_neither_numbers_nor_order(
 
 
 @out_of_memory
-def test_the_pack_that_failed_is_halved_and_no_other(
+def test_only_the_pack_that_failed_is_halved(
     scorer: TransformersScorer, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     sequences = [TokenSequence([i], [1] * 20) for i in range(16)]  # 20 tokens each

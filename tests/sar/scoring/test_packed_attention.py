@@ -1,4 +1,4 @@
-"""Attention over packs against a slow softmax of each token over what it may see, in float64."""
+"""Compares attention over packs with a slow softmax over the visible tokens, in float64."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def check(
 @pytest.mark.parametrize("window", [None, 1, 5, 16, 17, 100])
 @pytest.mark.parametrize("softcap", [None, 0.7])
 @pytest.mark.parametrize("block", [256, 4, 1])
-def test_tokens_see_their_own_sequence_and_no_other(
+def test_tokens_attend_only_to_their_own_sequence(
     heads: tuple[int, int],
     window: int | None,
     softcap: float | None,
@@ -231,7 +231,7 @@ def varlen_by_its_documentation(
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("window", [None, 1, 5, 16, 100])
 @pytest.mark.parametrize("scaling", [None, 0.3])
-def test_the_kernel_for_all_segments_is_asked_the_right_thing(
+def test_the_varlen_kernel_gets_the_right_arguments(
     heads: tuple[int, int],
     window: int | None,
     scaling: float | None,
@@ -250,7 +250,7 @@ def test_the_kernel_for_all_segments_is_asked_the_right_thing(
     assert call["window_size"] == ((-1, 0) if window is None else (window - 1, 0))
 
 
-def test_the_kernel_is_not_used_where_it_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_varlen_kernel_is_not_used_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "varlen_attn", lambda *_, **__: pytest.fail("on a CPU"))
     tensors = drawn(34, (4, 2), dtype=torch.bfloat16)
     check(LAYOUT, tensors, tolerance=0.06, varlen=True)

@@ -1,4 +1,4 @@
-"""Packs: each sequence once, within the budget, contexts shared, nothing lost on the way."""
+"""Packs hold each sequence once, keep to the budget and share contexts."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def test_a_context_is_repeated_in_the_next_pack() -> None:
         assert pack.token_ids_T.tolist() == [1, 2, 3, 4, 5, 4, 5]
 
 
-def test_a_sequence_over_the_budget_takes_nobody_with_it() -> None:
+def test_a_sequence_over_the_budget_is_alone_in_its_pack() -> None:
     sequences = [
         TokenSequence([1], [2]),
         TokenSequence([3] * 10, [4] * 10),

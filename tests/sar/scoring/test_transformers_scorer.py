@@ -1,4 +1,4 @@
-"""The scorer against a slow, independent float64 computation, for many architectures."""
+"""Compares the scorer with a slow, independent float64 computation, for many architectures."""
 
 from __future__ import annotations
 

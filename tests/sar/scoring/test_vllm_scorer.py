@@ -232,7 +232,7 @@ def test_what_is_missing_or_broken_is_an_error(
 
 
 def test_what_is_before_the_response_may_be_broken() -> None:
-    """A context of padding may well have no finite log-probability; it is not scored."""
+    """A context of padding can have log-probabilities that are not finite. They are not used."""
     sequence = TokenSequence([1, 2, 3], [4, 5])
 
     def change(outputs: Any) -> None:
