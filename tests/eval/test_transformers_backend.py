@@ -241,7 +241,9 @@ def _command(output: Path, *flags: str) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "stop", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_process_that_is_killed_goes_on_where_it_stopped(tmp_path, stop) -> None:
     environ = {**os.environ, "HF_HUB_OFFLINE": "1"}
     path = tmp_path / "demo.jsonl"
