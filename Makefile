@@ -15,7 +15,7 @@ PORT ?= 5000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
-# How many tests run at once.
+# Number of tests that run at once.
 WORKERS ?= 2
 IN_PARALLEL := -n $(WORKERS) --dist worksteal
 

@@ -65,7 +65,7 @@ class NaiveScorer:
 
 
 def compute_padding_share(passes: Sequence[Sequence[TokenSequence]]) -> float:
-    """Share of padding, 0 to 1, among the tokens that the naive scorer computes."""
+    """Share of padding, 0 to 1, among the tokens that the naive loop computes."""
     num_computed = num_real = 0
     for sequences in passes:
         for start in range(0, len(sequences), BATCH_SIZE):

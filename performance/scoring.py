@@ -1,4 +1,4 @@
-"""Speed of the scorer against the naive scorer and against bare matrix products; its memory.
+"""Speed of the scorer against the naive loop and against bare matrix products; its memory.
 
 Each of them runs in its own process, configured as its user would. They take turns, so only one
 works at a time, and each ratio compares two times measured one right after the other.
@@ -125,7 +125,7 @@ class ServedScorer:
 
 
 class NaiveScript:
-    """The naive scorer in the main thread, as in a script: first one pass, then the other."""
+    """The naive loop in the main thread, as in a script: first one pass, then the other."""
 
     def __init__(self, shape: ModelShape) -> None:
         from performance.naive import NaiveScorer
@@ -148,7 +148,7 @@ def measure(quick: bool) -> list[Measurement]:
 
 
 def measure_speed(sizes: Sizes) -> list[Measurement]:
-    """The scorer against the naive scorer and the matmul floor; the gain of shared contexts."""
+    """The scorer against the naive loop and the matmul floor; the gain of shared contexts."""
     from performance.naive import compute_padding_share
 
     rollouts = workload.draw_rollouts(sizes.num_rollouts, sizes.shape.vocabulary)
@@ -230,7 +230,7 @@ def _check_same(by_naive: Scored, by_scorer: Scored) -> None:
     in_passes = by_scorer.logprobs[::2] + by_scorer.logprobs[1::2]
     off = np.abs(np.concatenate(by_naive.logprobs) - np.concatenate(in_passes)).max()
     if not off <= MAX_DIFFERENCE:
-        raise RuntimeError(f"scorer and naive scorer differ by {off:.2g} nats")
+        raise RuntimeError(f"scorer and naive loop differ by {off:.2g} nats")
 
 
 def measure_memory(sizes: Sizes) -> Measurement:

@@ -31,7 +31,7 @@ LENGTH_SIGMA = 0.5  # of the log-normal response lengths; the spread of GSM8K's 
 NUM_SLOTS = 2 * GROUP_SIZE
 MAX_BATCH_TOKENS = 16_384  # the server's default
 
-# Environment variables that torch reads when it is loaded; None unsets one. The naive scorer runs
+# Environment variables that torch reads when it is loaded; None unsets one. The naive loop runs
 # with PyTorch's defaults, as a user's script would.
 SERVER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 DEFAULT_ENVIRONMENT = {"OMP_WAIT_POLICY": None}

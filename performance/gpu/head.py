@@ -38,13 +38,9 @@ class _HeadInput:
     rows: int
 
 
+@torch.no_grad()
 def head(bench: Bench) -> Results:
     """Time, memory and precision of each way; for one that cannot run here, the reason."""
-    with torch.no_grad():
-        yield from _head(bench)
-
-
-def _head(bench: Bench) -> Results:
     given = _make_input(bench)
     expected_M = _compute_float32_logprobs(given)
     tasks: dict[str, Head] = {}

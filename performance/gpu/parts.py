@@ -17,6 +17,7 @@ import torch
 
 from performance.gpu.models import (
     STEP_GROUPS,
+    Shape,
     count_packed_work,
     count_unshared_work,
     draw_groups,
@@ -63,23 +64,15 @@ def matmul(bench: Bench) -> Results:
     bench.matmul_size = max(samples, key=lambda size: float(np.median(samples[size])))
 
 
-def scorer(bench: Bench) -> Results:
-    """Tokens per second and utilisation of the smaller model."""
-    return _scorer(bench, bench.small)
-
-
-def scorer_large(bench: Bench) -> Results:
-    """Tokens per second and utilisation of the larger model."""
-    return _scorer(bench, bench.large)
-
-
-def _scorer(bench: Bench, shape: Any) -> Results:
+def scorer(bench: Bench, shape: Shape) -> Results:
+    """Tokens per second and utilisation of a model of this shape."""
     scoring = TransformersScorer(
         make_model(shape, bench.device, bench.dtype), bench.max_batch_tokens
     )
-    assert scoring._attention, "the scorer does not pack: what it computes is not what is counted"
+    if not scoring._attention:
+        raise RuntimeError("the scorer does not pack this model, so its work is not what we count")
     pack_tokens = scoring._max_pack_tokens
-    # All at once, and in the batches in which the server would hand them over.
+    # Scores all rollouts in one call, then in the batches that the server would make of them.
     num_groups = bench.fit_groups(2 * _time_group(bench, shape, scoring))
     drawn = draw_groups(num_groups, shape.vocabulary, bench.lengths)
     sequences, batches = list_sequences(drawn), split_into_batches(drawn, bench.max_batch_tokens)
@@ -87,7 +80,7 @@ def _scorer(bench: Bench, shape: Any) -> Results:
     rates, at_once_s, in_batches_s = [], [], []
     scoring.response_logprobs(sequences)
     for _ in range(bench.rounds):
-        # Beside the scoring, so that both have the same clock and temperature.
+        # Next to the scoring, so that both see the same clock rate and temperature.
         rates.append(rate())
         at_once_s.append(time_task(bench.device, lambda: scoring.response_logprobs(sequences)))
         in_batches_s.append(
@@ -105,7 +98,9 @@ def _scorer(bench: Bench, shape: Any) -> Results:
         "max_batch_tokens": pack_tokens,
     }
 
-    def utilisation(name: str, flops: int, times: list[float], **options: Any) -> Measurement:
+    def measure_utilisation(
+        name: str, flops: int, times: list[float], **options: Any
+    ) -> Measurement:
         samples = [flops / t / r for t, r in zip(times, rates, strict=True)]
         return Measurement(f"{shape.name}: {name}", samples, "of matmul", **options)
 
@@ -115,15 +110,17 @@ def _scorer(bench: Bench, shape: Any) -> Results:
         "tokens/s",
         details=about | {"seconds": at_once_s} | dataclasses.asdict(work),
     )
-    yield utilisation(
+    yield measure_utilisation(
         "utilisation: products with weights, and attention",
         work.flops,
         at_once_s,
         at_least=bench.utilisation_bound,
         details=dataclasses.asdict(work),
     )
-    yield utilisation("utilisation: products with weights alone", work.matmul_flops, at_once_s)
-    yield utilisation(
+    yield measure_utilisation(
+        "utilisation: products with weights alone", work.matmul_flops, at_once_s
+    )
+    yield measure_utilisation(
         "utilisation if no token were shared",
         unshared.flops,
         at_once_s,
@@ -136,7 +133,7 @@ def _scorer(bench: Bench, shape: Any) -> Results:
         "rollouts/s",
         details=about | {"batches": len(batches)} | dataclasses.asdict(batched),
     )
-    yield utilisation("utilisation in the server's batches", batched.flops, in_batches_s)
+    yield measure_utilisation("utilisation in the server's batches", batched.flops, in_batches_s)
 
 
 def memory(bench: Bench) -> Results:
@@ -153,7 +150,7 @@ def memory(bench: Bench) -> Results:
 
 
 def naive(bench: Bench) -> Results:
-    """Time of the naive scorer (padded batches) relative to the scorer's, on the same rollouts."""
+    """Time of the naive loop (padded batches) relative to the scorer's, on the same rollouts."""
     shape = bench.small
     model = make_model(shape, bench.device, bench.dtype)
     scoring = TransformersScorer(model, bench.max_batch_tokens)

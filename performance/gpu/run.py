@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
@@ -49,8 +49,8 @@ class Part:
 # of the scorer parts. The limits leave time to start up within eight minutes.
 PARTS = (
     Part("matmul", gpu_parts.matmul, 10),
-    Part("scorer", gpu_parts.scorer, 70),
-    Part("scorer-large", gpu_parts.scorer_large, 60),
+    Part("scorer", lambda bench: gpu_parts.scorer(bench, bench.small), 70),
+    Part("scorer-large", lambda bench: gpu_parts.scorer(bench, bench.large), 60),
     Part("memory", gpu_parts.memory, 25),
     Part("naive", gpu_parts.naive, 40),
     Part("attention", gpu_parts.attention, 30),
@@ -123,26 +123,8 @@ def _limit_time(limit_s: float) -> Iterator[None]:
 
 
 def make_bench(device: torch.device, *, tiny: bool, rounds: int, step_seconds: float) -> Bench:
-    on_cuda = device.type == "cuda"
-    if tiny:
-        return Bench(
-            device=device,
-            dtype=torch.bfloat16 if on_cuda else torch.float32,
-            small=TINY,
-            large=TINY_DEEPER,
-            vocabularies=(512, 2048),
-            lengths=TINY_LENGTHS,
-            max_batch_tokens=512,
-            token_budgets=(128, 256, 512, 1024),
-            matmul_sizes=(64, 256),
-            max_groups=2,
-            head_positions=512,
-            rounds=rounds,
-            step_seconds=step_seconds,
-            utilisation_bound=None,
-            matmul_size=256,
-        )
-    return Bench(
+    """The settings of a run; `tiny` makes every size small."""
+    bench = Bench(
         device=device,
         dtype=torch.bfloat16,
         small=QWEN3_1_7B,
@@ -158,6 +140,23 @@ def make_bench(device: torch.device, *, tiny: bool, rounds: int, step_seconds: f
         step_seconds=step_seconds,
         utilisation_bound=gpu_parts.UTILISATION,
         matmul_size=8192,
+    )
+    if not tiny:
+        return bench
+    return replace(
+        bench,
+        dtype=torch.bfloat16 if bench.is_cuda else torch.float32,
+        small=TINY,
+        large=TINY_DEEPER,
+        vocabularies=(512, 2048),
+        lengths=TINY_LENGTHS,
+        max_batch_tokens=512,
+        token_budgets=(128, 256, 512, 1024),
+        matmul_sizes=(64, 256),
+        max_groups=2,
+        head_positions=512,
+        utilisation_bound=None,
+        matmul_size=256,
     )
 
 

@@ -109,6 +109,7 @@ def test_transformers_serve_gives_what_the_transformers_backend_gives(
     assert runs[1]["chat_template"] == {"text": None, "sha256": None}
 
 
+@pytest.mark.slow
 def test_transformers_serve_cuts_off(served: str, bundled_model_path: Path) -> None:
     backend = OpenAIBackend(served, str(bundled_model_path), sampling=Sampling(0.0, 1.0, 3))
     request = Request(0, "", "Ann has 3 pens. She buys 4 more. How many pens?", "", None)
@@ -117,6 +118,7 @@ def test_transformers_serve_cuts_off(served: str, bundled_model_path: Path) -> N
     assert (completion.num_tokens, completion.finish_reason) == (3, "length")
 
 
+@pytest.mark.slow
 def test_transformers_serve_refuses_another_model(served: str) -> None:
     backend = OpenAIBackend(served, "another-model", sampling=GREEDY, max_retries=0)
     (completion,) = backend.generate([_request()])

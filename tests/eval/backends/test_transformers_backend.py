@@ -249,7 +249,9 @@ def _command(output: Path, *flags: str) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "stop", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_killed_process_can_be_resumed(tmp_path: Path, stop: signal.Signals) -> None:
     environ = {**os.environ, "HF_HUB_OFFLINE": "1"}
     path = tmp_path / "demo.jsonl"
