@@ -31,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     _add_rescore(parser.add_subparsers(title="commands", metavar="COMMAND", required=True))
     arguments = parser.parse_args(argv)
-    status: int = arguments.run(arguments)
-    return status
+    return int(arguments.run(arguments))
 
 
 def _add_rescore(commands: Any) -> None:

@@ -173,8 +173,7 @@ class RolloutTokenizer:
         return next((o for o in others if self._decode(tail + o) == expected), ids)
 
     def _decode(self, ids: list[int]) -> str:
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
-        return text
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
 
 
 def _build_encoder(tokenizer: Any) -> Callable[[str], list[int]]:

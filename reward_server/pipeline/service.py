@@ -17,7 +17,7 @@ from reward_server.observe.status import Status
 from reward_server.pipeline.admission import Admission
 from reward_server.pipeline.batcher import BatcherCounters, QueueState
 from reward_server.pipeline.engine import Engine, EngineSlot
-from reward_server.pipeline.request import RewardParts, RewardRequest
+from reward_server.pipeline.request import RewardRequest, SharedParts
 from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
 from reward_server.pipeline.waiting import IN_THREADS, Deadline, Waiting
 from sar.grading.processes.pool import GraderPool
@@ -55,7 +55,7 @@ class RewardService:
         self.engines = EngineSlot()
         self.counters = BatcherCounters()
         """Counters that every engine's batcher continues."""
-        self._parts = RewardParts(graders, sar_weight, waiting, self.metrics)
+        self._parts = SharedParts(graders, sar_weight, waiting, self.metrics)
         self._request_timeout_s = limits.request_timeout_s
         self._admission = Admission(limits.max_queued_tokens)
         self._reward_log = reward_log
