@@ -184,8 +184,7 @@ def _build_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
 
         def encode_in_python(text: str) -> list[int]:
             with lock:
-                ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
-            return ids
+                return list(tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
         return encode_in_python
 
@@ -196,8 +195,7 @@ def _build_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
 
     def encode(text: str) -> list[int]:
         (encoding,) = backend.encode_batch_fast([text], add_special_tokens=False)
-        ids: list[int] = encoding.ids
-        return ids
+        return list(encoding.ids)
 
     return encode
 

@@ -218,9 +218,8 @@ def _convert_error(model: type[BaseModel], error: ValidationError) -> RewardServ
     kind, value, context = first["type"], first["input"], first.get("ctx", {})
     field = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in first["loc"]).lstrip(".")
     if not field:
-        return InvalidRequest(
-            f"the body must be a JSON object with {', '.join(model.model_fields)}"
-        )
+        names = ", ".join(model.model_fields)
+        return InvalidRequest(f"the body must be a JSON object with {names}")
     if kind == "missing" or (value is None and len(first["loc"]) == 1):
         return InvalidRequest(f"{field} is missing", field)
     if kind == "too_large":

@@ -43,12 +43,11 @@ class Metrics:
         def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
             return Histogram(_PREFIX + name, text, labels, buckets=buckets, registry=self._registry)
 
-        self._requests = Counter(
-            _PREFIX + "requests", "requests answered", ["status"], registry=self._registry
-        )
-        self._verdicts = Counter(
-            _PREFIX + "verdicts", "verdicts given", ["grader", "reason"], registry=self._registry
-        )
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(_PREFIX + name, text, labels, registry=self._registry)
+
+        self._requests = counter("requests", "requests answered", "status")
+        self._verdicts = counter("verdicts", "verdicts given", "grader", "reason")
         self._stages = histogram(
             "stage_seconds",
             "seconds of a stage: tokenise (of a rollout), grade (of a rollout, in its process), "

@@ -24,7 +24,7 @@ from reward_server.errors import ClientGone, NotReady, ScoringFailed
 from reward_server.observe.metrics import Metrics
 from sar.scoring import LogprobScorer, TokenSequence
 
-# Batches after which a bucket that none of them took from goes first.
+# A bucket goes first after this many batches in a row that took nothing from it.
 _MAX_PASSED_OVER = 3
 # A pause longer than this ends a stretch of work.
 _PAUSE_S = 1.0
@@ -205,9 +205,11 @@ class Batcher:
         try:
             results = self._scorer.response_logprobs(sequences)
             _check_logprobs(results, sequences)
-        except Exception as error:  # noqa: BLE001  whatever it is, these jobs must get it
+        except Exception as error:  # noqa: BLE001  the jobs' futures get any error
             failure = error
-        self._count(sequences, start_s, time.monotonic())
+        end_s = time.monotonic()
+        self.counters.add_batch(sequences, start_s, end_s)
+        self._metrics.add_batch(len(sequences), sum(map(len, sequences)), end_s - start_s)
         if failure:
             self._recover(jobs, failure, is_retry=is_retry)
             return
@@ -235,10 +237,6 @@ class Batcher:
         else:
             message = f"the scorer failed: {type(failure).__name__}: {failure}"
             jobs[0].future.set_exception(ScoringFailed(message))
-
-    def _count(self, sequences: Sequence[TokenSequence], start_s: float, end_s: float) -> None:
-        self.counters.add_batch(sequences, start_s, end_s)
-        self._metrics.add_batch(len(sequences), sum(map(len, sequences)), end_s - start_s)
 
     def _next_batch(self) -> list[_Job]:
         """Waits for jobs and takes as many as fit; empty once closed and done."""

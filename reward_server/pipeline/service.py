@@ -1,4 +1,4 @@
-"""The reward service: admits a request, finds it an engine, and counts what became of it."""
+"""The reward service: admits a request, lends it an engine, and counts its rewards."""
 
 from __future__ import annotations
 

@@ -248,9 +248,8 @@ class TransformersScorer:
         if reason:
             raise ValueError(f"cannot score with {type(self._model).__name__}: {reason}")
         self._model.set_attn_implementation(PACKED)
-        for attention in _Attention:
-            if attention is _Attention.VARLEN and self._model.device.type != "cuda":
-                continue
+        is_cuda = self._model.device.type == "cuda"
+        for attention in list(_Attention) if is_cuda else [_Attention.BLOCKWISE]:
             if not (reason := self._try_attention(attention, expected)):
                 return attention
         self._model.set_attn_implementation(implementation)

@@ -153,8 +153,10 @@ class GraderPool:
 
     def _is_hostile_label(self, slot: _Slot, label: Label) -> bool:
         """Whether parsing the label alone stops a grader; then the response is not at fault."""
-        if label.grader != "math" or label in self._hostile_labels:
-            return label in self._hostile_labels
+        if label in self._hostile_labels:  # another thread has found out meanwhile
+            return True
+        if label.grader != "math":
+            return False
         try:
             if self._call_with_retries(slot, "check_label", label):
                 return False

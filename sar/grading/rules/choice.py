@@ -192,7 +192,7 @@ class _OptionFinder:
         for clause in (sentence, *_CLAUSE_END.split(sentence)[:0:-1]):
             words = normalize_words(clause)
             said = [option for option in self._options if _affirms(words, option)]
-            said = [a for a in said if not any(a != b and _contains(b, a) for b in said)]
+            said = [a for a in said if not any(a != b and any(_find_words(b, a)) for b in said)]
             if len(said) == 1:
                 break
         return {self._letters[i] for i, option in enumerate(self._options) if option in said}
@@ -237,10 +237,6 @@ def _affirms(text: str, option: str) -> bool:
         if not (_DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after) or is_reason):
             return True
     return False
-
-
-def _contains(text: str, part: str) -> bool:
-    return any(_find_words(text, part))
 
 
 def _find_words(text: str, words: str) -> Iterator[re.Match[str]]:
