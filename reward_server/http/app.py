@@ -144,7 +144,7 @@ def create_app(
 
     @app.get("/metrics")
     def prometheus() -> Response:
-        return Response(metrics.text(), mimetype="text/plain; version=0.0.4")
+        return Response(metrics.render(), mimetype="text/plain; version=0.0.4")
 
     @app.get("/openapi.json")
     def openapi() -> Response:

@@ -70,7 +70,7 @@ class Metrics:
         """Adds the counters that other parts of the server keep."""
         self._registry.register(_StatusCollector(read_status))
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 

@@ -59,7 +59,7 @@ class RewardRequest:
     ) -> None:
         """
         Args:
-            engine: tokenizes and scores all rollouts of this request.
+            engine: tokenises and scores all rollouts of this request.
             is_abandoned: whether the client has closed its connection.
         """
         self._rollouts = rollouts

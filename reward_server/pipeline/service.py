@@ -144,6 +144,6 @@ class RewardService:
         if must_warn:
             _log.warning(
                 "a prompt's system prompt or chat template differs from that of the empty-question "
-                "prompt, so SAR compares unlike things: check --system-prompt and --model (logged "
-                "once; template_mismatch in extra_logs marks each such rollout)"
+                "prompt, so SAR measures more than the question: check --system-prompt and "
+                "--model (logged once; template_mismatch in extra_logs marks each such rollout)"
             )

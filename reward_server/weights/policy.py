@@ -124,6 +124,7 @@ class PolicyUpdater:
             _log.exception("a checkpoint could not be loaded")
 
     def _update(self, path: Path) -> int:
+        """Puts a checkpoint in service. Counts and logs one that is refused."""
         try:
             return self._put_in_service(path)
         except CheckpointRefused as error:

@@ -87,7 +87,7 @@ class _Layout:
         self._device = device
         self._masks: dict[Any, Tensor] = {}
 
-    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+    def get_mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
         """(rows, columns) mask of 0 or -inf to add to the scores; a query block takes a slice.
 
         Row i attends to column j if `columns - rows + i - window < j <= columns - rows + i`.
@@ -263,7 +263,7 @@ def _attend_blockwise(
     softcap: float | None,
 ) -> Tensor:
     """Computes each segment in blocks of queries, each against the keys that it can attend to."""
-    mask = layout.mask(window, query.dtype)
+    mask = layout.get_mask(window, query.dtype)
     last = mask.shape[1] - mask.shape[0]
     output = value.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
     for s in layout.segments:

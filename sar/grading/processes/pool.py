@@ -127,7 +127,7 @@ class GraderPool:
                 job.future.set_result(verdict)
                 self._on_graded(time.monotonic() - start_s)
         if slot.process:
-            slot.process.end()
+            slot.process.kill_and_wait()
 
     def _grade(self, slot: _Slot, response: str, label: Label) -> Verdict:
         """Grades a response; compares its label as text if the label alone stops a grader."""
@@ -198,7 +198,7 @@ class GraderPool:
         """
         process = slot.process
         if process and process.num_calls >= _VERDICTS_PER_PROCESS:
-            process.end()
+            process.kill_and_wait()
             slot.process = None
         elif process and not process.is_alive:
             self._drop_process(slot)

@@ -91,8 +91,8 @@ class KillableProcess:
         with _children_lock:
             self._process.kill()
 
-    def end(self) -> None:
-        """Kills the process, and waits until it is gone."""
+    def kill_and_wait(self) -> None:
+        """Kills the process, and returns once it is gone."""
         self.kill()
         self._process.join()
         self._connection.close()
@@ -113,10 +113,10 @@ class KillableProcess:
                 _send(self._connection, request, deadline)
             return _receive(self._connection, deadline)
         except (CallTimedOut, ProcessStalled):
-            self.end()
+            self.kill_and_wait()
             raise
         except OSError as error:
-            self.end()
+            self.kill_and_wait()
             raise ProcessDied(f"exit code {self._process.exitcode}") from error
 
 
