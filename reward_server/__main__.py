@@ -86,7 +86,7 @@ class Server:
         model = self.config.model_path
         try:
             engine = self.load(model)
-        except Exception as error:  # a broken model folder raises all sorts of things
+        except Exception as error:  # a broken model folder can raise anything
             raise CannotStart(f"cannot serve --model {model}: {one_line(error)}") from error
         self.service.engines.start(engine)
         _log.info("ready: rewards are correctness + %s x SAR", self.config.sar_weight)

@@ -13,7 +13,6 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from reward_server.config import ENV_PREFIX
@@ -80,7 +79,7 @@ class ServerProcess:
         self._wait_for(self._is_ready, "become ready")
 
     def stop(self, timeout_s: float = 90.0) -> int:
-        """Sends SIGTERM and waits; kills it after `timeout_s`. Returns the exit code."""
+        """Sends SIGTERM, and SIGKILL after `timeout_s`. Returns the exit code."""
         self.process.terminate()
         try:
             return self.process.wait(timeout_s)
@@ -91,12 +90,7 @@ class ServerProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _is_ready(self) -> bool:

@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_args
 
@@ -31,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     _add_rescore(parser.add_subparsers(title="commands", metavar="COMMAND", required=True))
     arguments = parser.parse_args(argv)
-    status: int = arguments.run(arguments)
-    return status
+    return int(arguments.run(arguments))
 
 
 def _add_rescore(commands: Any) -> None:
@@ -109,8 +108,8 @@ def _rescore_log(
         yield from rescore(log, sar_weight=arguments.sar_weight)
         return
     num_workers = arguments.grader_workers or min(os.cpu_count() or 1, 16)
-    graders = GraderPool(num_workers, arguments.grader_timeout or _DEFAULT_TIMEOUT_S)
-    try:
+    timeout_s = arguments.grader_timeout or _DEFAULT_TIMEOUT_S
+    with closing(GraderPool(num_workers, timeout_s)) as graders:
         yield from regrade(
             log,
             graders,
@@ -118,8 +117,6 @@ def _rescore_log(
             grader=arguments.grader,
             sar_weight=arguments.sar_weight,
         )
-    finally:
-        graders.close()
 
 
 @contextmanager
@@ -140,8 +137,7 @@ def _read_with_progress(files: Sequence[Path]) -> Iterator[Iterator[Any]]:
         )
 
 
-@contextmanager
-def _open_output(path: Path | None, logs: Sequence[Path]) -> Iterator[TextIO | None]:
+def _open_output(path: Path | None, logs: Sequence[Path]) -> AbstractContextManager[TextIO | None]:
     """Opens the output file, if there is one.
 
     Raises:
@@ -150,14 +146,12 @@ def _open_output(path: Path | None, logs: Sequence[Path]) -> Iterator[TextIO | N
     from sar.rescore import RescoreError
 
     if path is None:
-        yield None
-        return
+        return nullcontext()
     if not {path.resolve(), path.resolve().parent}.isdisjoint(log.resolve() for log in logs):
         raise RescoreError(
             f"--output {path}: would replace a log or be read as one; choose another folder"
         )
-    with open_atomically(path) as output:
-        yield output
+    return open_atomically(path)
 
 
 def _format_summary(summary: Summary) -> str:

@@ -75,12 +75,8 @@ class ContaminationIndex:
                 for question in index.get(gram, ()):
                     known = found.get(question)
                     if known is None or not known.whole:
-                        whole = self._is_at(question, words, start)
+                        expected = self._questions[question]
+                        whole = words[start : start + len(expected)] == expected
                         if known is None or whole:
                             found[question] = Match(question, gram, whole)
         return [found[question] for question in sorted(found)]
-
-    def _is_at(self, question: int, words: Words, start: int) -> bool:
-        """True if all words of the question follow from `start` on."""
-        expected = self._questions[question]
-        return words[start : start + len(expected)] == expected

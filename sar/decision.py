@@ -21,7 +21,7 @@ from sar.reward import Likelihood, Reward, combine
 
 SCHEMA = 1
 
-# JSON has no tuples and enums, so these fields are converted. Other types have to match exactly.
+# JSON has no tuples and enums: pydantic converts these fields. Other types have to match exactly.
 _CONVERTED = Field(strict=False)
 
 
@@ -159,23 +159,17 @@ def _reward_fields(
     reward: Reward, grader: GraderName, mode: Mode, sar_weight: float
 ) -> dict[str, Any]:
     """The fields of a decision that change when the reward is computed again."""
-    verdict, likelihood = reward.verdict, reward.likelihood
     return {
+        **asdict(reward.verdict),  # reason, answer, label_unreadable
+        **asdict(reward.likelihood),  # nll_qa, nll_a, num_response_tokens, truncated
         "grader": grader,
         "mode": mode,
-        "reason": verdict.reason,
-        "answer": verdict.answer,
-        "correctness": verdict.correctness,
-        "label_unreadable": verdict.label_unreadable,
-        "nll_qa": likelihood.nll_qa,
-        "nll_a": likelihood.nll_a,
-        "ppl_qa": likelihood.ppl_qa,
-        "ppl_a": likelihood.ppl_a,
-        "sar": likelihood.sar,
+        "correctness": reward.correctness,
+        "ppl_qa": reward.likelihood.ppl_qa,
+        "ppl_a": reward.likelihood.ppl_a,
+        "sar": reward.likelihood.sar,
         "sar_weight": sar_weight,
         "reward": reward.value,
-        "num_response_tokens": likelihood.num_response_tokens,
-        "truncated": likelihood.truncated,
     }
 
 

@@ -76,9 +76,10 @@ def strip_padding(response: str, *, pad_token: str | None, eos_token: str | None
 
 
 def _strip_leading_specials(text: str, special_tokens: Sequence[str]) -> list[str]:
-    """Candidates for the text that starts with the prompt: all of it, then less and less of it.
+    """The whole text, then the text without its first leading special tokens.
 
-    A leading special token may be the prompt's own or one that the trainer added.
+    Each may start with the prompt, as a leading special token may be the prompt's own or one that
+    the trainer added.
     """
     starts = [0]
     while special := next((s for s in special_tokens if s and text.startswith(s, starts[-1])), ""):

@@ -86,6 +86,7 @@ class Summary:
 
     @property
     def mean_after(self) -> float:
+        """Mean reward as computed again; 0 if there are no decisions."""
         return self._sum_after / max(1, self.num_decisions)
 
     def _add_example(self, rescored: Rescored, num_of_kind: int) -> None:

@@ -26,19 +26,15 @@ _MAX_CACHED_PROMPTS = 4096
 
 @dataclass(frozen=True)
 class EncodedRollout:
-    """A response after its two contexts, which SAR compares. None: the response has no token."""
+    """A response after each of the two contexts whose perplexities SAR compares."""
 
-    with_question: TokenSequence | None
-    without_question: TokenSequence | None
+    sequences: list[TokenSequence]
+    """The response after its prompt, then after the standalone prompt. Empty if the response has
+    no token."""
     num_response_tokens: int
     """All tokens of the response, including those that were cut."""
     truncated: bool
     """True if the prompt or the response was cut to fit the context."""
-
-    @property
-    def sequences(self) -> list[TokenSequence]:
-        """What the scorer has to score: both sequences, or none."""
-        return [s for s in (self.with_question, self.without_question) if s is not None]
 
 
 class RolloutTokenizer:
@@ -56,9 +52,9 @@ class RolloutTokenizer:
         Args:
             tokenizer: a transformers tokenizer.
             system_prompt: the system prompt in the policy's prompts; empty if they have none.
-            standalone_prompt: the context of ppl_a. "chat": the chat template with an empty
-                question. "bos": the tokenizer's BOS token, or its EOS token if it has no BOS.
-                Any other value is used as the text itself.
+            standalone_prompt: the context of ppl_a. "chat": the empty-question prompt, which is
+                the chat template with an empty question. "bos": the tokenizer's BOS token, or its
+                EOS token if it has no BOS. Any other value is used as the text itself.
             max_context_tokens: longer rollouts are cut to this length; None for no limit.
         Raises:
             ValueError: the standalone prompt has no token, or takes half of the context or more.
@@ -69,12 +65,13 @@ class RolloutTokenizer:
         self._encode_prompt = lru_cache(_MAX_CACHED_PROMPTS)(self._encode)
         self._max_context_tokens = max_context_tokens
         self._special_tokens = _list_special_tokens(tokenizer)
-        hidden = [re.escape(s) for s in self._special_tokens if not is_grading_tag(s)]
-        self._hidden_pattern = re.compile("|".join(hidden) or r"(?!)")
-        self._frame = (
-            prompt_frame(tokenizer, system_prompt) if standalone_prompt == "chat" else ("", "")
-        )
-        self._standalone_ids = self._standalone_prompt_ids(standalone_prompt, system_prompt)
+        ungraded = [re.escape(s) for s in self._special_tokens if not is_grading_tag(s)]
+        self._ungraded_pattern = re.compile("|".join(ungraded) or r"(?!)")
+        self._frame, context = ("", ""), standalone_prompt
+        if standalone_prompt == "chat":
+            self._frame = prompt_frame(tokenizer, system_prompt)
+            context = empty_question_prompt(tokenizer, system_prompt)
+        self._standalone_ids = self._encode_standalone(context)
         if not self._standalone_ids:
             raise ValueError(f"the standalone prompt {standalone_prompt!r} has no token")
         if max_context_tokens and len(self._standalone_ids) >= max_context_tokens // 2:
@@ -89,14 +86,11 @@ class RolloutTokenizer:
         Raises:
             ValueError: the prompt is empty, or the query does not start with it.
         """
+        decoded_prompt = prompt
+        if not query.startswith(prompt):  # otherwise decoding is not needed, and it takes time
+            decoded_prompt = self._decode(self._encode_prompt(prompt))
         prompt_text, response = split_query(
-            query,
-            prompt,
-            # Decoding takes time and is not needed if the query starts with the prompt.
-            decoded_prompt=prompt
-            if query.startswith(prompt)
-            else self._decode(self._encode_prompt(prompt)),
-            special_tokens=self._special_tokens,
+            query, prompt, decoded_prompt=decoded_prompt, special_tokens=self._special_tokens
         )
         pad = self._tokenizer.pad_token
         if pad and pad != self._tokenizer.bos_token and not prompt.startswith(pad):
@@ -108,7 +102,7 @@ class RolloutTokenizer:
     def encode(self, prompt: str, response: str) -> EncodedRollout:
         """Encodes the response after its prompt and after the standalone prompt, cut to fit."""
         prompt_ids = self._encode_prompt(prompt) or self._standalone_ids
-        return self.fit_to_context(prompt_ids, self._response_ids(prompt_ids, response))
+        return self.fit_to_context(prompt_ids, self._encode_response(prompt_ids, response))
 
     def fit_to_context(self, prompt_ids: list[int], response_ids: list[int]) -> EncodedRollout:
         """Pairs a response with its two contexts, and cuts what exceeds `max_context_tokens`.
@@ -121,27 +115,27 @@ class RolloutTokenizer:
         """
         num_response_tokens = len(response_ids)
         if not response_ids:
-            return EncodedRollout(None, None, 0, truncated=False)
+            return EncodedRollout([], 0, truncated=False)
         kept_prompt_ids = prompt_ids
         if limit := self._max_context_tokens:
             room = limit - max(len(prompt_ids), len(self._standalone_ids))
             response_ids = response_ids[: max(room, limit // 2)]
             kept_prompt_ids = prompt_ids[-(limit - len(response_ids)) :]
+        contexts = (kept_prompt_ids, self._standalone_ids)
         return EncodedRollout(
-            TokenSequence(kept_prompt_ids, response_ids),
-            TokenSequence(self._standalone_ids, response_ids),
+            [TokenSequence(context, response_ids) for context in contexts],
             num_response_tokens,
             truncated=len(kept_prompt_ids) < len(prompt_ids)
             or len(response_ids) < num_response_tokens,
         )
 
     def remove_special_tokens(self, text: str) -> str:
-        """Removes what graders do not read. Tags that they read, such as `<think>`, stay."""
-        return self._hidden_pattern.sub("", text)
+        """Removes the special tokens that graders do not read. `<think>` and the like stay."""
+        return self._ungraded_pattern.sub("", text)
 
     def find_special_tokens(self, text: str) -> tuple[str, ...]:
         """The special tokens that `remove_special_tokens` would remove from a text, each once."""
-        return tuple(dict.fromkeys(self._hidden_pattern.findall(text)))
+        return tuple(dict.fromkeys(self._ungraded_pattern.findall(text)))
 
     def has_other_frame(self, prompt: str) -> bool:
         """True if the prompt's frame differs from that of the empty-question prompt.
@@ -153,17 +147,14 @@ class RolloutTokenizer:
         before, after = self._frame
         return not (before in prompt and prompt.endswith(after))
 
-    def _standalone_prompt_ids(self, standalone_prompt: str, system_prompt: str) -> list[int]:
-        if standalone_prompt == "bos":
-            bos = self._tokenizer.bos_token_id
-            bos = self._tokenizer.eos_token_id if bos is None else bos
-            return [] if bos is None else [int(bos)]
-        if standalone_prompt == "chat":
-            return self._encode(empty_question_prompt(self._tokenizer, system_prompt))
-        return self._encode(standalone_prompt)
+    def _encode_standalone(self, standalone_prompt: str) -> list[int]:
+        if standalone_prompt != "bos":
+            return self._encode(standalone_prompt)
+        ids = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id)
+        return [int(token) for token in ids if token is not None][:1]
 
-    def _response_ids(self, prompt_ids: list[int], response: str) -> list[int]:
-        """Finds the ids that decode to the response when they follow the prompt.
+    def _encode_response(self, prompt_ids: list[int], response: str) -> list[int]:
+        """The ids that decode to the response when they follow the prompt.
 
         Tokenizers like SentencePiece put a space before a text that starts a sequence. A response
         encoded alone can thus get one token too many. The right encoding is the one that decodes
@@ -182,8 +173,7 @@ class RolloutTokenizer:
         return next((o for o in others if self._decode(tail + o) == expected), ids)
 
     def _decode(self, ids: list[int]) -> str:
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
-        return text
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
 
 
 def _build_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
@@ -194,8 +184,7 @@ def _build_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
 
         def encode_in_python(text: str) -> list[int]:
             with lock:
-                ids: list[int] = tokenizer.encode(text, add_special_tokens=False, verbose=False)
-            return ids
+                return list(tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
         return encode_in_python
 
@@ -206,8 +195,7 @@ def _build_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
 
     def encode(text: str) -> list[int]:
         (encoding,) = backend.encode_batch_fast([text], add_special_tokens=False)
-        ids: list[int] = encoding.ids
-        return ids
+        return list(encoding.ids)
 
     return encode
 

@@ -71,9 +71,8 @@ def create_app(
     app = Flask(
         "reward_server", static_folder=None, template_folder=Path(__file__).parent / "templates"
     )
-    # Without this, Flask redirects `//healthz`, and /openapi.json documents no redirects.
+    # /openapi.json documents neither Flask's redirect of `//healthz` nor its answers to OPTIONS.
     app.url_map.merge_slashes = False
-    # Nor does it document Flask's own answers to OPTIONS.
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     # One byte more than the limit: Werkzeug cuts chunked bodies there without an error, and
     # `_read_body` can then see that the body was longer.
@@ -145,7 +144,7 @@ def create_app(
 
     @app.get("/metrics")
     def prometheus() -> Response:
-        return Response(metrics.text(), mimetype="text/plain; version=0.0.4")
+        return Response(metrics.render(), mimetype="text/plain; version=0.0.4")
 
     @app.get("/openapi.json")
     def openapi() -> Response:

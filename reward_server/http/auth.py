@@ -7,7 +7,6 @@ OpenRLHF's client cannot be told to send a header. Its URL may contain credentia
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 from collections.abc import Sequence
@@ -53,6 +52,6 @@ def _parse_key(authorization: str) -> bytes:
     if scheme.lower() == "basic":
         try:
             return base64.b64decode(credentials, validate=True).partition(b":")[2]
-        except (binascii.Error, ValueError):
+        except ValueError:
             return b""
     return b""

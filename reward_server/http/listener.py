@@ -233,8 +233,7 @@ class _Incoming(io.RawIOBase):
         self._num_reads += 1
         if self._num_reads > _MAX_READS_IN_A_ROW:
             gevent.sleep(0)
-        num_bytes: int = self._connection.recv_into(buffer)
-        return num_bytes
+        return int(self._connection.recv_into(buffer))
 
 
 class _Body:
@@ -305,38 +304,26 @@ def _open_sockets(host: str, port: int) -> list[socket.socket]:
     """Listens on every address that the host name has on this machine, on the same port."""
     sockets: list[socket.socket] = []
     with ExitStack() as closing:
-        for family, kind, _, _, address in socket.getaddrinfo(
+        for family, _, _, _, address in socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
             same_port = sockets[0].getsockname()[1] if sockets else port
             try:
-                listening = _open_socket(family, kind, (address[0], same_port, *address[2:]))
+                listening = socket.create_server(
+                    (address[0], same_port, *address[2:]), family=family, backlog=_BACKLOG
+                )
             except OSError as error:
                 # localhost may resolve to an IPv6 address on a machine without IPv6.
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     raise
                 unavailable = error
             else:
+                listening.setblocking(False)
                 sockets.append(closing.enter_context(listening))
         if not sockets:
             raise unavailable
         closing.pop_all()  # none failed: they stay open
     return sockets
-
-
-def _open_socket(family: int, kind: int, address: tuple[Any, ...]) -> socket.socket:
-    listening = socket.socket(family, kind)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.bind(address)
-        listening.listen(_BACKLOG)
-        listening.setblocking(False)
-    except OSError:
-        listening.close()
-        raise
-    return listening
 
 
 def _raise_descriptor_limit() -> None:

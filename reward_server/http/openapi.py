@@ -23,6 +23,7 @@ from sar import __version__
 
 _JSON = "application/json"
 _SCHEMAS = "#/components/schemas/"
+_REFUSED = {"default": {"$ref": "#/components/responses/Refused"}}
 _NEEDS_KEY: list[dict[str, list[str]]] = [{"bearer": []}, {"basic": []}]
 
 
@@ -78,9 +79,7 @@ def describe(*, needs_key: bool) -> dict[str, Any]:
         "paths": {
             **{path: {"post": _describe_post(post, needs_key)} for path, post in _POSTS.items()},
             "/healthz": {"get": _describe_get("Alive, with counters.", {200: _ref(HealthAnswer)})},
-            "/readyz": {
-                "get": _describe_get(ready, {200: _ref(ReadyAnswer), 503: _ref(ReadyAnswer)})
-            },
+            "/readyz": {"get": _describe_get(ready, dict.fromkeys((200, 503), _ref(ReadyAnswer)))},
             **{
                 path: {"get": _describe_get(summary, {200: schema}, mimetype)}
                 for path, (summary, mimetype, schema) in _PAGES.items()
@@ -115,7 +114,7 @@ def _describe_post(post: _Post, needs_key: bool) -> dict[str, Any]:
             "200": _answer(inspect.getdoc(post.answer) or "", _ref(post.answer)),
             "408": _answer("The request took too long to come in.", _ref(ErrorAnswer)),
             **_describe_errors(),
-            "default": {"$ref": "#/components/responses/Refused"},
+            **_REFUSED,
         },
     }
     is_protected = needs_key or post.always_needs_key
@@ -126,8 +125,7 @@ def _describe_get(
     summary: str, schemas: dict[int, dict[str, Any]], mimetype: str = _JSON
 ) -> dict[str, Any]:
     answers = {str(s): _answer(summary, schema, mimetype) for s, schema in schemas.items()}
-    refused = {"default": {"$ref": "#/components/responses/Refused"}}
-    return {"summary": summary, "responses": {**answers, **refused}}
+    return {"summary": summary, "responses": {**answers, **_REFUSED}}
 
 
 def _describe_errors() -> dict[str, Any]:

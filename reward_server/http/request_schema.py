@@ -1,11 +1,10 @@
-"""What the trainers send. Parsing, errors that name a field, and /openapi.json come from here.
+"""What the trainers send: parses requests, with errors that name the field, for three routes.
 
-`POST /get_reward`, OpenRLHF: lists of one length in, lists of the same length out.
+`POST /get_reward`, from OpenRLHF: three lists, with an item for each rollout.
 Source: OpenRLHF 0.11.2, openrlhf/utils/agent.py, SingleTurnAgentExecutor.
 
-`POST /rm`, slime and miles: one rollout in, its numbers out. All of them become the sample's
-reward, of which `--reward-key` names the one to train on and `--eval-reward-key` the one to
-evaluate by.
+`POST /rm`, from slime and miles: one rollout. These trainers keep all numbers of the answer. Their
+`--reward-key` names the number to train on, and `--eval-reward-key` the one to evaluate by.
 Source: slime at 624b824, slime/rollout/rm_hub/__init__.py, remote_rm; miles at 31f1ca9, likewise.
 """
 
@@ -53,6 +52,7 @@ class _ParsedLabel(NamedTuple):
 
 
 def _check_text(text: str, info: ValidationInfo[Any], part: str = "") -> str:
+    """Refuses a text that is too long or not Unicode. `part` is the field's part, `.choices`."""
     limits: RequestLimits = info.context
     if len(text) > limits.max_text_chars:
         raise PydanticCustomError(
@@ -62,7 +62,7 @@ def _check_text(text: str, info: ValidationInfo[Any], part: str = "") -> str:
         )
     try:
         text.encode()
-    except UnicodeEncodeError as error:  # JSON can carry half of a surrogate pair as an escape
+    except UnicodeEncodeError as error:  # a lone surrogate, which JSON can contain as an escape
         raise PydanticCustomError("string_unicode", "", {"part": part}) from error
     return text
 
@@ -77,34 +77,25 @@ def _read_label(value: Any, info: ValidationInfo[Any]) -> _ParsedLabel:
     return _ParsedLabel(label, value)
 
 
-_Text = Annotated[str, AfterValidator(_check_text)]
-_Label = Annotated[
-    _ParsedLabel,
-    PlainValidator(_read_label),
-    WithJsonSchema(
+_LABEL_SCHEMA: dict[str, Any] = {
+    "description": "The ground truth: a string, or an object (or its JSON text) with more.",
+    "oneOf": [
+        {"type": "string", "minLength": 1},
         {
-            "description": "The ground truth: a string, or an object (or its JSON text) with more.",
-            "oneOf": [
-                {"type": "string", "minLength": 1},
-                {
-                    "type": "object",
-                    "required": ["answer"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "answer": {"type": "string", "minLength": 1},
-                        "grader": {"enum": [*get_args(GraderName), None]},
-                        "mode": {"enum": [*get_args(Mode), None]},
-                        "choices": {
-                            "type": ["array", "null"],
-                            "items": {"type": "string"},
-                            "maxItems": 26,
-                        },
-                    },
-                },
-            ],
-        }
-    ),
-]
+            "type": "object",
+            "required": ["answer"],
+            "additionalProperties": False,
+            "properties": {
+                "answer": {"type": "string", "minLength": 1},
+                "grader": {"enum": [*get_args(GraderName), None]},
+                "mode": {"enum": [*get_args(Mode), None]},
+                "choices": {"type": ["array", "null"], "items": {"type": "string"}, "maxItems": 26},
+            },
+        },
+    ],
+}
+_Text = Annotated[str, AfterValidator(_check_text)]
+_Label = Annotated[_ParsedLabel, PlainValidator(_read_label), WithJsonSchema(_LABEL_SCHEMA)]
 
 
 class GetRewardRequest(BaseModel):
@@ -126,15 +117,14 @@ class GetRewardRequest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_lengths(cls, data: Any, info: ValidationInfo[Any]) -> Any:
-        """Before any item is read: a request of many items costs no more than counting them."""
+        """Checks the lists' lengths before their items are parsed, which may take long."""
         lists = [data.get(name) if isinstance(data, dict) else None for name in cls.model_fields]
         lengths = [len(values) for values in lists if isinstance(values, list)]
         if len(lengths) < len(lists):
             return data  # each field's own error says more
         if len(set(lengths)) > 1:
-            counts = zip(lengths, cls.model_fields, strict=True)
-            counted = ", ".join(f"{count} {name}" for count, name in counts)
-            raise InvalidRequest(f"lists of different lengths: {counted}")
+            counts = map("{} {}".format, lengths, cls.model_fields)
+            raise InvalidRequest(f"lists of different lengths: {', '.join(counts)}")
         limits: RequestLimits = info.context
         if lengths[0] > limits.max_samples:
             raise TooLarge(
@@ -211,7 +201,7 @@ def parse_update_weights(body: bytes) -> Path:
 def _parse(model: type[_M], body: bytes, limits: RequestLimits | None = None) -> _M:
     with suppress(ValidationError):  # the common case, and the fastest
         return model.model_validate_json(body, context=limits)
-    # The standard library also reads UTF-16, and half characters, whose field is named below.
+    # The standard library also reads UTF-16, and lone surrogates: `_check_text` names their field.
     try:
         payload = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -219,19 +209,17 @@ def _parse(model: type[_M], body: bytes, limits: RequestLimits | None = None) ->
     try:
         return model.model_validate(payload, context=limits)
     except ValidationError as error:
-        raise _refuse(model, error) from None
+        raise _convert_error(model, error) from None
 
 
-def _refuse(model: type[BaseModel], error: ValidationError) -> RewardServerError:
-    """The first of pydantic's errors as one line that names the field."""
+def _convert_error(model: type[BaseModel], error: ValidationError) -> RewardServerError:
+    """The first of pydantic's errors as an error of this server that names the field."""
     first = error.errors(include_url=False)[0]
     kind, value, context = first["type"], first["input"], first.get("ctx", {})
     field = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in first["loc"]).lstrip(".")
-    found = type(value).__name__
     if not field:
-        return InvalidRequest(
-            f"the body must be a JSON object with {', '.join(model.model_fields)}"
-        )
+        names = ", ".join(model.model_fields)
+        return InvalidRequest(f"the body must be a JSON object with {names}")
     if kind == "missing" or (value is None and len(first["loc"]) == 1):
         return InvalidRequest(f"{field} is missing", field)
     if kind == "too_large":
@@ -251,4 +239,4 @@ def _refuse(model: type[BaseModel], error: ValidationError) -> RewardServerError
             field,
         )
     wanted = "a list" if kind == "list_type" else "a string"
-    return InvalidRequest(f"{field} must be {wanted}, not {found}", field)
+    return InvalidRequest(f"{field} must be {wanted}, not {type(value).__name__}", field)

@@ -26,25 +26,8 @@ disable_created_metrics()
 
 _PREFIX = "reward_server_"
 _FAMILIES = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
-_SECONDS = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1,
-    2.5,
-    5,
-    10,
-    30,
-    60,
-    120,
-    180,
-)
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
+            120, 180)  # fmt: skip
 _TOKENS = tuple(2**n for n in range(4, 16))
 _SEQUENCES = tuple(2**n for n in range(13))
 _REWARDS = (-0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 1, 1.05, 1.1, 1.15, 1.2)
@@ -57,22 +40,20 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
 
-        def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
-            return Histogram(_PREFIX + name, text, buckets=buckets, registry=self._registry)
+        def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+            return Histogram(_PREFIX + name, text, labels, buckets=buckets, registry=self._registry)
 
-        self._requests = Counter(
-            _PREFIX + "requests", "requests answered", ["status"], registry=self._registry
-        )
-        self._verdicts = Counter(
-            _PREFIX + "verdicts", "verdicts given", ["grader", "reason"], registry=self._registry
-        )
-        self._stages = Histogram(
-            _PREFIX + "stage_seconds",
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(_PREFIX + name, text, labels, registry=self._registry)
+
+        self._requests = counter("requests", "requests answered", "status")
+        self._verdicts = counter("verdicts", "verdicts given", "grader", "reason")
+        self._stages = histogram(
+            "stage_seconds",
             "seconds of a stage: tokenise (of a rollout), grade (of a rollout, in its process), "
             "score (of a batch), reply (of a request)",
-            ["stage"],
-            buckets=_SECONDS,
-            registry=self._registry,
+            _SECONDS,
+            "stage",
         )
         self._request_seconds = histogram(
             "request_seconds", "seconds from a request to its answer", _SECONDS
@@ -89,7 +70,7 @@ class Metrics:
         """Adds the counters that other parts of the server keep."""
         self._registry.register(_StatusCollector(read_status))
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 

@@ -53,15 +53,10 @@ class Status(BaseModel):
     policy_age_s: float = _gauge("policy_age_seconds", "seconds since the weights were loaded")
 
 
-def _list_exported() -> dict[str, Exported]:
-    exported = {}
-    for name, field in Status.model_fields.items():
-        extra: Any = field.json_schema_extra or {}
-        for kind in ("counter", "gauge"):
-            if metric := extra.get(f"x-{kind}"):
-                exported[name] = Exported(metric, kind)
-    return exported
-
-
-EXPORTED = _list_exported()
+EXPORTED = {
+    name: Exported(schema[f"x-{kind}"], kind)
+    for name, schema in Status.model_json_schema()["properties"].items()
+    for kind in ("counter", "gauge")
+    if f"x-{kind}" in schema
+}
 """The counters of /metrics, by their name in `Status`."""

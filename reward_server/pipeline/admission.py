@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from reward_server.errors import Overloaded
 from reward_server.pipeline.rollout import SubmittedRollout
 
-# An estimate. The limit is there for the sake of memory, which grows with the text.
+# A rough estimate will do: the limit bounds memory, which grows with the text.
 _CHARS_PER_TOKEN = 4
 
 

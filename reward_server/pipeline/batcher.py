@@ -24,7 +24,7 @@ from reward_server.errors import ClientGone, NotReady, ScoringFailed
 from reward_server.observe.metrics import Metrics
 from sar.scoring import LogprobScorer, TokenSequence
 
-# Batches after which a bucket that none of them took from goes first.
+# A bucket goes first after this many batches in a row that took nothing from it.
 _MAX_PASSED_OVER = 3
 # A pause longer than this ends a stretch of work.
 _PAUSE_S = 1.0
@@ -136,9 +136,7 @@ class Batcher:
         self._thread.start()
 
     def submit(
-        self,
-        sequences: Sequence[TokenSequence],
-        is_abandoned: Callable[[], bool] = lambda: False,
+        self, sequences: Sequence[TokenSequence], is_abandoned: Callable[[], bool] = lambda: False
     ) -> Future[Logprobs]:
         """Queues sequences to be scored together; the future gives their log-probabilities.
 
@@ -207,9 +205,11 @@ class Batcher:
         try:
             results = self._scorer.response_logprobs(sequences)
             _check_logprobs(results, sequences)
-        except Exception as error:  # noqa: BLE001  whatever it is, these jobs must get it
+        except Exception as error:  # noqa: BLE001  the jobs' futures get any error
             failure = error
-        self._count(sequences, start_s, time.monotonic())
+        end_s = time.monotonic()
+        self.counters.add_batch(sequences, start_s, end_s)
+        self._metrics.add_batch(len(sequences), sum(map(len, sequences)), end_s - start_s)
         if failure:
             self._recover(jobs, failure, is_retry=is_retry)
             return
@@ -238,10 +238,6 @@ class Batcher:
             message = f"the scorer failed: {type(failure).__name__}: {failure}"
             jobs[0].future.set_exception(ScoringFailed(message))
 
-    def _count(self, sequences: Sequence[TokenSequence], start_s: float, end_s: float) -> None:
-        self.counters.add_batch(sequences, start_s, end_s)
-        self._metrics.add_batch(len(sequences), sum(map(len, sequences)), end_s - start_s)
-
     def _next_batch(self) -> list[_Job]:
         """Waits for jobs and takes as many as fit; empty once closed and done."""
         while True:
@@ -255,21 +251,14 @@ class Batcher:
                 return wanted
 
     def _take_batch(self) -> list[_Job]:
-        """As many jobs as fit: first from the bucket whose turn it is, then from the others."""
-        order = sorted(self._buckets)
+        """As many jobs as fit: first those of the most overdue bucket, then short before long."""
+        passed_over = {n: bucket.times_passed_over for n, bucket in sorted(self._buckets.items())}
+        overdue = [length for length, times in passed_over.items() if times >= _MAX_PASSED_OVER]
         # Among equals, max() returns the first, which is the shortest.
-        most_passed_over = max(
-            order, key=lambda length: self._buckets[length].times_passed_over, default=None
-        )
-        if (
-            most_passed_over is not None
-            and self._buckets[most_passed_over].times_passed_over >= _MAX_PASSED_OVER
-        ):
-            order.remove(most_passed_over)
-            order.insert(0, most_passed_over)
+        first = max(overdue, key=passed_over.__getitem__, default=None)
         batch: list[_Job] = []
         num_tokens = 0
-        for length in order:
+        for length in sorted(passed_over, key=lambda length: (length != first, length)):
             bucket = self._buckets[length]
             num_before = len(batch)
             while bucket.jobs and (
@@ -278,9 +267,7 @@ class Batcher:
                 job = bucket.jobs.popleft()
                 num_tokens += job.num_tokens
                 batch.append(job)
-            bucket.times_passed_over += 1
-            if len(batch) > num_before:
-                bucket.times_passed_over = 0
+            bucket.times_passed_over = 0 if len(batch) > num_before else passed_over[length] + 1
             if not bucket.jobs:
                 del self._buckets[length]
         return batch

@@ -50,7 +50,7 @@ class EngineSlot:
 
     def start(self, engine: Engine) -> None:
         """Fills the empty slot, which also wakes the requests that wait for an engine."""
-        # The new objects stay for long: the garbage collector need not visit them.
+        # The engine's objects live long: the garbage collector would scan them again and again.
         gc.collect()
         gc.freeze()
         self._engine.set_result(engine)

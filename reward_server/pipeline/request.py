@@ -23,8 +23,8 @@ from sar.tokenization import EncodedRollout
 
 
 @dataclass(frozen=True)
-class RewardParts:
-    """What all requests share."""
+class SharedParts:
+    """The parts of the server that all requests use, and the weight of SAR."""
 
     graders: GraderPool
     sar_weight: float
@@ -39,7 +39,7 @@ class _Pending:
     rollout: SubmittedRollout
     prompt: str
     response: str
-    """Prompt and response as the query was split, special tokens included."""
+    """The two parts of the rollout's query, special tokens included."""
     encoded: EncodedRollout
     verdict: Future[Verdict]
     logprobs: Future[Logprobs]
@@ -52,14 +52,14 @@ class RewardRequest:
     def __init__(
         self,
         rollouts: Sequence[SubmittedRollout],
-        parts: RewardParts,
+        parts: SharedParts,
         engine: Engine,
         deadline: Deadline,
         is_abandoned: Callable[[], bool],
     ) -> None:
         """
         Args:
-            engine: tokenizes and scores all rollouts of this request.
+            engine: tokenises and scores all rollouts of this request.
             is_abandoned: whether the client has closed its connection.
         """
         self._rollouts = rollouts
@@ -121,7 +121,12 @@ class RewardRequest:
         ]
 
     def _submit(self, index: int, rollout: SubmittedRollout) -> _Pending:
-        """Sends a rollout to the graders and, as a job of its own, to the batcher."""
+        """Splits and tokenises a rollout, and queues it for a grader and the scorer.
+
+        Raises:
+            InvalidRequest: the query does not continue its prompt. `index` names it.
+            NotReady: the server is stopping.
+        """
         start_s = time.monotonic()
         tokenizer = self._engine.tokenizer
         try:
@@ -143,7 +148,11 @@ class RewardRequest:
         )
 
     def _collect(self, pending: _Pending) -> Reward:
-        """Waits for a rollout's log-probabilities and verdict, and combines them."""
+        """Waits for a rollout's log-probabilities and verdict, and combines them.
+
+        Raises:
+            ClientGone, NotReady, RequestTimedOut, ScoringFailed: there is no reward.
+        """
         logprobs = self._deadline.wait_for(pending.logprobs)
         try:
             verdict = self._deadline.wait_for(pending.verdict)

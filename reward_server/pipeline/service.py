@@ -1,4 +1,4 @@
-"""The reward service: admits a request, finds it an engine, and counts what became of it."""
+"""The reward service: admits a request, lends it an engine, and counts its rewards."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reward_server.observe.status import Status
 from reward_server.pipeline.admission import Admission
 from reward_server.pipeline.batcher import BatcherCounters, QueueState
 from reward_server.pipeline.engine import Engine, EngineSlot
-from reward_server.pipeline.request import RewardParts, RewardRequest
+from reward_server.pipeline.request import RewardRequest, SharedParts
 from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
 from reward_server.pipeline.waiting import IN_THREADS, Deadline, Waiting
 from sar.grading.processes.pool import GraderPool
@@ -55,7 +55,7 @@ class RewardService:
         self.engines = EngineSlot()
         self.counters = BatcherCounters()
         """Counters that every engine's batcher continues."""
-        self._parts = RewardParts(graders, sar_weight, waiting, self.metrics)
+        self._parts = SharedParts(graders, sar_weight, waiting, self.metrics)
         self._request_timeout_s = limits.request_timeout_s
         self._admission = Admission(limits.max_queued_tokens)
         self._reward_log = reward_log
@@ -144,6 +144,6 @@ class RewardService:
         if must_warn:
             _log.warning(
                 "a prompt's system prompt or chat template differs from that of the empty-question "
-                "prompt, so SAR compares unlike things: check --system-prompt and --model (logged "
-                "once; template_mismatch in extra_logs marks each such rollout)"
+                "prompt, so SAR measures more than the question: check --system-prompt and "
+                "--model (logged once; template_mismatch in extra_logs marks each such rollout)"
             )

@@ -22,7 +22,7 @@ class Waiting:
     """The two ways in which a request waits."""
 
     for_result: Callable[[Future[Any], float], Any]
-    """Waits at most so many seconds for a future's result; `TimeoutError` after that."""
+    """Returns a future's result. Raises `TimeoutError` if it takes more seconds than this."""
     for_others: Callable[[], None]
     """Lets other requests run for a moment."""
 
@@ -32,7 +32,7 @@ IN_THREADS = Waiting(Future.result, lambda: None)
 
 
 class Deadline:
-    """The moment at which a request must have its answer."""
+    """The time by which a request must have its answer."""
 
     def __init__(self, timeout_s: float, waiting: Waiting) -> None:
         self._timeout_s = timeout_s

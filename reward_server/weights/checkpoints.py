@@ -38,8 +38,7 @@ def parse_step(path: Path) -> int | None:
 def find_missing(path: Path) -> str:
     """Names the first file that a checkpoint lacks; empty if the checkpoint is complete.
 
-    The header of a safetensors file gives the file's length. So a file that the trainer is still
-    writing is recognized at once.
+    A file that the trainer is still writing is shorter than its safetensors header says.
     """
     try:
         if not (path / "config.json").is_file():

@@ -51,7 +51,7 @@ def load_engine(
         config.grader_timeout,
     )
     batcher = Batcher(scorer, config.max_batch_tokens, metrics, counters)
-    return Engine(tokenizer, batcher, path, scorer.architecture, scorer.has_room_for_copy)
+    return Engine(tokenizer, batcher, path, scorer.architecture, scorer.make_room_check())
 
 
 def load_scorer(config: ServerConfig, path: str) -> TransformersScorer | VllmScorer:

@@ -1,9 +1,9 @@
 """Updates the scorer's weights to those of the policy in training, without dropping a request.
 
 SAR assumes that the policy scores its own responses, and the policy changes with every training
-step. A request keeps the weights that it began with. If memory allows, the new weights are loaded
-while the old ones still answer. If not, the old weights finish their requests and leave memory
-first, and new requests wait until the new weights are loaded.
+step. A request is scored by one checkpoint from start to end. If memory allows, the new checkpoint
+is loaded while the old one still scores. If not, the old one finishes its requests and leaves
+memory first, and new requests wait until the new one is loaded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _LastEngine:
-    """What to remember of the last engine that served. The engine itself would hold its weights."""
+    """The last engine in service, without its weights: enough to load it again."""
 
     path: str
     architecture: str
@@ -56,8 +56,8 @@ class PolicyUpdater:
         """Starts to load a checkpoint. The future gives its policy version once it is in service.
 
         The future raises `CheckpointRefused` if the checkpoint cannot be used: the old weights stay
-        in service. It raises `NotReady` before the first model is loaded, and while the server is
-        stopping.
+        in service, or are loaded again. It raises `NotReady` if the first model is not loaded yet,
+        or the server is stopping.
         """
         future: Future[int] = Future()
         self._updates.add(future)
@@ -84,17 +84,15 @@ class PolicyUpdater:
                 future.set_exception(NotReady("the server is stopping"))
 
     def _run(self, path: Path, future: Future[int]) -> None:
-        try:
-            self._raise_if_stopping()  # before the wait for a checkpoint that is being loaded
-            with self._one_at_a_time:
-                self._raise_if_stopping()
-                version = self._update(path)
-        except Exception as error:  # noqa: BLE001  the caller gets every error from the future
-            with suppress(InvalidStateError):  # `close` was first
-                future.set_exception(error)
-        else:
-            with suppress(InvalidStateError):
+        with suppress(InvalidStateError):  # `close` has already set an exception
+            try:
+                self._raise_if_stopping()  # before the wait for a checkpoint that is being loaded
+                with self._one_at_a_time:
+                    self._raise_if_stopping()
+                    version = self._update(path)
                 future.set_result(version)
+            except Exception as error:  # noqa: BLE001  the caller gets every error from the future
+                future.set_exception(error)
 
     def _raise_if_stopping(self) -> None:
         if self._stopping.is_set():
@@ -126,6 +124,7 @@ class PolicyUpdater:
             _log.exception("a checkpoint could not be loaded")
 
     def _update(self, path: Path) -> int:
+        """Puts a checkpoint in service. Counts and logs one that is refused."""
         try:
             return self._put_in_service(path)
         except CheckpointRefused as error:
@@ -134,11 +133,13 @@ class PolicyUpdater:
             raise
 
     def _put_in_service(self, path: Path) -> int:
+        """Loads a checkpoint, gives new requests its engine, and returns its policy version."""
         if missing := find_missing(path):
             raise CheckpointRefused(f"checkpoint {str(path)!r} lacks {missing}", "path")
         started_s = time.monotonic()
         last = self._remember_last()
-        if self._has_room_for_copy():
+        current = self._engines.current
+        if current and current.has_room_for_copy():
             new = self._load_checkpoint(path, last)
             self._engines.replace(new)
         else:
@@ -149,19 +150,19 @@ class PolicyUpdater:
         return new.version
 
     def _remember_last(self) -> _LastEngine:
-        """The engine in service, or the last one if the slot is empty after a failed update."""
+        """The engine in service, or the one before if the last update has left none.
+
+        Raises:
+            NotReady: the first model is not loaded yet.
+        """
         if current := self._engines.current:
             self._last = _LastEngine(current.path, current.architecture, current.version)
         if not self._last:
             raise NotReady("the model is still loading")
         return self._last
 
-    def _has_room_for_copy(self) -> bool:
-        current = self._engines.current
-        return current is not None and current.has_room_for_copy()
-
     def _load_in_place(self, path: Path, last: _LastEngine) -> Engine:
-        """Frees the old weights, then loads the new ones. If they are refused, reloads the old."""
+        """Frees the old weights, then loads the new. If these are refused, loads the old again."""
         if self._engines.current:
             self._engines.withdraw()
         try:
@@ -179,6 +180,10 @@ class PolicyUpdater:
             self._engines.start(replace(engine, version=last.version))
 
     def _load_checkpoint(self, path: Path, last: _LastEngine) -> Engine:
+        """
+        Raises:
+            CheckpointRefused: the checkpoint is broken, or of another model than `last`.
+        """
         engine, reason = None, ""
         try:
             engine = self._load(str(path))

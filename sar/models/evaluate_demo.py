@@ -101,9 +101,8 @@ def generate_greedily(model: Any, tokenizer: Any, questions: Sequence[str]) -> l
     prompts = [render_prompt(tokenizer, question, DEFAULT_SYSTEM_PROMPT) for question in questions]
     responses: list[str] = []
     for start in range(0, len(prompts), GENERATION_ROWS):
-        inputs = tokenizer(
-            prompts[start : start + GENERATION_ROWS], return_tensors="pt", padding=True
-        )
+        batch = prompts[start : start + GENERATION_ROWS]
+        inputs = tokenizer(batch, return_tensors="pt", padding=True)
         with torch.inference_mode():
             ids_BT = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
         new_BT = ids_BT[:, inputs["input_ids"].shape[1] :]
@@ -132,9 +131,8 @@ def main() -> int:
         responses |= fill_templates(problem)
         prompt = render_prompt(tokenizer, question, DEFAULT_SYSTEM_PROMPT)
         ended = [response + tokenizer.eos_token for response in responses.values()]
-        for kind, value in zip(
-            responses, compute_sars(scorer, encoder, prompt, ended), strict=True
-        ):
+        values = compute_sars(scorer, encoder, prompt, ended)
+        for kind, value in zip(responses, values, strict=True):
             sars[kind].append(value)
 
     def wins(better: str, worse: str) -> float:

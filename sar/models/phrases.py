@@ -89,10 +89,7 @@ MOVES = (
     ),
     Move(
         "*",
-        (
-            "A week later {he} has {n} times as many.",
-            "{His} {items} become {n} times as many.",
-        ),
+        ("A week later {he} has {n} times as many.", "{His} {items} become {n} times as many."),
         OWNER_STEPS,
         HOW_MANY_NOW,
     ),

@@ -9,19 +9,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sar.models.phrases import (
-    CLOSINGS,
-    GROUPS,
-    HEDGES,
-    HOLDERS,
-    ITEMS,
-    MOVES,
-    NAMES,
-    OPENINGS,
-    REPEATS,
-    RESTATEMENTS,
-    STARTS,
-)
+from sar.models import phrases
 
 MAX_VALUE = 60  # no number in a question or a step is larger
 HELD_OUT_EVERY = 10  # one question in this many is kept for evaluation
@@ -83,21 +71,22 @@ def draw_story(rng: random.Random) -> Story:
 
 
 def _try_story(rng: random.Random, num_steps: int) -> Story | None:
-    name, friend = rng.sample(list(NAMES), 2)
-    subject, he, him, his = NAMES[name]
-    holder, holders = rng.choice(HOLDERS)
+    name, friend = rng.sample(list(phrases.NAMES), 2)
+    subject, he, him, his = phrases.NAMES[name]
+    holder, holders = rng.choice(phrases.HOLDERS)
     words = {
-        "name": name, "friend": friend, "items": rng.choice(ITEMS),
+        "name": name, "friend": friend, "items": rng.choice(phrases.ITEMS),
         "He": subject, "he": he, "him": him, "his": his, "His": his.capitalize(),
         "holder": holder, "holders": holders,
     }  # fmt: skip
-    moves = [rng.choice(MOVES) for _ in range(num_steps)]
+    moves = [rng.choice(phrases.MOVES) for _ in range(num_steps)]
     if any(move.symbol == "/" for move in moves[:-1]):
         return None  # sharing has to be the last step: it ends the owner's count
     if moves[0].symbol == "*":
-        moves[0] = GROUPS
-    value = rng.randint(2, 10 if moves[0] is GROUPS else 20)
-    facts = [] if moves[0] is GROUPS else [rng.choice(STARTS).format(n=value, **words)]
+        moves[0] = phrases.GROUPS
+    has_groups = moves[0] is phrases.GROUPS
+    value = rng.randint(2, 10 if has_groups else 20)
+    facts = [] if has_groups else [rng.choice(phrases.STARTS).format(n=value, **words)]
     steps: list[str] = []
     wrong_step, wrong_answer = "", 0
     for move in moves:
@@ -125,16 +114,16 @@ def write_concise(steps: tuple[str, ...], answer: int) -> str:
 
 def write_padded(rng: random.Random, story: Story) -> str:
     """The same steps and answer, with filler before, between and after them."""
-    parts = [rng.choice(OPENINGS).format(items=story.items)]
+    parts = [rng.choice(phrases.OPENINGS).format(items=story.items)]
     if rng.random() < 0.5:
-        parts.append(rng.choice(RESTATEMENTS).format(fact=rng.choice(story.facts)))
+        parts.append(rng.choice(phrases.RESTATEMENTS).format(fact=rng.choice(story.facts)))
     for step in story.steps:
         parts.append(step)
         if rng.random() < 0.6:
-            parts.append(rng.choice(HEDGES))
+            parts.append(rng.choice(phrases.HEDGES))
         if rng.random() < 0.5:
-            parts.append(rng.choice(REPEATS).format(step=step))
-    parts.append(rng.choice(CLOSINGS).format(answer=story.answer))
+            parts.append(rng.choice(phrases.REPEATS).format(step=step))
+    parts.append(rng.choice(phrases.CLOSINGS).format(answer=story.answer))
     return write_concise(tuple(parts), story.answer)
 
 

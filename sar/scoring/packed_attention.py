@@ -68,8 +68,9 @@ class _VarlenArguments(NamedTuple):
     key_index: Tensor
     """(K,) The token of the pack that each key comes from."""
     query_starts: Tensor
-    """(S + 1,) int32: where the queries of each segment begin; the same of keys in `key_starts`."""
+    """(S + 1,) int32. Each segment's first query, then the number of queries."""
     key_starts: Tensor
+    """(S + 1,) int32. The same for keys."""
     max_queries: int
     max_keys: int
 
@@ -86,8 +87,8 @@ class _Layout:
         self._device = device
         self._masks: dict[Any, Tensor] = {}
 
-    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        """(rows, columns) mask, of which every query block uses a slice: 0 or -inf.
+    def get_mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """(rows, columns) mask of 0 or -inf to add to the scores; a query block takes a slice.
 
         Row i attends to column j if `columns - rows + i - window < j <= columns - rows + i`.
         """
@@ -207,8 +208,8 @@ def _attend_in_layer(
         raise CannotPack("it builds its attention masks by itself")
     if kwargs.get("is_causal") is False or not getattr(module, "is_causal", True):
         raise CannotPack("its attention is not causal")
-    unknown = {n for n, v in kwargs.items() if v is not None and n not in _KNOWN_ARGUMENTS}
-    if unknown:
+    given = {name for name, value in kwargs.items() if value is not None}
+    if unknown := given - _KNOWN_ARGUMENTS:
         raise CannotPack(f"its attention takes {', '.join(sorted(unknown))}")
     layout.num_attended += 1
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -262,7 +263,7 @@ def _attend_blockwise(
     softcap: float | None,
 ) -> Tensor:
     """Computes each segment in blocks of queries, each against the keys that it can attend to."""
-    mask = layout.mask(window, query.dtype)
+    mask = layout.get_mask(window, query.dtype)
     last = mask.shape[1] - mask.shape[0]
     output = value.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
     for s in layout.segments:

@@ -27,25 +27,31 @@ from sar.scoring.output_head import OutputHead
 from sar.scoring.packed_attention import PACKED, attend_within_segments
 from sar.scoring.packing import Pack, plan_packs
 
-# float32 logits that exist at once; computing with them takes as much memory again. A GPU is only
-# busy with many rows at once.
+# Bytes of float32 logits in one chunk; computing with them takes as much memory again. On a GPU,
+# few rows would leave most of it idle.
 _GPU_LOGITS_BYTES = 512 * 2**20
-# On a CPU, the weights of one block of the vocabulary stay in the caches while 1024 rows use them.
-# Twice or four times as many words or rows are no faster.
+# On a CPU, the head runs on one block of the vocabulary at a time, whose weights stay in the caches
+# while 1024 rows use them. Twice or four times as many words or rows are no faster.
 _CPU_BLOCK_WORDS = 1024
 _CPU_BLOCK_BYTES = 4 * 1024 * _CPU_BLOCK_WORDS
-# For a vocabulary that cannot be divided. glibc keeps freed blocks of up to 32 MiB for later use.
-# It returns larger ones to the system, and the next use pays for their page faults again.
+# The same for a head that cannot be divided. glibc keeps freed blocks of up to 32 MiB for later
+# use. It returns larger ones to the system, and the next use pays for their page faults again.
 _CPU_LOGITS_BYTES = 31 * 2**20
 # On a CPU, more tokens in one pass are no faster: their activations do not fit into the caches.
 _CPU_PACK_TOKENS = 2048
 # A model needs this many times the memory of its weights while it is loaded.
 _LOADING_FACTOR = 1.2
-# A token budget that every sequence exceeds, so that each is scored alone.
+# Tokens of a pack in which no two sequences fit, so that each is scored alone.
 _ALONE = 1
 # In nats: how much the sequences of a pack may change each other's log-probabilities. It is not 0
 # as a mixture of experts groups its tokens by expert, which changes the rounding.
 _MAX_LEAK = 1e-5
+# Every model is checked on _PROBE, some of whose sequences share a context. _CHANGED_PROBE differs
+# only in the first response, so the log-probabilities of the other responses must stay.
+_SHARED = [TokenSequence(c, r) for c in ([1, 2, 3], [4]) for r in ([2, 1], [4, 6, 5, 3, 7])]
+_PROBE = [TokenSequence([1, 2, 3], [5, 6, 7, 3, 2]), *_SHARED]
+_CHANGED_PROBE = [TokenSequence([1, 2, 3], [1, 1, 4, 7, 6]), *_SHARED]
+_PROBE_PACK_TOKENS = 1000
 
 _log = logging.getLogger(__name__)
 
@@ -82,13 +88,11 @@ class TransformersScorer:
             )
         self._body = model.base_model
         self._head = OutputHead(model)
-        on_cpu = model.device.type == "cpu"
-        self._max_pack_tokens = (
-            min(max_batch_tokens, _CPU_PACK_TOKENS) if on_cpu else max_batch_tokens
-        )
-        self._logits_bytes = _CPU_LOGITS_BYTES if on_cpu else _GPU_LOGITS_BYTES
-        if on_cpu and self._head.divide(_CPU_BLOCK_WORDS):
-            self._logits_bytes = _CPU_BLOCK_BYTES
+        self._max_pack_tokens, self._logits_bytes = max_batch_tokens, _GPU_LOGITS_BYTES
+        if model.device.type == "cpu":
+            self._max_pack_tokens = min(max_batch_tokens, _CPU_PACK_TOKENS)
+            is_divided = self._head.divide(_CPU_BLOCK_WORDS)
+            self._logits_bytes = _CPU_BLOCK_BYTES if is_divided else _CPU_LOGITS_BYTES
         self._long_tokens = _find_long_rope_limit(model)
         self._attention = self._choose_attention()
 
@@ -130,19 +134,19 @@ class TransformersScorer:
     @property
     def description(self) -> str:
         """One line for logs: class, size, dtype, device."""
-        millions = sum(p.numel() for p in self._model.parameters()) / 1e6
-        name = type(self._model).__name__
-        return f"{name}, {millions:.1f}M parameters, {self._model.dtype}, {self._model.device}"
+        size = f"{self._count_parameters() / 1e6:.1f}M parameters"
+        return f"{type(self._model).__name__}, {size}, {self._model.dtype}, {self._model.device}"
 
     @property
     def architecture(self) -> str:
         """The same text for all checkpoints of one model: class and number of parameters."""
-        num_parameters = sum(p.numel() for p in self._model.parameters())
-        return f"{type(self._model).__name__} of {num_parameters:,} parameters"
+        return f"{type(self._model).__name__} of {self._count_parameters():,} parameters"
 
-    @property
-    def has_room_for_copy(self) -> Callable[[], bool]:
-        """A function that tells whether free memory has room for a second copy of the model.
+    def _count_parameters(self) -> int:
+        return sum(p.numel() for p in self._model.parameters())
+
+    def make_room_check(self) -> Callable[[], bool]:
+        """Returns a function that tells whether free memory has room for a second such model.
 
         The function does not keep this scorer's model in memory.
         """
@@ -164,8 +168,8 @@ class TransformersScorer:
         for pack in plan_packs(sequences, budget, self._long_tokens):
             scored = self._score_pack_if_memory_allows(pack)
             if scored is None:
-                half = [sequences[index] for index in pack.members]
-                scored = self._score(half, pack.num_tokens // 2)
+                members = [sequences[index] for index in pack.members]
+                scored = self._score(members, pack.num_tokens // 2)
             for index, logprobs_T in zip(pack.members, scored, strict=True):
                 results[index] = logprobs_T
         return results
@@ -231,25 +235,22 @@ class TransformersScorer:
         Raises:
             ValueError: scoring is wrong even without packing.
         """
-        probe = _make_probe(first_response=[5, 6, 7, 3, 2])
         if getattr(self._model.config.get_text_config(), "attn_logit_softcapping", None):
             # transformers' fused attention ignores the soft-capping of Gemma 2 without a warning.
             self._model.set_attn_implementation("eager")
         implementation = self._model.config._attn_implementation
-        expected = [self._logprobs_of_whole_model(sequence) for sequence in probe]
-        reason = self._find_mismatch(None, probe, expected)
+        expected = [self._logprobs_of_whole_model(sequence) for sequence in _PROBE]
+        reason = self._try_attention(None, expected)
         if reason and self._head.is_divided:
             self._head.join()
             self._logits_bytes = _CPU_LOGITS_BYTES
-            reason = self._find_mismatch(None, probe, expected)
+            reason = self._try_attention(None, expected)
         if reason:
             raise ValueError(f"cannot score with {type(self._model).__name__}: {reason}")
         self._model.set_attn_implementation(PACKED)
-        candidates = [_Attention.BLOCKWISE]
-        if self._model.device.type == "cuda":
-            candidates.insert(0, _Attention.VARLEN)
-        for attention in candidates:
-            if not (reason := self._find_mismatch(attention, probe, expected)):
+        is_cuda = self._model.device.type == "cuda"
+        for attention in list(_Attention) if is_cuda else [_Attention.BLOCKWISE]:
+            if not (reason := self._try_attention(attention, expected)):
                 return attention
         self._model.set_attn_implementation(implementation)
         _log.warning(
@@ -259,18 +260,20 @@ class TransformersScorer:
         )
         return None
 
-    def _find_mismatch(
-        self,
-        attention: _Attention | None,
-        probe: list[TokenSequence],
-        expected: list[npt.NDArray[np.float32]],
+    def _try_attention(
+        self, attention: _Attention | None, expected: list[npt.NDArray[np.float32]]
     ) -> str:
-        """Why this attention is wrong for the model; empty if it is right."""
+        """Switches to this attention. Returns why it is wrong for the model; empty if it is right.
+
+        Args:
+            attention: None scores each sequence alone.
+            expected: the log-probabilities of `_PROBE`.
+        """
         self._attention = attention
         try:
-            got = self._score(probe, 1000)
+            got = self._score(_PROBE, _PROBE_PACK_TOKENS)
             # The layout is the same, so only a leak between sequences can change the others.
-            beside_another = self._score(_make_probe(first_response=[1, 1, 4, 7, 6]), 1000)
+            beside_another = self._score(_CHANGED_PROBE, _PROBE_PACK_TOKENS)
         except Exception as error:  # a model that does not support this can raise anything
             if _is_out_of_memory(error):
                 raise
@@ -284,21 +287,12 @@ class TransformersScorer:
 
     @torch.inference_mode()
     def _logprobs_of_whole_model(self, sequence: TokenSequence) -> npt.NDArray[np.float32]:
+        """(T,) log-probabilities of a response from one plain call of the model."""
         ids_T = torch.tensor(sequence.context_ids + sequence.response_ids)
         ids_BT = ids_T[None].to(self._model.device)
         logits_TV = self._model(input_ids=ids_BT, use_cache=False).logits[0].float().cpu()
         logprobs_T = logits_TV[:-1].log_softmax(1).gather(1, ids_T[1:, None])[:, 0]
         return np.asarray(logprobs_T[-len(sequence.response_ids) :])
-
-
-def _make_probe(first_response: list[int]) -> list[TokenSequence]:
-    """A few sequences, some of which share a context."""
-    others = [
-        TokenSequence(context, response)
-        for context in ([1, 2, 3], [4])
-        for response in ([2, 1], [4, 6, 5, 3, 7])
-    ]
-    return [TokenSequence([1, 2, 3], first_response), *others]
 
 
 def _find_long_rope_limit(model: Any) -> float:

@@ -14,11 +14,7 @@ import numpy.typing as npt
 
 from sar.scoring.base import TokenSequence
 from sar.scoring.vllm_import import import_vllm
-from sar.scoring.vllm_prompt_logprobs import (
-    ROOM_TOKENS,
-    SAMPLING_ARGUMENTS,
-    read_response_logprobs,
-)
+from sar.scoring.vllm_prompt_logprobs import ROOM_TOKENS, SAMPLING_ARGUMENTS, read_response_logprobs
 
 # vLLM's older model runner computes the logits of a whole prefill chunk at once, in the model's
 # dtype and in float32, in memory that it did not reserve. For 2048 tokens and a vocabulary of 152k,
@@ -97,9 +93,8 @@ class VllmScorer:
         """The same text for all checkpoints of one model."""
         return ", ".join(self._engine.model_config.architectures)
 
-    @property
-    def has_room_for_copy(self) -> Callable[[], bool]:
-        """Always False: vLLM reserves all memory that it may use, so a second copy never fits."""
+    def make_room_check(self) -> Callable[[], bool]:
+        """Returns a function that is always False: vLLM reserves all memory that it may use."""
         return lambda: False
 
     def response_logprobs(

@@ -21,7 +21,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,8 +40,8 @@ class FaultyScorer:
         self._last_orders: dict[str, Any] = {}
         self._times_left = 0
 
-    def has_room_for_copy(self) -> bool:
-        return bool(_read_orders(self._control).get("has_room", True))
+    def make_room_check(self) -> Callable[[], bool]:
+        return lambda: bool(_read_orders(self._control).get("has_room", True))
 
     def response_logprobs(self, sequences: Sequence[Any]) -> list[Any]:
         orders = _read_orders(self._control)

@@ -127,7 +127,7 @@ class GraderPool:
                 job.future.set_result(verdict)
                 self._on_graded(time.monotonic() - start_s)
         if slot.process:
-            slot.process.end()
+            slot.process.kill_and_wait()
 
     def _grade(self, slot: _Slot, response: str, label: Label) -> Verdict:
         """Grades a response; compares its label as text if the label alone stops a grader."""
@@ -153,8 +153,10 @@ class GraderPool:
 
     def _is_hostile_label(self, slot: _Slot, label: Label) -> bool:
         """Whether parsing the label alone stops a grader; then the response is not at fault."""
-        if label.grader != "math" or label in self._hostile_labels:
-            return label in self._hostile_labels
+        if label in self._hostile_labels:  # another thread has found out meanwhile
+            return True
+        if label.grader != "math":
+            return False
         try:
             if self._call_with_retries(slot, "check_label", label):
                 return False
@@ -196,7 +198,7 @@ class GraderPool:
         """
         process = slot.process
         if process and process.num_calls >= _VERDICTS_PER_PROCESS:
-            process.end()
+            process.kill_and_wait()
             slot.process = None
         elif process and not process.is_alive:
             self._drop_process(slot)

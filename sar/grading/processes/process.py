@@ -21,7 +21,6 @@ from typing import Any
 
 _LENGTH = struct.Struct("!Q")
 _START_TIMEOUT_S = 60.0
-_READY = b"ready"
 # A call times out after `timeout_s` if its process used the CPU for at least this share of it.
 # If not, the machine held the process up: we wait up to _MAX_WAIT_FACTOR times `timeout_s`.
 _MIN_CPU_SHARE = 0.2
@@ -40,10 +39,8 @@ class ProcessDied(Exception):
 
 
 class ProcessStalled(ProcessDied):
-    """The process got little CPU time (it was stopped, or the machine was busy), and was killed.
-
-    The machine is at fault, not the call.
-    """
+    """The process was killed after it got too little CPU time: it was stopped, or the machine is
+    busy. The machine is at fault, not the call."""
 
 
 class KillableProcess:
@@ -70,7 +67,7 @@ class KillableProcess:
         Raises:
             CallTimedOut, ProcessDied, ProcessStalled: it did not start; the process is gone.
         """
-        self._exchange(None, _START_TIMEOUT_S)
+        self._exchange(None, _START_TIMEOUT_S, max_wait_factor=1)
 
     def call(self, function: str, *args: Any, timeout_s: float) -> Any:
         """Calls a function of the module in the process, and returns its result.
@@ -94,8 +91,8 @@ class KillableProcess:
         with _children_lock:
             self._process.kill()
 
-    def end(self) -> None:
-        """Kills the process, and waits until it is gone."""
+    def kill_and_wait(self) -> None:
+        """Kills the process, and returns once it is gone."""
         self.kill()
         self._process.join()
         self._connection.close()
@@ -104,23 +101,27 @@ class KillableProcess:
     def is_alive(self) -> bool:
         return bool(self._process.is_alive())
 
-    def _exchange(self, request: object, timeout_s: float, max_wait_factor: float = 1.0) -> Any:
-        """Sends a request, if there is one, and returns the process's next message."""
+    def _exchange(self, request: object, timeout_s: float, max_wait_factor: float) -> Any:
+        """Sends a request unless it is None, and returns the process's next message.
+
+        Raises:
+            CallTimedOut, ProcessDied, ProcessStalled: there is none; the process is gone.
+        """
         deadline = _CpuDeadline(self._process.pid, timeout_s, max_wait_factor)
         try:
             if request is not None:
                 _send(self._connection, request, deadline)
             return _receive(self._connection, deadline)
         except (CallTimedOut, ProcessStalled):
-            self.end()
+            self.kill_and_wait()
             raise
         except OSError as error:
-            self.end()
+            self.kill_and_wait()
             raise ProcessDied(f"exit code {self._process.exitcode}") from error
 
 
 class _CpuDeadline:
-    """The time that a process has for one exchange, and how much of it is used."""
+    """The CPU time and wall time that a process has for one exchange."""
 
     def __init__(self, pid: int, timeout_s: float, max_wait_factor: float) -> None:
         self._pid = pid
@@ -130,7 +131,7 @@ class _CpuDeadline:
         self._cpu_before_s, _ = _read_cpu_usage(pid)
 
     def check(self) -> float:
-        """Returns how many seconds to wait before the next check.
+        """Returns how many seconds to wait for the process before the next check.
 
         Raises:
             CallTimedOut: the process is late although it had CPU time.
@@ -165,7 +166,7 @@ def _serve(connection: socket.socket, module_name: str) -> None:
     """Runs in the process: answers requests until the parent closes the connection or exits."""
     module = importlib.import_module(module_name)
     module.initialize()
-    _send(connection, _READY)
+    _send(connection, "ready")
     while True:
         try:
             function, args = _receive(connection)
@@ -188,6 +189,7 @@ def _make_picklable(error: Exception) -> Exception:
 
 
 def _send(connection: socket.socket, message: object, deadline: _CpuDeadline | None = None) -> None:
+    """Sends a pickled message after its length; `deadline.check` may raise meanwhile."""
     data = pickle.dumps(message)
     unsent = memoryview(_LENGTH.pack(len(data)) + data)
     while unsent:

@@ -32,15 +32,16 @@ _DENIED_BEFORE = re.compile(
 _DENIED_AFTER = re.compile(
     r"\s+(?:(?:is|are|would be|seems)\s+(?:not|wrong|incorrect|false)|isn't|aren't)\b"
 )
-# `Many think it is Jupiter, but it is Venus` chooses by its last clause (second-c2-text-053).
-_TURN = re.compile(r";|,?\s+(?:but|so|hence|thus|therefore)\s+", re.IGNORECASE)
+# Between clauses, of which the last one chooses: `Many think it is Jupiter, but it is Venus`
+# (second-c2-text-053).
+_CLAUSE_END = re.compile(r";|,?\s+(?:but|so|hence|thus|therefore)\s+", re.IGNORECASE)
 # Confirms the question before it: `Is it B? Yes.`
 _YES = re.compile(r"\W*yes\b", re.IGNORECASE)
 # The A of `N/A` is no choice.
 _NOT_APPLICABLE = re.compile(r"\bN/A\b")
 # `B/C` means B or C.
 _ALTERNATIVES = re.compile(r"(?<=\b[A-Z])\s*/\s*(?=[A-Z]\b)")
-# `B, although C is close` chooses B (second-c2-hedge-089).
+# A reason or a concession, which chooses nothing: `B, although C is close` (second-c2-hedge-089).
 _REASON = re.compile(r"\s(?:because|since|as|while|although|though|whereas)\s", re.IGNORECASE)
 # A listed option: `A) red`, `- (B) blue`, `Option C: green` (second-c2-logicbench-046).
 _LISTED = re.compile(r"^[ \t>*_-]{0,9}(?:(?i:option|choice) )?\(?([A-Z])[).:][*_]{0,3}[ \t]")
@@ -49,25 +50,33 @@ _LISTED = re.compile(r"^[ \t>*_-]{0,9}(?:(?i:option|choice) )?\(?([A-Z])[).:][*_
 _NO_ARTICLE = (
     r"(?!(?<=A)\s+(?!(?:or|and|is|was|as|because|since|seems|looks|follows|must|holds)\b)[a-z])"
 )
-# `{letters}` stands for the letters of the label's options. A letter alone, as in `It must be B.`
-_LETTER = rf"(?<![A-Za-z0-9'’])([{{letters}}])(?![A-Za-z0-9'’]){_NO_ARTICLE}"
+# In the next patterns, LETTERS stands for the letters of the label's options (see `_compile`).
+# A letter alone, as in `It must be B.`
+_LETTER = rf"(?<![A-Za-z0-9'’])([LETTERS])(?![A-Za-z0-9'’]){_NO_ARTICLE}"
 # `option B`, `choice (B)`, `the answer: B`.
 _NAMED = (
-    r"(?i:(?:options?|choices?|letter|statement|conclusion|answers?)\s*[:#]?\s*[(\[\"'*]{{0,3}})"
-    r"([{letters}])\b"
+    r"(?i:(?:options?|choices?|letter|statement|conclusion|answers?)\s*[:#]?\s*[(\[\"'*]{0,3})"
+    r"([LETTERS])\b"
 )
 # `I choose B`, `so it must be B`, `which leaves only B`, `therefore B`.
 _COMMITS = (
     r"(?i:\b(?:choose|chose|pick|select|go(?:ing)? (?:with|for)|settle on|opt for"
     r"|it(?:'s| is| must be)|must be|should be|leaves?(?: us with)?|so|thus|hence|therefore"
-    r"|conclude|is|are)\s*[,:]?\s*(?:(?:option|choice|only|just|the)\s+){{0,3}})"
-    rf"[(\[\"'*]{{{{0,3}}}}([{{letters}}])\b(?![A-Za-z'’]){_NO_ARTICLE}"
+    r"|conclude|is|are)\s*[,:]?\s*(?:(?:option|choice|only|just|the)\s+){0,3})"
+    r"[(\[\"'*]{0,3}([LETTERS])\b(?![A-Za-z'’])" + _NO_ARTICLE
 )
 # `B is right`, `B follows`, `(B) must be`.
 _IS_RIGHT = (
-    r"(?<![A-Za-z'’])([{letters}])[)\]\"'*]{{0,3}}\s*(?i:(?:is|looks|seems|must be|follows|remains"
+    r"(?<![A-Za-z'’])([LETTERS])[)\]\"'*]{0,3}\s*(?i:(?:is|looks|seems|must be|follows|remains"
     r"|holds|works|fits)\b(?!\s*(?:not|wrong|incorrect|false)))"
 )
+# `(b)`, `**B**.`
+_ALONE = r"[\W_]*([LETTERS])[\W_]*"
+_ALONE_IN_LINE = r"(?m)^[^a-zA-Z0-9\n]{0,12}([LETTERS])[^a-zA-Z0-9\n]{0,12}$"
+# `B) blue`, `(B) blue`, `B. blue`, `B - blue`, `**B** blue`
+_LEADING = r"[\s*_(\[\"'$]*([LETTERS])(?:[)\].:]|\s*[-–]\s|\s*\(|[*_]+)"
+# `B or`, `B, C`: the text goes on to other letters.
+_GOES_ON = re.compile(r"\s*(?:,|or\b|and\b|/)")
 
 # Letters that a response rules out: `not A` (choice-negated_letter-001), `neither A nor C`,
 # `A and C are wrong`, `C contradicts ...`.
@@ -110,19 +119,13 @@ class _OptionFinder:
             "|".join(map(re.escape, reversed(phrases))) or r"(?!)", re.IGNORECASE
         )
         either_case = self._letters + self._letters.lower()
-        self._letter = re.compile(_LETTER.format(letters=self._letters))
-        self._named = re.compile(_NAMED.format(letters=either_case))
-        self._commits = re.compile(_COMMITS.format(letters=self._letters))
-        self._is_right = re.compile(_IS_RIGHT.format(letters=self._letters))
-        # `(b)`, `**B**.`
-        self._alone = re.compile(rf"[\W_]*([{either_case}])[\W_]*")
-        # `B) blue`, `(B) blue`, `B. blue`, `B - blue`, `**B** blue`
-        self._leading = re.compile(
-            rf"[\s*_(\[\"'$]*([{either_case}])(?:[)\].:]|\s*[-–]\s|\s*\(|[*_]+)"
-        )
-        self._alone_in_line = re.compile(
-            rf"(?m)^[^a-zA-Z0-9\n]{{0,12}}([{self._letters}])[^a-zA-Z0-9\n]{{0,12}}$"
-        )
+        self._letter = _compile(_LETTER, self._letters)
+        self._named = _compile(_NAMED, either_case)
+        self._commits = _compile(_COMMITS, self._letters)
+        self._is_right = _compile(_IS_RIGHT, self._letters)
+        self._alone = _compile(_ALONE, either_case)
+        self._leading = _compile(_LEADING, either_case)
+        self._alone_in_line = _compile(_ALONE_IN_LINE, self._letters)
 
     def find_letter(self, text: str) -> str | None:
         """Returns the letter that a text commits to, or None."""
@@ -139,10 +142,11 @@ class _OptionFinder:
             return {alone[1].upper()}
         leading = self._leading.match(first)
         kept = _RULED_OUT.sub(" ", self._phrases.sub(" ", first))
-        if leading and not re.match(r"\s*(?:,|or\b|and\b|/)", kept[leading.end() :]):
-            others = set(self._letter.findall(kept[leading.end() :])) - {leading[1].upper()}
-            if not re.search(r"\b(?:or|and|either)\b", kept) or not others:
-                return {leading[1].upper()}
+        if leading and not _GOES_ON.match(kept, leading.end()):
+            letter, rest = leading[1].upper(), kept[leading.end() :]
+            is_hedged = re.search(r"\b(?:or|and|either)\b", kept) is not None
+            if not is_hedged or not set(self._letter.findall(rest)) - {letter}:
+                return {letter}
         by_text = self._find_by_text(first)
         letters = set(self._letter.findall(kept)) | {m.upper() for m in self._named.findall(kept)}
         if by_text and (not letters or len(by_text) == 1):
@@ -150,7 +154,7 @@ class _OptionFinder:
         return letters
 
     def _read_conclusion(self, text: str) -> str | None:
-        """Returns the letter alone in a line, or else of the last sentence that commits to one."""
+        """Returns the letter alone in a line, or else the last sentence's that commits to one."""
         text = self._remove_lists(text)
         if alone := set(self._alone_in_line.findall(text)):
             return _get_only(alone)
@@ -164,7 +168,7 @@ class _OptionFinder:
         return None
 
     def _read_sentence(self, sentence: str) -> set[str]:
-        """Returns the letters that a sentence of prose does not rule out."""
+        """Returns the letters that a sentence commits to, or else all that it does not rule out."""
         if alone := self._alone.fullmatch(sentence):
             return {alone[1].upper()}
         kept = self._phrases.sub(" ", _CHANGED_MIND.split(sentence)[-1])
@@ -185,10 +189,10 @@ class _OptionFinder:
 
         If one option's text contains another's (`dark blue`, `blue`), only the longer one counts.
         """
-        for clause in (sentence, *_TURN.split(sentence)[:0:-1]):
+        for clause in (sentence, *_CLAUSE_END.split(sentence)[:0:-1]):
             words = normalize_words(clause)
             said = [option for option in self._options if _affirms(words, option)]
-            said = [a for a in said if not any(a != b and _contains(b, a) for b in said)]
+            said = [a for a in said if not any(a != b and any(_find_words(b, a)) for b in said)]
             if len(said) == 1:
                 break
         return {self._letters[i] for i, option in enumerate(self._options) if option in said}
@@ -217,6 +221,10 @@ class _OptionFinder:
         return self._letters[self._options.index(words)] if words in self._options else None
 
 
+def _compile(pattern: str, letters: str) -> re.Pattern[str]:
+    return re.compile(pattern.replace("LETTERS", letters))
+
+
 def _get_only(letters: set[str]) -> str | None:
     return letters.pop() if len(letters) == 1 else None
 
@@ -229,10 +237,6 @@ def _affirms(text: str, option: str) -> bool:
         if not (_DENIED_BEFORE.search(before) or _DENIED_AFTER.match(after) or is_reason):
             return True
     return False
-
-
-def _contains(text: str, part: str) -> bool:
-    return any(_find_words(text, part))
 
 
 def _find_words(text: str, words: str) -> Iterator[re.Match[str]]:

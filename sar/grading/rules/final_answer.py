@@ -37,13 +37,17 @@ _UP_TO_VERB = re.compile(
 def extract_answer(text: str, label: str) -> str | None:
     """Returns the answer of a response, normalised, or None if it has none.
 
+    For a label in words, the answer is the stated words, or else those of the last line.
+
     Args:
         text: the response without its thinking.
         label: the label's answer, normalised.
     """
     stated = find_statements(text)
     if is_textual(label):
-        return _extract_words(text, stated, label)
+        sources = [_get_first_sentence(statement.text) for statement in reversed(stated)]
+        sources.append(text.rstrip().rpartition("\n")[2])
+        return next((words for s in sources if (words := extract_words(s, label))), None)
     for statement in reversed(stated):
         answer = _read_statement(statement, label)
         if answer is not None and (
@@ -51,14 +55,6 @@ def extract_answer(text: str, label: str) -> str | None:
         ):
             return answer
     return find_ending(text, label)
-
-
-def _extract_words(text: str, stated: list[Statement], label: str) -> str | None:
-    """For a label in words: returns the stated words, or else those that end the last line."""
-    for statement in reversed(stated):
-        if words := extract_words(_get_first_sentence(statement.text), label):
-            return words
-    return extract_words(text.rstrip().rpartition("\n")[2], label)
 
 
 def _only_talks_about(statement: Statement, answer: str) -> bool:

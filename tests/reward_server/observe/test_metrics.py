@@ -165,7 +165,7 @@ def test_all_that_is_promised_agrees_with_what_was_sent(
     assert one.get("/readyz").status_code == 200
     seen = one.metrics()
     one.close()
-    text = metrics.text().decode()
+    text = metrics.render().decode()
     families = {f.name.removeprefix("reward_server_") for f in text_string_to_metric_families(text)}
     assert families >= PROMISED
 

@@ -267,7 +267,7 @@ def test_the_old_weights_leave_memory(
         assert num_in_memory() <= has_room  # without room, the old weights are gone by now
         scorer = TransformersScorer.from_pretrained(path, device="cpu", max_batch_tokens=1000)
         models.append(weakref.ref(scorer._model))
-        has_room_for_copy = scorer.has_room_for_copy
+        has_room_for_copy = scorer.make_room_check()
         return Engine(
             tokenizer,
             Batcher(scorer, 1000),
