@@ -19,13 +19,11 @@ from pathlib import PurePosixPath
 from typing import Any, Self
 
 from recipes.adapters.client import RewardClient, RewardError
-from recipes.endpoint import Endpoint, Unreachable
 from sar.errors import first_line
 from sar.grading.label import LabelError, parse_label
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 from sar.tokenization import RolloutTokenizer
 
-_TIMEOUT_S = 180.0  # as long as OpenRLHF's client waits
 _TOLERANCE = 1e-4
 
 _DEFAULT_PROMPT = [{"role": "system", "content": DEFAULT_SYSTEM_PROMPT}, {"role": "user"}]
@@ -72,11 +70,10 @@ class Server:
             CheckFailed: the URL is not valid.
         """
         try:
-            self._endpoint = Endpoint(url)
-            self._client = RewardClient(url, timeout_s=_TIMEOUT_S, num_tries=1)
+            self.client = RewardClient(url, num_tries=1)
         except ValueError as error:
             raise CheckFailed(str(error)) from None
-        self.name = self._endpoint.name
+        self.name = self.client.name
 
     def fetch_info(self) -> ServerInfo:
         """
@@ -96,25 +93,11 @@ class Server:
         except KeyError as error:
             raise CheckFailed(f"{self.name}: /healthz has no {error}: another version?") from None
 
-    def fetch_reward(self, probe: Probe) -> dict[str, float]:
-        """Asks for one reward. Returns `reward`, `score` and the fields of `extra_logs`.
-
-        Raises:
-            CheckFailed: the server gave no reward.
-        """
-        try:
-            (answer,) = self._client.ask([probe.query], [probe.prompt], [_LABEL])
-        except RewardError as error:
-            raise CheckFailed(str(error)) from None
-        return answer
-
     def _get(self, path: str) -> tuple[int, dict[str, Any]]:
         try:
-            status, answer = self._endpoint.request(path, None, _TIMEOUT_S)
-        except Unreachable as error:
-            raise CheckFailed(
-                f"{self.name}: cannot be reached: {error}; is the server up?"
-            ) from None
+            status, answer = self.client.request(path)
+        except RewardError as error:
+            raise CheckFailed(f"{error}; is the server up?") from None
         if not isinstance(answer, dict):
             raise CheckFailed(
                 f"{self.name}: {path} answers HTTP {status} without JSON: another server?"
@@ -228,9 +211,10 @@ def check_rewards(server: Server, info: ServerInfo, policy: Policy, *, on_policy
         on_policy: the policy scores itself, so only the server's correctness matters.
     Raises:
         CheckFailed: a reward differs from what it must be.
+        RewardError: the server gave no reward.
     """
     for probe, score in ((policy.right, 1), (policy.wrong, 0)):
-        answer = server.fetch_reward(probe)
+        (answer,) = server.client.ask([probe.query], [probe.prompt], [_LABEL])
         if answer["score"] != score:
             kind = "right" if score else "wrong"
             raise CheckFailed(f"{server.name}: a {kind} answer has the score {answer['score']:g}")
@@ -259,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         checked = _check_all(arguments)
-    except CheckFailed as error:
+    except (CheckFailed, RewardError) as error:
         sys.stderr.write(f"preflight: {error}\n")
         return 1
     for server, info in checked:
@@ -273,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check_all(arguments: argparse.Namespace) -> list[tuple[Server, ServerInfo]]:
     """
     Raises:
-        CheckFailed: of the first check that failed.
+        CheckFailed, RewardError: of the first check that failed.
     """
     model = None if arguments.on_policy else arguments.server_model or arguments.model
     servers = [Server(url) for url in arguments.url]
