@@ -240,7 +240,7 @@ def check_rewards(server: Server, info: ServerInfo, policy: Policy, *, on_policy
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 if all servers fit the policy, else 1."""
-    arguments = _parser().parse_args(argv)
+    arguments = _make_parser().parse_args(argv)
     try:
         checked = _check_all(arguments)
     except (CheckFailed, RewardError) as error:
@@ -312,7 +312,7 @@ def _base_name(model: str) -> str:
     return PurePosixPath(model).name.casefold()
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.preflight",
         description="Checks reward servers against the policy before a run.",

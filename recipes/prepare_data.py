@@ -224,7 +224,7 @@ def write_lines(path: Path, rows: Iterable[Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 1 with one line on standard error if the data cannot be prepared."""
-    arguments = _parser().parse_args(argv)
+    arguments = _make_parser().parse_args(argv)
     try:
         manifest = prepare_data(arguments)
     except (UserError, OSError) as error:
@@ -281,7 +281,7 @@ def _show_progress(items: Iterable[Any], description: str, unit: str) -> Iterabl
     return bar
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python recipes/prepare_data.py",
         description="Prepares training and evaluation prompts for OpenRLHF.",

@@ -79,7 +79,7 @@ class OpenAIBackend:
     def render_prompt(self, system_prompt: str, user_turn: str) -> str:
         if self._tokenizer:
             return self._tokenizer.render_prompt(system_prompt, user_turn)
-        return json.dumps(_messages(system_prompt, user_turn), ensure_ascii=False)
+        return json.dumps(_make_messages(system_prompt, user_turn), ensure_ascii=False)
 
     def generate(self, requests: Iterable[Request]) -> Completions:
         waiting = iter(requests)
@@ -129,7 +129,7 @@ class OpenAIBackend:
             answer = self._client.completions.create(prompt=request.prompt, **settings)
         else:
             answer = self._client.chat.completions.create(
-                messages=_messages(request.system_prompt, request.user_turn),
+                messages=_make_messages(request.system_prompt, request.user_turn),
                 extra_body=self._extra_body or None,
                 **settings,
             )
@@ -143,7 +143,7 @@ def parse_completion(request: Request, answer: Any) -> Completion:
     choice = answer.choices[0]
     if choice.finish_reason not in ("stop", "length"):
         return Completion(request, error=f"the server finished with {choice.finish_reason!r}")
-    response = _response_text(choice)
+    response = _read_text(choice)
     if response is None:
         return Completion(request, error="the server's answer has no text")
     return Completion(
@@ -154,7 +154,7 @@ def parse_completion(request: Request, answer: Any) -> Completion:
     )
 
 
-def _response_text(choice: Any) -> str | None:
+def _read_text(choice: Any) -> str | None:
     """The text. If the server split off the thinking, it is put back in front."""
     message = getattr(choice, "message", None)
     if message is None:
@@ -168,6 +168,6 @@ def _response_text(choice: Any) -> str | None:
     return f"<think>{thinking}</think>{content}" if content else f"<think>{thinking}"
 
 
-def _messages(system_prompt: str, user_turn: str) -> list[Any]:
+def _make_messages(system_prompt: str, user_turn: str) -> list[Any]:
     system = [{"role": "system", "content": system_prompt}] if system_prompt.strip() else []
     return [*system, {"role": "user", "content": user_turn}]

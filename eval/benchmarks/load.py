@@ -48,7 +48,7 @@ def load_problems(
     Raises:
         RowError: a row does not fit the schema, two problems have the same id, or there are none.
     """
-    rows, origin = _rows(benchmark, data_dir)
+    rows, origin = _open_rows(benchmark, data_dir)
     problems = list(islice(benchmark.prepare(rows), limit))
     if not problems:
         raise RowError(f"{benchmark.name}: no problem in {origin}")
@@ -70,7 +70,7 @@ def compute_fingerprint(problems: Sequence[Problem]) -> str:
     return digest.hexdigest()
 
 
-def _rows(benchmark: Benchmark, data_dir: Path | None) -> tuple[Iterator[Row], str]:
+def _open_rows(benchmark: Benchmark, data_dir: Path | None) -> tuple[Iterator[Row], str]:
     if benchmark.is_built_in or data_dir is None:
         rows = benchmark.read_hub(benchmark.source, benchmark.columns)
         return rows, "built in" if benchmark.is_built_in else "hub"

@@ -29,7 +29,6 @@ from eval.records import (
 )
 from eval.run.backend import load_backend
 from eval.run.config import RunConfig, parse_args
-from eval.run.grading import Grader
 from eval.run.loop import Task, ask_and_grade, make_requests
 from eval.run.output import (
     Done,
@@ -46,6 +45,7 @@ from eval.run.progress import Progress
 from eval.run.prompts import PromptStyle, choose_prompt_style
 from eval.run.summary_table import format_summary
 from eval.statistics.metrics import summarize
+from sar.grading.processes.pool import GraderPool
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _make_missing_samples(
     try:
         _describe(config, style, parts, backend, earlier)
         with (
-            closing(Grader(config.grader_workers, config.grader_timeout)) as grader,
+            closing(GraderPool(config.grader_workers, config.grader_timeout)) as graders,
             open_writers(config.output, [part.name for part in parts]) as writers,
             closing(
                 Progress(
@@ -126,7 +126,7 @@ def _make_missing_samples(
 
             seed = config.seed if config.temperature > 0 else None
             requests = make_requests(_iter_missing(parts, config.n), backend, style, seed)
-            ask_and_grade(requests, backend, grader, write, config.grader_workers)
+            ask_and_grade(requests, backend, graders, write, config.grader_workers)
     finally:
         backend.close()
 
@@ -181,10 +181,9 @@ def _compute_prompts_fingerprint(
 ) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        for problem in part.loaded.problems:
-            user_turn = style.format_user_turn(problem.question, part.loaded.benchmark.joiner)
-            prompt = backend.render_prompt(style.system_prompt, user_turn)
-            digest.update(prompt.encode("utf-8", "surrogatepass") + b"\0")
+        tasks = (Task(part.loaded.benchmark, problem, 0) for problem in part.loaded.problems)
+        for request in make_requests(tasks, backend, style, seed=None):
+            digest.update(request.prompt.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()
 
 

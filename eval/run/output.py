@@ -20,7 +20,7 @@ from eval.records import (
     read_run,
     records_path,
 )
-from eval.run.config import DEFINING_SETTINGS, RunConfig
+from eval.run.config import FIXED_SETTINGS, RunConfig
 from eval.run.prompts import PromptStyle
 
 _LOCK_FILE = ".lock"
@@ -89,7 +89,7 @@ def refuse_other_run(
     flags = config.to_json()
     different = [
         f"--{name.replace('_', '-')} was {earlier.flags.get(name)!r} and is {flags[name]!r}"
-        for name in DEFINING_SETTINGS
+        for name in FIXED_SETTINGS
         if earlier.flags.get(name) != flags[name]
     ]
     if earlier.system_prompt != style.system_prompt:
