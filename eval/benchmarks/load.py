@@ -72,7 +72,7 @@ def compute_fingerprint(problems: Sequence[Problem]) -> str:
 
 def _open_rows(benchmark: Benchmark, data_dir: Path | None) -> tuple[Iterator[Row], str]:
     if benchmark.is_built_in or data_dir is None:
-        rows = benchmark.read_hub(benchmark.source, benchmark.columns)
+        rows = benchmark.read_source(benchmark.source, benchmark.columns)
         return rows, "built in" if benchmark.is_built_in else "hub"
     path = data_dir / benchmark.file
     if path.is_file():

@@ -101,6 +101,6 @@ BENCHMARK = Benchmark(
     citation="Parmar et al., arXiv:2404.15522",
     joiner="\n",
     prepare=prepare,
-    read_hub=_read_hub,
+    read_source=_read_hub,
     read_folder=read_tree,
 )

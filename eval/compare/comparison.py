@@ -78,10 +78,10 @@ class Comparison:
 def compare_runs(
     folders: Sequence[Path],
     *,
-    allow_different_inputs: bool = False,
-    k: int | None = None,
-    num_resamples: int = 10_000,
-    seed: int = 0,
+    allow_different_inputs: bool,
+    k: int | None,
+    num_resamples: int,
+    seed: int,
 ) -> Comparison:
     """Reads the runs and computes all metrics and paired differences.
 

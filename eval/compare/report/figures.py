@@ -52,7 +52,7 @@ def draw_figures(comparison: Comparison, folder: Path, correction: str) -> list[
 
 def _plot_pareto(comparison: Comparison) -> Any:
     """Accuracy against length, averaged over benchmarks. Up and to the left is better."""
-    figure, axes = _make_figure(6.4, 4.8)
+    figure, axes = make_figure(6.4, 4.8)
     points = {run.name: comparison.averages[run.name] for run in comparison.runs}
     _draw_points(axes, points)
     has_frontier = _draw_frontier(axes, list(points.values()))
@@ -98,7 +98,7 @@ def _plot_pareto_by_benchmark(comparison: Comparison) -> Any:
     names = comparison.benchmarks
     num_columns = min(len(names), 4)
     num_rows = -(-len(names) // num_columns)
-    figure, grid = _make_figure(
+    figure, grid = make_figure(
         3.0 * num_columns + 0.4, 2.8 * num_rows + 0.7, num_rows, num_columns, squeeze=False
     )
     for axes, name in zip(grid.flat, names, strict=False):
@@ -143,7 +143,7 @@ def _plot_differences(comparison: Comparison, correction: str) -> Any:
         names.append(AVERAGE)
     num_pairs = len(comparison.pairs)
     height = 1.6 + 0.34 * len(names) * max(1, num_pairs * 0.7)
-    figure, (left, right) = _make_figure(9.0, height, 1, 2, sharey=True)
+    figure, (left, right) = make_figure(9.0, height, 1, 2, sharey=True)
     for index, pair in enumerate(comparison.pairs):
         shift = 0.7 * ((index + 0.5) / num_pairs - 0.5)
         rows = np.arange(len(names), dtype=np.float64) + shift
@@ -210,7 +210,8 @@ def _make_error_bar(estimate: Estimate, scale: float = 1.0) -> list[list[float]]
     return [[scale * (estimate.value - estimate.low)], [scale * (estimate.high - estimate.value)]]
 
 
-def _make_figure(width: float, height: float, *grid: int, **options: Any) -> tuple[Any, Any]:
+def make_figure(width: float, height: float, *grid: int, **options: Any) -> tuple[Any, Any]:
+    """Makes a matplotlib figure, sizes in inches. Returns it with `Figure.subplots(*grid)`."""
     # Not pyplot, which has global state and looks for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

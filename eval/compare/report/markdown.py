@@ -24,7 +24,7 @@ def render_markdown(comparison: Comparison, correction: str, figures: Sequence[s
         parts += [
             f"## {_escape(pair.other.name)} against {_escape(baseline)}",
             _format_list(summarize_pair(pair, correction)),
-            _format_table(make_pair_table(comparison, pair, correction)),
+            _format_table(make_pair_table(pair, correction)),
             _format_list(describe_findings(pair, correction)),
         ]
     parts += [f"![{name}]({name})" for name in figures]
