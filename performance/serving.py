@@ -71,8 +71,8 @@ def _measure_throughput(num_requests: int, num_rounds: int) -> list[Measurement]
             )
     return [
         Measurement(
-            f"{num_requests} one-rollout requests at once, scorer stood in for"
-            + (", real graders" if with_graders else " and graders too"),
+            f"{num_requests} one-rollout requests at once, simulated scorer"
+            + (", real graders" if with_graders else " and graders"),
             rates[with_graders],
             "requests/s",
             at_least=400 if with_graders else 1000,

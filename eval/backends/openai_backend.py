@@ -13,14 +13,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any
 
+import openai
+
 from eval.backends.base import BackendDescription, Completion, Completions, Request, Sampling
 from eval.backends.chat_tokenizer import ChatTokenizer
 from eval.errors import UserError
 from sar.errors import one_line
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-# Local servers need no key, but the client insists on one.
-_NO_KEY = "none"
 
 
 class OpenAIBackend:
@@ -51,9 +51,6 @@ class OpenAIBackend:
         Raises:
             UserError: no server answers, or it rejects the key.
         """
-        import openai
-
-        self._api_error = openai.OpenAIError
         self._model = model
         self._sampling = sampling
         self._tokenizer = tokenizer
@@ -64,7 +61,8 @@ class OpenAIBackend:
             self._extra_body["chat_template_kwargs"] = {"enable_thinking": enable_thinking}
         self._client = openai.OpenAI(
             base_url=base_url,
-            api_key=os.environ.get(KEY_VARIABLE) or _NO_KEY,
+            # Local servers need no key, but the client insists on one.
+            api_key=os.environ.get(KEY_VARIABLE) or "none",
             max_retries=max_retries,
             timeout=timeout_s,
         )
@@ -98,8 +96,6 @@ class OpenAIBackend:
         self._client.close()
 
     def _check_server(self) -> None:
-        import openai
-
         try:
             self._client.with_options(max_retries=0, timeout=30.0).models.list()
         except openai.APIConnectionError as error:
@@ -114,7 +110,7 @@ class OpenAIBackend:
     def _complete(self, request: Request) -> Completion:
         try:
             return self._ask(request)
-        except self._api_error as error:
+        except openai.OpenAIError as error:
             return Completion(request, error=one_line(error))
 
     def _ask(self, request: Request) -> Completion:
