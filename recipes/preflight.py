@@ -208,7 +208,7 @@ def check_rewards(server: Server, info: ServerInfo, policy: Policy, *, on_policy
     """Asks for the rewards of the right and of the wrong probe.
 
     Args:
-        on_policy: the policy scores itself, so only the server's correctness matters.
+        on_policy: the policy scores its own responses, so only the server's correctness matters.
     Raises:
         CheckFailed: a reward differs from what it must be.
         RewardError: the server gave no reward.

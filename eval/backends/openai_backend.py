@@ -56,9 +56,9 @@ class OpenAIBackend:
         self._tokenizer = tokenizer
         self._concurrency = concurrency
         self._base_url = base_url
-        self._extra_body: dict[str, Any] = {}
-        if enable_thinking is not None and tokenizer is None:
-            self._extra_body["chat_template_kwargs"] = {"enable_thinking": enable_thinking}
+        self._extra_body: dict[str, Any] | None = None
+        if enable_thinking is not None:
+            self._extra_body = {"chat_template_kwargs": {"enable_thinking": enable_thinking}}
         self._client = openai.OpenAI(
             base_url=base_url,
             # Local servers need no key, but the client insists on one.
@@ -126,7 +126,7 @@ class OpenAIBackend:
         else:
             answer = self._client.chat.completions.create(
                 messages=_make_messages(request.system_prompt, request.user_turn),
-                extra_body=self._extra_body or None,
+                extra_body=self._extra_body,
                 **settings,
             )
         return parse_completion(request, answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -25,14 +25,10 @@ class LoadedBenchmark:
 
     @property
     def description(self) -> BenchmarkDescription:
-        source = self.benchmark.source
         return BenchmarkDescription(
             fingerprint=compute_fingerprint(self.problems),
             num_problems=len(self.problems),
-            hub_id=source.hub_id,
-            config=source.config,
-            split=source.split,
-            revision=source.revision,
+            **asdict(self.benchmark.source),
             source=self.origin,
         )
 

@@ -143,8 +143,8 @@ def efficiency_score(accuracy: Difference, tokens: Difference) -> Resampled:
 def mcnemar(correct_P2: Floats) -> SignificanceTest:
     """McNemar's exact test, for one sample per problem.
 
-    It looks at the problems that exactly one run gets right. A two-sided binomial test checks
-    whether either run is that one with probability 1/2.
+    It looks at the problems that exactly one run gets right, and tests with a two-sided binomial
+    test whether each run gets half of them.
 
     Source: McNemar (1947).
     """

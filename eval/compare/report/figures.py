@@ -78,15 +78,12 @@ def _draw_frontier(axes: Any, runs: Sequence[dict[str, Resampled]]) -> bool:
     Returns:
         False if nothing was drawn, because one run is best in both accuracy and length.
     """
-    points = sorted(
-        (tokens, -100 * accuracy)
-        for tokens, accuracy in ((m["tokens"].value, m["avg_at_n"].value) for m in runs)
-        if not (np.isnan(tokens) or np.isnan(accuracy))
-    )
+    points = [(m["tokens"].value, 100 * m["avg_at_n"].value) for m in runs]
+    points = [point for point in points if not np.isnan(point).any()]
     frontier: list[tuple[float, float]] = []
-    for tokens, negative in points:
-        if not frontier or -negative > frontier[-1][1]:
-            frontier.append((tokens, -negative))
+    for tokens, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not frontier or accuracy > frontier[-1][1]:
+            frontier.append((tokens, accuracy))
     if len(frontier) < 2:
         return False
     x, y = zip(*frontier, strict=True)
@@ -126,12 +123,9 @@ def _draw_points(axes: Any, points: dict[str, dict[str, Resampled]]) -> None:
             100 * y.value,
             xerr=_make_error_bar(x),
             yerr=_make_error_bar(y, 100),
-            fmt=MARKERS[index % len(MARKERS)],
-            color=COLOURS[index % len(COLOURS)],
             markersize=7,
-            elinewidth=1.4,
-            capsize=3,
             label=_make_legend_label(run),
+            **_choose_style(index),
         )
     axes.margins(0.15)
 
@@ -175,10 +169,10 @@ def _draw_gains(
     differences: Sequence[Difference],
     scale: float,
     correction: str,
-    style: int,
+    run: int,
     label: str | None = None,
 ) -> None:
-    colour = COLOURS[style % len(COLOURS)]
+    style = _choose_style(run)
     for row, difference in zip(rows, differences, strict=True):
         gain = difference.gain.estimate()
         if gain.value is None:
@@ -187,16 +181,17 @@ def _draw_gains(
             scale * gain.value,
             row,
             xerr=_make_error_bar(gain, scale),
-            fmt=MARKERS[style % len(MARKERS)],
-            color=colour,
-            markerfacecolor=colour if is_significant(difference, correction) else "white",
-            elinewidth=1.4,
-            capsize=3,
+            markerfacecolor=style["color"] if is_significant(difference, correction) else "white",
+            **style,
         )
     if label is not None:
-        axes.plot(
-            [], [], MARKERS[style % len(MARKERS)], color=colour, label=_make_legend_label(label)
-        )
+        axes.plot([], [], style["fmt"], color=style["color"], label=_make_legend_label(label))
+
+
+def _choose_style(run: int) -> dict[str, Any]:
+    """Marker, colour and error bars of a run, by its index."""
+    fmt, color = MARKERS[run % len(MARKERS)], COLOURS[run % len(COLOURS)]
+    return {"fmt": fmt, "color": color, "elinewidth": 1.4, "capsize": 3}
 
 
 def _make_legend_label(run: str) -> str:
