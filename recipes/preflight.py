@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import Any, Self
@@ -62,7 +63,7 @@ class ServerInfo:
 
 
 class Server:
-    """One reward server."""
+    """One reward server; `info` asks it once."""
 
     def __init__(self, url: str) -> None:
         """
@@ -75,8 +76,10 @@ class Server:
             raise CheckFailed(str(error)) from None
         self.name = self.client.name
 
-    def fetch_info(self) -> ServerInfo:
-        """
+    @cached_property
+    def info(self) -> ServerInfo:
+        """What the server reports. Fetched at the first use.
+
         Raises:
             CheckFailed: the server cannot be reached, is not ready, or is no reward server.
         """
@@ -180,7 +183,7 @@ def _make_probe(tokenizer: Any, prompt: str, response: str) -> Probe:
 
 def check_settings(
     server: Server, sar_weight: float | None, policy: str, model: str | None
-) -> ServerInfo:
+) -> None:
     """Compares what a server reports about itself with what the run needs.
 
     Args:
@@ -190,7 +193,7 @@ def check_settings(
     Raises:
         CheckFailed: the server differs, or is not ready.
     """
-    info = server.fetch_info()
+    info = server.info
     if sar_weight is not None and not math.isclose(info.sar_weight, sar_weight, abs_tol=1e-9):
         raise CheckFailed(
             f"{server.name}: its SAR weight is {info.sar_weight:g}, not {sar_weight:g}; start it "
@@ -201,10 +204,9 @@ def check_settings(
             f"{server.name}: it serves {info.model}, not {model}; start it with "
             f"--model {policy}, or name the model it may serve: --server-model {info.model}"
         )
-    return info
 
 
-def check_rewards(server: Server, info: ServerInfo, policy: Policy, *, on_policy: bool) -> None:
+def check_rewards(server: Server, policy: Policy, *, on_policy: bool) -> None:
     """Asks for the rewards of the right and of the wrong probe.
 
     Args:
@@ -230,11 +232,12 @@ def check_rewards(server: Server, info: ServerInfo, policy: Policy, *, on_policy
                 f"{server.name}: {probe.num_response_tokens} tokens of {policy.name} are "
                 f"{answer['response_tokens']:g} there: it has another tokenizer"
             )
-        expected = score + info.sar_weight * answer["sar"]
+        weight = server.info.sar_weight
+        expected = score + weight * answer["sar"]
         if not math.isclose(answer["reward"], expected, abs_tol=_TOLERANCE):
             raise CheckFailed(
                 f"{server.name}: the reward is {answer['reward']:g}, and correctness + "
-                f"{info.sar_weight:g} x SAR is {expected:g}"
+                f"{weight:g} x SAR is {expected:g}"
             )
 
 
@@ -242,43 +245,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 if all servers fit the policy, else 1."""
     arguments = _make_parser().parse_args(argv)
     try:
-        checked = _check_all(arguments)
+        servers = _check_all(arguments)
     except (CheckFailed, RewardError) as error:
         sys.stderr.write(f"preflight: {error}\n")
         return 1
-    for server, info in checked:
+    for server in servers:
         print(
-            f"preflight: {server.name}: rewards as expected; {info.model}, SAR weight "
-            f"{info.sar_weight:g}, policy version {info.policy_version}"
+            f"preflight: {server.name}: rewards as expected; {server.info.model}, SAR weight "
+            f"{server.info.sar_weight:g}, policy version {server.info.policy_version}"
         )
     return 0
 
 
-def _check_all(arguments: argparse.Namespace) -> list[tuple[Server, ServerInfo]]:
-    """
+def _check_all(arguments: argparse.Namespace) -> list[Server]:
+    """Checks every server, and returns them.
+
     Raises:
         CheckFailed, RewardError: of the first check that failed.
     """
     model = None if arguments.on_policy else arguments.server_model or arguments.model
     servers = [Server(url) for url in arguments.url]
     messages = _DEFAULT_PROMPT if arguments.data is None else _read_first_prompt(arguments.data)
-    checked = [
-        (server, check_settings(server, arguments.sar_weight, arguments.model, model))
-        for server in servers
-    ]
-    (first, first_info), *others = checked
-    for server, info in others:
-        if info.sar_weight != first_info.sar_weight and not arguments.on_policy:
+    for server in servers:
+        check_settings(server, arguments.sar_weight, arguments.model, model)
+    first, *others = servers
+    for server in others:
+        if server.info.sar_weight != first.info.sar_weight and not arguments.on_policy:
             raise CheckFailed(
-                f"{first.name} has a SAR weight of {first_info.sar_weight:g}, and {server.name} "
-                f"one of {info.sar_weight:g}"
+                f"{first.name} has a SAR weight of {first.info.sar_weight:g}, and {server.name} "
+                f"one of {server.info.sar_weight:g}"
             )
     policy = Policy.load(arguments.model, messages)
     if arguments.on_policy:
         policy.check_system_prompt(os.environ.get("SYSTEM_PROMPT", DEFAULT_SYSTEM_PROMPT))
-    for server, info in checked:
-        check_rewards(server, info, policy, on_policy=arguments.on_policy)
-    return checked
+    for server in servers:
+        check_rewards(server, policy, on_policy=arguments.on_policy)
+    return servers
 
 
 def _read_first_prompt(path: str) -> list[dict[str, str]]:

@@ -108,12 +108,6 @@ class OpenAIBackend:
             pass  # not every server can list its models
 
     def _complete(self, request: Request) -> Completion:
-        try:
-            return self._ask(request)
-        except openai.OpenAIError as error:
-            return Completion(request, error=one_line(error))
-
-    def _ask(self, request: Request) -> Completion:
         settings: dict[str, Any] = {
             "model": self._model,
             "temperature": self._sampling.temperature,
@@ -121,14 +115,17 @@ class OpenAIBackend:
         }
         if not self._sampling.is_greedy:
             settings |= {"top_p": self._sampling.top_p, "seed": request.seed}
-        if self._tokenizer:
-            answer = self._client.completions.create(prompt=request.prompt, **settings)
-        else:
-            answer = self._client.chat.completions.create(
-                messages=_make_messages(request.system_prompt, request.user_turn),
-                extra_body=self._extra_body,
-                **settings,
-            )
+        try:
+            if self._tokenizer:
+                answer = self._client.completions.create(prompt=request.prompt, **settings)
+            else:
+                answer = self._client.chat.completions.create(
+                    messages=_make_messages(request.system_prompt, request.user_turn),
+                    extra_body=self._extra_body,
+                    **settings,
+                )
+        except openai.OpenAIError as error:
+            return Completion(request, error=one_line(error))
         return parse_completion(request, answer)
 
 

@@ -51,12 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             make_start_model(arguments.output, settings, threading.Event())
             _run_all(runs, settings, arguments.output, arguments.jobs)
             _write_report(runs, arguments.output)
-    except UserError as error:
+    except (UserError, ProcessFailed) as error:
         print(f"python -m recipes.cpu_demo: {error}", file=sys.stderr)
-        return 2
-    except ProcessFailed as error:
-        print(f"python -m recipes.cpu_demo: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         print("\nstopped; the same command continues from here", file=sys.stderr)
         return 130
