@@ -8,7 +8,6 @@ OUTPUT/summary.json        metrics per benchmark and averaged; see `eval.statist
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -177,16 +176,8 @@ class RecordWriter:
 
 def _remove_incomplete_line(file: Any) -> None:
     """Truncates a file after its last line break."""
-    end = file.seek(0, os.SEEK_END)
-    start = end
-    while start > 0:
-        start = max(0, start - 2**16)
-        file.seek(start)
-        found = file.read(min(2**16, end - start)).rfind(b"\n")
-        if found >= 0:
-            file.truncate(start + found + 1)
-            return
-    file.truncate(0)
+    file.seek(0)
+    file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
 
 
 def _check_fields(kind: Any, values: Any) -> None:

@@ -30,17 +30,17 @@ from sar.models.problems import generate
 
 MAX_GRADING_S = 60.0
 MAX_RESUME_S = 5.0
-# Room for the problem and for the numbers that the metrics need; not for the response.
+# Enough for a problem and the numbers that metrics need, too little for a response.
 MAX_BYTES_PER_SAMPLE = 6000
 NUM_SAMPLES = 10_000
 NUM_RESUMES = 3
-_WORKERS = 2
+_NUM_WORKERS = 2
 _SEED = 7
 # Responses of reasoning models are long: each gets some 3,000 characters in front.
 _FILLER = "First, look at what the question says, and write down each number with its unit. " * 40
 
 
-class ReadyBackend:
+class PreparedBackend:
     """Answers each request at once with the prepared response to its problem."""
 
     description = BackendDescription(None)
@@ -77,7 +77,7 @@ def measure(quick: bool) -> list[Measurement]:
             [large["seconds"]],
             "s",
             at_most=MAX_GRADING_S,
-            details={"grader processes": _WORKERS, "characters of a response": len(_FILLER)},
+            details={"grader processes": _NUM_WORKERS, "characters of a response": len(_FILLER)},
         ),
         Measurement(
             f"evaluation: a finished run of {num_samples:,} started again",
@@ -106,7 +106,7 @@ def _write_problems(folder: Path, num_samples: int) -> None:
 def _make_flags(folder: Path, num_samples: int) -> list[str]:
     return [
         "--output", str(folder / f"run-{num_samples}"), "--data-dir", str(folder),
-        "--benchmarks", "gsm8k", "--limit", str(num_samples), "--grader-workers", str(_WORKERS),
+        "--benchmarks", "gsm8k", "--limit", str(num_samples), "--grader-workers", str(_NUM_WORKERS),
     ]  # fmt: skip
 
 
@@ -124,13 +124,13 @@ def _time_resumed_run(folder: Path, num_samples: int) -> float:
     return time.perf_counter() - started
 
 
-def _run_here(folder: Path, num_samples: int) -> dict[str, float]:
+def _run_in_this_process(folder: Path, num_samples: int) -> dict[str, float]:
     """Runs an evaluation in this process; returns its seconds and its peak resident memory."""
     responses = json.loads((folder / "responses.json").read_text())
     config = parse_args(_make_flags(folder, num_samples))
     started = time.perf_counter()
     with (
-        patch("eval.run.command.load_backend", lambda _: ReadyBackend(responses)),
+        patch("eval.run.command.load_backend", lambda _: PreparedBackend(responses)),
         redirect_stdout(StringIO()),
     ):
         if run(config) != 0:
@@ -142,4 +142,4 @@ def _run_here(folder: Path, num_samples: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_run_here(Path(sys.argv[1]), int(sys.argv[2]))))
+    print(json.dumps(_run_in_this_process(Path(sys.argv[1]), int(sys.argv[2]))))

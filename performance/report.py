@@ -46,7 +46,7 @@ class Measurement:
 
 def format_table(measurements: Sequence[Measurement]) -> str:
     """Formats measurements as a Markdown table."""
-    lines = ["| measured | median | range | must reach | |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| measured | median | range | aim | reached |", "| --- | --- | --- | --- | --- |"]
     for m in measurements:
         verdict = "" if not m.bound else "yes" if m.is_reached else "NO"
         spread = f"{_format_number(min(m.samples))} to {_format_number(max(m.samples))}"

@@ -60,7 +60,7 @@ def _measure_throughput(num_requests: int, num_rounds: int) -> list[Measurement]
                 before = _get_status(url)
                 result = send_at_once(url, sent, _TIMEOUT_S)
                 after = _get_status(url)
-                _check(result, num_requests)
+                _check_scores(result, num_requests)
                 rates[with_graders].append(num_requests / result.elapsed_s)
                 busy[with_graders].append((after["busy_s"] - before["busy_s"]) / result.elapsed_s)
                 batches[with_graders].append(after["batches"] - before["batches"])
@@ -71,8 +71,8 @@ def _measure_throughput(num_requests: int, num_rounds: int) -> list[Measurement]
             )
     return [
         Measurement(
-            f"{num_requests} one-rollout requests at once, scorer stood in for"
-            + (", real graders" if with_graders else " and graders too"),
+            f"{num_requests} one-rollout requests at once, simulated scorer"
+            + (", real graders" if with_graders else " and graders"),
             rates[with_graders],
             "requests/s",
             at_least=400 if with_graders else 1000,
@@ -86,7 +86,7 @@ def _measure_throughput(num_requests: int, num_rounds: int) -> list[Measurement]
     ]
 
 
-def _check(result: LoadResult, num_requests: int) -> None:
+def _check_scores(result: LoadResult, num_requests: int) -> None:
     scores = [answer["scores"] for answer in result.answers]
     if scores != [[1.0]] * num_requests:
         raise RuntimeError("the server gave wrong scores")
@@ -151,7 +151,7 @@ def _generate_requests(seed: int) -> Iterator[dict[str, Any]]:
     eos = tokenizer.eos_token
     for problem in generate(seed, held_out=True):
         prompt = render_prompt(tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
-        for response in _make_responses(problem):
+        for response in _write_responses(problem):
             yield {
                 "query": [prompt + response + eos],
                 "prompts": [prompt],
@@ -159,7 +159,7 @@ def _generate_requests(seed: int) -> Iterator[dict[str, Any]]:
             }
 
 
-def _make_responses(problem: ArithmeticProblem) -> list[str]:
+def _write_responses(problem: ArithmeticProblem) -> list[str]:
     lines = ("", "I see. ", "So, ")
     texts = [start + text for start in lines for text in (problem.concise, problem.padded)]
     if len(texts) != GROUP_SIZE:

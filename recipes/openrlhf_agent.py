@@ -84,7 +84,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
         self._sar_weight = _parse_sar_weight(os.environ.get("SAR_WEIGHT", ""))
         self._system_prompt = os.environ.get("SYSTEM_PROMPT", DEFAULT_SYSTEM_PROMPT)
         self._requests = ThreadPoolExecutor(_MAX_REQUESTS, thread_name_prefix="reward")
-        # By context length. Ray passes a new copy of the policy's tokenizer with each prompt.
+        # By maximum length. Kept, because Ray passes a new copy of the tokenizer with each prompt.
         self._tokenizers: dict[int, RolloutTokenizer] = {}
         self._has_warned = False
 
@@ -123,7 +123,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
         ids = output["observation_tokens"]
         encoded = tokenizer.fit_to_context(ids[:start], ids[start:end])
         text = hf_tokenizer.decode(ids, skip_special_tokens=False)
-        seen, response = tokenizer.split(text, prompt)
+        seen_prompt, response = tokenizer.split(text, prompt)
         # The server's tokenizer may not know the policy's special tokens.
         query = prompt + tokenizer.remove_special_tokens(response)
         params = type(sampling_params)(**SAMPLING_ARGUMENTS)
@@ -132,7 +132,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
         )
         verdict = Verdict(Reason.CORRECT if grade["correctness"] else Reason.WRONG)
         reward = combine(verdict, likelihood, sar_weight=self._sar_weight, mode=mode)
-        mismatch = tokenizer.has_other_frame(seen)
+        mismatch = tokenizer.has_other_frame(seen_prompt)
         self._warn_once(mismatch)
         return {
             **output,

@@ -14,18 +14,17 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import Any, Self
 
 from recipes.adapters.client import RewardClient, RewardError
-from recipes.endpoint import Endpoint, Unreachable
 from sar.errors import first_line
 from sar.grading.label import LabelError, parse_label
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 from sar.tokenization import RolloutTokenizer
 
-_TIMEOUT_S = 180.0  # as long as OpenRLHF's client waits
 _TOLERANCE = 1e-4
 
 _DEFAULT_PROMPT = [{"role": "system", "content": DEFAULT_SYSTEM_PROMPT}, {"role": "user"}]
@@ -64,7 +63,7 @@ class ServerInfo:
 
 
 class Server:
-    """One reward server."""
+    """One reward server; `info` asks it once."""
 
     def __init__(self, url: str) -> None:
         """
@@ -72,14 +71,15 @@ class Server:
             CheckFailed: the URL is not valid.
         """
         try:
-            self._endpoint = Endpoint(url)
-            self._client = RewardClient(url, timeout_s=_TIMEOUT_S, num_tries=1)
+            self.client = RewardClient(url, num_tries=1)
         except ValueError as error:
             raise CheckFailed(str(error)) from None
-        self.name = self._endpoint.name
+        self.name = self.client.name
 
-    def fetch_info(self) -> ServerInfo:
-        """
+    @cached_property
+    def info(self) -> ServerInfo:
+        """What the server reports. Fetched at the first use.
+
         Raises:
             CheckFailed: the server cannot be reached, is not ready, or is no reward server.
         """
@@ -96,25 +96,11 @@ class Server:
         except KeyError as error:
             raise CheckFailed(f"{self.name}: /healthz has no {error}: another version?") from None
 
-    def fetch_reward(self, probe: Probe) -> dict[str, float]:
-        """Asks for one reward. Returns `reward`, `score` and the fields of `extra_logs`.
-
-        Raises:
-            CheckFailed: the server gave no reward.
-        """
-        try:
-            (answer,) = self._client.ask([probe.query], [probe.prompt], [_LABEL])
-        except RewardError as error:
-            raise CheckFailed(str(error)) from None
-        return answer
-
     def _get(self, path: str) -> tuple[int, dict[str, Any]]:
         try:
-            status, answer = self._endpoint.request(path, None, _TIMEOUT_S)
-        except Unreachable as error:
-            raise CheckFailed(
-                f"{self.name}: cannot be reached: {error}; is the server up?"
-            ) from None
+            status, answer = self.client.request(path)
+        except RewardError as error:
+            raise CheckFailed(f"{error}; is the server up?") from None
         if not isinstance(answer, dict):
             raise CheckFailed(
                 f"{self.name}: {path} answers HTTP {status} without JSON: another server?"
@@ -197,7 +183,7 @@ def _make_probe(tokenizer: Any, prompt: str, response: str) -> Probe:
 
 def check_settings(
     server: Server, sar_weight: float | None, policy: str, model: str | None
-) -> ServerInfo:
+) -> None:
     """Compares what a server reports about itself with what the run needs.
 
     Args:
@@ -207,7 +193,7 @@ def check_settings(
     Raises:
         CheckFailed: the server differs, or is not ready.
     """
-    info = server.fetch_info()
+    info = server.info
     if sar_weight is not None and not math.isclose(info.sar_weight, sar_weight, abs_tol=1e-9):
         raise CheckFailed(
             f"{server.name}: its SAR weight is {info.sar_weight:g}, not {sar_weight:g}; start it "
@@ -218,19 +204,19 @@ def check_settings(
             f"{server.name}: it serves {info.model}, not {model}; start it with "
             f"--model {policy}, or name the model it may serve: --server-model {info.model}"
         )
-    return info
 
 
-def check_rewards(server: Server, info: ServerInfo, policy: Policy, *, on_policy: bool) -> None:
+def check_rewards(server: Server, policy: Policy, *, on_policy: bool) -> None:
     """Asks for the rewards of the right and of the wrong probe.
 
     Args:
-        on_policy: the policy scores itself, so only the server's correctness matters.
+        on_policy: the policy scores its own responses, so only the server's correctness matters.
     Raises:
         CheckFailed: a reward differs from what it must be.
+        RewardError: the server gave no reward.
     """
     for probe, score in ((policy.right, 1), (policy.wrong, 0)):
-        answer = server.fetch_reward(probe)
+        (answer,) = server.client.ask([probe.query], [probe.prompt], [_LABEL])
         if answer["score"] != score:
             kind = "right" if score else "wrong"
             raise CheckFailed(f"{server.name}: a {kind} answer has the score {answer['score']:g}")
@@ -246,55 +232,55 @@ def check_rewards(server: Server, info: ServerInfo, policy: Policy, *, on_policy
                 f"{server.name}: {probe.num_response_tokens} tokens of {policy.name} are "
                 f"{answer['response_tokens']:g} there: it has another tokenizer"
             )
-        expected = score + info.sar_weight * answer["sar"]
+        weight = server.info.sar_weight
+        expected = score + weight * answer["sar"]
         if not math.isclose(answer["reward"], expected, abs_tol=_TOLERANCE):
             raise CheckFailed(
                 f"{server.name}: the reward is {answer['reward']:g}, and correctness + "
-                f"{info.sar_weight:g} x SAR is {expected:g}"
+                f"{weight:g} x SAR is {expected:g}"
             )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 if all servers fit the policy, else 1."""
-    arguments = _parser().parse_args(argv)
+    arguments = _make_parser().parse_args(argv)
     try:
-        checked = _check_all(arguments)
-    except CheckFailed as error:
+        servers = _check_all(arguments)
+    except (CheckFailed, RewardError) as error:
         sys.stderr.write(f"preflight: {error}\n")
         return 1
-    for server, info in checked:
+    for server in servers:
         print(
-            f"preflight: {server.name}: rewards as expected; {info.model}, SAR weight "
-            f"{info.sar_weight:g}, policy version {info.policy_version}"
+            f"preflight: {server.name}: rewards as expected; {server.info.model}, SAR weight "
+            f"{server.info.sar_weight:g}, policy version {server.info.policy_version}"
         )
     return 0
 
 
-def _check_all(arguments: argparse.Namespace) -> list[tuple[Server, ServerInfo]]:
-    """
+def _check_all(arguments: argparse.Namespace) -> list[Server]:
+    """Checks every server, and returns them.
+
     Raises:
-        CheckFailed: of the first check that failed.
+        CheckFailed, RewardError: of the first check that failed.
     """
     model = None if arguments.on_policy else arguments.server_model or arguments.model
     servers = [Server(url) for url in arguments.url]
     messages = _DEFAULT_PROMPT if arguments.data is None else _read_first_prompt(arguments.data)
-    checked = [
-        (server, check_settings(server, arguments.sar_weight, arguments.model, model))
-        for server in servers
-    ]
-    (first, first_info), *others = checked
-    for server, info in others:
-        if info.sar_weight != first_info.sar_weight and not arguments.on_policy:
+    for server in servers:
+        check_settings(server, arguments.sar_weight, arguments.model, model)
+    first, *others = servers
+    for server in others:
+        if server.info.sar_weight != first.info.sar_weight and not arguments.on_policy:
             raise CheckFailed(
-                f"{first.name} has a SAR weight of {first_info.sar_weight:g}, and {server.name} "
-                f"one of {info.sar_weight:g}"
+                f"{first.name} has a SAR weight of {first.info.sar_weight:g}, and {server.name} "
+                f"one of {server.info.sar_weight:g}"
             )
     policy = Policy.load(arguments.model, messages)
     if arguments.on_policy:
         policy.check_system_prompt(os.environ.get("SYSTEM_PROMPT", DEFAULT_SYSTEM_PROMPT))
-    for server, info in checked:
-        check_rewards(server, info, policy, on_policy=arguments.on_policy)
-    return checked
+    for server in servers:
+        check_rewards(server, policy, on_policy=arguments.on_policy)
+    return servers
 
 
 def _read_first_prompt(path: str) -> list[dict[str, str]]:
@@ -328,7 +314,7 @@ def _base_name(model: str) -> str:
     return PurePosixPath(model).name.casefold()
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.preflight",
         description="Checks reward servers against the policy before a run.",

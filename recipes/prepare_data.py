@@ -42,7 +42,8 @@ from sar.files import write_atomically
 from sar.grading.label import parse_label
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION
 
-# Increase it when parts change: it makes existing ones invalid.
+# Version of the files in OUTPUT/parts. Increase it when their content changes: parts of another
+# version are not reused.
 _FORMAT = 1
 _IMAGE = "<image>"
 
@@ -113,7 +114,7 @@ def load_part(
 def remove_contaminated(
     training: Mapping[str, Sequence[Problem]], benchmarks: Mapping[str, Sequence[Problem]]
 ) -> tuple[dict[str, list[Problem]], list[DroppedProblem]]:
-    """Separates training problems that overlap with a benchmark's question.
+    """Drops training problems that overlap with a benchmark's question or contain a picture.
 
     Args:
         training: problems by data set.
@@ -153,13 +154,10 @@ def build_row(
     """
     turns = [{"role": "system", "content": system_prompt}] if system_prompt.strip() else []
     user_turn = f"{problem.question}{benchmark.joiner}{INSTRUCTION}"
-    label: dict[str, Any] = {
-        "answer": problem.label.answer,
-        "grader": problem.label.grader,
-        "mode": mode,
-    }
-    if problem.label.choices:
-        label["choices"] = list(problem.label.choices)
+    truth = problem.label
+    label: dict[str, Any] = {"answer": truth.answer, "grader": truth.grader, "mode": mode}
+    if truth.choices:
+        label["choices"] = list(truth.choices)
     return {
         "prompt": [*turns, {"role": "user", "content": user_turn}],
         "label": json.dumps(label, ensure_ascii=False),
@@ -192,27 +190,31 @@ def prepare_data(arguments: argparse.Namespace) -> dict[str, Any]:
         b.name: sample_problems(benchmarks[b.name], arguments.eval_cap, seed) for b in seven
     }
 
-    for mode, sets, problems in (("train", TRAINING_SETS, clean), ("eval", seven, evaluated)):
-        rows = [
-            build_row(one, problem, mode, arguments.system_prompt)
-            for one in sets
-            for problem in problems[one.name]
-        ]
-        write_lines(arguments.output / f"{mode}.jsonl", shuffle_rows(rows, seed))
     settings = ("seed", "cap", "eval_cap", "system_prompt")
-    manifest = {
+    manifest: dict[str, Any] = {
         **{name: getattr(arguments, name) for name in settings},
         "instruction": INSTRUCTION,
         "ngram_words": NGRAM_WORDS,
-        "train": {
-            t.name: _count_problems(training, clean, t, arguments.data_dir) for t in TRAINING_SETS
-        },
-        "eval": {
-            b.name: _count_problems(benchmarks, evaluated, b, arguments.benchmark_dir)
-            for b in seven
-        },
-        "dropped": list(map(asdict, dropped)),
     }
+    for mode, sets, loaded, written, folder in (
+        ("train", TRAINING_SETS, training, clean, arguments.data_dir),
+        ("eval", seven, benchmarks, evaluated, arguments.benchmark_dir),
+    ):
+        rows = [
+            build_row(one, problem, mode, arguments.system_prompt)
+            for one in sets
+            for problem in written[one.name]
+        ]
+        write_lines(arguments.output / f"{mode}.jsonl", shuffle_rows(rows, seed))
+        manifest[mode] = {
+            one.name: {
+                "num_problems": len(loaded[one.name]),
+                "num_written": len(written[one.name]),
+                **_describe_source(one, folder),
+            }
+            for one in sets
+        }
+    manifest["dropped"] = list(map(asdict, dropped))
     write_atomically(arguments.output / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     return manifest
 
@@ -224,7 +226,7 @@ def write_lines(path: Path, rows: Iterable[Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, or 1 with one line on standard error if the data cannot be prepared."""
-    arguments = _parser().parse_args(argv)
+    arguments = _make_parser().parse_args(argv)
     try:
         manifest = prepare_data(arguments)
     except (UserError, OSError) as error:
@@ -257,19 +259,6 @@ def _describe_source(benchmark: Benchmark, data_dir: Path | None) -> dict[str, A
     return {"file": str(path.resolve()), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
-def _count_problems(
-    problems: Mapping[str, Sequence[Problem]],
-    written: Mapping[str, Sequence[Problem]],
-    benchmark: Benchmark,
-    data_dir: Path | None,
-) -> dict[str, Any]:
-    return {
-        "num_problems": len(problems[benchmark.name]),
-        "num_written": len(written[benchmark.name]),
-        **_describe_source(benchmark, data_dir),
-    }
-
-
 def _parse_problem(values: Mapping[str, Any]) -> Problem:
     return Problem(values["id"], values["question"], parse_label(values["label"]))
 
@@ -281,7 +270,7 @@ def _show_progress(items: Iterable[Any], description: str, unit: str) -> Iterabl
     return bar
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python recipes/prepare_data.py",
         description="Prepares training and evaluation prompts for OpenRLHF.",

@@ -13,14 +13,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any
 
+import openai
+
 from eval.backends.base import BackendDescription, Completion, Completions, Request, Sampling
 from eval.backends.chat_tokenizer import ChatTokenizer
 from eval.errors import UserError
 from sar.errors import one_line
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-# Local servers need no key, but the client insists on one.
-_NO_KEY = "none"
 
 
 class OpenAIBackend:
@@ -51,20 +51,18 @@ class OpenAIBackend:
         Raises:
             UserError: no server answers, or it rejects the key.
         """
-        import openai
-
-        self._api_error = openai.OpenAIError
         self._model = model
         self._sampling = sampling
         self._tokenizer = tokenizer
         self._concurrency = concurrency
         self._base_url = base_url
-        self._extra_body: dict[str, Any] = {}
-        if enable_thinking is not None and tokenizer is None:
-            self._extra_body["chat_template_kwargs"] = {"enable_thinking": enable_thinking}
+        self._extra_body: dict[str, Any] | None = None
+        if enable_thinking is not None:
+            self._extra_body = {"chat_template_kwargs": {"enable_thinking": enable_thinking}}
         self._client = openai.OpenAI(
             base_url=base_url,
-            api_key=os.environ.get(KEY_VARIABLE) or _NO_KEY,
+            # Local servers need no key, but the client insists on one.
+            api_key=os.environ.get(KEY_VARIABLE) or "none",
             max_retries=max_retries,
             timeout=timeout_s,
         )
@@ -79,7 +77,7 @@ class OpenAIBackend:
     def render_prompt(self, system_prompt: str, user_turn: str) -> str:
         if self._tokenizer:
             return self._tokenizer.render_prompt(system_prompt, user_turn)
-        return json.dumps(_messages(system_prompt, user_turn), ensure_ascii=False)
+        return json.dumps(_make_messages(system_prompt, user_turn), ensure_ascii=False)
 
     def generate(self, requests: Iterable[Request]) -> Completions:
         waiting = iter(requests)
@@ -98,8 +96,6 @@ class OpenAIBackend:
         self._client.close()
 
     def _check_server(self) -> None:
-        import openai
-
         try:
             self._client.with_options(max_retries=0, timeout=30.0).models.list()
         except openai.APIConnectionError as error:
@@ -112,12 +108,6 @@ class OpenAIBackend:
             pass  # not every server can list its models
 
     def _complete(self, request: Request) -> Completion:
-        try:
-            return self._ask(request)
-        except self._api_error as error:
-            return Completion(request, error=one_line(error))
-
-    def _ask(self, request: Request) -> Completion:
         settings: dict[str, Any] = {
             "model": self._model,
             "temperature": self._sampling.temperature,
@@ -125,14 +115,17 @@ class OpenAIBackend:
         }
         if not self._sampling.is_greedy:
             settings |= {"top_p": self._sampling.top_p, "seed": request.seed}
-        if self._tokenizer:
-            answer = self._client.completions.create(prompt=request.prompt, **settings)
-        else:
-            answer = self._client.chat.completions.create(
-                messages=_messages(request.system_prompt, request.user_turn),
-                extra_body=self._extra_body or None,
-                **settings,
-            )
+        try:
+            if self._tokenizer:
+                answer = self._client.completions.create(prompt=request.prompt, **settings)
+            else:
+                answer = self._client.chat.completions.create(
+                    messages=_make_messages(request.system_prompt, request.user_turn),
+                    extra_body=self._extra_body,
+                    **settings,
+                )
+        except openai.OpenAIError as error:
+            return Completion(request, error=one_line(error))
         return parse_completion(request, answer)
 
 
@@ -143,7 +136,7 @@ def parse_completion(request: Request, answer: Any) -> Completion:
     choice = answer.choices[0]
     if choice.finish_reason not in ("stop", "length"):
         return Completion(request, error=f"the server finished with {choice.finish_reason!r}")
-    response = _response_text(choice)
+    response = _read_text(choice)
     if response is None:
         return Completion(request, error="the server's answer has no text")
     return Completion(
@@ -154,7 +147,7 @@ def parse_completion(request: Request, answer: Any) -> Completion:
     )
 
 
-def _response_text(choice: Any) -> str | None:
+def _read_text(choice: Any) -> str | None:
     """The text. If the server split off the thinking, it is put back in front."""
     message = getattr(choice, "message", None)
     if message is None:
@@ -168,6 +161,6 @@ def _response_text(choice: Any) -> str | None:
     return f"<think>{thinking}</think>{content}" if content else f"<think>{thinking}"
 
 
-def _messages(system_prompt: str, user_turn: str) -> list[Any]:
+def _make_messages(system_prompt: str, user_turn: str) -> list[Any]:
     system = [{"role": "system", "content": system_prompt}] if system_prompt.strip() else []
     return [*system, {"role": "user", "content": user_turn}]

@@ -18,7 +18,6 @@ from eval.errors import UserError
 from sar.errors import one_line
 from sar.scoring.vllm_import import import_vllm
 
-_FIT_TO_MEMORY = -1
 # Requests in the engine at once: enough that it never waits for the next.
 _MAX_AHEAD = 1024
 
@@ -69,8 +68,8 @@ class VllmBackend:
                 dtype=dtype,
                 tensor_parallel_size=tensor_parallel_size,
                 trust_remote_code=trust_remote_code,
-                # vLLM shortens the context if the KV cache of the whole one does not fit.
-                max_model_len=_FIT_TO_MEMORY,
+                # -1: vLLM shortens the context if the KV cache of the whole one does not fit.
+                max_model_len=-1,
             )
         except Exception as error:  # vLLM raises many types
             raise UserError(f"cannot load --model {path_or_id}: {one_line(error)}") from error

@@ -37,7 +37,8 @@ class Benchmark:
     joiner: str
     """What the paper puts between the question and the instruction."""
     prepare: Callable[[Iterable[Row]], Iterator[Problem]]
-    read_hub: Callable[[HubSource, tuple[str, ...]], Iterator[Row]] = read_hub_rows
+    read_source: Callable[[HubSource, tuple[str, ...]], Iterator[Row]] = read_hub_rows
+    """Reads these columns from the hub, or generates them if the benchmark is built in."""
     read_folder: Callable[[Path], Iterator[Row] | None] | None = None
     """Reads a --data-dir with many files; returns None if the folder has no such layout."""
     is_built_in: bool = False

@@ -47,6 +47,6 @@ BENCHMARK = Benchmark(
     citation="this project",
     joiner=" ",
     prepare=prepare,
-    read_hub=_generate_rows,
+    read_source=_generate_rows,
     is_built_in=True,
 )

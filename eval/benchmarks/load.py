@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -25,14 +25,10 @@ class LoadedBenchmark:
 
     @property
     def description(self) -> BenchmarkDescription:
-        source = self.benchmark.source
         return BenchmarkDescription(
             fingerprint=compute_fingerprint(self.problems),
             num_problems=len(self.problems),
-            hub_id=source.hub_id,
-            config=source.config,
-            split=source.split,
-            revision=source.revision,
+            **asdict(self.benchmark.source),
             source=self.origin,
         )
 
@@ -48,7 +44,7 @@ def load_problems(
     Raises:
         RowError: a row does not fit the schema, two problems have the same id, or there are none.
     """
-    rows, origin = _rows(benchmark, data_dir)
+    rows, origin = _open_rows(benchmark, data_dir)
     problems = list(islice(benchmark.prepare(rows), limit))
     if not problems:
         raise RowError(f"{benchmark.name}: no problem in {origin}")
@@ -70,9 +66,9 @@ def compute_fingerprint(problems: Sequence[Problem]) -> str:
     return digest.hexdigest()
 
 
-def _rows(benchmark: Benchmark, data_dir: Path | None) -> tuple[Iterator[Row], str]:
+def _open_rows(benchmark: Benchmark, data_dir: Path | None) -> tuple[Iterator[Row], str]:
     if benchmark.is_built_in or data_dir is None:
-        rows = benchmark.read_hub(benchmark.source, benchmark.columns)
+        rows = benchmark.read_source(benchmark.source, benchmark.columns)
         return rows, "built in" if benchmark.is_built_in else "hub"
     path = data_dir / benchmark.file
     if path.is_file():

@@ -45,7 +45,7 @@ def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
         letter = string.ascii_uppercase[list(choices).index(answer)]
         yield Problem(
             f"{row.get_text('type')}/{row.get_text('axiom')}/{row.get_integer('id')}",
-            _question(row, list(choices.values())),
+            _format_question(row, list(choices.values())),
             row.make_label("answer", letter, "choice", list(choices.values())),
         )
 
@@ -57,7 +57,7 @@ def read_tree(folder: Path) -> Iterator[Row] | None:
     return _read_samples(paths) if paths else None
 
 
-def _question(row: Row, choices: list[str]) -> str:
+def _format_question(row: Row, choices: list[str]) -> str:
     options = [
         f"{letter}: {text}" for letter, text in zip(string.ascii_uppercase, choices, strict=False)
     ]
@@ -84,7 +84,7 @@ def _read_samples(paths: list[Path]) -> Iterator[Row]:
             index += 1
 
 
-def _hub_rows(source: HubSource, columns: tuple[str, ...]) -> Iterator[Row]:
+def _read_hub(source: HubSource, columns: tuple[str, ...]) -> Iterator[Row]:
     rows = read_tree(download_from_hub(source, [f"*MCQA/*/{_FILE}"]))
     if rows is None:
         raise RowError(f"{source.hub_id}: no file MCQA/<type>/<axiom>/{_FILE}")
@@ -101,6 +101,6 @@ BENCHMARK = Benchmark(
     citation="Parmar et al., arXiv:2404.15522",
     joiner="\n",
     prepare=prepare,
-    read_hub=_hub_rows,
+    read_source=_read_hub,
     read_folder=read_tree,
 )

@@ -9,9 +9,9 @@ same columns are in EleutherAI/hendrycks_math, under seven configs. Licence: MIT
 Hendrycks et al., Measuring Mathematical Problem Solving With the MATH Dataset, arXiv:2103.03874.
 
 As in the paper (arXiv:2509.05489), a problem is kept if the last box of its solution has at most 20
-characters and is a number or a simple fraction: 3,742 problems. The instruction follows a space. A
-solution with a box without braces anywhere, `\boxed 5`, counts as one without an answer, as in the
-paper.
+characters and is a number or a simple fraction: 3,742 problems. Also as in the paper, a solution
+that contains a box without braces, `\boxed 5`, counts as having no answer, and a space separates
+question and instruction.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ from eval.benchmarks.rows import HubSource, Row
 
 MAX_ANSWER_CHARS = 20
 
-_DIGITS = r"[-0-9.()\\]*"
+_NUMBER_CHARS = r"[-0-9.()\\]*"
 _FRACTION = r"(?:\\frac\{[1-9][0-9]*\}\{[1-9][0-9]*\})?"
-_NUMBER = re.compile(_DIGITS + _FRACTION + _DIGITS)
+_NUMBER = re.compile(_NUMBER_CHARS + _FRACTION + _NUMBER_CHARS)
 _BRACE = re.compile(r"[{}]")
 
 
-def is_short_number(answer: str) -> bool:
-    r"""The paper's filter for answers: digits, minus signs, points, parentheses, backslashes, and
-    at most one `\frac{n}{m}` of positive whole numbers. An empty answer passes."""
+def passes_paper_filter(answer: str) -> bool:
+    r"""True if the answer is at most 20 characters of digits, minus signs, points, parentheses and
+    backslashes, with at most one `\frac{n}{m}` of positive whole numbers. It may be empty."""
     return len(answer) <= MAX_ANSWER_CHARS and _NUMBER.fullmatch(answer) is not None
 
 
 def find_last_box(solution: str) -> str | None:
-    r"""The content of the last `\boxed{}`, else of the last `\fbox{}`; None if it has no end."""
+    r"""Returns what is in the last `\boxed{}`, else in the last `\fbox{}`.
+
+    None if there is no box, if the last one is not closed, or if a box has no braces (`\boxed 5`).
+    """
     if "\\boxed " in solution:
         return None
     for command in ("\\boxed", "\\fbox"):
@@ -47,21 +50,21 @@ def find_last_box(solution: str) -> str | None:
     return None
 
 
-def has_gradable_number(answer: str) -> bool:
-    r"""True if the answer has a digit. `\..-` and an empty answer pass the filter without one."""
+def has_digit(answer: str) -> bool:
+    r"""The paper's filter lets `\..-` and an empty answer pass, which no response could match."""
     return any(char.isdigit() for char in answer)
 
 
 def prepare(rows: Iterable[Row]) -> Iterator[Problem]:
     for row in rows:
         answer = find_last_box(row.get_text("solution"))
-        if answer is not None and is_short_number(answer) and has_gradable_number(answer):
+        if answer is not None and passes_paper_filter(answer) and has_digit(answer):
             label = row.make_label("solution", answer, "math")
             yield Problem(str(row.index), row.get_text("problem"), label)
 
 
 def _read_braces(text: str, start: int) -> str | None:
-    """The text between the brace at `start` and the one that closes it; None without either."""
+    """Returns the text between the brace at `start` and its closing one; None if one is missing."""
     if text[start : start + 1] != "{":
         return None
     depth = 0

@@ -29,7 +29,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from eval.benchmarks.base import Benchmark, Problem
-from eval.benchmarks.math import has_gradable_number, is_short_number
+from eval.benchmarks.math import has_digit, passes_paper_filter
 from eval.benchmarks.rows import HubSource, Row
 
 HELD_OUT_SHARE = 0.08
@@ -41,7 +41,7 @@ def is_kept(row: Row) -> bool:
     return (
         row.get_text("question_type") == "math-word-problem"
         and any(row.get_booleans("correctness_math_verify"))
-        and is_short_number(row.get_string("answer"))
+        and passes_paper_filter(row.get_string("answer"))
         and "http" not in row.get_text("problem")
         and "http" not in row.get_string("solution")
     )
@@ -78,7 +78,7 @@ def _filter(rows: Iterable[Row]) -> list[Row]:
 def _make_problems(kept: Sequence[Row], indices: Iterable[int]) -> Iterator[Problem]:
     for row in (kept[i] for i in indices):
         answer = row.get_string("answer")
-        if has_gradable_number(answer):
+        if has_digit(answer):
             label = row.make_label("answer", answer, "math")
             yield Problem(str(row.index), row.get_text("problem"), label)
 

@@ -152,7 +152,7 @@ def read_hub_rows(source: HubSource, columns: Sequence[str]) -> Iterator[Row]:
             source.hub_id, source.config, split=source.split, revision=source.revision
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise _hub_error(where, error) from error
+        raise _make_hub_error(where, error) from error
     if missing := [name for name in columns if name not in table.column_names]:
         raise RowError(
             f"{where}, field {missing[0]!r}: is missing; the columns are "
@@ -180,11 +180,11 @@ def download_from_hub(source: HubSource, patterns: Sequence[str]) -> Path:
             allow_patterns=list(patterns),
         )
     except (OSError, ValueError, HfHubHTTPError) as error:
-        raise _hub_error(source.hub_id, error) from error
+        raise _make_hub_error(source.hub_id, error) from error
     return Path(folder)
 
 
-def _hub_error(what: str, error: Exception) -> RowError:
+def _make_hub_error(what: str, error: Exception) -> RowError:
     return RowError(
         f"cannot load {what} from the hub: {one_line(error)}; files can be read instead, see --help"
     )

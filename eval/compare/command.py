@@ -18,17 +18,16 @@ from sar.arguments import number
 
 def main(argv: Sequence[str]) -> int:
     """Exit code: 0; 2 if the runs cannot be compared."""
-    arguments = _parse_args(argv)
     try:
-        print(_compare(arguments))
+        _compare(_parse_args(argv))
     except (ValueError, OSError) as error:
         print(f"python -m eval compare: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _compare(arguments: argparse.Namespace) -> str:
-    """Writes the report; returns what to print."""
+def _compare(arguments: argparse.Namespace) -> None:
+    """Writes the report and prints a summary of it."""
     # Imported here, so that --help does not load scipy and jinja2.
     from eval.compare.comparison import compare_runs
     from eval.compare.report.wording import summarize_pair
@@ -48,11 +47,13 @@ def _compare(arguments: argparse.Namespace) -> str:
         max_disagreements=arguments.max_disagreements,
         seed=arguments.seed,
     )
-    lines = [f"note: {note}" for note in comparison.notes]
+    for note in comparison.notes:
+        print(f"note: {note}")
     for pair in comparison.pairs:
-        lines.append(f"{pair.other.name} against {comparison.baseline.name}:")
-        lines += [f"  {line}" for line in summarize_pair(pair, arguments.correction)]
-    return "\n".join([*lines, f"report: {arguments.output / 'report.html'}"])
+        print(f"{pair.other.name} against {comparison.baseline.name}:")
+        for line in summarize_pair(pair, arguments.correction):
+            print(f"  {line}")
+    print(f"report: {arguments.output / 'report.html'}")
 
 
 def _parse_args(argv: Sequence[str]) -> argparse.Namespace:

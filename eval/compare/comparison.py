@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from eval.records import (
     BenchmarkDescription,
@@ -31,6 +32,14 @@ from eval.statistics.paired import (
 from eval.statistics.samples import Samples, collect_samples
 
 
+class Digests(NamedTuple):
+    """What a run asked the model about one problem, as digests of 16 bytes."""
+
+    problem: bytes
+    """Of question and label."""
+    prompt: bytes
+
+
 @dataclass(frozen=True)
 class Run:
     """A run: its description, and its records as columns."""
@@ -40,8 +49,8 @@ class Run:
     description: RunDescription
     samples: dict[str, Samples]
     """By benchmark."""
-    inputs: dict[str, dict[str, tuple[bytes, bytes]]]
-    """By benchmark and problem id: digest of question and label, digest of the prompt."""
+    inputs: dict[str, dict[str, Digests]]
+    """By benchmark and problem id."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +87,10 @@ class Comparison:
 def compare_runs(
     folders: Sequence[Path],
     *,
-    allow_different_inputs: bool = False,
-    k: int | None = None,
-    num_resamples: int = 10_000,
-    seed: int = 0,
+    allow_different_inputs: bool,
+    k: int | None,
+    num_resamples: int,
+    seed: int,
 ) -> Comparison:
     """Reads the runs and computes all metrics and paired differences.
 
@@ -147,7 +156,7 @@ def load_run(folder: Path, name: str) -> Run:
     for benchmark in description.benchmarks:
         path = records_path(folder, benchmark)
         if path.exists():
-            digests: dict[str, tuple[bytes, bytes]] = {}
+            digests: dict[str, Digests] = {}
             samples[benchmark] = collect_samples(_collect_digests(iter_records(path), digests))
             inputs[benchmark] = digests
     return Run(name, folder, description, samples, inputs)
@@ -163,12 +172,14 @@ def find_different_inputs(baseline: Run, other: Run, benchmarks: Sequence[str]) 
         ours, theirs = (run.description.benchmarks[name] for run in (baseline, other))
         one, two = baseline.inputs[name], other.inputs[name]
         common = one.keys() & two.keys()
-        if ours.fingerprint != theirs.fingerprint or any(one[i][0] != two[i][0] for i in common):
+        if ours.fingerprint != theirs.fingerprint or any(
+            one[i].problem != two[i].problem for i in common
+        ):
             found.append(
                 f"{name}: data of {baseline.name} ({_describe_data(ours)}) and {other.name} "
                 f"({_describe_data(theirs)})"
             )
-        if changed := sorted(i for i in common if one[i][1] != two[i][1]):
+        if changed := sorted(i for i in common if one[i].prompt != two[i].prompt):
             found.append(
                 f"{name}: prompts of {baseline.name} and {other.name} on {len(changed):,} of "
                 f"{len(common):,} problems, the first being {changed[0]!r}"
@@ -257,21 +268,19 @@ def _note_different_settings(runs: Sequence[Run]) -> list[str]:
         }
         for run in runs
     ]
-    for name in dict.fromkeys(key for values in settings for key in values):
-        values = [values.get(name) for values in settings]
+    for name in dict.fromkeys(name for of_run in settings for name in of_run):
+        values = [of_run.get(name) for of_run in settings]
         if name not in ("seed", "version of platform") and len(set(map(repr, values))) > 1:
             shown = ", ".join(f"{run.name}: {v}" for run, v in zip(runs, values, strict=True))
             notes.append(f"{name} differs ({shown})")
     return notes
 
 
-def _collect_digests(
-    records: Iterator[Record], digests: dict[str, tuple[bytes, bytes]]
-) -> Iterator[Record]:
-    """Passes the records on; adds (digest of question and label, digest of prompt) to `digests`."""
+def _collect_digests(records: Iterator[Record], digests: dict[str, Digests]) -> Iterator[Record]:
+    """Passes the records on, and adds those of each problem to `digests`."""
     for record in records:
         problem = f"{record.question}\0{record.label}"
-        digests[record.id] = _digest(problem), _digest(record.prompt)
+        digests[record.id] = Digests(_digest(problem), _digest(record.prompt))
         yield record
 
 

@@ -58,14 +58,12 @@ def search(
 
     contamination = ContaminationSearch(problems, n)
     num_rows = 0
-    progress = tqdm(
-        total=train.stat().st_size, unit="B", unit_scale=True, desc=train.name, disable=None
-    )
-    with progress:
-        for line, num_bytes, row in iter_training_rows(train):
+    num_bytes = train.stat().st_size
+    with tqdm(total=num_bytes, unit="B", unit_scale=True, desc=train.name, disable=None) as bar:
+        for line, line_bytes, row in iter_training_rows(train):
             contamination.add(line, row)
             num_rows += 1
-            progress.update(num_bytes)
+            bar.update(line_bytes)
     return contamination.list_problems(), num_rows
 
 

@@ -41,8 +41,8 @@ class _Found:
     match: Match
     line: int
     field: str
-    last_line: int
-    num_lines: int = 1
+    last_line: int = 0
+    num_lines: int = 0
 
 
 class ContaminationSearch:
@@ -62,15 +62,12 @@ class ContaminationSearch:
         """Searches one row for all problems.
 
         Args:
-            line: its line number.
+            line: its line number, from 1. Lines must come in order.
             row: any JSON value.
         """
         for field, text in iter_texts(row):
             for match in self._index.find_matches(text):
-                found = self._found.get(match.question)
-                if found is None:
-                    self._found[match.question] = _Found(match, line, field, line)
-                    continue
+                found = self._found.setdefault(match.question, _Found(match, line, field))
                 if found.last_line != line:
                     found.last_line = line
                     found.num_lines += 1

@@ -29,16 +29,15 @@ from eval.records import (
 )
 from eval.run.backend import load_backend
 from eval.run.config import RunConfig, parse_args
-from eval.run.grading import Grader
 from eval.run.loop import Task, ask_and_grade, make_requests
 from eval.run.output import (
-    Done,
+    GradedSamples,
     collect_versions,
     find_changed_versions,
     lock_run,
     open_writers,
-    read_done,
     read_earlier_run,
+    read_graded,
     refuse_other_prompts,
     refuse_other_run,
 )
@@ -46,14 +45,15 @@ from eval.run.progress import Progress
 from eval.run.prompts import PromptStyle, choose_prompt_style
 from eval.run.summary_table import format_summary
 from eval.statistics.metrics import summarize
+from sar.grading.processes.pool import GraderPool
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One benchmark of the run, and which of its samples are done."""
+    """One benchmark of the run, and which of its samples are graded."""
 
     loaded: LoadedBenchmark
-    done: Done
+    graded: GradedSamples
 
     @property
     def name(self) -> str:
@@ -87,19 +87,17 @@ def run(config: RunConfig) -> int:
     """
     style = choose_prompt_style(config.prompt_style, config.system_prompt, config.instruction)
     with lock_run(config.output):
-        loaded = [
-            load_problems(BENCHMARKS[name], config.data_dir, config.limit)
-            for name in config.benchmarks.split(",")
-        ]
-        earlier = read_earlier_run(config.output, [part.benchmark.name for part in loaded])
+        names = config.benchmarks.split(",")
+        loaded = [load_problems(BENCHMARKS[b], config.data_dir, config.limit) for b in names]
+        earlier = read_earlier_run(config.output, names)
         if earlier:
-            descriptions = {part.benchmark.name: part.description for part in loaded}
+            descriptions = {b: one.description for b, one in zip(names, loaded, strict=True)}
             refuse_other_run(config, earlier, style, descriptions)
-        parts = [_Part(part, read_done(config.output, part.benchmark.name)) for part in loaded]
-        num_samples = config.n * sum(len(part.problems) for part in loaded)
-        if num_samples > sum(len(part.done.keys) for part in parts):
+        parts = [_Part(one, read_graded(config.output, one.benchmark.name)) for one in loaded]
+        num_samples = config.n * sum(len(part.loaded.problems) for part in parts)
+        if num_samples > sum(len(part.graded.keys) for part in parts):
             _make_missing_samples(config, style, parts, earlier)
-        return _summarize(config, [part.name for part in parts], num_samples)
+        return _summarize(config, names, num_samples)
 
 
 def _make_missing_samples(
@@ -109,13 +107,13 @@ def _make_missing_samples(
     try:
         _describe(config, style, parts, backend, earlier)
         with (
-            closing(Grader(config.grader_workers, config.grader_timeout)) as grader,
+            closing(GraderPool(config.grader_workers, config.grader_timeout)) as graders,
             open_writers(config.output, [part.name for part in parts]) as writers,
             closing(
                 Progress(
                     total=config.n * sum(len(part.loaded.problems) for part in parts),
-                    num_done=sum(len(part.done.keys) for part in parts),
-                    num_correct=sum(part.done.num_correct for part in parts),
+                    num_done=sum(len(part.graded.keys) for part in parts),
+                    num_correct=sum(part.graded.num_correct for part in parts),
                 )
             ) as progress,
         ):
@@ -126,7 +124,7 @@ def _make_missing_samples(
 
             seed = config.seed if config.temperature > 0 else None
             requests = make_requests(_iter_missing(parts, config.n), backend, style, seed)
-            ask_and_grade(requests, backend, grader, write, config.grader_workers)
+            ask_and_grade(requests, backend, graders, write, config.grader_workers)
     finally:
         backend.close()
 
@@ -181,10 +179,9 @@ def _compute_prompts_fingerprint(
 ) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        for problem in part.loaded.problems:
-            user_turn = style.format_user_turn(problem.question, part.loaded.benchmark.joiner)
-            prompt = backend.render_prompt(style.system_prompt, user_turn)
-            digest.update(prompt.encode("utf-8", "surrogatepass") + b"\0")
+        tasks = (Task(part.loaded.benchmark, problem, 0) for problem in part.loaded.problems)
+        for request in make_requests(tasks, backend, style, seed=None):
+            digest.update(request.prompt.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()
 
 
@@ -193,7 +190,7 @@ def _iter_missing(parts: Iterable[_Part], n: int) -> Iterator[Task]:
     for part in parts:
         for problem in part.loaded.problems:
             for sample in range(n):
-                if (problem.id, sample) not in part.done.keys:
+                if (problem.id, sample) not in part.graded.keys:
                     yield Task(part.loaded.benchmark, problem, sample)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Any
 
 from eval.benchmarks import choose_benchmarks
 from eval.errors import UserError
@@ -18,10 +18,11 @@ BUNDLED = "bundled"
 _COUNT = number(1, kind=int)
 
 
-def _free(text: str, type_: Any = None, **options: Any) -> dict[str, Any]:
+def _flag(default: Any, text: str, type_: Any = None, **options: Any) -> Any:
     """A flag that may change when a run is resumed.
 
     Args:
+        default: MISSING if the flag is required.
         text: the flag's help.
         type_: converts the text of its value.
         options: further arguments of `ArgumentParser.add_argument`. `group` is the heading in
@@ -29,16 +30,16 @@ def _free(text: str, type_: Any = None, **options: Any) -> dict[str, Any]:
     """
     if type_ is not None:
         options["type"] = type_
-    return {"defines_run": False, "help": text, **options}
+    return field(default=default, metadata={"is_fixed": False, "help": text, **options})
 
 
-def _fixed(text: str, type_: Any = None, **options: Any) -> dict[str, Any]:
+def _fixed(default: Any, text: str, type_: Any = None, **options: Any) -> Any:
     """A flag that changes what is measured. A run can only be resumed with the same value."""
-    return {**_free(text, type_, **options), "defines_run": True}
+    return _flag(default, text, type_, is_fixed=True, **options)
 
 
-def _benchmarks(text: str) -> str:
-    """An argparse type: the names that a list such as `all` stands for."""
+def _parse_benchmarks(text: str) -> str:
+    """An argparse type: expands `all`, and checks the names of a list."""
     try:
         return ",".join(b.name for b in choose_benchmarks(text))
     except UserError as error:
@@ -49,97 +50,82 @@ def _benchmarks(text: str) -> str:
 class RunConfig:
     """All settings of a run. A flag without a default is required."""
 
-    output: Annotated[Path, _free("folder of the run", Path, group="what is measured")]
-    model: Annotated[
-        str, _fixed("local folder, hub id, or a name on a server; bundled is the demo model")
-    ] = BUNDLED
-    backend: Annotated[
-        str, _fixed("what generates the responses", choices=("transformers", "vllm", "openai"))
-    ] = "transformers"
-    benchmarks: Annotated[
-        str, _fixed("all, or names separated by commas; see `python -m eval list`", _benchmarks)
-    ] = _benchmarks("all")
-    data_dir: Annotated[
-        Path | None, _free("folder of the benchmarks' files (default: Hugging Face hub)", Path)
-    ] = None
-    limit: Annotated[
-        int | None, _fixed("use only the first LIMIT problems of each benchmark", _COUNT)
-    ] = None
-    n: Annotated[int, _fixed("responses per problem", _COUNT, group="generation")] = 1
-    temperature: Annotated[float, _fixed("0 is greedy", number(0, 10))] = 0.0
-    top_p: Annotated[
-        float,
-        _fixed("sample from the most likely tokens that sum to this probability", number(1e-6, 1)),
-    ] = 1.0
-    max_tokens: Annotated[int, _fixed("maximum length of a response", _COUNT)] = 4096
-    seed: Annotated[int, _fixed("each sample's own seed is derived from this one", int)] = 0
-    prompt_style: Annotated[
-        str,
-        _fixed(
-            "system prompt and instruction: the paper's, none, or one that asks for \\boxed{}",
-            choices=tuple(PROMPT_STYLES),
-            group="prompt",
-        ),
-    ] = "paper"
-    # The next two define the run too. `refuse_other_run` compares the texts that result from them.
-    system_prompt: Annotated[
-        str | None, _free("replaces the style's system prompt; '' for none")
-    ] = None
-    instruction: Annotated[
-        str | None, _free("replaces the style's instruction after each question; '' for none")
-    ] = None
-    enable_thinking: Annotated[
-        bool | None,
-        _fixed(
-            "passed to the chat template (default: the template's own)",
-            action=argparse.BooleanOptionalAction,
-        ),
-    ] = None
-    device: Annotated[
-        str,
-        _free("auto, cpu, cuda, ...; transformers only", group="backends transformers and vllm"),
-    ] = "auto"
-    dtype: Annotated[
-        str,
-        _fixed(
-            "type of the weights; auto is float32 on a CPU",
-            choices=("auto", "float32", "bfloat16", "float16"),
-        ),
-    ] = "auto"
-    batch_size: Annotated[int, _free("responses generated at once; transformers only", _COUNT)] = 32
-    tensor_parallel_size: Annotated[int, _free("GPUs that share one model; vllm only", _COUNT)] = 1
-    trust_remote_code: Annotated[
-        bool, _free("run Python code that comes with the model", action="store_true")
-    ] = False
-    base_url: Annotated[
-        str | None,
-        _free(
-            "such as http://localhost:8000/v1",
-            group="backend openai (the API key is read from OPENAI_API_KEY)",
-        ),
-    ] = None
-    endpoint: Annotated[
-        str,
-        _fixed(
-            "chat: the server applies a chat template; completions: we apply --tokenizer's",
-            choices=("chat", "completions"),
-        ),
-    ] = "chat"
-    tokenizer: Annotated[
-        str | None,
-        _fixed("local folder or Hugging Face id, for --endpoint completions (default: --model)"),
-    ] = None
-    concurrency: Annotated[int, _free("concurrent requests", _COUNT)] = 32
-    max_retries: Annotated[int, _free("retries of a failed request", number(0, 100, int))] = 5
-    timeout: Annotated[float, _free("seconds until one attempt times out", number(0.1, 86400))] = (
-        600.0
+    output: Path = _flag(  # noqa: RUF009  a dataclass field
+        MISSING, "folder of the run", Path, group="what is measured"
     )
-    grader_workers: Annotated[
-        int, _free("grader processes", number(1, 256, int), group="grading")
-    ] = min(os.cpu_count() or 1, 16)
-    grader_timeout: Annotated[
-        float, _free("seconds a grader may work on one response", number(0.1, 3600))
-    ] = 5.0
+    model: str = _fixed(
+        BUNDLED, "local folder, hub id, or a name on a server; bundled is the demo model"
+    )
+    backend: str = _fixed(
+        "transformers", "what generates the responses", choices=("transformers", "vllm", "openai")
+    )
+    benchmarks: str = _fixed(
+        _parse_benchmarks("all"),
+        "all, or names separated by commas; see `python -m eval list`",
+        _parse_benchmarks,
+    )
+    data_dir: Path | None = _flag(  # noqa: RUF009
+        None, "folder of the benchmarks' files (default: Hugging Face hub)", Path
+    )
+    limit: int | None = _fixed(None, "use only the first LIMIT problems of each benchmark", _COUNT)
+    n: int = _fixed(1, "responses per problem", _COUNT, group="generation")
+    temperature: float = _fixed(0.0, "0 is greedy", number(0, 10))
+    top_p: float = _fixed(
+        1.0, "sample from the most likely tokens that sum to this probability", number(1e-6, 1)
+    )
+    max_tokens: int = _fixed(4096, "maximum length of a response", _COUNT)
+    seed: int = _fixed(0, "each sample's own seed is derived from this one", int)
+    prompt_style: str = _fixed(
+        "paper",
+        "system prompt and instruction: the paper's, none, or one that asks for \\boxed{}",
+        choices=tuple(PROMPT_STYLES),
+        group="prompt",
+    )
+    # The next two are not fixed here: `refuse_other_run` compares the texts that result from them.
+    system_prompt: str | None = _flag(None, "replaces the style's system prompt; '' for none")
+    instruction: str | None = _flag(
+        None, "replaces the style's instruction after each question; '' for none"
+    )
+    enable_thinking: bool | None = _fixed(
+        None,
+        "passed to the chat template (default: the template's own)",
+        action=argparse.BooleanOptionalAction,
+    )
+    device: str = _flag(
+        "auto", "auto, cpu, cuda, ...; transformers only", group="backends transformers and vllm"
+    )
+    dtype: str = _fixed(
+        "auto",
+        "type of the weights; auto is float32 on a CPU",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )
+    batch_size: int = _flag(32, "responses generated at once; transformers only", _COUNT)
+    tensor_parallel_size: int = _flag(1, "GPUs that share one model; vllm only", _COUNT)
+    trust_remote_code: bool = _flag(
+        False, "run Python code that comes with the model", action="store_true"
+    )
+    base_url: str | None = _flag(
+        None,
+        "such as http://localhost:8000/v1",
+        group="backend openai (the API key is read from OPENAI_API_KEY)",
+    )
+    endpoint: str = _fixed(
+        "chat",
+        "chat: the server applies a chat template; completions: we apply --tokenizer's",
+        choices=("chat", "completions"),
+    )
+    tokenizer: str | None = _fixed(
+        None, "local folder or Hugging Face id, for --endpoint completions (default: --model)"
+    )
+    concurrency: int = _flag(32, "concurrent requests", _COUNT)
+    max_retries: int = _flag(5, "retries of a failed request", number(0, 100, int))
+    timeout: float = _flag(600.0, "seconds until one attempt times out", number(0.1, 86400))
+    grader_workers: int = _flag(
+        min(os.cpu_count() or 1, 16), "grader processes", number(1, 256, int), group="grading"
+    )
+    grader_timeout: float = _flag(
+        5.0, "seconds a grader may work on one response", number(0.1, 3600)
+    )
 
     @property
     def model_path(self) -> str:
@@ -155,11 +141,7 @@ class RunConfig:
         }
 
 
-_FLAGS = {
-    name: hint.__metadata__[0]
-    for name, hint in get_type_hints(RunConfig, include_extras=True).items()
-}
-DEFINING_SETTINGS = tuple(name for name, flag in _FLAGS.items() if flag["defines_run"])
+FIXED_SETTINGS = tuple(f.name for f in fields(RunConfig) if f.metadata["is_fixed"])
 
 
 def parse_args(argv: Sequence[str]) -> RunConfig:
@@ -172,7 +154,7 @@ def parse_args(argv: Sequence[str]) -> RunConfig:
     )
     group: Any = parser
     for setting in fields(RunConfig):
-        options = {k: v for k, v in _FLAGS[setting.name].items() if k != "defines_run"}
+        options = {k: v for k, v in setting.metadata.items() if k != "is_fixed"}
         if title := options.pop("group", None):
             group = parser.add_argument_group(title)
         if setting.default is MISSING:
@@ -189,7 +171,7 @@ def parse_args(argv: Sequence[str]) -> RunConfig:
 
 
 def _find_conflict(config: RunConfig) -> str | None:
-    """What is wrong with settings that do not fit together or name a missing path."""
+    """Names the first contradiction between settings, or a path that does not fit; else None."""
     if config.n > 1 and config.temperature == 0:
         return f"--n {config.n} with --temperature 0 gives the same response {config.n} times"
     if config.backend == "openai" and not config.base_url:

@@ -18,9 +18,10 @@ from eval.backends.base import Backend, Completion, Request
 from eval.benchmarks import Benchmark, Problem
 from eval.errors import UserError
 from eval.records import Record
-from eval.run.grading import Grader
 from eval.run.prompts import PromptStyle
 from sar.errors import one_line
+from sar.grading.processes.pool import GraderPool
+from sar.grading.rules.answers import find_thinking_tag
 
 # Responses per grader process that may wait for a verdict. Beyond that, generation pauses.
 _MAX_UNGRADED_PER_WORKER = 16
@@ -57,7 +58,7 @@ def make_requests(
 
 
 def derive_seed(seed: int, task: Task) -> int:
-    """The seed of one sample, 31 bits. It depends only on the run's seed and the task."""
+    """Derives the seed of one sample, 31 bits, from the run's seed and the task alone."""
     text = f"{seed}/{task.benchmark.name}/{task.problem.id}/{task.sample}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) >> 1
 
@@ -65,7 +66,7 @@ def derive_seed(seed: int, task: Task) -> int:
 def ask_and_grade(
     requests: Iterable[Request],
     backend: Backend,
-    grader: Grader,
+    graders: GraderPool,
     write: Callable[[Task, Record], None],
     num_workers: int,
 ) -> None:
@@ -73,15 +74,15 @@ def ask_and_grade(
 
     Args:
         write: called with each record as soon as it is ready, by one thread at a time.
-        num_workers: number of the grader's processes.
+        num_workers: number of grader processes.
     Raises:
-        UserError: the backend failed 100 times in a row.
+        UserError: the backend failed `_MAX_CONSECUTIVE_ERRORS` times in a row.
         Exception: whatever `write` raised, such as OSError on a full disk.
     """
     writing = threading.Lock()
 
     def finish(completion: Completion) -> None:
-        record = grade_completion(completion, grader)
+        record = grade_completion(completion, graders)
         with writing:
             write(completion.request.key, record)
 
@@ -107,15 +108,15 @@ def ask_and_grade(
             future.result()
 
 
-def grade_completion(completion: Completion, grader: Grader) -> Record:
+def grade_completion(completion: Completion, graders: GraderPool) -> Record:
     """Grades one completion. If the grader fails, the record is an error, not a wrong answer."""
     task: Task = completion.request.key
     error, verdict = completion.error, None
     if completion.response is not None and error is None:
         try:
-            verdict = grader.grade(
-                completion.request.prompt, completion.response, task.problem.label
-            )
+            # The prompt may have opened the thinking that the response ends.
+            text = find_thinking_tag(completion.request.prompt) + completion.response
+            verdict = graders.submit(text, task.problem.label).result()
         except Exception as failure:  # noqa: BLE001  the other samples of the run go on
             error = f"the grader failed: {one_line(failure)}"
     return Record(
@@ -136,7 +137,7 @@ def grade_completion(completion: Completion, grader: Grader) -> Record:
 
 
 def _drop_done(futures: set[Future[None]]) -> set[Future[None]]:
-    """The futures that are not done yet. Raises what a done one raised, such as a full disk."""
+    """Returns the futures still running. If a finished one failed, raises its exception."""
     done = {future for future in futures if future.done()}
     for future in done:
         future.result()

@@ -20,7 +20,7 @@ from eval.records import (
     read_run,
     records_path,
 )
-from eval.run.config import DEFINING_SETTINGS, RunConfig
+from eval.run.config import FIXED_SETTINGS, RunConfig
 from eval.run.prompts import PromptStyle
 
 _LOCK_FILE = ".lock"
@@ -31,7 +31,7 @@ _PACKAGES = (
 
 
 @dataclass
-class Done:
+class GradedSamples:
     """The samples of one benchmark that are already graded."""
 
     keys: set[tuple[str, int]] = field(default_factory=set)
@@ -89,7 +89,7 @@ def refuse_other_run(
     flags = config.to_json()
     different = [
         f"--{name.replace('_', '-')} was {earlier.flags.get(name)!r} and is {flags[name]!r}"
-        for name in DEFINING_SETTINGS
+        for name in FIXED_SETTINGS
         if earlier.flags.get(name) != flags[name]
     ]
     if earlier.system_prompt != style.system_prompt:
@@ -129,7 +129,7 @@ def find_changed_versions(earlier: RunDescription, now: RunDescription) -> list[
     ]
 
 
-def read_done(output: Path, benchmark: str) -> Done:
+def read_graded(output: Path, benchmark: str) -> GradedSamples:
     """Reads which samples of a benchmark are graded. Of several records of one, the last counts.
 
     Raises:
@@ -137,9 +137,9 @@ def read_done(output: Path, benchmark: str) -> Done:
     """
     path = records_path(output, benchmark)
     if not path.exists():
-        return Done()
+        return GradedSamples()
     verdicts = {record.key: record.correct for record in iter_records(path)}
-    return Done(
+    return GradedSamples(
         keys={key for key, correct in verdicts.items() if correct is not None},
         num_correct=sum(correct is True for correct in verdicts.values()),
     )

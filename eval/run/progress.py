@@ -47,13 +47,13 @@ class Progress:
             self._num_correct += record.correct
         self._num_tokens += record.num_tokens or 0
         self._bar.set_description(benchmark, refresh=False)
-        self._bar.set_postfix_str(self._postfix(), refresh=False)
+        self._bar.set_postfix_str(self._format_postfix(), refresh=False)
         self._bar.update()
 
     def close(self) -> None:
         self._bar.close()
 
-    def _postfix(self) -> str:
+    def _format_postfix(self) -> str:
         parts = [f"{self._num_tokens / (time.monotonic() - self._started):.0f} tok/s"]
         if self._num_graded:
             parts.insert(0, f"accuracy {self._num_correct / self._num_graded:.1%}")

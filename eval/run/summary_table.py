@@ -21,19 +21,18 @@ def format_summary(summary: dict[str, Any]) -> str:
     for name, row in rows:
         metrics = row["metrics"]
         accuracy, tokens = metrics["accuracy"], metrics["tokens"]["value"]
-        interval = (
-            "" if accuracy["low"] is None else (f" [{accuracy['low']:.1%}, {accuracy['high']:.1%}]")
-        )
+        low, high = accuracy["low"], accuracy["high"]
+        interval = "" if low is None else f" [{low:.1%}, {high:.1%}]"
         lines.append(
             f"{name:<14}{row.get('num_problems', ''):>9}{row.get('num_samples', ''):>9}  "
-            f"{_percent(accuracy['value']) + interval:<24}"
+            f"{_format_percent(accuracy['value']) + interval:<24}"
             f"{'-' if tokens is None else f'{tokens:.0f}':>8}"
-            f"{_percent(metrics['truncation_rate']['value']):>11}"
-            f"{_percent(metrics['no_answer_rate']['value']):>11}"
+            f"{_format_percent(metrics['truncation_rate']['value']):>11}"
+            f"{_format_percent(metrics['no_answer_rate']['value']):>11}"
             f"{row.get('num_errors', ''):>8}"
         )
     return "\n".join(lines)
 
 
-def _percent(value: float | None) -> str:
+def _format_percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"

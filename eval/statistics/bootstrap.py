@@ -48,7 +48,7 @@ def resample_ratios(
         return np.full((num_resamples, num_metrics), np.nan)
     both = np.concatenate([numerators_PM, denominators_PM], axis=1)
     parts = []
-    for rows in _chunks(num_resamples, num_problems):
+    for rows in _split_rows(num_resamples, num_problems):
         drawn = random.integers(0, num_problems, (rows, num_problems), dtype=np.int32)
         drawn += np.arange(rows, dtype=np.int32)[:, None] * np.int32(num_problems)
         counts = np.bincount(drawn.ravel(), minlength=rows * num_problems)
@@ -118,8 +118,8 @@ def draw_sign_flips(
         return np.full(num_resamples, np.nan)
     nonzero = differences_P[differences_P != 0]
     parts = []
-    for rows in _chunks(num_resamples, len(nonzero)):
-        flipped = _random_bits(rows, len(nonzero), random)
+    for rows in _split_rows(num_resamples, len(nonzero)):
+        flipped = _draw_bits(rows, len(nonzero), random)
         parts.append((nonzero.sum() - 2.0 * (flipped @ nonzero)) / num_problems)
     return np.concatenate(parts)
 
@@ -153,13 +153,13 @@ def _is_as_far(observed: float, means: Floats) -> NDArray[np.bool_]:
     return np.abs(means) >= abs(observed) * (1 - 1e-9) - 1e-12
 
 
-def _random_bits(rows: int, columns: int, random: np.random.Generator) -> Floats:
+def _draw_bits(rows: int, columns: int, random: np.random.Generator) -> Floats:
     num_bytes = -(-columns // 8)
     packed = np.frombuffer(random.bytes(rows * num_bytes), np.uint8).reshape(rows, num_bytes)
     return np.unpackbits(packed, axis=1, count=columns).astype(np.float64)
 
 
-def _chunks(num_rows: int, num_columns: int) -> Iterator[int]:
+def _split_rows(num_rows: int, num_columns: int) -> Iterator[int]:
     """Splits `num_rows` into chunks that fit into memory; yields their sizes."""
     step = max(1, _CHUNK_CELLS // max(1, num_columns))
     for start in range(0, num_rows, step):

@@ -98,7 +98,7 @@ def summarize(
         resampled[name] = resample(samples, benchmark_k, num_bootstrap, make_generator(seed, name))
         benchmarks[name] = {
             "num_problems": samples.num_problems,
-            "num_samples": int(samples.graded_N.sum()),
+            "num_samples": len(samples.correct_N) - samples.num_errors,
             "num_errors": samples.num_errors,
             "samples_per_problem": samples.samples_per_problem,
             "reasons": samples.reasons,

@@ -88,8 +88,8 @@ def compare_benchmark(
     baseline: Samples, other: Samples, num_resamples: int, random: np.random.Generator
 ) -> PairedBenchmark:
     """Differences over the problems for which both runs have a graded sample."""
-    correct_P2, ids = _paired_means(baseline, other, baseline.correct_N, other.correct_N)
-    tokens_P2, _ = _paired_means(baseline, other, baseline.num_tokens_N, other.num_tokens_N)
+    correct_P2, ids = _pair_means(baseline, other, baseline.correct_N, other.correct_N)
+    tokens_P2, _ = _pair_means(baseline, other, baseline.num_tokens_N, other.num_tokens_N)
     graded_P = ~np.isnan(correct_P2).any(axis=1)
     correct_P2, tokens_P2 = correct_P2[graded_P], tokens_P2[graded_P]
     measured_P = ~np.isnan(tokens_P2).any(axis=1)
@@ -98,11 +98,11 @@ def compare_benchmark(
     resamples_R4 = resample_ratios(values_P4, known_P4.astype(float), num_resamples, random)
 
     num_samples = baseline.samples_per_problem, other.samples_per_problem
-    accuracy = _difference(correct_P2, resamples_R4[:, :2], random)
-    accuracy = _without_false_certainty(accuracy, correct_P2, random)
+    accuracy = _measure_difference(correct_P2, resamples_R4[:, :2], random)
+    accuracy = _widen_unanimous_shares(accuracy, correct_P2, random)
     if num_samples == (1, 1):
         accuracy = replace(accuracy, test=mcnemar(correct_P2))
-    tokens = _difference(tokens_P2[measured_P], resamples_R4[:, 2:], random)
+    tokens = _measure_difference(tokens_P2[measured_P], resamples_R4[:, 2:], random)
     return PairedBenchmark(
         accuracy=accuracy,
         tokens=tokens,
@@ -116,8 +116,8 @@ def compare_benchmark(
 
 def average_benchmarks(benchmarks: Sequence[PairedBenchmark]) -> PairedAverage:
     """Unweighted means over benchmarks. Resampling and sign flips happen within each benchmark."""
-    accuracy = _mean_difference([b.accuracy for b in benchmarks])
-    tokens = _mean_difference([b.tokens for b in benchmarks])
+    accuracy = _average_differences([b.accuracy for b in benchmarks])
+    tokens = _average_differences([b.tokens for b in benchmarks])
     return PairedAverage(accuracy, tokens, efficiency_score(accuracy, tokens))
 
 
@@ -143,8 +143,8 @@ def efficiency_score(accuracy: Difference, tokens: Difference) -> Resampled:
 def mcnemar(correct_P2: Floats) -> SignificanceTest:
     """McNemar's exact test, for one sample per problem.
 
-    It looks at the problems that exactly one run gets right. A two-sided binomial test checks
-    whether either run is that one with probability 1/2.
+    It looks at the problems that exactly one run gets right, and tests with a two-sided binomial
+    test whether each run gets half of them.
 
     Source: McNemar (1947).
     """
@@ -171,7 +171,7 @@ def correct_p_values(tests: Sequence[SignificanceTest]) -> list[SignificanceTest
     return found
 
 
-def _paired_means(
+def _pair_means(
     baseline: Samples, other: Samples, baseline_N: Floats, other_N: Floats
 ) -> tuple[Floats, list[str]]:
     """(P, 2) means per problem of the two runs, nan where a run has none; and the problems' ids."""
@@ -184,7 +184,9 @@ def _paired_means(
     return means_P2, ids
 
 
-def _difference(values_P2: Floats, resamples_R2: Floats, random: np.random.Generator) -> Difference:
+def _measure_difference(
+    values_P2: Floats, resamples_R2: Floats, random: np.random.Generator
+) -> Difference:
     num_problems = len(values_P2)
     gains_P = values_P2[:, 1] - values_P2[:, 0]
     flips_R = draw_sign_flips(gains_P, len(resamples_R2), random)
@@ -199,7 +201,7 @@ def _difference(values_P2: Floats, resamples_R2: Floats, random: np.random.Gener
     )
 
 
-def _without_false_certainty(
+def _widen_unanimous_shares(
     accuracy: Difference, correct_P2: Floats, random: np.random.Generator
 ) -> Difference:
     """Replaces the resamples of shares on which all problems agree; see `draw_unseen_rates`."""
@@ -222,7 +224,7 @@ def _without_false_certainty(
     )
 
 
-def _mean_difference(differences: Sequence[Difference]) -> Difference:
+def _average_differences(differences: Sequence[Difference]) -> Difference:
     flips_R = np.mean([d.flips_R for d in differences], axis=0)
     gain = average_metrics([d.gain for d in differences])
     p = None if np.isnan(gain.value) else permutation_p_value(gain.value, flips_R)

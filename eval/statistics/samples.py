@@ -22,7 +22,6 @@ Floats = NDArray[np.float64]
 class _Row(NamedTuple):
     """What statistics need of a record; nan where unknown."""
 
-    graded: bool
     correct: float
     no_answer: float
     truncated: float
@@ -42,10 +41,8 @@ class Samples:
     """(P,) problem ids, including those with errors only."""
     problem_N: NDArray[np.int64]
     """Index into `ids`."""
-    graded_N: NDArray[np.bool_]
-    """False if the backend or the grader failed."""
     correct_N: Floats
-    """0 or 1; nan for errors."""
+    """0 or 1; nan for errors: the backend or the grader failed."""
     no_answer_N: Floats
     """0 or 1; nan for errors."""
     truncated_N: Floats
@@ -61,7 +58,7 @@ class Samples:
 
     @property
     def num_errors(self) -> int:
-        return int((~self.graded_N).sum())
+        return int(np.isnan(self.correct_N).sum())
 
     @property
     def samples_per_problem(self) -> int:
@@ -100,7 +97,6 @@ def collect_samples(records: Iterable[Record]) -> Samples:
     return Samples(
         ids=ids,
         problem_N=np.array([index[id_] for id_, _ in keys], np.int64),
-        graded_N=np.array([row.graded for row in rows], np.bool_),
         correct_N=np.array([row.correct for row in rows], np.float64),
         no_answer_N=np.array([row.no_answer for row in rows], np.float64),
         truncated_N=np.array([row.truncated for row in rows], np.float64),
@@ -109,7 +105,7 @@ def collect_samples(records: Iterable[Record]) -> Samples:
     )
 
 
-_ERROR = _Row(False, np.nan, np.nan, np.nan, np.nan, None)
+_ERROR = _Row(np.nan, np.nan, np.nan, np.nan, None)
 
 
 def _make_row(record: Record) -> _Row:
@@ -121,7 +117,6 @@ def _make_row(record: Record) -> _Row:
         )
     tokens, finish = record.num_tokens, record.finish_reason
     return _Row(
-        graded=True,
         correct=float(record.correct),
         no_answer=float(record.reason == Reason.NO_ANSWER),
         truncated=np.nan if finish is None else float(finish == "length"),

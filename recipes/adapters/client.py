@@ -8,15 +8,20 @@ It needs the standard library only, so it runs in any trainer's environment.
 
 from __future__ import annotations
 
+import base64
+import http.client
+import json
 import logging
 import math
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from recipes.endpoint import Endpoint, Unreachable
-
+_PATH = "/get_reward"
 _MAX_WAIT_S = 30.0
 _RETRIED_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 
@@ -44,16 +49,20 @@ class RewardClient:
     ) -> None:
         """
         Args:
-            url: http://host:5000/get_reward, or http://any:KEY@host:5000/get_reward.
+            url: http://host:5000/get_reward, or http://any:KEY@host:5000/get_reward if the server
+                requires a key.
             timeout_s: for each try. The server answers within its --request-timeout (170 s).
             num_tries: how often to send a request whose failure may pass.
             wait_s: before the second try; doubled for each further one, up to 30 s.
         Raises:
-            ValueError: the URL is not valid, or `num_tries` is below 1.
+            ValueError: the URL is not valid, or `num_tries` is below 1. No message shows the key.
         """
         if num_tries < 1:
             raise ValueError(f"num_tries={num_tries}: a request has to be sent at least once")
-        self._endpoint = Endpoint(url)
+        self.name, self._headers = _parse_url(url)
+        """The URL without the key, for messages."""
+        # OpenRLHF's client ignores the environment's proxies. A redirect would pass the key on.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
         self._timeout_s = timeout_s
         self._num_tries = num_tries
         self._wait_s = wait_s
@@ -92,22 +101,84 @@ class RewardClient:
                 time.sleep(wait_s)
         return self._try(body)
 
-    def _try(self, body: dict[str, list[Any]]) -> list[dict[str, float]]:
-        name = self._endpoint.name
+    def request(self, path: str, body: Any = None) -> tuple[int, Any]:
+        """Sends one request, once. Returns the answer's status and JSON (None if it has no JSON).
+
+        Args:
+            path: such as /get_reward.
+            body: sent as JSON with POST; None sends a GET.
+        Raises:
+            RewardError: the server did not answer.
+        """
+        url = self.name.removesuffix(_PATH) + path
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(url, data, self._headers)  # noqa: S310  http(s) only
         try:
-            status, answer = self._endpoint.request("/get_reward", body, self._timeout_s)
-        except Unreachable as error:
-            raise RewardError(f"{name}: cannot be reached: {error}", may_pass=True) from None
+            try:
+                response = self._opener.open(request, timeout=self._timeout_s)
+            except urllib.error.HTTPError as error:
+                response = error
+            with response:
+                status, text = response.status, response.read()
+        except (OSError, http.client.HTTPException) as error:
+            reason = str(getattr(error, "reason", error)) or type(error).__name__
+            raise RewardError(f"{self.name}: cannot be reached: {reason}", may_pass=True) from None
+        try:
+            return status, json.loads(text)
+        except ValueError:
+            return status, None
+
+    def _try(self, body: dict[str, list[Any]]) -> list[dict[str, float]]:
+        status, answer = self.request(_PATH, body)
         if status != HTTPStatus.OK:
             may_pass = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _RETRIED_STATUSES
-            raise RewardError(f"{name}: {_explain(status, answer)}", may_pass=may_pass)
+            raise RewardError(f"{self.name}: {_explain(status, answer)}", may_pass=may_pass)
         try:
             return _read_rewards(answer, len(body["query"]))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise RewardError(
-                f"{name}: its answer is not that of a reward server: "
+                f"{self.name}: its answer is not that of a reward server: "
                 f"{type(error).__name__}: {error}"
             ) from None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _parse_url(url: str) -> tuple[str, dict[str, str]]:
+    """Returns the URL without the key, and the headers of a request.
+
+    Raises:
+        ValueError: the URL is not valid; the message does not show the key.
+    """
+    before, at, after = url.rpartition("@")
+    shown = f"{before.partition('//')[0]}//***@{after}" if at else url
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        # urlsplit's own message would show the key. Only these two things can be wrong.
+        raise ValueError(
+            f"{shown!r}: the port is not a number from 0 to 65535, or the host is not valid"
+        ) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{shown!r} is not a URL such as http://host:5000{_PATH}")
+    try:
+        parts.hostname.encode("idna")
+        parts.path.encode("ascii")
+    except UnicodeError:
+        raise ValueError(f"{shown!r}: the host is not valid, or the path is not ASCII") from None
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    name = f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{parts.path}"
+    if not parts.path.endswith(_PATH):
+        raise ValueError(f"{name}: rewards are at {_PATH}; the URL must end in it")
+    headers = {"Content-Type": "application/json"}
+    if parts.password is not None:
+        pair = f"{unquote(parts.username or '')}:{unquote(parts.password)}"
+        headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+    return name, headers
 
 
 def _explain(status: int, answer: Any) -> str:

@@ -39,7 +39,7 @@ _SETTINGS_FILE = "settings.json"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, 1 if a run failed, 2 for a wrong flag, 130 if the user stopped it."""
-    arguments = _parser().parse_args(argv)
+    arguments = _make_parser().parse_args(argv)
     settings = QUICK if arguments.quick else FULL
     runs = list(plan_runs(arguments.output, arguments.quick))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -51,12 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             make_start_model(arguments.output, settings, threading.Event())
             _run_all(runs, settings, arguments.output, arguments.jobs)
             _write_report(runs, arguments.output)
-    except UserError as error:
+    except (UserError, ProcessFailed) as error:
         print(f"python -m recipes.cpu_demo: {error}", file=sys.stderr)
-        return 2
-    except ProcessFailed as error:
-        print(f"python -m recipes.cpu_demo: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         print("\nstopped; the same command continues from here", file=sys.stderr)
         return 130
@@ -64,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.cpu_demo",
         description="Trains a small model on three rewards on a CPU and compares the results.",

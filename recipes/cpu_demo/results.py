@@ -145,7 +145,8 @@ def build_row(title: str, measured: Measurement, baseline: Measurement | None) -
 def format_table(table: Sequence[Row]) -> str:
     """Formats the table as Markdown, as in the README."""
     lines = [
-        "| trained on | accuracy | tokens | accuracy, points | length | each seed |",
+        "| trained on | accuracy | tokens | accuracy, points | length "
+        "| accuracy / tokens of each seed |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in table:

@@ -83,7 +83,7 @@ def build_flags(algorithm: str, model: str, settings: Settings) -> dict[str, Any
     return {
         "--actor.model_name_or_path": settings.model_path,
         **reward,
-        **(_grpo_flags(settings) if algorithm == "grpo" else _ppo_flags(settings)),
+        **(_build_grpo_flags(settings) if algorithm == "grpo" else _build_ppo_flags(settings)),
         "--data.prompt_dataset": data / "train.jsonl", "--data.prompt_split": "train",
         "--data.input_key": "prompt", "--data.label_key": "label",
         "--data.apply_chat_template": True,
@@ -123,7 +123,7 @@ def build_flags(algorithm: str, model: str, settings: Settings) -> dict[str, Any
     }  # fmt: skip
 
 
-def _grpo_flags(settings: Settings) -> dict[str, Any]:
+def _build_grpo_flags(settings: Settings) -> dict[str, Any]:
     return {
         # Subtracts the group's mean reward, and does not divide by its standard deviation.
         "--algo.advantage.estimator": "dr_grpo",
@@ -132,7 +132,7 @@ def _grpo_flags(settings: Settings) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _ppo_flags(settings: Settings) -> dict[str, Any]:
+def _build_ppo_flags(settings: Settings) -> dict[str, Any]:
     return {
         "--algo.advantage.estimator": "gae",
         "--algo.advantage.gamma": 1, "--algo.advantage.lambd": 1,
@@ -156,7 +156,7 @@ def build_command(
         values = value if isinstance(value, tuple) else () if value is True else (value,)
         command += [flag, *map(str, values)]
     command += more_flags
-    agent = _agent_environ(settings) if settings.on_policy else {}
+    agent = _build_agent_environ(settings) if settings.on_policy else {}
     if settings.ray_address:
         job = ["ray", "job", "submit", "--address", settings.ray_address]
         if agent:  # workers of a running cluster have its environment, not this process's
@@ -167,7 +167,7 @@ def build_command(
     return command
 
 
-def _agent_environ(settings: Settings) -> dict[str, str]:
+def _build_agent_environ(settings: Settings) -> dict[str, str]:
     """The environment variables that openrlhf_agent.py reads."""
     environ = {
         "REWARD_URLS": settings.reward_urls,

@@ -105,7 +105,7 @@ class Settings:
             name, default = field.name.upper(), field.metadata["default"]
             text = environ.get(name) or str(model[name] if default is None else default)
             values[field.name] = _parse(name, text, str(field.type))
-        # Unlike the others, it may be set to nothing.
+        # Unlike the others it may be set and empty: no system prompt. Unset: the data's default.
         values["system_prompt"] = environ.get("SYSTEM_PROMPT")
         if values["on_policy"]:
             values["sar_weight"] = values["sar_weight"] or "0.2"

@@ -22,7 +22,7 @@ from eval.records import (
     read_run,
     write_json,
 )
-from eval.run.output import Done, read_done
+from eval.run.output import GradedSamples, read_graded
 
 RECORD = Record(
     id="a/1",
@@ -87,7 +87,7 @@ def test_the_last_record_of_a_sample_counts(tmp_path: Path) -> None:
     records = [ERROR, other, wrong, RECORD, replace(ERROR, id="a/0")]
     _write(tmp_path / "x.jsonl", records)
     assert list(iter_records(tmp_path / "x.jsonl")) == records
-    assert read_done(tmp_path, "x") == Done(keys={("a/1", 0), ("a/1", 1)}, num_correct=1)
+    assert read_graded(tmp_path, "x") == GradedSamples(keys={("a/1", 0), ("a/1", 1)}, num_correct=1)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 50, 200])

@@ -19,5 +19,5 @@ def test_the_figures_come_out() -> None:
 def test_every_response_is_graded_right(tmp_path: Path) -> None:
     """The backend answers each problem, and not some other."""
     evaluation._write_problems(tmp_path, 20)
-    evaluation._run_here(tmp_path, 20)
+    evaluation._run_in_this_process(tmp_path, 20)
     assert (tmp_path / "run-20" / "gsm8k.jsonl").read_text().count('"correct": true') == 20

@@ -82,7 +82,7 @@ def find_disagreements(
 def _find_directions(comparison: Comparison, pair: RunPair, benchmark: str) -> dict[str, str]:
     """Problem id -> direction, for the problems that differ."""
     baseline, other = (
-        _correct_shares(run.samples[benchmark]) for run in (comparison.baseline, pair.other)
+        _compute_correct_shares(run.samples[benchmark]) for run in (comparison.baseline, pair.other)
     )
     return {
         id_: "gained" if other[id_] > share else "lost"
@@ -91,7 +91,7 @@ def _find_directions(comparison: Comparison, pair: RunPair, benchmark: str) -> d
     }
 
 
-def _correct_shares(samples: Samples) -> dict[str, float]:
+def _compute_correct_shares(samples: Samples) -> dict[str, float]:
     shares_P = samples.mean_per_problem(samples.correct_N)
     return {
         id_: float(share)

@@ -52,7 +52,7 @@ def draw_figures(comparison: Comparison, folder: Path, correction: str) -> list[
 
 def _plot_pareto(comparison: Comparison) -> Any:
     """Accuracy against length, averaged over benchmarks. Up and to the left is better."""
-    figure, axes = _make_figure(6.4, 4.8)
+    figure, axes = make_figure(6.4, 4.8)
     points = {run.name: comparison.averages[run.name] for run in comparison.runs}
     _draw_points(axes, points)
     has_frontier = _draw_frontier(axes, list(points.values()))
@@ -78,15 +78,12 @@ def _draw_frontier(axes: Any, runs: Sequence[dict[str, Resampled]]) -> bool:
     Returns:
         False if nothing was drawn, because one run is best in both accuracy and length.
     """
-    points = sorted(
-        (tokens, -100 * accuracy)
-        for tokens, accuracy in ((m["tokens"].value, m["avg_at_n"].value) for m in runs)
-        if not (np.isnan(tokens) or np.isnan(accuracy))
-    )
+    points = [(m["tokens"].value, 100 * m["avg_at_n"].value) for m in runs]
+    points = [point for point in points if not np.isnan(point).any()]
     frontier: list[tuple[float, float]] = []
-    for tokens, negative in points:
-        if not frontier or -negative > frontier[-1][1]:
-            frontier.append((tokens, -negative))
+    for tokens, accuracy in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not frontier or accuracy > frontier[-1][1]:
+            frontier.append((tokens, accuracy))
     if len(frontier) < 2:
         return False
     x, y = zip(*frontier, strict=True)
@@ -98,7 +95,7 @@ def _plot_pareto_by_benchmark(comparison: Comparison) -> Any:
     names = comparison.benchmarks
     num_columns = min(len(names), 4)
     num_rows = -(-len(names) // num_columns)
-    figure, grid = _make_figure(
+    figure, grid = make_figure(
         3.0 * num_columns + 0.4, 2.8 * num_rows + 0.7, num_rows, num_columns, squeeze=False
     )
     for axes, name in zip(grid.flat, names, strict=False):
@@ -126,12 +123,9 @@ def _draw_points(axes: Any, points: dict[str, dict[str, Resampled]]) -> None:
             100 * y.value,
             xerr=_make_error_bar(x),
             yerr=_make_error_bar(y, 100),
-            fmt=MARKERS[index % len(MARKERS)],
-            color=COLOURS[index % len(COLOURS)],
             markersize=7,
-            elinewidth=1.4,
-            capsize=3,
             label=_make_legend_label(run),
+            **_choose_style(index),
         )
     axes.margins(0.15)
 
@@ -143,7 +137,7 @@ def _plot_differences(comparison: Comparison, correction: str) -> Any:
         names.append(AVERAGE)
     num_pairs = len(comparison.pairs)
     height = 1.6 + 0.34 * len(names) * max(1, num_pairs * 0.7)
-    figure, (left, right) = _make_figure(9.0, height, 1, 2, sharey=True)
+    figure, (left, right) = make_figure(9.0, height, 1, 2, sharey=True)
     for index, pair in enumerate(comparison.pairs):
         shift = 0.7 * ((index + 0.5) / num_pairs - 0.5)
         rows = np.arange(len(names), dtype=np.float64) + shift
@@ -175,10 +169,10 @@ def _draw_gains(
     differences: Sequence[Difference],
     scale: float,
     correction: str,
-    style: int,
+    run: int,
     label: str | None = None,
 ) -> None:
-    colour = COLOURS[style % len(COLOURS)]
+    style = _choose_style(run)
     for row, difference in zip(rows, differences, strict=True):
         gain = difference.gain.estimate()
         if gain.value is None:
@@ -187,16 +181,17 @@ def _draw_gains(
             scale * gain.value,
             row,
             xerr=_make_error_bar(gain, scale),
-            fmt=MARKERS[style % len(MARKERS)],
-            color=colour,
-            markerfacecolor=colour if is_significant(difference, correction) else "white",
-            elinewidth=1.4,
-            capsize=3,
+            markerfacecolor=style["color"] if is_significant(difference, correction) else "white",
+            **style,
         )
     if label is not None:
-        axes.plot(
-            [], [], MARKERS[style % len(MARKERS)], color=colour, label=_make_legend_label(label)
-        )
+        axes.plot([], [], style["fmt"], color=style["color"], label=_make_legend_label(label))
+
+
+def _choose_style(run: int) -> dict[str, Any]:
+    """Marker, colour and error bars of a run, by its index."""
+    fmt, color = MARKERS[run % len(MARKERS)], COLOURS[run % len(COLOURS)]
+    return {"fmt": fmt, "color": color, "elinewidth": 1.4, "capsize": 3}
 
 
 def _make_legend_label(run: str) -> str:
@@ -210,7 +205,8 @@ def _make_error_bar(estimate: Estimate, scale: float = 1.0) -> list[list[float]]
     return [[scale * (estimate.value - estimate.low)], [scale * (estimate.high - estimate.value)]]
 
 
-def _make_figure(width: float, height: float, *grid: int, **options: Any) -> tuple[Any, Any]:
+def make_figure(width: float, height: float, *grid: int, **options: Any) -> tuple[Any, Any]:
+    """Makes a matplotlib figure, sizes in inches. Returns it with `Figure.subplots(*grid)`."""
     # Not pyplot, which has global state and looks for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -49,7 +49,7 @@ def render_html(
             {
                 "name": pair.other.name,
                 "verdicts": summarize_pair(pair, correction),
-                "table": make_pair_table(comparison, pair, correction),
+                "table": make_pair_table(pair, correction),
                 "findings": describe_findings(pair, correction),
             }
             for pair in comparison.pairs

@@ -17,31 +17,31 @@ def render_markdown(comparison: Comparison, correction: str, figures: Sequence[s
         figures: paths of the pictures, relative to the report.
     """
     baseline = comparison.baseline.name
-    parts = [f"# Comparison with {_escape(baseline)}", _table(make_runs_table(comparison))]
+    parts = [f"# Comparison with {_escape(baseline)}", _format_table(make_runs_table(comparison))]
     if comparison.notes:
-        parts.append("**Notes:**\n\n" + _list(comparison.notes))
+        parts.append("**Notes:**\n\n" + _format_list(comparison.notes))
     for pair in comparison.pairs:
         parts += [
             f"## {_escape(pair.other.name)} against {_escape(baseline)}",
-            _list(summarize_pair(pair, correction)),
-            _table(make_pair_table(comparison, pair, correction)),
-            _list(describe_findings(pair, correction)),
+            _format_list(summarize_pair(pair, correction)),
+            _format_table(make_pair_table(pair, correction)),
+            _format_list(describe_findings(pair, correction)),
         ]
     parts += [f"![{name}]({name})" for name in figures]
     parts.append("## Each run on its own")
     for table in make_metrics_tables(comparison):
-        parts += [f"### {_escape(table.caption)}", _table(table)]
-    parts += ["## How to read this", _list(explain_statistics(comparison, correction))]
+        parts += [f"### {_escape(table.caption)}", _format_table(table)]
+    parts += ["## How to read this", _format_list(explain_statistics(comparison, correction))]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(table: Table) -> str:
+def _format_table(table: Table) -> str:
     rule = ["---"] + ["---:"] * (len(table.columns) - 1)
     lines = [table.columns, rule, *table.rows]
     return "\n".join(f"| {' | '.join(_escape(cell) for cell in line)} |" for line in lines)
 
 
-def _list(lines: Sequence[str]) -> str:
+def _format_list(lines: Sequence[str]) -> str:
     return "\n".join(f"- {_escape(line)}" for line in lines)
 
 

@@ -32,29 +32,29 @@ class Table:
 
 def make_runs_table(comparison: Comparison) -> Table:
     """Each run's model and settings."""
-    rows = []
-    for index, run in enumerate(comparison.runs):
-        generation = run.description.generation
-        rows.append(
-            (
-                run.name + (" (baseline)" if index == 0 else ""),
-                run.description.model,
-                run.description.backend,
-                *(str(generation.get(key)) for key in ("n", "temperature", "max_tokens")),
-                run.description.prompt_style,
-                run.description.started_at,
-            )
+    rows = [
+        (
+            run.name + (" (baseline)" if run is comparison.baseline else ""),
+            run.description.model,
+            run.description.backend,
+            *(str(run.description.generation.get(x)) for x in ("n", "temperature", "max_tokens")),
+            run.description.prompt_style,
+            run.description.started_at,
         )
+        for run in comparison.runs
+    ]
     columns = ("run", "model", "backend", "n", "temperature", "max tokens", "prompts", "started")
     return Table("Runs", columns, rows)
 
 
-def make_pair_table(comparison: Comparison, pair: RunPair, correction: str) -> Table:
+def make_pair_table(pair: RunPair, correction: str) -> Table:
     """The paired differences between a run and the baseline."""
+    corrected = f"p ({correction.capitalize()})"
     rows = [
         (
             name,
-            _format_num_problems(paired),
+            f"{paired.num_problems:,}"
+            + (f" ({paired.num_left_out:,} left out)" if paired.num_left_out else ""),
             f"{paired.num_better:,} / {paired.num_worse:,}",
             *_format_differences(paired, correction),
         )
@@ -62,24 +62,12 @@ def make_pair_table(comparison: Comparison, pair: RunPair, correction: str) -> T
     ]
     if len(rows) > 1:
         rows.append((AVERAGE, "", "", *_format_differences(pair.average, correction)))
-    return Table(
-        "Paired differences",
-        (
-            "benchmark",
-            "problems",
-            "better / worse",
-            "accuracy",
-            "difference, points",
-            "p",
-            f"p ({correction.capitalize()})",
-            "tokens",
-            "difference, tokens",
-            "p",
-            f"p ({correction.capitalize()})",
-            "AES",
-        ),
-        rows,
-    )
+    columns = (
+        "benchmark", "problems", "better / worse",
+        "accuracy", "difference, points", "p", corrected,
+        "tokens", "difference, tokens", "p", corrected, "AES",
+    )  # fmt: skip
+    return Table("Paired differences", columns, rows)
 
 
 def make_metrics_tables(comparison: Comparison) -> list[Table]:
@@ -88,29 +76,26 @@ def make_metrics_tables(comparison: Comparison) -> list[Table]:
 
 
 def _make_metrics_table(comparison: Comparison, run: Run) -> Table:
-    shown = _shown_metrics(comparison)
-    rows = []
-    for name in comparison.benchmarks:
-        samples = run.samples[name]
-        rows.append(
-            (
-                name,
-                f"{samples.num_problems:,} × {samples.samples_per_problem}",
-                f"{samples.num_errors:,}",
-                *_format_metrics(comparison.metrics[run.name][name], shown),
-            )
+    shown = _choose_metrics(comparison.k)
+    rows = [
+        (
+            name,
+            f"{run.samples[name].num_problems:,} × {run.samples[name].samples_per_problem}",
+            f"{run.samples[name].num_errors:,}",
+            *_format_metrics(comparison.metrics[run.name][name], shown),
         )
+        for name in comparison.benchmarks
+    ]
     if len(rows) > 1:
         rows.append((AVERAGE, "", "", *_format_metrics(comparison.averages[run.name], shown)))
     return Table(run.name, ("benchmark", "problems × n", "errors", *shown), rows)
 
 
-def _shown_metrics(comparison: Comparison) -> dict[str, tuple[str, Unit]]:
+def _choose_metrics(k: int) -> dict[str, tuple[str, Unit]]:
     """Column -> metric and unit. With one sample per problem, avg@n is the accuracy."""
-    several = comparison.k > 1
     return {
-        "avg@n" if several else "accuracy": ("avg_at_n", PERCENT),
-        **({f"pass@{comparison.k}": ("pass_at_k", PERCENT)} if several else {}),
+        "avg@n" if k > 1 else "accuracy": ("avg_at_n", PERCENT),
+        **({f"pass@{k}": ("pass_at_k", PERCENT)} if k > 1 else {}),
         "tokens": ("tokens", TOKENS),
         "tokens, correct": ("tokens_correct", TOKENS),
         "tokens, not truncated": ("tokens_not_truncated", TOKENS),
@@ -130,8 +115,8 @@ def _format_metrics(
 def _format_differences(paired: PairedBenchmark | PairedAverage, correction: str) -> Sequence[str]:
     cells = []
     for difference, unit in ((paired.accuracy, PERCENT), (paired.tokens, TOKENS)):
-        average = isinstance(paired, PairedAverage)
-        corrected = None if average else choose_p(difference.test, correction)
+        is_average = isinstance(paired, PairedAverage)  # a single test, so not corrected
+        corrected = None if is_average else choose_p(difference.test, correction)
         baseline, other = (format_value(v, unit) for v in (difference.baseline, difference.other))
         cells += [
             f"{baseline} → {other}",
@@ -140,8 +125,3 @@ def _format_differences(paired: PairedBenchmark | PairedAverage, correction: str
             format_p(corrected),
         ]
     return [*cells, format_estimate(paired.aes.estimate(), SCORE.value)]
-
-
-def _format_num_problems(paired: PairedBenchmark) -> str:
-    left_out = f" ({paired.num_left_out:,} left out)" if paired.num_left_out else ""
-    return f"{paired.num_problems:,}{left_out}"

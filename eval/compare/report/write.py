@@ -20,9 +20,9 @@ def write_report(
     comparison: Comparison,
     output: Path,
     *,
-    correction: str = "holm",
-    max_disagreements: int = 100,
-    seed: int = 0,
+    correction: str,
+    max_disagreements: int,
+    seed: int,
 ) -> None:
     """Writes all files of the report.
 

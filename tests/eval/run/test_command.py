@@ -16,9 +16,9 @@ from eval.errors import UserError
 from eval.records import Record, iter_records
 from eval.run.command import main, run
 from eval.run.config import parse_args
-from eval.run.grading import Grader
 from eval.run.loop import Task, ask_and_grade, derive_seed
 from sar.grading.label import parse_label
+from sar.grading.processes.pool import GraderPool
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION
 
 Answer = Callable[[Request], Completion]
@@ -165,7 +165,7 @@ def test_a_failing_grader_is_an_error(
     def fail(*_: object) -> None:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(Grader, "grade", fail)
+    monkeypatch.setattr(GraderPool, "submit", fail)
     code, _ = start(right, "--limit", "2", "--benchmarks", "gsm8k")
     assert code == 1
     (record, _) = _records(tmp_path, "gsm8k")
@@ -356,8 +356,8 @@ def test_a_full_disk_stops_the_run(data_folder: Path) -> None:
     assert config.limit is None
     task = Task(BENCHMARKS["gsm8k"], _problem("1"), 0)
     requests = [Request(task, "", "", "", None)] * 5
-    with closing(Grader(1, 5.0)) as grader, pytest.raises(OSError, match="No space left"):
-        ask_and_grade(requests, CannedBackend(right), grader, record, 1)
+    with closing(GraderPool(1, 5.0)) as graders, pytest.raises(OSError, match="No space left"):
+        ask_and_grade(requests, CannedBackend(right), graders, record, 1)
 
 
 def test_requests_are_taken_a_few_ahead_only(tmp_path: Path) -> None:
@@ -372,8 +372,8 @@ def test_requests_are_taken_a_few_ahead_only(tmp_path: Path) -> None:
             ahead.append(len(taken) - len(recorded))
             yield Request(Task(BENCHMARKS["gsm8k"], _problem("1"), index), "", "", "", None)
 
-    with closing(Grader(2, 5.0)) as grader:
-        ask_and_grade(requests(), CannedBackend(right), grader, lambda *_: recorded.append(1), 2)
+    with closing(GraderPool(2, 5.0)) as graders:
+        ask_and_grade(requests(), CannedBackend(right), graders, lambda *_: recorded.append(1), 2)
     assert len(recorded) == 2000
     assert max(ahead) < 100
 

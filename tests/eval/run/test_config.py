@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.run.config import DEFINING_SETTINGS, RunConfig, parse_args
+from eval.run.config import FIXED_SETTINGS, RunConfig, parse_args
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_defaults_are_those_of_the_class(tmp_path: Path) -> None:
 
 
 def test_settings_that_define_a_run() -> None:
-    free = {f.name for f in fields(RunConfig)} - set(DEFINING_SETTINGS)
+    free = {f.name for f in fields(RunConfig)} - set(FIXED_SETTINGS)
     assert free == {
         "output", "data_dir", "system_prompt", "instruction", "device", "batch_size",
         "tensor_parallel_size", "trust_remote_code", "base_url", "concurrency", "max_retries",
