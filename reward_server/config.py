@@ -163,7 +163,7 @@ class ServerConfig(BaseSettings):
 
     grader_timeout: float = _grading(
         5.0,
-        "CPU seconds that a grader may spend on one response.",
+        "Seconds that a grader may work on one response. Waiting for a CPU does not count.",
         value="SECONDS",
         ge=0.1,
         le=3600,
