@@ -223,8 +223,11 @@ def _parse(model: type[_M], body: bytes, limits: RequestLimits | None = None) ->
 
 
 def _refuse(model: type[BaseModel], error: ValidationError) -> RewardServerError:
-    """The first of pydantic's errors as one line that names the field."""
-    first = error.errors(include_url=False)[0]
+    """The request's first error as one line that names the field.
+
+    A missing or wrong list comes first, and then the first rollout with a wrong item.
+    """
+    first = min(error.errors(include_url=False), key=lambda one: one["loc"][1:2])
     kind, value, context = first["type"], first["input"], first.get("ctx", {})
     field = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in first["loc"]).lstrip(".")
     found = type(value).__name__
