@@ -79,7 +79,7 @@ def _read_label(value: Any, info: ValidationInfo[Any]) -> _ParsedLabel:
 
 _Text = Annotated[str, AfterValidator(_check_text)]
 _Label = Annotated[
-    _ParsedLabel,
+    Any,  # a _ParsedLabel; pydantic would publish its fields, which are no part of a request
     PlainValidator(_read_label),
     WithJsonSchema(
         {
