@@ -6,6 +6,7 @@ import errno
 import http.client
 import io
 import json
+import os
 import shutil
 import socket
 import urllib.error
@@ -26,6 +27,11 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 # Statuses of requests refused before they reach a route; `default` in the document.
 _REFUSED = {400, 404, 405, 408, 414}
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One worker a core: with more threads than cores, idle OpenMP threads spin and tests take eight
+    # times as long. torch reads this when it is imported, here and in the servers of tests.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 MIN_FUZZ_CASES = 5000
 # Each example goes through a socket to another process, so none has a deadline.

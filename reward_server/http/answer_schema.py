@@ -100,7 +100,7 @@ class UpdateWeightsAnswer(BaseModel):
 class HealthAnswer(Status):
     """The server is alive."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok"]
     model: str
     sar_weight: float
 

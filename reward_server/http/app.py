@@ -133,9 +133,10 @@ def create_app(
     @app.get("/healthz")
     def healthz() -> Response:
         status = service.status.model_dump()
-        return _to_json(
-            HealthAnswer(model=config.model_name, sar_weight=config.sar_weight, **status)
+        served = HealthAnswer(
+            status="ok", model=config.model_name, sar_weight=config.sar_weight, **status
         )
+        return _to_json(served)
 
     @app.get("/readyz")
     def readyz() -> Response:

@@ -95,7 +95,8 @@ _LABEL_SCHEMA: dict[str, Any] = {
     ],
 }
 _Text = Annotated[str, AfterValidator(_check_text)]
-_Label = Annotated[_ParsedLabel, PlainValidator(_read_label), WithJsonSchema(_LABEL_SCHEMA)]
+# A _ParsedLabel; pydantic would publish that class, which is no part of a request.
+_Label = Annotated[Any, PlainValidator(_read_label), WithJsonSchema(_LABEL_SCHEMA)]
 
 
 class GetRewardRequest(BaseModel):
@@ -213,8 +214,11 @@ def _parse(model: type[_M], body: bytes, limits: RequestLimits | None = None) ->
 
 
 def _convert_error(model: type[BaseModel], error: ValidationError) -> RewardServerError:
-    """The first of pydantic's errors as an error of this server that names the field."""
-    first = error.errors(include_url=False)[0]
+    """The request's first error as an error of this server that names the field.
+
+    A missing or wrong list comes first, and then the first rollout with a wrong item.
+    """
+    first = min(error.errors(include_url=False), key=lambda one: one["loc"][1:2])
     kind, value, context = first["type"], first["input"], first.get("ctx", {})
     field = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in first["loc"]).lstrip(".")
     if not field:

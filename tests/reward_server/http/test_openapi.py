@@ -29,6 +29,19 @@ def test_it_is_valid_openapi_3_1(needs_key: bool) -> None:
         assert ("security" in document["paths"][path]["post"]) == needs_key
 
 
+def test_its_schemas_are_those_of_requests_and_answers_and_no_others() -> None:
+    document = describe(needs_key=False)
+    text = json.dumps(document)
+    for name in document["components"]["schemas"]:
+        assert f'"#/components/schemas/{name}"' in text, name
+
+
+def test_every_field_of_an_answer_is_always_there() -> None:
+    schemas = describe(needs_key=False)["components"]["schemas"]
+    for name in schemas.keys() - {"GetRewardRequest", "RmRequest", "UpdateWeightsRequest"}:
+        assert set(schemas[name]["required"]) == set(schemas[name]["properties"]), name
+
+
 def test_it_names_the_routes_of_the_application_and_no_other() -> None:
     graders: Any = None
     service = RewardService(graders, sar_weight=0.2, limits=ServiceLimits(60, 2**31))

@@ -111,6 +111,24 @@ def test_the_index_of_the_bad_one_is_named() -> None:
     assert caught.value.field == "labels[2].answer"
 
 
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"query": [1], "labels": ...}, "labels"),
+        ({"query": [1], "prompts": "Q"}, "prompts"),
+        ({"query": ["a", 1], "prompts": [1, "a"], "labels": ["1", "2"]}, "prompts[0]"),
+        ({"query": ["a", 1], "prompts": ["a", "a"], "labels": [{}, "2"]}, "labels[0].answer"),
+        ({"query": [1], "prompts": [1], "labels": [1]}, "query[0]"),
+    ],
+)
+def test_of_several_faults_a_list_is_named_before_an_item_and_the_first_rollout_before_others(
+    changes: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(request(**changes))
+    assert caught.value.field == field
+
+
 LONE = "\ud800"
 
 
