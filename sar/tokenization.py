@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -63,6 +63,7 @@ class RolloutTokenizer:
         self._encode = _build_encoder(tokenizer)
         # Each rollout of a prompt arrives in its own request, and a prompt can be long.
         self._encode_prompt = lru_cache(_MAX_CACHED_PROMPTS)(self._encode)
+        self._decode_tail = lru_cache(_MAX_CACHED_PROMPTS)(self._decode)
         self._max_context_tokens = max_context_tokens
         self._special_tokens = _list_special_tokens(tokenizer)
         ungraded = [re.escape(s) for s in self._special_tokens if not is_grading_tag(s)]
@@ -161,19 +162,19 @@ class RolloutTokenizer:
         to the response again.
         """
         ids = self._encode(response)
-        tail = prompt_ids[-_TAIL_TOKENS:]
-        expected = self._decode(tail) + response
-        if self._decode(tail + ids) == expected:
+        tail = tuple(prompt_ids[-_TAIL_TOKENS:])
+        expected = self._decode_tail(tail) + response
+        if self._decode([*tail, *ids]) == expected:
             return ids
         others = [self._encode(response[1:])] if response.startswith(" ") else []
         # A text after a line break does not start a sequence, so it gets no space.
         line_break, after = self._encode("\n"), self._encode("\n" + response)
         if after[: len(line_break)] == line_break:
             others.append(after[len(line_break) :])
-        return next((o for o in others if self._decode(tail + o) == expected), ids)
+        return next((o for o in others if self._decode([*tail, *o]) == expected), ids)
 
-    def _decode(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=False))
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
 
 
 def _build_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
