@@ -45,10 +45,10 @@ GIB = 2**30
 UTILISATION = 0.60
 # Largest mean difference of log-probabilities that rounding explains, in nats: the scorer's own
 # bounds for float32 and for half precision.
-SAME = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+MAX_DIFFERENCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
-def matmul(bench: Bench) -> Results:
+def measure_matmul(bench: Bench) -> Results:
     """How fast the device multiplies large matrices, which utilisation is relative to."""
     rates = {size: make_matmul_timer(bench, size) for size in bench.matmul_sizes}
     samples: dict[int, list[float]] = {size: [] for size in rates}
@@ -64,7 +64,7 @@ def matmul(bench: Bench) -> Results:
     bench.matmul_size = max(samples, key=lambda size: float(np.median(samples[size])))
 
 
-def scorer(bench: Bench, shape: Shape) -> Results:
+def measure_scorer(bench: Bench, shape: Shape) -> Results:
     """Tokens per second and utilisation of a model of this shape."""
     scoring = TransformersScorer(
         make_model(shape, bench.device, bench.dtype), bench.max_batch_tokens
@@ -136,7 +136,7 @@ def scorer(bench: Bench, shape: Shape) -> Results:
     yield measure_utilisation("utilisation in the server's batches", batched.flops, in_batches_s)
 
 
-def memory(bench: Bench) -> Results:
+def measure_memory(bench: Bench) -> Results:
     """Peak memory above the weights, by size of the vocabulary: it must not grow with it."""
     for vocabulary in bench.vocabularies:
         name = f"peak memory above the weights, vocabulary {vocabulary:,}"
@@ -149,7 +149,7 @@ def memory(bench: Bench) -> Results:
         yield measure_peak(bench, name, score, max_batch_tokens=bench.max_batch_tokens)
 
 
-def naive(bench: Bench) -> Results:
+def measure_naive(bench: Bench) -> Results:
     """Time of the naive loop (padded batches) relative to the scorer's, on the same rollouts."""
     shape = bench.small
     model = make_model(shape, bench.device, bench.dtype)
@@ -183,7 +183,7 @@ def naive(bench: Bench) -> Results:
         yield measure_peak(bench, title, partial(one.response_logprobs, sequences), 2)
 
 
-def attention(bench: Bench) -> Results:
+def measure_attention(bench: Bench) -> Results:
     """Variable-length attention in one kernel against blockwise attention."""
     shape = bench.small
     scoring = TransformersScorer(
@@ -233,7 +233,7 @@ def attention(bench: Bench) -> Results:
         )
 
 
-def budgets(bench: Bench) -> Results:
+def measure_budgets(bench: Bench) -> Results:
     """Speed and memory by the token budget of a forward pass."""
     shape = bench.small
     model = make_model(shape, bench.device, bench.dtype)
@@ -258,7 +258,7 @@ def budgets(bench: Bench) -> Results:
         yield measure_peak(bench, title, tasks[str(budget)], 1)
 
 
-def step(bench: Bench) -> Results:
+def measure_step(bench: Bench) -> Results:
     """Scoring time per training step, from the measured rates; the step's length is assumed."""
     if not bench.rollouts_per_s:
         raise ValueError("no scoring rate: run the parts scorer or scorer-large too")
@@ -304,7 +304,7 @@ def _compare_logprobs(
     off = np.abs(np.concatenate(one) - np.concatenate(other))
     details = {"largest": float(off.max())}
     return Measurement(
-        name, [float(off.mean())], "nats", at_most=SAME[bench.dtype], details=details
+        name, [float(off.mean())], "nats", at_most=MAX_DIFFERENCE[bench.dtype], details=details
     )
 
 

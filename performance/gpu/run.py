@@ -48,16 +48,16 @@ class Part:
 # The order matters: `matmul` sets the rate that utilisation is relative to, `step` uses the rates
 # of the scorer parts. The limits leave time to start up within eight minutes.
 PARTS = (
-    Part("matmul", gpu_parts.matmul, 10),
-    Part("scorer", lambda bench: gpu_parts.scorer(bench, bench.small), 70),
-    Part("scorer-large", lambda bench: gpu_parts.scorer(bench, bench.large), 60),
-    Part("memory", gpu_parts.memory, 25),
-    Part("naive", gpu_parts.naive, 40),
-    Part("attention", gpu_parts.attention, 30),
-    Part("head", gpu_head.head, 55),
-    Part("budgets", gpu_parts.budgets, 40),
-    Part("vllm", gpu_vllm.vllm, 100),
-    Part("step", gpu_parts.step, 1),
+    Part("matmul", gpu_parts.measure_matmul, 10),
+    Part("scorer", lambda bench: gpu_parts.measure_scorer(bench, bench.small), 70),
+    Part("scorer-large", lambda bench: gpu_parts.measure_scorer(bench, bench.large), 60),
+    Part("memory", gpu_parts.measure_memory, 25),
+    Part("naive", gpu_parts.measure_naive, 40),
+    Part("attention", gpu_parts.measure_attention, 30),
+    Part("head", gpu_head.measure_heads, 55),
+    Part("budgets", gpu_parts.measure_budgets, 40),
+    Part("vllm", gpu_vllm.measure_vllm, 100),
+    Part("step", gpu_parts.measure_step, 1),
 )
 
 

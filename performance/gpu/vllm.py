@@ -23,7 +23,7 @@ import torch
 
 import sar.models
 from performance.gpu.models import draw_sequences, make_model
-from performance.gpu.parts import SAME, Results
+from performance.gpu.parts import MAX_DIFFERENCE, Results
 from performance.gpu.timing import Bench, NotMeasured, free_memory, time_task
 from performance.report import Measurement
 from sar.scoring import TokenSequence
@@ -36,7 +36,7 @@ _ROOT = Path(__file__).parents[2]
 _SHARE = 0.1
 
 
-def vllm(bench: Bench) -> Results:
+def measure_vllm(bench: Bench) -> Results:
     """Speed of vLLM and of the scorer on the same model and rollouts.
 
     The scorer runs first, then vLLM: they cannot take turns, because each needs the GPU's memory.
@@ -71,7 +71,7 @@ def vllm(bench: Bench) -> Results:
         f"{bench.small.name}: mean difference between vLLM's numbers and the scorer's",
         [float(off.mean())],
         "nats",
-        at_most=SAME[bench.dtype],
+        at_most=MAX_DIFFERENCE[bench.dtype],
         details={"largest": float(off.max())},
     )
 

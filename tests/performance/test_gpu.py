@@ -303,7 +303,8 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 
 @pytest.mark.parametrize(
-    ("part", "num_figures"), [(gpu_parts.memory, 2), (gpu_parts.naive, 2), (gpu_parts.budgets, 4)]
+    ("part", "num_figures"),
+    [(gpu_parts.measure_memory, 2), (gpu_parts.measure_naive, 2), (gpu_parts.measure_budgets, 4)],
 )
 def test_peak_memory_on_a_gpu(pretended_gpu: Bench, part: Any, num_figures: int) -> None:
     results = list(part(pretended_gpu))
@@ -317,7 +318,7 @@ def test_varlen_attention_is_compared_where_there_is_one(
 ) -> None:
     """On a CPU the scorer falls back to blocks, so both come to the same numbers."""
     monkeypatch.setattr(gpu_parts, "_can_use_varlen", lambda *_: True)
-    results = {r.name: r for r in gpu_parts.attention(pretended_gpu)}
+    results = {r.name: r for r in gpu_parts.measure_attention(pretended_gpu)}
     assert "tiny: varlen attention, tokens scored per second" in results
     difference = results["tiny: mean difference between varlen's numbers and blockwise's"]
     assert isinstance(difference, Measurement)
@@ -355,7 +356,7 @@ def test_vllm_in_a_process_of_its_own(
     (tmp_path / "vllm.py").write_text(VLLM)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    speed, scorers, difference = gpu_vllm.vllm(pretended_gpu)
+    speed, scorers, difference = gpu_vllm.measure_vllm(pretended_gpu)
     assert isinstance(speed, Measurement)
     assert isinstance(scorers, Measurement)
     assert isinstance(difference, Measurement)
