@@ -7,6 +7,7 @@ Prometheus asks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 
 from prometheus_client import (
     CollectorRegistry,
@@ -46,15 +47,17 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(_PREFIX + name, text, labels, registry=self._registry)
 
-        self._requests = counter("requests", "requests answered", "status")
-        self._verdicts = counter("verdicts", "verdicts given", "grader", "reason")
-        self._stages = histogram(
+        # `labels` looks a series up anew each time, which costs as much as counting.
+        self._requests = cache(counter("requests", "requests answered", "status").labels)
+        self._verdicts = cache(counter("verdicts", "verdicts given", "grader", "reason").labels)
+        stages = histogram(
             "stage_seconds",
             "seconds of a stage: tokenise (of a rollout), grade (of a rollout, in its process), "
             "score (of a batch), reply (of a request)",
             _SECONDS,
             "stage",
         )
+        self._stages = cache(stages.labels)
         self._request_seconds = histogram(
             "request_seconds", "seconds from a request to its answer", _SECONDS
         )
@@ -75,11 +78,11 @@ class Metrics:
         return generate_latest(self._registry)
 
     def add_request(self, status: int, seconds: float) -> None:
-        self._requests.labels(status).inc()
+        self._requests(status).inc()
         self._request_seconds.observe(seconds)
 
     def add_stage(self, stage: str, seconds: float) -> None:
-        self._stages.labels(stage).observe(seconds)
+        self._stages(stage).observe(seconds)
 
     def add_batch(self, num_sequences: int, num_tokens: int, seconds: float) -> None:
         self._batch_sequences.observe(num_sequences)
@@ -87,7 +90,7 @@ class Metrics:
         self.add_stage("score", seconds)
 
     def add_reward(self, label: Label, reward: Reward) -> None:
-        self._verdicts.labels(label.grader, reward.verdict.reason.value).inc()
+        self._verdicts(label.grader, reward.verdict.reason.value).inc()
         self._rewards.observe(reward.value)
         self._sar.observe(reward.likelihood.sar)
         self._response_tokens.observe(reward.likelihood.num_response_tokens)
