@@ -1,6 +1,6 @@
 # make demo    rewards a dozen rollouts and explains them; needs Python 3.11 and nothing else
 # make test    the suite without the slow tests, on two cores at once; WORKERS=8 on a larger machine
-# make test-all   every test that needs no GPU and no image, with coverage; half an hour
+# make test-all   every test that needs no GPU and no image, with coverage; a quarter of an hour
 # make chaos   injects faults into live servers; about ten minutes
 # make eval-demo   evaluates the bundled model twice and compares the runs
 # make train-demo   trains a small model on three rewards, about 40 minutes; QUICK=1: under ten
