@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -56,13 +55,14 @@ def test_a_request_that_takes_too_long_is_refused_and_its_work_dropped(
 ) -> None:
     # A batch holds about one rollout, so the others wait in the queue.
     own = start_faulty("--request-timeout", "2", "--max-batch-tokens", "200")
-    own.tell(step_s=3)
+    step_s = 3
+    own.tell(step_s=step_s)
     answers = own.post_all(rollouts)
     latest_s = max(answer.elapsed_s for answer in answers)
     print(f"--request-timeout 2, a batch takes 3 s: the last 504 after {latest_s:.2f} s")
     assert {answer.status for answer in answers} == {504}
     assert {answer.body["error"]["type"] for answer in answers} == {"request_timed_out"}
-    assert latest_s < 10
+    assert latest_s < step_s * len(rollouts) / 4  # they do not wait for the batches before them
     own.tell()
     # One batch is in the scorer; the others are dropped before they get there.
     chaos.wait_until(lambda: own.health["queued_rollouts"] == 0, within_s=10)
@@ -83,14 +83,13 @@ def test_requests_beyond_the_limit_are_refused(
     with ThreadPoolExecutor(2) as background:
         held = background.submit(own.post_all, rollouts[:num_held])
         chaos.wait_until(lambda: own.health["in_flight"] == num_held)
-        started = time.monotonic()
         refused = own.post_all(rollouts[num_held:])
-        refused_s = time.monotonic() - started
         answers = held.result()
+    refused_s = max(answer.elapsed_s for answer in refused)
     print(f"{num_held} held, {len(refused)} refused within {refused_s:.2f} s")
     assert {answer.status for answer in refused} == {503}
     assert {answer.body["error"]["type"] for answer in refused} == {"overloaded"}
-    assert refused_s < 10
+    assert refused_s < max(answer.elapsed_s for answer in answers)  # at once, not in their turn
     chaos.assert_rewarded(list(zip(rollouts[:num_held], answers, strict=True)))
     own.tell()
     for start in range(0, len(rollouts), num_held // 2):

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
-import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,13 +20,6 @@ ALGORITHMS = ("grpo", "ppo")
 NUM_PROMPTS = 23_000
 CLUSTER = {"NUM_NODES": "4", "RAY_ADDRESS": "http://head:8265"}
 TWO_URLS = "http://any:k%2Cey@one:5000/get_reward,http://two:5000/get_reward"
-
-MODEL_SETTINGS = ["MODEL_PATH", "ZERO_STAGE", "TENSOR_PARALLEL", "VLLM_MEMORY", "TOKENS_PER_GPU"]
-SETTINGS = [
-    "REWARD_URLS", "SAR_WEIGHT", "ON_POLICY", "SERVER_MODEL", "DATA", "OUTPUT", "NUM_NODES",
-    "GPUS_PER_NODE", "RAY_ADDRESS", "STEPS", "N_SAMPLES", "SAVE_STEPS", "EVAL_STEPS", "SEED",
-    "PYTHON", "SYSTEM_PROMPT", *MODEL_SETTINGS,
-]  # fmt: skip
 
 Result = subprocess.CompletedProcess[str]
 
@@ -389,32 +379,6 @@ def test_a_cluster_gets_the_agents_settings_with_the_job(
     }
 
 
-@pytest.mark.parametrize("flag", ["-h", "--help"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_help_lists_the_papers_models_and_all_settings(algorithm: str, flag: str) -> None:
-    """With each setting's help text and default."""
-    done = run(algorithm, flag)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "Models: " + ", ".join(MODELS) + "\n" in done.stdout
-    paragraphs = done.stdout.partition("Settings (environment variables):\n")[2]
-    assert re.findall(r"^  ([A-Z_]+) +[A-Z1]", paragraphs, re.MULTILINE) == SETTINGS
-    assert "folder or hub id" in paragraphs
-    assert "Default: http://127.0.0.1:5000/get_reward" in paragraphs
-
-
-def test_the_launcher_needs_the_standard_library_only(data: Path) -> None:
-    """Runs without site-packages: a training environment may have openrlhf only."""
-    command = [sys.executable, "-S", str(RECIPES / "launch"), "grpo", MODELS[0], "--dry-run"]
-    done = subprocess.run(command, env={"DATA": str(data)}, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_every_model_sets_what_differs_between_models() -> None:
-    models = tomllib.loads((RECIPES / "launch/models.toml").read_text())
-    assert tuple(models) == MODELS
-    assert {tuple(model) for model in models.values()} == {tuple(MODEL_SETTINGS)}
-
-
 def test_a_cluster_without_rays_command_is_one_line(
     recorder: Callable[[int], Path], data: Path, tmp_path: Path
 ) -> None:
@@ -422,18 +386,3 @@ def test_a_cluster_without_rays_command_is_one_line(
     done = run("grpo", MODELS[0], **settings)
     assert done.returncode == 1
     assert done.stderr == "grpo.sh: cannot start ray: No such file or directory\n"
-
-
-def test_shellcheck_finds_nothing() -> None:
-    beside = shutil.which("shellcheck", path=str(Path(sys.executable).parent))
-    shellcheck = beside or shutil.which("shellcheck")
-    assert shellcheck, "shellcheck is not installed: pip install -e '.[dev]'"
-    scripts = [*RECIPES.glob("*.sh"), ROOT / ".ci/run"]
-    done = subprocess.run(
-        [shellcheck, "--external-sources", *map(str, scripts)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr

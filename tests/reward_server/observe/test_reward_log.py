@@ -28,6 +28,7 @@ from sar.rescore import read_log
 from sar.reward import Likelihood, combine
 
 ROOT = Path(__file__).parents[3]
+WRITER = Path(__file__).parent / "reward_log_writer.py"
 WAIT_S = 10.0
 
 
@@ -334,43 +335,14 @@ def test_a_disk_that_is_really_full(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert log.num_dropped == 0
 
 
-WRITER = """
-import itertools, os, signal, sys
-from dataclasses import replace
-from pathlib import Path
-from reward_server.observe import reward_log
-from sar.decision import Decision
-
-folder, line, dies_in_write = sys.argv[1:]
-one = Decision.from_json(line)
-log = reward_log.RewardLog(Path(folder), max_file_bytes=10_000_000)
-write = os.write
-num_writes = itertools.count()  # one for each line
-
-def write_and_die(fd, data):
-    if next(num_writes) < 60:
-        return write(fd, data)
-    write(fd, data[:60_000])
-    os.kill(os.getpid(), signal.SIGKILL)
-
-if dies_in_write == "yes":
-    reward_log.os.write = write_and_die
-number = 0
-while True:
-    if log.num_queued < 100:
-        log.record([replace(one, request_id=f"r{number}")])
-        number += 1
-"""
-
-
 @pytest.mark.parametrize("dies_in_write", ["yes", "no"])
 def test_a_killed_process_leaves_complete_lines_except_the_last(
     tmp_path: Path, dies_in_write: str
 ) -> None:
     line = decision(response="x" * 100_000).to_json()
     line = line.replace('"What is 2 + 3?"', '"' + "y" * 20_000 + '"')
-    arguments = [sys.executable, "-c", WRITER, str(tmp_path), line, dies_in_write]
-    process = subprocess.Popen(arguments, cwd=ROOT)
+    arguments = [sys.executable, str(WRITER), str(tmp_path), line, dies_in_write]
+    process = subprocess.Popen(arguments, env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
         if dies_in_write == "no":
             wait_for(lambda: len(list(tmp_path.glob("*.jsonl"))) >= 3)
@@ -398,9 +370,10 @@ def test_recording_is_fast(tmp_path: Path) -> None:
         log.record([one])
     took_s = time.perf_counter() - start
     log.close()
+    written_s = time.perf_counter() - start
     assert len(read_all(tmp_path)) == 1000
     print(f"record: {took_s * 1000:.1f} us each")
-    assert took_s < WAIT_S / 2
+    assert took_s < written_s / 2
 
 
 def test_no_message_holds_a_prompt_or_response(
