@@ -175,7 +175,11 @@ def _start_listening(config: ServerConfig, app: Callable[..., Any]) -> Listener:
         listener = Listener(app, host=config.host, port=config.port)
     except OSError as error:
         raise CannotStart(f"cannot listen on {config.host}:{config.port}: {error}") from error
-    urls = [f"http://{host}:{port}" for host, port in listener.addresses]
+    # An IPv6 address stands in brackets in a URL.
+    urls = [
+        f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        for host, port in listener.addresses
+    ]
     for url in urls:
         _log.info("listening on %s/get_reward", url)
     if config.url_file:

@@ -20,20 +20,20 @@ class RmAnswer(BaseModel):
 
     model_config = _EXACT
 
-    reward: FiniteFloat = Field(description="correctness + SAR's weight x SAR; trains the policy")
+    reward: FiniteFloat = Field(description="correctness + weight x SAR; trains the policy")
     score: FiniteFloat = Field(description="correctness again, for dynamic filtering")
     correctness: FiniteFloat = Field(description="1 if the answer is right, else 0")
     sar: FiniteFloat = Field(description="Self-Aligned Reward, from -1 to 1")
     ppl_qa: FiniteFloat = Field(description="perplexity of the response given the prompt")
-    ppl_a: FiniteFloat = Field(description="the same given the empty-question prompt")
+    ppl_a: FiniteFloat = Field(description="perplexity given the empty-question prompt")
     response_tokens: int = Field(description="tokens of the response")
-    truncated: _Flag = Field(description="1: longer than the context, scored in part")
+    truncated: _Flag = Field(description="1: longer than the context; its start was scored")
     no_answer: _Flag = Field(description="1: the response gives no answer")
-    grader_timeout: _Flag = Field(description="1: grading took too long, and is 0")
-    grader_crashed: _Flag = Field(description="1: grading crashed graders, and is 0")
-    label_unreadable: _Flag = Field(description="1: compared as text, as math cannot read it")
-    template_mismatch: _Flag = Field(description="1: not the server's prompt template")
-    policy_version: int = Field(description="training step of the weights; 0: those of the start")
+    grader_timeout: _Flag = Field(description="1: grading timed out; correctness is 0")
+    grader_crashed: _Flag = Field(description="1: grading crashed graders; correctness is 0")
+    label_unreadable: _Flag = Field(description="1: the label is not readable as math")
+    template_mismatch: _Flag = Field(description="1: the prompt's template is not the server's")
+    policy_version: int = Field(description="training step of the weights; 0: the server's first")
     policy_age_s: FiniteFloat = Field(description="seconds since the weights were loaded")
 
     @classmethod
@@ -94,7 +94,7 @@ class UpdateWeightsAnswer(BaseModel):
 
     model_config = _EXACT
 
-    policy_version: int = Field(description="the training step in its name, else one more")
+    policy_version: int = Field(description="step in the checkpoint's name, else the last + 1")
 
 
 class HealthAnswer(Status):

@@ -13,13 +13,16 @@ import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sar.models import BUNDLED_MODEL
 from sar.models.problems import generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
+
+if TYPE_CHECKING:
+    from tests.conftest import TestedServer
 
 ROOT = Path(__file__).parents[2]
 NUM_REQUESTS = 48
@@ -219,3 +222,19 @@ def _wait_until(condition: Callable[[], bool], within_s: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_the_url_file_holds_a_url_for_an_ipv6_address_too(
+    start_server: Callable[..., TestedServer],
+) -> None:
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 on this machine")
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            pass
+    except OSError:
+        pytest.skip("no IPv6 on this machine")
+    server = start_server("--host", "::1")
+    assert server.url.startswith("http://[::1]:")
+    assert server.request("/healthz")[0] == 200
+    assert server.stop() == 0
