@@ -22,10 +22,11 @@ from sar.grading.verdict import Reason, Verdict
 
 _MAX_ADDRESS_SPACE_BYTES = 4 * 2**30
 # Audit events that grading never causes. Forbidding them limits a response that gets code to run.
-_FORBIDDEN = frozenset(
-    "socket.bind socket.connect socket.getaddrinfo socket.sendto subprocess.Popen "  # noqa: SIM905
-    "os.exec os.fork os.posix_spawn os.system".split()
-)
+_FORBIDDEN = {
+    *("os.exec", "os.fork", "os.posix_spawn", "os.system", "subprocess.Popen"),
+    *("socket.__new__", "socket.bind", "socket.connect", "socket.sendmsg", "socket.sendto"),
+    *("socket.getaddrinfo", "socket.gethostbyaddr", "socket.gethostbyname", "socket.getnameinfo"),
+}
 
 
 def initialize() -> None:

@@ -156,10 +156,14 @@ def test_a_grader_has_no_network_and_starts_no_program() -> None:
     script = """
 import socket, subprocess
 from sar.grading.processes import worker
+unused = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 worker.initialize()
 for forbidden in (
     lambda: socket.create_connection(("127.0.0.1", 9)),
     lambda: socket.getaddrinfo("localhost", 80),
+    lambda: socket.gethostbyname("localhost"),
+    lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendmsg([b"x"], [], 0, ("::1", 9)),
+    lambda: unused.sendmsg([b"x"], [], 0, ("127.0.0.1", 9)),
     lambda: subprocess.run(["true"]),
     lambda: __import__("os").system("true"),
 ):
@@ -171,7 +175,7 @@ for forbidden in (
     ran = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
-    assert ran.stdout.split() == ["forbidden"] * 4
+    assert ran.stdout.split() == ["forbidden"] * 7
 
 
 def test_hung_graders_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
