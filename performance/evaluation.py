@@ -9,7 +9,6 @@ problems in GSM8K's schema. Each run is a separate process, so that its memory c
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from eval.backends.base import BackendDescription, Completion, Completions, Requ
 from eval.run.command import run
 from eval.run.config import parse_args
 from performance.report import Measurement
+from performance.workload import read_status_bytes
 from sar.models.problems import generate
 
 MAX_GRADING_S = 60.0
@@ -137,7 +137,7 @@ def _run_in_this_process(folder: Path, num_samples: int) -> dict[str, float]:
             raise RuntimeError("the evaluation failed")
     return {
         "seconds": time.perf_counter() - started,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_bytes": read_status_bytes("VmHWM"),
     }
 
 

@@ -24,9 +24,11 @@ from performance.workload import (
     ModelShape,
     Scored,
     Worker,
+    read_status_bytes,
     time_scoring,
 )
 from sar.scoring import TokenSequence
+from sar.scoring.packing import plan_packs
 
 MIN_OVER_NAIVE = 3.5
 MIN_OF_FLOOR = 0.65
@@ -118,10 +120,10 @@ class ServedScorer:
         # Writing 5 resets the recorded peak. Without permission, the peak includes loading.
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-        before = _read_status_bytes("VmRSS")
+        before = read_status_bytes("VmRSS")
         for _ in range(SETTLING_SCORES):
             self.score(batches)
-        return before, _read_status_bytes("VmHWM")
+        return before, read_status_bytes("VmHWM")
 
 
 class NaiveScript:
@@ -134,11 +136,6 @@ class NaiveScript:
 
     def score(self, passes: list[list[TokenSequence]]) -> Scored:
         return time_scoring(self._scorer, passes)
-
-
-def _read_status_bytes(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def measure(quick: bool) -> list[Measurement]:
@@ -188,7 +185,12 @@ def measure_speed(sizes: Sizes) -> list[Measurement]:
     def tokens_per_s(name: str) -> float:
         return num_tokens / statistics.median(times[name])
 
-    num_operations = 2 * (num_body * num_tokens + num_head * num_response_tokens)
+    def count_gflop(num_body_tokens: int) -> float:
+        return float(2e-9 * (num_body * num_body_tokens + num_head * num_response_tokens))
+
+    # The floor counts a shared context for each sequence. The scorer computes it once a pack.
+    packs = [pack for batch in batches for pack in plan_packs(batch, workload.MAX_BATCH_TOKENS)]
+    floor_gflop = count_gflop(num_tokens)
     work = {
         "rollouts": len(rollouts),
         "tokens_both_passes": num_tokens,
@@ -216,8 +218,9 @@ def measure_speed(sizes: Sizes) -> list[Measurement]:
             details=work
             | {
                 "floor_tokens_per_s": tokens_per_s("floor"),
-                "floor_gflop": num_operations / 1e9,
-                "floor_gflop_per_s": num_operations / 1e9 / statistics.median(times["floor"]),
+                "floor_gflop": floor_gflop,
+                "floor_gflop_per_s": floor_gflop / statistics.median(times["floor"]),
+                "scorer_gflop": count_gflop(sum(pack.num_tokens for pack in packs)),
             },
         ),
         Measurement("gain of sharing contexts", ratios("distinct", "scorer"), "x"),

@@ -79,7 +79,7 @@ def _measure_throughput(num_requests: int, num_rounds: int) -> list[Measurement]
             details={
                 "batches": batches[with_graders],
                 "share of the time that the stand-in worked": busy[with_graders],
-                "stand-in": f"{STEP_S} s per batch of about {STEP_ROLLOUTS} rollouts",
+                "stand-in": f"{STEP_S} s per batch, of at most about {STEP_ROLLOUTS} rollouts",
             },
         )
         for with_graders in (False, True)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -200,6 +201,15 @@ def time_scoring(scorer: Any, batches: list[list[TokenSequence]]) -> Scored:
     started = time.perf_counter()
     logprobs = [logprobs_T for batch in batches for logprobs_T in scorer.response_logprobs(batch)]
     return Scored(time.perf_counter() - started, logprobs)
+
+
+def read_status_bytes(name: str) -> int:
+    """A size of this process from /proc/self/status, such as VmRSS (now) or VmHWM (its peak).
+
+    Unlike VmHWM, `ru_maxrss` of a new process starts at its parent's peak.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 class Worker:

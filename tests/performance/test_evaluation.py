@@ -21,3 +21,11 @@ def test_every_response_is_graded_right(tmp_path: Path) -> None:
     evaluation._write_problems(tmp_path, 20)
     evaluation._run_in_this_process(tmp_path, 20)
     assert (tmp_path / "run-20" / "gsm8k.jsonl").read_text().count('"correct": true') == 20
+
+
+def test_the_peak_is_that_of_the_run_and_not_of_its_parent(tmp_path: Path) -> None:
+    evaluation._write_problems(tmp_path, 20)
+    held = bytearray(2**30)  # zeros, but resident: this process's peak is above a gibibyte
+    held[:: 2**12] = b"1" * (2**30 // 2**12)
+    peak_bytes = evaluation._measure_run(tmp_path, 20)["peak_bytes"]
+    assert 10 * 2**20 < peak_bytes < len(held)
