@@ -220,7 +220,8 @@ def prepare_data(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> None:
-    """Writes JSON lines. The file appears only when it is complete."""
+    """Writes JSON lines, and creates the folder. The file appears only when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
@@ -249,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _describe_source(benchmark: Benchmark, data_dir: Path | None) -> dict[str, Any]:
-    """Identifies what a data set is read from. It changes when the file changes."""
+    """Identifies what a data set is read from. Only a single file's entry shows changed content."""
     if data_dir is None:
         return {"source": asdict(benchmark.source)}
     path = data_dir / benchmark.file

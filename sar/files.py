@@ -14,12 +14,11 @@ def open_atomically(path: Path) -> Iterator[TextIO]:
     """Opens a text file (UTF-8) that appears under its name only once the block has succeeded.
 
     The text goes to `path` + ".partial" first. If the block raises, that file is removed and
-    whatever was at `path` stays. Missing parent folders are created.
+    whatever was at `path` stays.
 
     Raises:
         OSError: the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("w", encoding="utf-8") as file:

@@ -10,7 +10,7 @@ from sar.files import open_atomically, write_atomically
 
 
 def test_a_file_appears_once_it_is_complete(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "folder" / "a.txt"
+    path = tmp_path / "a.txt"
     with open_atomically(path) as file:
         file.write("é\n")
         file.flush()
