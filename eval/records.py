@@ -138,7 +138,7 @@ def iter_records(path: Path) -> Iterator[Record]:
     more than once; the last record counts. An incomplete last line is skipped.
 
     Raises:
-        UserError: another line is not a record; names file and line.
+        UserError: a complete line is not a record; names file and line.
     """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):

@@ -1,7 +1,8 @@
 """python -m recipes.preflight --url URL [--url URL ...] --model MODEL [--data data/train.jsonl]
 
 Checks reward servers before a run. It sends each server a right and a wrong rollout, as OpenRLHF
-would, and compares the server's model, tokenizer, prompts and SAR weight with the policy's.
+would. It compares the server's model, tokenizer and prompts with the policy's, and its SAR weight
+with --sar-weight.
 If all is well it prints a line for each server and exits with 0, else one line and exits with 1.
 """
 

@@ -67,7 +67,7 @@ def _add_rescore(commands: Any) -> None:
     parser.add_argument(
         "--grader-timeout",
         type=number(0.1, 3600),
-        help=f"seconds of CPU time for grading one response (default: {_DEFAULT_TIMEOUT_S})",
+        help=f"seconds for grading one response (default: {_DEFAULT_TIMEOUT_S})",
     )
     parser.set_defaults(run=lambda arguments: _run_rescore(parser, arguments))
 

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 # A shorter overlap of two texts may be chance: it does not prove that the prompt was cut.
 _MIN_OVERLAP_CHARS = 4
-# A query may start with thousands of special tokens. The prompt may start after any of the last 8.
+# A query may start with thousands of special tokens. We look for the prompt at the query's start,
+# and after each of the last 8 of them.
 _MAX_TRIED_SPECIALS = 8
 
 
@@ -76,7 +77,7 @@ def strip_padding(response: str, *, pad_token: str | None, eos_token: str | None
 
 
 def _strip_leading_specials(text: str, special_tokens: Sequence[str]) -> list[str]:
-    """The whole text, then the text without its first leading special tokens.
+    """The whole text, then what remains after each of its (last 8) leading special tokens.
 
     Each may start with the prompt, as a leading special token may be the prompt's own or one that
     the trainer added.

@@ -108,8 +108,8 @@ class RolloutTokenizer:
     def fit_to_context(self, prompt_ids: list[int], response_ids: list[int]) -> EncodedRollout:
         """Pairs a response with its two contexts, and cuts what exceeds `max_context_tokens`.
 
-        The end of the response is cut. A prompt that takes more than half of the context also loses
-        its start.
+        If they do not fit, the end of the response is cut first, but not below half of the context.
+        If that is not enough, the start of the prompt is cut.
 
         Args:
             prompt_ids: at least one token id.

@@ -51,7 +51,8 @@ def find_last_box(solution: str) -> str | None:
 
 
 def has_digit(answer: str) -> bool:
-    r"""The paper's filter lets `\..-` and an empty answer pass, which no response could match."""
+    r"""True if the answer has a digit. The paper's filter also lets `\..-` and an empty answer
+    pass, which no response could match."""
     return any(char.isdigit() for char in answer)
 
 

@@ -49,8 +49,10 @@ def _connect(config: RunConfig, sampling: Sampling) -> Backend:
             enable_thinking=config.enable_thinking,
             trust_remote_code=config.trust_remote_code,
         )
+    if config.base_url is None:
+        raise ValueError("the openai backend needs a base_url")
     return OpenAIBackend(
-        config.base_url or "",  # parse_args refuses this backend without a URL
+        config.base_url,
         config.model_path,
         sampling=sampling,
         tokenizer=tokenizer,

@@ -64,7 +64,7 @@ class PairedBenchmark:
     """Response length. A problem counts with the mean over its samples."""
     aes: Resampled
     num_left_out: int
-    """Problems that lack a graded sample in either run: missing there, or errors only."""
+    """Problems for which at least one run has no graded sample: missing there, or errors only."""
     num_better: int
     """Problems on which the other run is correct more often than the baseline."""
     num_worse: int

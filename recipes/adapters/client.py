@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 _PATH = "/get_reward"
 _MAX_WAIT_S = 30.0
-_RETRIED_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+_RETRIED_CLIENT_ERRORS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 
 _log = logging.getLogger(__name__)
 
@@ -131,7 +131,9 @@ class RewardClient:
     def _try(self, body: dict[str, list[Any]]) -> list[dict[str, float]]:
         status, answer = self.request(_PATH, body)
         if status != HTTPStatus.OK:
-            may_pass = status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _RETRIED_STATUSES
+            may_pass = (
+                status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _RETRIED_CLIENT_ERRORS
+            )
             raise RewardError(f"{self.name}: {_explain(status, answer)}", may_pass=may_pass)
         try:
             return _read_rewards(answer, len(body["query"]))

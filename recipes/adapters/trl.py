@@ -76,7 +76,8 @@ class RemoteReward:
         Args:
             prompts: texts, or lists of messages.
             completions: not used, because TRL decodes them without the end-of-sequence token.
-            completion_ids: token ids of the completions, with the end-of-sequence token.
+            completion_ids: token ids of the completions, with the end-of-sequence token if the
+                policy wrote one.
             label: the dataset's column `label`.
             log_metric: takes the mean of each field that the server returns.
         Raises:

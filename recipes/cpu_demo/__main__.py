@@ -67,7 +67,9 @@ def _make_parser() -> argparse.ArgumentParser:
         description="Trains a small model on three rewards on a CPU and compares the results.",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="two arms, one seed, 110 steps: under ten minutes"
+        "--quick",
+        action="store_true",
+        help=f"two arms, one seed, {QUICK.num_steps} steps: under ten minutes",
     )
     parser.add_argument("--output", type=Path, default=Path("build/train-demo"))
     parser.add_argument(

@@ -50,7 +50,8 @@ def smooth(values: Sequence[float]) -> Floats:
 def _draw_panel(axes: Any, curves: dict[Run, Floats]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e4e4e4")
-    steps = np.arange(1, 1 + max(map(len, curves.values())))
+    (num_steps,) = {len(curve) for curve in curves.values()}
+    steps = np.arange(1, num_steps + 1)
     for arm, colour in zip(ARMS, COLOURS, strict=False):
         arm_curves = [curve for run, curve in curves.items() if run.arm is arm]
         for curve in arm_curves:

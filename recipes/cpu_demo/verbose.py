@@ -1,6 +1,6 @@
 """Trains the demo's start model: a model that pads its responses with remarks.
 
-    python -m recipes.cpu_demo.verbose --output build/train-demo/start/model
+    python -m recipes.cpu_demo.verbose --output build/train-demo/start/model --steps 160
 
 The bundled model itself would not do. It writes nearly as little as its problems allow, and it is
 wrong more often when it pads, so correctness alone teaches it to be short. The start model is the

@@ -30,7 +30,8 @@ def setting(help: str, default: str | int | None = None) -> Any:
 class Settings:
     """All settings. Each is the environment variable of the same name in capitals.
 
-    An `int` is a positive whole number, a `bool` is 0 or 1. An empty variable counts as unset.
+    An `int` is a positive whole number, a `bool` is 0 or 1. An empty variable counts
+    as unset, except SYSTEM_PROMPT.
     """
 
     reward_urls: str = setting(
@@ -158,7 +159,11 @@ def describe_settings() -> str:
         if default != "":
             text += f" Default: {'see models.toml' if default is None else default}"
         name = f"  {field.name.upper():<18}"
-        paragraphs.append(textwrap.fill(text, 100, initial_indent=name, subsequent_indent=" " * 20))
+        paragraphs.append(
+            textwrap.fill(
+                text, 100, initial_indent=name, subsequent_indent=" " * 20, break_on_hyphens=False
+            )
+        )
     return "\n".join(paragraphs)
 
 

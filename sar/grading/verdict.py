@@ -15,7 +15,8 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     """Grading the response took too long. It counts as wrong, and in a counter of its own."""
     CRASHED = "crashed"
-    """The response crashed several graders. It counts as wrong, and in a counter of its own."""
+    """The response exhausted a grader's memory or stack, or killed several graders in a row. It
+    counts as wrong, and in a counter of its own."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,11 @@ class Story:
 
 
 def calculate(symbol: str, value: int, n: int) -> int | None:
-    """The result of `value symbol n`; None if it is not a whole number from 1 to MAX_VALUE."""
+    """The result of `value symbol n`.
+
+    None if a sum, difference or product is not from 1 to MAX_VALUE, or if a quotient is not a whole
+    number above 1.
+    """
     if symbol == "/":
         return value // n if value % n == 0 and value > n else None
     result = {"+": value + n, "-": value - n, "*": value * n}[symbol]

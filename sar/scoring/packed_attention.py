@@ -138,7 +138,7 @@ def attend_within_segments(
     """Inside this block, a model with attention `PACKED` reads its input as a pack of segments.
 
     Args:
-        num_layers: how many of the model's layers have attention.
+        num_layers: number of the model's layers, all of which must attend through this module.
         allows_varlen: use PyTorch's variable-length flash attention if possible.
     Raises:
         CannotPack: some layers attend in a way that this module does not implement.

@@ -41,7 +41,7 @@ _CPU_LOGITS_BYTES = 31 * 2**20
 _CPU_PACK_TOKENS = 2048
 # A model needs this many times the memory of its weights while it is loaded.
 _LOADING_FACTOR = 1.2
-# Tokens of a pack in which no two sequences fit, so that each is scored alone.
+# A token budget too small for two sequences, so that each is scored alone.
 _ALONE = 1
 # In nats: how much the sequences of a pack may change each other's log-probabilities. It is not 0
 # as a mixture of experts groups its tokens by expert, which changes the rounding.
@@ -57,7 +57,7 @@ _log = logging.getLogger(__name__)
 
 
 class _Attention(enum.Enum):
-    """How attention is kept within each sequence of a pack."""
+    """How attention is kept within each sequence. Tried in this order, the fastest first."""
 
     VARLEN = enum.auto()
     """One kernel for all sequences. Faster, but needs CUDA and half precision."""

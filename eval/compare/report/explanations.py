@@ -32,8 +32,8 @@ def explain_statistics(comparison: Comparison, correction: str) -> list[str]:
             "average: the unweighted mean over the benchmarks shown, resampled within each."
         )
     lines.append(
-        "Errors are left out. Differences also leave out every problem without a graded sample in "
-        "both runs. tokens, correct: mean over correct responses. tokens, not truncated: mean over "
-        "responses that ended before the maximum."
+        "Errors are left out. Differences also leave out every problem for which at least one of "
+        "the two runs has no graded sample. tokens, correct: mean over correct responses. tokens, not "
+        "truncated: mean over responses that ended before the maximum."
     )
     return lines

@@ -33,7 +33,11 @@ _STYLE: Any = {
 
 
 def draw_figures(comparison: Comparison, folder: Path, correction: str) -> list[Path]:
-    """Writes `pareto`, `pareto_by_benchmark` and `differences`; returns the paths of the SVGs."""
+    """Writes `pareto`, `differences` and, if there are several benchmarks, `pareto_by_benchmark`.
+
+    Returns:
+        The paths of the SVGs.
+    """
     from matplotlib import rc_context
 
     folder.mkdir(parents=True, exist_ok=True)

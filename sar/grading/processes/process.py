@@ -1,8 +1,9 @@
 """A worker process that runs functions of one module for its parent, and that can be killed.
 
-A call times out on its CPU time. Wall time only bounds how long we wait for that CPU time: a
-process that a busy machine holds up must not turn a right answer into a wrong one. Starting the
-process is no part of a call's time.
+A call times out after `timeout_s` of wall time if its process used the CPU for at least a fifth of
+that time. If it used less, the machine held it up, and we wait up to ten times as long: a busy
+machine must not turn a right answer into a wrong one. Starting the process is no part of a call's
+time.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class CallTimedOut(Exception):
 
 
 class ProcessDied(Exception):
-    """The process exited, or something other than this module killed it."""
+    """The process ended before it returned a result: it exited, or was killed."""
 
 
 class ProcessStalled(ProcessDied):
@@ -107,7 +108,7 @@ class KillableProcess:
         Raises:
             CallTimedOut, ProcessDied, ProcessStalled: there is none; the process is gone.
         """
-        deadline = _CpuDeadline(self._process.pid, timeout_s, max_wait_factor)
+        deadline = _Deadline(self._process.pid, timeout_s, max_wait_factor)
         try:
             if request is not None:
                 _send(self._connection, request, deadline)
@@ -120,8 +121,8 @@ class KillableProcess:
             raise ProcessDied(f"exit code {self._process.exitcode}") from error
 
 
-class _CpuDeadline:
-    """The CPU time and wall time that a process has for one exchange."""
+class _Deadline:
+    """The time that a process has for one exchange; longer if it gets little CPU time."""
 
     def __init__(self, pid: int, timeout_s: float, max_wait_factor: float) -> None:
         self._pid = pid
@@ -188,7 +189,7 @@ def _make_picklable(error: Exception) -> Exception:
     return error
 
 
-def _send(connection: socket.socket, message: object, deadline: _CpuDeadline | None = None) -> None:
+def _send(connection: socket.socket, message: object, deadline: _Deadline | None = None) -> None:
     """Sends a pickled message after its length; `deadline.check` may raise meanwhile."""
     data = pickle.dumps(message)
     unsent = memoryview(_LENGTH.pack(len(data)) + data)
@@ -198,14 +199,14 @@ def _send(connection: socket.socket, message: object, deadline: _CpuDeadline | N
             unsent = unsent[connection.send(unsent) :]
 
 
-def _receive(connection: socket.socket, deadline: _CpuDeadline | None = None) -> Any:
+def _receive(connection: socket.socket, deadline: _Deadline | None = None) -> Any:
     (num_bytes,) = _LENGTH.unpack(_receive_bytes(connection, _LENGTH.size, deadline))
     # This program made the data: both ends are its own.
     return pickle.loads(_receive_bytes(connection, num_bytes, deadline))  # noqa: S301
 
 
 def _receive_bytes(
-    connection: socket.socket, num_bytes: int, deadline: _CpuDeadline | None
+    connection: socket.socket, num_bytes: int, deadline: _Deadline | None
 ) -> bytearray:
     data = bytearray()
     while len(data) < num_bytes:

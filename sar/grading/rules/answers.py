@@ -76,7 +76,7 @@ def find_thinking_tag(prompt: str) -> str:
 
 
 def strip_thinking(response: str) -> str:
-    """Returns the response without its thinking; empty if the thinking is not closed."""
+    """Returns the text after the last closed thinking, without any thinking that is still open."""
     for end in _find_last(_THINK_CLOSE, response):
         response = response[end.end() :]
     if opened := _THINK_OPEN.search(response):

@@ -6,8 +6,8 @@ import re
 
 from sar.grading.rules.normalize import normalize_answer, normalize_unicode
 from sar.grading.rules.prose_numbers import (
-    LAST_SENTENCE,
     NUMBER,
+    SENTENCE_BREAK,
     add_unit,
     choose_main_number,
     is_denied,
@@ -46,8 +46,9 @@ _MATH_SEGMENT = re.compile(
 def find_ending(text: str, label: str) -> str | None:
     """Returns the answer that a text ends with, normalised, or None.
 
-    In this order: a bold number in the last three lines, the formula that ends the last sentence,
-    the text's last formula in math delimiters or its last number.
+    In this order: the last time of day, if the label is one; a bold number or formula in the last
+    three lines; the formula that ends the last sentence; the text's last formula in math delimiters
+    or last number, whichever is later.
 
     Args:
         label: the label's answer, normalised.
@@ -69,7 +70,7 @@ def rewrite_ratios(text: str, label: str) -> str:
 
 def _find_final_formula(tail: str, label: str) -> str | None:
     """Returns the formula that the last sentence ends with, or None."""
-    sentence = LAST_SENTENCE.split(tail.rpartition("\n")[2])[-1]
+    sentence = SENTENCE_BREAK.split(tail.rpartition("\n")[2])[-1]
     sentence = normalize_answer(_PARENTHESIS.sub(" ", sentence))
     words = _WORDS_BEFORE.match(sentence)
     if words and is_denied(words[0], words.end()):

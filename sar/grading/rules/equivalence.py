@@ -89,7 +89,8 @@ def _is_same_structure(label: Structure, answer: Structure) -> bool:
         return all(any(_is_same_part(a, b) for b in answer.parts) for a in label.parts) and all(
             any(_is_same_part(a, b) for a in label.parts) for b in answer.parts
         )
-    # `2, 3` may stand for the tuple (2, 3) or for [2, 3], but not for the interval [2, 3).
+    # Label or answer may leave out the brackets of (2, 3). The answer [2, 3] also equals the label
+    # `2, 3`, but the answer `2, 3` does not equal the interval [2, 3].
     is_same_kind = brackets[0] == brackets[1] or brackets in (("()", ""), ("", "()"), ("", "[]"))
     if not is_same_kind or len(label.parts) != len(answer.parts):
         return False

@@ -16,7 +16,7 @@ NUMBER = re.compile(
     rf"|{DECIMAL}\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{{?-?\d+\}}?"
     rf"|{DECIMAL}\s*/\s*{DECIMAL}|{DECIMAL})"
 )
-LAST_SENTENCE = re.compile(r"(?<=[^\d\s][.!?])\s+(?=[A-Z*$\\])|(?<=[.!?])\s+(?=[A-Z])")
+SENTENCE_BREAK = re.compile(r"(?<=[^\d\s][.!?])\s+(?=[A-Z*$\\])|(?<=[.!?])\s+(?=[A-Z])")
 # Before a number that is not the result: the 50 of `She gets $17 back from her $50 bill`
 # (math-currency-021), the 7 of `35 miles in 7 days`.
 _ASIDE = re.compile(
@@ -55,7 +55,7 @@ def find_main_number(phrase: str) -> str | None:
 def choose_main_number(text: str, numbers: list[re.Match[str]]) -> re.Match[str]:
     """Returns the last sentence's last number that is not an aside, else its last number."""
     start = 0
-    for end in LAST_SENTENCE.finditer(text, 0, numbers[-1].start()):
+    for end in SENTENCE_BREAK.finditer(text, 0, numbers[-1].start()):
         start = end.end()
     start = max(start, text.rfind("\n", 0, numbers[-1].start()))
     candidates = [

@@ -101,7 +101,8 @@ def is_same_quantity(label: Quantity, answer: Quantity) -> bool:
     """Whether two quantities are equal: exactly, except for percent signs, cents and rounding.
 
     A percent sign may be missing: `50%` equals 50 and 0.5. A decimal with at least six significant
-    digits may be rounded: `0.333333` equals 1/3. Two different known units are never equal.
+    digits may be rounded: `0.333333` equals 1/3. Two different known units are never equal, except
+    that 100 cents equal 1 dollar.
     """
     if label.unit and answer.unit and label.unit != answer.unit:
         if {label.unit, answer.unit} != {"cent", "dollar"}:
