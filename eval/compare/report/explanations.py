@@ -33,7 +33,7 @@ def explain_statistics(comparison: Comparison, correction: str) -> list[str]:
         )
     lines.append(
         "Errors are left out. Differences also leave out every problem for which at least one of "
-        "the two runs has no graded sample. tokens, correct: mean over correct responses. tokens, not "
-        "truncated: mean over responses that ended before the maximum."
+        "the two runs has no graded sample. tokens, correct: mean over correct responses. tokens, "
+        "not truncated: mean over responses that ended before the maximum."
     )
     return lines
