@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from sar.grading.verdict import Source
+
 _MAX_STATEMENTS = 64
 
 _THINK_NAMES = "think|thinking|thought|reasoning|scratchpad"
@@ -58,10 +60,17 @@ class Statement:
 
     start: int
     text: str
-    is_explicit: bool
-    """False for prose: "the answer is" may be followed by something else than the answer."""
-    is_formula: bool = False
-    """The text is a box's content, so it is mathematics and not a sentence."""
+    source: Source
+
+    @property
+    def is_explicit(self) -> bool:
+        """False for prose: "the answer is" may be followed by something else than the answer."""
+        return self.source is not Source.PROSE
+
+    @property
+    def is_formula(self) -> bool:
+        """Whether the text is a box's content, so it is mathematics and not a sentence."""
+        return self.source is Source.BOX
 
 
 def is_grading_tag(text: str) -> bool:
@@ -86,11 +95,14 @@ def strip_thinking(response: str) -> str:
 
 def find_statements(text: str) -> list[Statement]:
     """Returns the stated answers in the order of the text, at most the last 64."""
-    explicit = [m for m in _HASHES.finditer(text) if not _HEADING.match(m[1])]
-    explicit += _ANSWER_LINE.finditer(text)
-    found = [Statement(m.start(1), m[1].strip(), True) for m in explicit]
+    found = [
+        Statement(m.start(1), m[1].strip(), Source.HASHES)
+        for m in _HASHES.finditer(text)
+        if not _HEADING.match(m[1])
+    ]
+    found += [Statement(m.start(1), m[1].strip(), Source.LINE) for m in _ANSWER_LINE.finditer(text)]
     found += [
-        Statement(m.start(1), m[1].strip(), False)
+        Statement(m.start(1), m[1].strip(), Source.PROSE)
         for m in _ANSWER_IS.finditer(text)
         if not _QUOTED.search(text[max(0, m.start() - 40) : m.start()])
     ]
@@ -101,7 +113,11 @@ def find_statements(text: str) -> list[Statement]:
 def _find_tag(text: str) -> list[Statement]:
     """Finds the last `<answer>`. It may be unclosed, if generation stopped at the closing tag."""
     return [
-        Statement(opened.end(), _TAG_CLOSE.split(text[opened.end() :], maxsplit=1)[0].strip(), True)
+        Statement(
+            opened.end(),
+            _TAG_CLOSE.split(text[opened.end() :], maxsplit=1)[0].strip(),
+            Source.TAG,
+        )
         for opened in _find_last(_TAG_OPEN, text)
     ]
 
@@ -130,7 +146,7 @@ def _find_boxes(text: str) -> list[Statement]:
         if 0 <= previous_end < start and _joins_boxes(text[previous_end + 1 : start]):
             parts = boxes.pop().text.split(", ")
             content = ", ".join(dict.fromkeys([*parts, content]))
-        boxes.append(Statement(content_start, content, True, is_formula=True))
+        boxes.append(Statement(content_start, content, Source.BOX))
         previous_end = content_end
     return boxes
 

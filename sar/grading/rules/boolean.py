@@ -7,7 +7,7 @@ import re
 from sar.grading.label import Label
 from sar.grading.rules.answers import find_statements
 from sar.grading.rules.normalize import normalize_unicode
-from sar.grading.verdict import NO_ANSWER, Verdict, make_verdict
+from sar.grading.verdict import NO_ANSWER, Comparison, Source, Verdict, make_verdict
 
 # `\text{False}`
 _WRAPPED = re.compile(r"\\(?:text\w*|math\w*)\s*\{([^{}]*)\}")
@@ -64,15 +64,17 @@ _NOT_THE_CASE = re.compile(r"\b(?:is not|isn't|not) (?:the case|so|correct|valid
 def grade_boolean(response: str, label: Label) -> Verdict:
     """Grades a response, without its thinking, against true or false."""
     text = _WRAPPED.sub(r" \1 ", normalize_unicode(response)).replace("_", " ")
-    truth = _find_conclusion(text)
-    if truth is None:
+    found = _find_conclusion(text)
+    if found is None:
         return NO_ANSWER
+    truth, source = found
     answer = "true" if truth else "false"
-    return make_verdict(answer == label.answer, answer)
+    comparison = Comparison(answer == label.answer, f"the response concludes {answer}")
+    return make_verdict(comparison, answer, source)
 
 
-def _find_conclusion(text: str) -> bool | None:
-    """Returns the truth value that a text concludes, or None if it hedges or has none.
+def _find_conclusion(text: str) -> tuple[bool, Source] | None:
+    """Returns the truth value that a text concludes, and where; None if it hedges or has none.
 
     It is in a stated answer, else at the text's start, else in the last sentence that has one.
     """
@@ -82,13 +84,13 @@ def _find_conclusion(text: str) -> bool | None:
         if _UNDECIDED.search(first) or _UNSURE.search(first) or _hedges(first):
             return None
         if (truth := _read_sentence(first)) is not None:
-            return truth
+            return truth, statement.source
     sentences = _SENTENCE.split(text.strip())
     leading = _LEADING.match(text)
     if leading and not any(_CONCLUDES.search(sentence) for sentence in sentences[1:]):
         if _UNDECIDED.match(text.lstrip(" *")):
             return None
-        return leading[1].casefold() in ("true", "yes")
+        return leading[1].casefold() in ("true", "yes"), Source.ENDING
     for index, sentence in reversed(list(enumerate(sentences))):
         if index < len(sentences) - 1:
             sentence = _TRUE_THAT.sub(" ", sentence)
@@ -96,11 +98,11 @@ def _find_conclusion(text: str) -> bool | None:
             continue
         truth = _read_sentence(_UNDECIDED.sub(" ", sentence))
         if truth is not None:
-            return None if _hedges(sentence) else truth
+            return None if _hedges(sentence) else (truth, Source.ENDING)
         if _UNDECIDED.search(sentence):
             return None
         if _NOT_THE_CASE.search(sentence):
-            return False
+            return False, Source.ENDING
     return None
 
 

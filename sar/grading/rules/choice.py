@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from sar.grading.label import Label, count_choices, replace_option_names
 from sar.grading.rules.answers import Statement, find_statements
 from sar.grading.rules.normalize import normalize_unicode, normalize_words
-from sar.grading.verdict import NO_ANSWER, Verdict, make_verdict
+from sar.grading.verdict import NO_ANSWER, Comparison, Source, Verdict, make_verdict
 
 _MAX_STATEMENT_CHARS = 1000
 # A response without a stated answer has its conclusion in its last characters.
@@ -103,8 +103,12 @@ _RULED_OUT = re.compile(
 def grade_choice(response: str, label: Label) -> Verdict:
     """Grades a response, without its thinking, against the label's letter."""
     text = _NOT_APPLICABLE.sub("", replace_option_names(normalize_unicode(response)))
-    letter = _OptionFinder(label.choices).find_letter(_ALTERNATIVES.sub(" or ", text))
-    return make_verdict(letter == label.answer, letter) if letter else NO_ANSWER
+    found = _OptionFinder(label.choices).find_letter(_ALTERNATIVES.sub(" or ", text))
+    if found is None:
+        return NO_ANSWER
+    letter, source = found
+    comparison = Comparison(letter == label.answer, f"the response chooses {letter}")
+    return make_verdict(comparison, letter, source)
 
 
 class _OptionFinder:
@@ -127,12 +131,14 @@ class _OptionFinder:
         self._leading = _compile(_LEADING, either_case)
         self._alone_in_line = _compile(_ALONE_IN_LINE, self._letters)
 
-    def find_letter(self, text: str) -> str | None:
-        """Returns the letter that a text commits to, or None."""
+    def find_letter(self, text: str) -> tuple[str, Source] | None:
+        """Returns the letter that a text commits to, and where, or None."""
         for statement in reversed(find_statements(text)):
             if letters := self._read_statement(statement):
-                return _get_only(letters)
-        return self._read_conclusion(text[-_TAIL_CHARS:])
+                letter = _get_only(letters)
+                return (letter, statement.source) if letter else None
+        letter = self._read_conclusion(text[-_TAIL_CHARS:])
+        return (letter, Source.ENDING) if letter else None
 
     def _read_statement(self, statement: Statement) -> set[str]:
         """Returns the letters in a stated answer: one is a choice, several are a hedge."""

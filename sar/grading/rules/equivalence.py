@@ -20,7 +20,8 @@ from sar.grading.rules.expressions import (
 from sar.grading.rules.normalize import normalize_words
 from sar.grading.rules.quantities import is_same_quantity, read_quantity
 from sar.grading.rules.structures import Structure, read_structure, split_sides
-from sar.grading.rules.words import is_same_spelling, is_textual
+from sar.grading.rules.words import is_same_spelling, is_same_text, is_textual
+from sar.grading.verdict import Comparison
 
 # `1011_2`, `110_{6}` (second-m2-base-259), `21 (base 5)`.
 _BASED = re.compile(r"([0-9A-Fa-f]+)\s*(?:_\s*\{?\s*(\d+|[a-z]+)\s*\}?|\(?(?:in )?base (\d+)\)?)")
@@ -42,6 +43,18 @@ _ARITHMETIC = re.compile(
     r"(?<=[\d)}])\s*(?:[+*-]|\\times|\\cdot|\\div)\s*(?=[\d({\\])|\\(?:lfloor|lceil|log|ln)(?![a-z])"
 )
 _APPROXIMATELY = re.compile(r"\\approx|\\simeq|\\sim")
+
+
+def compare_as_text(label: str, answer: str) -> Comparison:
+    """Compares a label that cannot be parsed with an answer, as texts."""
+    is_equal = is_same_text(label, answer)
+    return Comparison(is_equal, "the texts are the same" if is_equal else "the texts differ")
+
+
+def compare_answers(label: str, answer: str) -> Comparison:
+    """Compares a normalised answer with a normalised label."""
+    is_equal = is_equivalent(label, answer)
+    return Comparison(is_equal, "equal" if is_equal else "not equal")
 
 
 def is_equivalent(label: str, answer: str) -> bool:

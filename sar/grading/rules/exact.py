@@ -7,7 +7,7 @@ import re
 from sar.grading.label import Label
 from sar.grading.rules.answers import find_statements
 from sar.grading.rules.normalize import normalize_words
-from sar.grading.verdict import NO_ANSWER, Verdict, make_verdict
+from sar.grading.verdict import NO_ANSWER, Comparison, Source, Verdict, make_verdict
 
 _MAX_CHARS = 1000
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|\n+")
@@ -22,11 +22,13 @@ _ARTICLE = re.compile(r"(?:on\s+)?(?:the|a|an)\s+")
 def grade_exact(response: str, label: Label) -> Verdict:
     """Grades a response, without its thinking, by its stated answer or else its last line."""
     stated = find_statements(response)
-    source = stated[-1].text if stated else response.rstrip().rpartition("\n")[2]
-    words = extract_words(source, label.answer)
+    text = stated[-1].text if stated else response.rstrip().rpartition("\n")[2]
+    words = extract_words(text, label.answer)
     if words is None:
         return NO_ANSWER
-    return make_verdict(words == normalize_words(label.answer), words[:200])
+    is_equal = words == normalize_words(label.answer)
+    comparison = Comparison(is_equal, f"the words are {'' if is_equal else 'not '}the label's")
+    return make_verdict(comparison, words[:200], stated[-1].source if stated else Source.ENDING)
 
 
 def extract_words(text: str, label: str) -> str | None:

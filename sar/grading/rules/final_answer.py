@@ -15,6 +15,7 @@ from sar.grading.rules.normalize import normalize_answer, normalize_formula, nor
 from sar.grading.rules.prose_numbers import NUMBER, find_main_number
 from sar.grading.rules.quantities import read_quantity
 from sar.grading.rules.words import has_words, is_same_spelling, is_textual
+from sar.grading.verdict import Source
 
 _MAX_ANSWER_CHARS = 2000
 
@@ -34,8 +35,8 @@ _UP_TO_VERB = re.compile(
 )
 
 
-def extract_answer(text: str, label: str) -> str | None:
-    """Returns the answer of a response, normalised, or None if it has none.
+def extract_answer(text: str, label: str) -> tuple[str, Source] | None:
+    """Returns the answer of a response, normalised, and where it was found; None if it has none.
 
     For a label in words, the answer is the stated words, or else those of the last line.
 
@@ -45,16 +46,19 @@ def extract_answer(text: str, label: str) -> str | None:
     """
     stated = find_statements(text)
     if is_textual(label):
-        sources = [_get_first_sentence(statement.text) for statement in reversed(stated)]
-        sources.append(text.rstrip().rpartition("\n")[2])
-        return next((words for s in sources if (words := extract_words(s, label))), None)
+        sources = [(_get_first_sentence(s.text), s.source) for s in reversed(stated)]
+        sources.append((text.rstrip().rpartition("\n")[2], Source.ENDING))
+        return next(
+            ((words, at) for text, at in sources if (words := extract_words(text, label))), None
+        )
     for statement in reversed(stated):
         answer = _read_statement(statement, label)
         if answer is not None and (
             statement.is_explicit or not _only_talks_about(statement, answer)
         ):
-            return answer
-    return find_ending(text, label)
+            return answer, statement.source
+    ending = find_ending(text, label)
+    return (ending, Source.ENDING) if ending is not None else None
 
 
 def _only_talks_about(statement: Statement, answer: str) -> bool:

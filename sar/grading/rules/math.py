@@ -8,10 +8,9 @@ from __future__ import annotations
 import re
 
 from sar.grading.rules.answers import find_statements
-from sar.grading.rules.equivalence import is_equivalent, is_readable
+from sar.grading.rules.equivalence import compare_answers, compare_as_text, is_readable
 from sar.grading.rules.final_answer import extract_answer
 from sar.grading.rules.normalize import normalize_formula
-from sar.grading.rules.words import is_same_text
 from sar.grading.verdict import NO_ANSWER, Verdict, make_verdict
 
 # The remark in `080 or 081 (both were accepted)` (math-aime-007).
@@ -28,12 +27,14 @@ def grade_math(response: str, label: str, *, read_label: bool = True) -> Verdict
     """
     accepted = parse_accepted_answers(label)
     is_read = read_label and all(map(is_readable, accepted))
-    answer = extract_answer(response, accepted[0])
-    if answer is None:
+    extracted = extract_answer(response, accepted[0])
+    if extracted is None:
         return NO_ANSWER
-    is_same = is_equivalent if is_read else is_same_text
-    is_correct = any(is_same(wanted, answer) for wanted in accepted)
-    return make_verdict(is_correct, answer[:200], label_unreadable=not is_read)
+    answer, source = extracted
+    compare = compare_answers if is_read else compare_as_text
+    comparisons = [compare(wanted, answer) for wanted in accepted]
+    best = next((c for c in comparisons if c.is_equal), comparisons[0])
+    return make_verdict(best, answer[:200], source, label_unreadable=not is_read)
 
 
 def is_readable_label(label: str) -> bool:
