@@ -160,7 +160,9 @@ def _reward_fields(
 ) -> dict[str, Any]:
     """The fields of a decision that change when the reward is computed again."""
     return {
-        **asdict(reward.verdict),  # reason, answer, label_unreadable
+        "reason": reward.verdict.reason,
+        "answer": reward.verdict.answer,
+        "label_unreadable": reward.verdict.label_unreadable,
         **asdict(reward.likelihood),  # nll_qa, nll_a, num_response_tokens, truncated
         "grader": grader,
         "mode": mode,
