@@ -20,7 +20,7 @@ from sar.decision import Decision
 from sar.grading.verdict import Reason, Verdict
 from sar.rescore import find_log_files, read_log
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def write_log(path: Path, decisions: Sequence[Decision]) -> Path:
