@@ -1,7 +1,7 @@
-"""python -m sar rescore
+"""python -m sar grade|rescore
 
-Computes the rewards of a server's log again. Each
-command has its own --help.
+Grades responses and says why each is right or wrong; computes the rewards of a server's log again.
+Each command has its own --help.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 _COMMANDS = {
+    "grade": "grade a response, or a file of them, and say why each is right or wrong",
     "rescore": "compute the rewards in a reward log again, with another SAR weight or grader",
 }
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = command.main(arguments[1:])
         sys.stdout.flush()
-    except BrokenPipeError:  # the output's reader is gone, as in `python -m sar rescore ... | head`
+    except BrokenPipeError:  # the output's reader is gone, as in `python -m sar grade ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status

@@ -21,6 +21,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_.value.code == 0
     shown = capsys.readouterr().out
     assert "rescore " in shown
+    assert "grade " in shown
 
 
 @pytest.mark.parametrize("arguments", [[], ["regrade"]])
