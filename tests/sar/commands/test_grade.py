@@ -6,6 +6,8 @@ import inspect
 import json
 import os
 import pty
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -149,6 +151,19 @@ def test_explain_says_how_label_and_answer_were_read(capsys: pytest.CaptureFixtu
     assert shown["read as"] == "the number 3/4"
     assert shown["thinking"] == "24 characters, not graded"
     assert shown["text"] == r"First a line. So it is \boxed{>>>0.75<<<}, I think."
+
+
+def test_the_documented_example_is_what_the_command_prints(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (ROOT / "docs/debugging-labels.md").read_text(encoding="utf-8")
+    [command] = re.findall(r"^    python -m sar grade ('.*)$", page, re.MULTILINE)
+    [documented] = re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    _, report, _ = run(capsys, *shlex.split(command))
+    shown, wanted = fields(report), fields(documented)
+    assert shown.pop("why")
+    assert wanted.pop("why")
+    assert shown == wanted
 
 
 def test_explain_without_any_text(capsys: pytest.CaptureFixture[str]) -> None:
