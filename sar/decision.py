@@ -6,7 +6,6 @@ It is enough to compute the reward again without the model, as `sar.rescore` doe
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -14,8 +13,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from sar.grading.graded_text import make_graded_text
 from sar.grading.label import GraderName, Label, Mode
-from sar.grading.rules.answers import find_thinking_tag
 from sar.grading.verdict import Reason, Verdict
 from sar.reward import Likelihood, Reward, combine
 
@@ -112,11 +111,10 @@ class Decision:
 
     @property
     def graded_text(self) -> str:
-        """The text that was graded: the response without special tokens, after a `<think>` tag if
-        the prompt ends with one."""
-        tokens = sorted(filter(None, self.special_tokens), key=len, reverse=True)
-        visible = re.sub("|".join(map(re.escape, tokens)) or r"(?!)", "", self.response)
-        return find_thinking_tag(self.prompt) + visible
+        """The text that was graded (see `make_graded_text`)."""
+        return make_graded_text(
+            self.response, prompt=self.prompt, special_tokens=self.special_tokens
+        )
 
     @property
     def verdict(self) -> Verdict:
@@ -160,7 +158,9 @@ def _reward_fields(
 ) -> dict[str, Any]:
     """The fields of a decision that change when the reward is computed again."""
     return {
-        **asdict(reward.verdict),  # reason, answer, label_unreadable
+        "reason": reward.verdict.reason,
+        "answer": reward.verdict.answer,
+        "label_unreadable": reward.verdict.label_unreadable,
         **asdict(reward.likelihood),  # nll_qa, nll_a, num_response_tokens, truncated
         "grader": grader,
         "mode": mode,

@@ -100,6 +100,13 @@ def parse_label(value: object, grader: GraderName | None = None) -> Label:
     return Label(answer, name, mode, choices)
 
 
+def names_grader(value: object) -> bool:
+    """Whether a valid label, as a request contains it, names its grader."""
+    if isinstance(value, str):
+        value = _parse_json_object(value)
+    return isinstance(value, dict) and value.get("grader") is not None
+
+
 def choose_grader(answer: str, choices: Sequence[str] = ()) -> GraderName:
     """Chooses the grader for a label that names none, by the form of its answer."""
     if choices or read_choice_letter(answer, _DEFAULT_NUM_CHOICES):
