@@ -203,7 +203,7 @@ def _compare_values(label: str, answer: str) -> Comparison:
 
 def _is_same_name(label: str, answer: str) -> bool:
     """Whether two left sides name the same; `x` may stand for the root `x_1`."""
-    if is_same_spelling(label, answer):
+    if is_same_text(label, answer):
         return True
     roots = _ROOT_NAME.fullmatch(label), _ROOT_NAME.fullmatch(answer)
     return bool(
@@ -257,11 +257,11 @@ def _compare_forms(label: str, answer: str) -> Comparison:
 def _compare_form(label: str, answer: str) -> Comparison:
     if is_same_spelling(label, answer):
         return Comparison(True, "the values are written in the same way")
-    if special := _compare_notation(label, answer):
-        return special
     if _RATIO.fullmatch(label) and _RATIO.fullmatch(answer):
         is_equal = _reduce_ratio(label) == _reduce_ratio(answer)
         return Comparison(is_equal, f"the ratios are {'' if is_equal else 'not '}the same")
+    if special := _compare_notation(label, answer):
+        return special
     expressions = read_expression(label), read_expression(answer)
     if expressions[0] is None or expressions[1] is None:
         comparison = compare_as_text(label, answer)

@@ -68,5 +68,5 @@ def _name_structure(structure: Structure) -> str:
 def _describe_expression(text: str) -> str:
     expression = read_expression(text)
     if expression is not None:
-        return f"the expression {str(expression)[:_MAX_CHARS]}"
+        return f"the expression {str(expression.tree)[:_MAX_CHARS]}"
     return "text that cannot be parsed as mathematics"
