@@ -116,6 +116,9 @@ def _compare_notation(label: str, answer: str) -> Comparison | None:
     based = _BASED.fullmatch(label), _BASED.fullmatch(answer)
     if based[1] and not based[0] and _get_base(based[1]) != "10":
         return Comparison(False, f"the answer is in base {_get_base(based[1])}, the label is not")
+    if based[0] and re.fullmatch(r"[0-9A-Fa-f]+", answer):
+        is_equal = based[0][1].upper() == answer.upper()
+        return Comparison(is_equal, "the answer leaves out the base")
     if based[0] and based[1]:
         is_same_base = _get_base(based[0]) == _get_base(based[1])
         is_equal = is_same_base and based[0][1].upper() == based[1][1].upper()

@@ -17,7 +17,7 @@ from sar.grading.rules.units import strip_unit
 _TRIGONOMETRY = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
 # What the parser computes at once, so that the tree no longer shows it.
 _COMPUTED_BY_PARSER = frozenset({"gcd", "lcm", "det", "vmatrix", "div"})
-_POWER_OF_E = re.compile(r"(?<![a-zA-Z\\])e\s*\^")
+_NUMBER_E = re.compile(r"(?<![a-zA-Z\\])e(?![a-zA-Z])|\\exp(?![a-z])")
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def read_expression(text: str) -> Expression | None:
     if tree is None or isinstance(tree, (list, str)):
         return None
     computed = commands & _COMPUTED_BY_PARSER
-    if _POWER_OF_E.search(prepared):
-        computed |= {"power of e"}
+    if _NUMBER_E.search(prepared):
+        computed |= {"power of e"}  # the parser computes e^0
     return Expression(_make_exact(tree), computed)
 
 

@@ -52,7 +52,7 @@ _SHORT_ROOT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z](?![a-zA-Z]))")
 # Commands for size and position: `\left(` (math-tuples-013).
 _SIZING = re.compile(
     r"\\(?:left|right|big[lr]?|Big[lr]?|bigg[lr]?|Bigg[lr]?|displaystyle|limits|mathopen|mathclose"
-    r"|phantom\{[^{}]*\}|hspace\{[^{}]*\})(?![a-zA-Z])"
+    r")(?![a-zA-Z])"
 )
 _SYNONYMS = {
     "leq": r"\le", "leqslant": r"\le", "leqq": r"\le", "lt": "<", "neq": r"\ne",
@@ -81,7 +81,10 @@ _THIN_SPACE = re.compile(r"(?<=\d)(?:\\[,!;:]|\s*\{\s*,\s*\}\s*|~|\{ \})(?=\d)")
 # `50,\!625`, `11,\! 111`: a comma with the space after it taken back.
 _TIGHT_COMMA = re.compile(r"(?<=\d)\s*,\s*\\!\s*(?=\d)")
 # `36\ \text{ft}` (second-m2-unit-150), `8 \mathrm{~m}` (second-m2-unit-156).
-_SPACING = re.compile(r"(?<!\\)\\[,!;: ]|~|\\(?:quad|qquad|space|enspace)(?![a-zA-Z])")
+_SPACING = re.compile(
+    r"(?<!\\)\\[,!;: ]|~|\\(?:quad|qquad|space|enspace)(?![a-zA-Z])"
+    r"|\\[hv]?(?:phantom|space)\{[^{}]*\}"
+)
 _MATH_DELIMITER = re.compile(r"\$\$|\\[()\[\]]|(?<!\\)\$")
 # `27^{\circ}`, `27^{\mathrm{o}}` (math-units-017).
 _DEGREES = re.compile(
@@ -142,7 +145,7 @@ def normalize_formula(text: str) -> str:
     if box := _BOX.fullmatch(text.strip("$ ")):
         text = box[1]
     text = re.sub(r"(?<=\w)\s*\*\*\s*(?=[\w(-])", "^", text) if text.count("**") == 1 else text
-    text = _MARKUP.sub("", _ORNAMENT.sub("", text))
+    text = _MARKUP.sub(" ", _ORNAMENT.sub(" ", text))
     text = normalize_latex(_MATH_DELIMITER.sub(" ", text))
     return re.sub(r"\s+", " ", text).lstrip(_LEADING).rstrip(_TRAILING.replace("!", ""))
 

@@ -153,13 +153,15 @@ def _rounds_to(exact: Quantity, rounded: Quantity) -> bool:
 
 
 def _compute_value(match: re.Match[str]) -> Fraction | None:
-    """Returns whole + num / den * 10^exp; None if den is 0 or exp is too large."""
+    """Returns whole + num / den * 10^exp; None if it is no number, or too large."""
     groups = match.groupdict()
     parts = {name.partition("_")[0]: text for name, text in groups.items() if text is not None}
     exponent, denominator = int(parts.get("exp", 0)), _read_decimal(parts.get("den", "1"))
     if abs(exponent) > _MAX_EXPONENT or denominator == 0:
         return None
     fraction = _read_decimal(parts["num"]) / denominator * Fraction(10) ** exponent
+    if "whole" in parts and fraction >= 1:
+        return None  # `72 2/2` is a sum and no mixed number
     return int(parts.get("whole", 0)) + fraction
 
 

@@ -38,25 +38,48 @@ def find_unfinished(label: Expression, answer: Expression) -> str:
 def is_rational_form(tree: Any) -> bool:
     """Whether a tree is one rational number as people write it: `5`, `2/3`, `2^{10}`, `7 * 10^4`.
 
-    Powers, roots, factorials and binomials of integers count as numbers. Sums and products do not,
+    A power, root or factorial of a rational number counts as a number. Sums and products do not,
     except a product with a power of ten.
     """
-    from sympy import Mul, Pow, factorial
+    from sympy import Mul
 
+    if _is_fraction(tree) or _is_short_form(tree):
+        return True
+    if not isinstance(tree, Mul):
+        return False
+    factors = [f for f in tree.args if f != -1]
+    if len(factors) == 1:
+        return is_rational_form(factors[0])
+    if len(factors) != 2:
+        return False
+    tens = [f for f in factors if f.is_Pow and f.args[0] == 10 and f.args[1].is_Rational]
+    if tens and not all(map(_is_reciprocal, tens)):
+        return any(f.is_Rational for f in factors)
+    # A fraction of which one side is a power: `\\frac{3}{2^{10}}`.
+    sides = [f.args[0] if _is_reciprocal(f) else f for f in factors]
+    is_quotient = sum(map(_is_reciprocal, factors)) == 1
+    return is_quotient and any(map(_is_fraction, sides)) and all(map(is_rational_form, sides))
+
+
+def _is_fraction(tree: Any) -> bool:
+    """Whether a tree is a rational number, or a fraction of two such: `\\frac{3/2}{2}`."""
     if tree.is_Rational:
         return True
+    if not tree.is_Mul or len(tree.args) != 2:
+        return False
+    top, bottom = sorted(tree.args, key=_is_reciprocal)
+    if not _is_reciprocal(bottom) or _is_reciprocal(top):
+        return False
+    return _is_fraction(top) and _is_fraction(bottom.args[0])
+
+
+def _is_short_form(tree: Any) -> bool:
+    """Whether a tree is a power, root or factorial of a rational number."""
+    from sympy import factorial
+
     if isinstance(tree, factorial):
         return bool(tree.args[0].is_Integer)
-    if isinstance(tree, Pow):
-        base, exponent = tree.args
-        return is_rational_form(base) and is_rational_form(exponent)
-    if isinstance(tree, Mul):
-        factors = [f for f in tree.args if f != -1]
-        if not all(map(is_rational_form, factors)):
-            return False
-        numerators = [f for f in factors if not _is_reciprocal(f) and not _is_power_of_ten(f)]
-        return len(numerators) <= 1 and len(factors) <= 2
-    return False
+    return bool(tree.is_Pow) and all(map(_is_fraction, tree.args))
 
 
 def is_too_large(tree: Any) -> bool:
@@ -120,7 +143,3 @@ def _has_like_terms(total: Any) -> bool:
 
 def _is_reciprocal(tree: Any) -> bool:
     return bool(tree.is_Pow and tree.args[1] == -1)
-
-
-def _is_power_of_ten(tree: Any) -> bool:
-    return bool(tree.is_Pow and tree.args[0] == 10)

@@ -16,10 +16,14 @@ _UNITS = {
     "dollar": "dollar", "buck": "dollar", "euro": "euro", "radian": "rad", "gallon": "gal",
 }  # fmt: skip
 _ABBREVIATIONS = frozenset(_UNITS.values()) | {
-    "mph", "kph", "kmh", "rpm", "hz", "khz", "mhz", "w", "kw", "j", "kj", "cal", "kcal", "n", "pa",
-    "v", "a", "c", "f", "st", "nd", "rd", "th", "am", "pm", "cl", "dl", "sq", "cu", "pts",
+    "mph", "kph", "kmh", "rpm", "hz", "khz", "mhz", "kw", "kj", "cal", "kcal", "pa", "st", "nd",
+    "rd", "th", "am", "pm", "cl", "dl", "sq", "cu", "pts",
     "usd", "eur", "gb", "mb", "kb", "tb", "ms", "cc", "ha", "lbs", "hrs", "mins", "secs", "yrs",
 }  # fmt: skip
+
+# Units of one letter, after a space; in lower case, only these may follow the number directly.
+_LETTERS = frozenset("WJNVACFK")
+_LOWER_LETTERS = frozenset("mgshlt")
 
 # Units that can be converted: what they measure, and how many of its smallest unit they are.
 _SIZES = {
@@ -74,12 +78,14 @@ def is_unit(text: str) -> bool:
         return False
     first = _FIRST_WORD.match(text.lstrip())
     if first is None:
-        return not re.search(r"[^\s.,;:?()'%/€£¥₹-]", text)
+        return not re.search(r"[^\s.,;:?()'%€£¥₹]", text)
     # A letter or a word without a space must be a known unit: `5cm` and `5 m`, not `5x` or `5 x`.
-    word = first[0].casefold()
-    if len(word) == 1 or not text[0].isspace():
-        return word in _ABBREVIATIONS or word.rstrip("s") in _UNITS or text[0] in "-/"
-    return True
+    word = first[0]
+    if len(word) == 1:
+        return word in _LOWER_LETTERS or (word in _LETTERS and text[0] in " °")
+    if text[0].isspace() or text[0] in "-/":
+        return True
+    return word.casefold() in _ABBREVIATIONS or word.casefold().rstrip("s") in _UNITS
 
 
 def canonicalize_unit(text: str) -> str:
