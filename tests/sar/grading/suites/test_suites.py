@@ -39,6 +39,7 @@ DISAGREEMENTS = FOLDER / "disagreements.toml"
 NO_REASON = "TODO"
 
 ReadSource = Callable[[str, str], dict[str, str]]
+MathVerify = Callable[[str, str], bool]
 
 
 @dataclass(frozen=True)
@@ -234,22 +235,14 @@ def grade_all(pool: GraderPool, cases: Sequence[Case]) -> list[bool]:
     return [bool(verdict and verdict.result().correctness) for verdict in pending]
 
 
-def grade_with_math_verify(case: Case) -> bool:
-    """Returns the verdict of math-verify alone, with its default settings and a boxed label."""
-    from math_verify import parse, verify
-
-    is_marked = "$" in case.label or r"\boxed" in case.label
-    label = case.label if is_marked else rf"\boxed{{{case.label}}}"
-    try:
-        wanted = parse(label, parsing_timeout=3)
-        return bool(verify(wanted, parse(case.response, parsing_timeout=3), timeout_seconds=3))
-    except Exception:  # noqa: BLE001
-        return False  # to a user who calls math-verify, a crash is no reward
-
-
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_disagreement_has_a_reason(
-    suite: str, pool: GraderPool, read_source: ReadSource, refresh: bool, is_shown: bool
+    suite: str,
+    pool: GraderPool,
+    read_source: ReadSource,
+    refresh: bool,
+    is_shown: bool,
+    math_verify: MathVerify,
 ) -> None:
     cases = SUITES[suite](read_source)
     ours = grade_all(pool, cases)
@@ -263,7 +256,8 @@ def test_every_disagreement_has_a_reason(
         write_reasons(update_reasons(read_reasons(), suite, found))
     reasons = read_reasons()
     if is_shown:
-        print_line(suite, cases, ours, reasons)
+        alone = [math_verify(case.response, case.label) for case in cases]
+        print_line(suite, cases, ours, alone, reasons)
     listed = {case_id: reason.ours for reason in reasons for case_id in reason.cases.get(suite, [])}
     by_id = {case.id: case for case in cases}
     new = [f"{by_id[i]} ours={found[i]}" for i in found if listed.get(i) != found[i]]
@@ -317,9 +311,12 @@ def test_the_recorded_verdicts_are_the_peers(
 
 
 def print_line(
-    suite: str, cases: Sequence[Case], ours: Sequence[bool], reasons: Sequence[Reason]
+    suite: str,
+    cases: Sequence[Case],
+    ours: Sequence[bool],
+    alone: Sequence[bool],
+    reasons: Sequence[Reason],
 ) -> None:
-    alone = [grade_with_math_verify(case) for case in cases]
     num_ours = sum(o == case.theirs for o, case in zip(ours, cases, strict=True))
     num_alone = sum(a == case.theirs for a, case in zip(alone, cases, strict=True))
     line = f"\n{suite}: {len(cases)} cases; agree: ours {num_ours}, math-verify alone {num_alone}"
