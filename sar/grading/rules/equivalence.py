@@ -15,6 +15,7 @@ from typing import Any
 
 from sar.grading.rules.expressions import Expression, read_expression
 from sar.grading.rules.normalize import normalize_words
+from sar.grading.rules.notation import align_variables, rewrite_notation
 from sar.grading.rules.quantities import is_same_quantity, read_quantity
 from sar.grading.rules.relations import find_solutions, is_relation, is_same_relation
 from sar.grading.rules.structures import Structure, read_structure, split_sides
@@ -24,7 +25,9 @@ from sar.grading.rules.words import is_same_spelling, is_same_text, is_textual
 from sar.grading.verdict import Comparison
 
 # `1011_2`, `110_{6}` (second-m2-base-259), `21 (base 5)`.
-_BASED = re.compile(r"([0-9A-Fa-f]+)\s*(?:_\s*\{?\s*(\d+|[a-z]+)\s*\}?|\(?(?:in )?base (\d+)\)?)")
+_BASED = re.compile(
+    r"\(?([0-9A-Fa-f]+)\)?\s*(?:_\s*\{?\s*(\d+|[a-z]+)\s*\}?|\(?(?:in )?base (\d+)\)?)"
+)
 # `4:30`, `4:30 p.m.` (math-clock_times-002); `4 p.m.`
 _CLOCK = re.compile(
     r"(\d{1,2})\s*:\s*(\d{2})(?!\d)\s*(?:([ap])\.?\s*m\b\.?)?[a-z ]{0,12}", re.IGNORECASE
@@ -81,6 +84,8 @@ def compare_answers(label: str, answer: str) -> Comparison:
     """Compares a normalised answer with a normalised label."""
     if is_same_spelling(label, answer):
         return Comparison(True, "the answer is written as the label is")
+    answer = rewrite_notation(align_variables(label, answer))
+    label = rewrite_notation(label)
     if is_textual(label):
         is_equal = normalize_words(label) == normalize_words(answer)
         return Comparison(is_equal, f"the words are {'' if is_equal else 'not '}the label's")
@@ -98,6 +103,7 @@ def is_readable(label: str) -> bool:
 
     It also evaluates the label, so that the pool can detect a label that takes forever.
     """
+    label = rewrite_notation(label)
     if read_quantity(label) or _read_clock(label) or is_textual(label):
         return True
     if _BASED.fullmatch(label):
@@ -168,7 +174,8 @@ def _is_same_structure(label: Structure, answer: Structure) -> bool:
     # Label or answer may leave out the brackets of (2, 3). The answer [2, 3] also equals the label
     # `2, 3`, but the answer `2, 3` does not equal the interval [2, 3].
     is_same_kind = brackets[0] == brackets[1] or brackets in (("()", ""), ("", "()"), ("", "[]"))
-    if not is_same_kind or len(label.parts) != len(answer.parts):
+    is_tuple = len(label.parts) > 2 and set(brackets) == {"()", "[]"}
+    if not (is_same_kind or is_tuple) or len(label.parts) != len(answer.parts):
         return False
     return all(map(_is_same_part, label.parts, answer.parts))
 
@@ -296,11 +303,9 @@ def _compare_form(label: str, answer: str) -> Comparison:
 
 
 def _compare_expressions(label: Expression, answer: Expression, text: str) -> Comparison:
-    from sympy import Expr, MatrixBase, MatrixExpr
+    from sympy import Expr, MatrixBase
 
     trees = label.tree, answer.tree
-    if isinstance(trees[1], MatrixExpr):
-        trees = trees[0], trees[1].doit()
     if isinstance(trees[0], MatrixBase) and isinstance(trees[1], MatrixBase):
         is_equal = trees[0].shape == trees[1].shape and all(
             is_same_tree(a, b) for a, b in zip(*(tree.flat() for tree in trees), strict=True)

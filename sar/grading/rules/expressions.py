@@ -16,7 +16,7 @@ from sar.grading.rules.units import strip_unit
 
 _TRIGONOMETRY = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
 # What the parser computes at once, so that the tree no longer shows it.
-_COMPUTED_BY_PARSER = frozenset({"gcd", "lcm", "det", "vmatrix", "div"})
+_COMPUTED_BY_PARSER = frozenset({"gcd", "lcm", "det", "vmatrix", "div", "binom"})
 _NUMBER_E = re.compile(r"(?<![a-zA-Z\\])e(?![a-zA-Z])|\\exp(?![a-z])")
 
 
@@ -42,6 +42,7 @@ def read_expression(text: str) -> Expression | None:
     if prepared is None:
         return None
     from latex2sympy2_extended import latex2sympy
+    from sympy import MatrixExpr
 
     commands = list_commands(prepared)
     try:
@@ -58,6 +59,8 @@ def read_expression(text: str) -> Expression | None:
         return None
     if tree is None or isinstance(tree, (list, str)):
         return None
+    if isinstance(tree, MatrixExpr):
+        tree = tree.doit()
     computed = commands & _COMPUTED_BY_PARSER
     if _NUMBER_E.search(prepared):
         computed |= {"power of e"}  # the parser computes e^0

@@ -43,12 +43,20 @@ _TEXT_COMMAND = re.compile(
 )
 # `\dfrac`, `\tfrac` (math-boxed-005).
 _FRACTION_COMMAND = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
-# `\frac14` (math-mixed_numbers-022), `\frac1{12}`, `\frac{1}2`.
-_SHORT_FRACTION = re.compile(
-    r"\\frac\s*(?:(\d)|\{([^{}]*)\}|\s([a-z]))\s*(?:([a-z\d])(?![a-z])|\{([^{}]*)\})"
+# `\frac14` (math-mixed_numbers-022), `\frac34x`, `\frac{\sqrt3}2`, `\sqrt5` (math-expressions-024):
+# commands whose arguments may lack their braces, and the number of these.
+_ARGUMENTS = {"frac": 2, "sqrt": 1}
+_WITH_ARGUMENTS = re.compile(r"\\(frac|sqrt)(?![a-zA-Z])\s*(?:\[[^\[\]]*\])?")
+_ARGUMENT = re.compile(r"\s*(\\[a-zA-Z]+|[^\s{}\\])")
+# `C_n^k` and `{n \choose k}` are binomials.
+_BINOMIAL = re.compile(
+    r"(?<![a-zA-Z\\])C\s*_\s*(?:\{([^{}]*)\}|(\w))\s*\^\s*(?:\{([^{}]*)\}|(\w))"
+    r"|\{([^{}]*)\\choose([^{}]*)\}"
 )
-# `\sqrt5` (math-expressions-024).
-_SHORT_ROOT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z](?![a-zA-Z]))")
+# `(\text{mod } 3)`, `\bmod 3`, `\pmod{3}`.
+_MODULUS = re.compile(
+    r"\(?\s*(?:\\[bp]?mod|(?<![a-zA-Z\\])mod)(?![a-zA-Z])\s*\{?\s*(\w+)\s*\}?\s*\)?"
+)
 # Commands for size and position: `\left(` (math-tuples-013).
 _SIZING = re.compile(
     r"\\(?:left|right|big[lr]?|Big[lr]?|bigg[lr]?|Bigg[lr]?|displaystyle|limits|mathopen|mathclose"
@@ -123,11 +131,10 @@ def normalize_latex(text: str) -> str:
     text = _ORDINAL.sub(r" \1", _SEGMENT.sub(r"\1", text))
     text = _EMPTY_SET.sub(r"\\emptyset ", _INFINITY.sub(r"\\infty ", text))
     text = _FRACTION_COMMAND.sub(r"\\frac", text)
-    text = _SHORT_FRACTION.sub(r"\\frac{\1\2\3}{\4\5}", text)
-    text = _SHORT_ROOT.sub(r"\\sqrt{\1}", text)
+    text = _BINOMIAL.sub(_write_binomial, _brace_arguments(text))
     if not _TRIGONOMETRY.search(text):
         text = _DEGREES.sub(" degrees ", text)
-    text = _TEXT_COMMAND.sub(r" \1 ", text)
+    text = _MODULUS.sub(r" \\pmod{\1} ", _TEXT_COMMAND.sub(r" \1 ", text))
     text = re.sub(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi ", text)
     text = text.replace(r"\%", "%").replace(r"\$", "$ ").replace(r"\&", "&").replace(r"\#", "#")
     text = _SYNONYM.sub(lambda m: _SYNONYMS[m[1]], text)
@@ -155,6 +162,36 @@ def normalize_words(text: str) -> str:
     text = unicodedata.normalize("NFKC", normalize_answer(text)).casefold()
     text = re.sub(r"[\"'`*_{}\\$]", "", text)
     return re.sub(r"\s+", " ", text).strip(_TRAILING + "()[]")
+
+
+def _brace_arguments(text: str) -> str:
+    """Puts braces around the arguments of fractions and roots; the innermost are the last."""
+    for command in reversed(list(_WITH_ARGUMENTS.finditer(text))):
+        position = command.end()
+        for _ in range(_ARGUMENTS[command[1]]):
+            if opening := re.match(r"\s*\{", text[position:]):
+                position = _find_closing_brace(text, position + opening.end())
+            elif bare := _ARGUMENT.match(text, position):
+                text = f"{text[:position]}{{{bare[1]}}}{text[bare.end() :]}"
+                position += len(bare[1]) + 2
+    return text
+
+
+def _find_closing_brace(text: str, position: int) -> int:
+    """Returns the position after the brace that closes the one before `position`."""
+    depth = 1
+    for brace in re.finditer(r"(?<!\\)[{}]", text[position:]):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return position + brace.end()
+    return len(text)
+
+
+def _write_binomial(match: re.Match[str]) -> str:
+    top, bottom = (
+        (match[1] or match[2], match[3] or match[4]) if match[5] is None else (match[5], match[6])
+    )
+    return rf"\binom{{{top}}}{{{bottom}}}"
 
 
 def _write_fraction(match: re.Match[str]) -> str:

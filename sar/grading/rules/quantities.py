@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sar.grading.rules.units import canonicalize_unit, convert, is_unit
+from sar.grading.rules.units import Unit, is_unit, read_unit
 
 _MAX_CHARS = 400
 _MAX_EXPONENT = 400
@@ -51,6 +51,7 @@ _TENS = {
 }
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
            "trillion": 10**12}  # fmt: skip
+_CENT = read_unit("cents")
 # After a currency: `€40k`.
 _MAGNITUDES = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "bn": 10**9}
 
@@ -61,14 +62,14 @@ class Quantity:
 
     value: Fraction
     is_percent: bool = False
-    unit: str = ""
-    """The canonical name of the unit after the number; empty if there is none that we know."""
+    unit: Unit | None = None
+    """The unit after the number; None if there is none that we know."""
     num_decimals: int | None = None
     """Digits after the decimal point, or None if the number has no decimal point."""
 
     def __str__(self) -> str:
         number = str(self.value) if self.value.denominator.bit_length() < 99 else "a long fraction"
-        return f"{number}{'%' if self.is_percent else ''} {self.unit}".strip()
+        return f"{number}{'%' if self.is_percent else ''} {self.unit or ''}".strip()
 
 
 def read_quantity(text: str) -> Quantity | None:
@@ -104,7 +105,7 @@ def read_quantity(text: str) -> Quantity | None:
         value = -value
     plain = match["num_plain"] or ""
     num_decimals = len(plain.partition(".")[2]) if "." in plain else None
-    return Quantity(value, percent is not None, canonicalize_unit(unit), num_decimals)
+    return Quantity(value, percent is not None, read_unit(unit), num_decimals)
 
 
 def _read_number_word(text: str) -> int | None:
@@ -123,7 +124,8 @@ def is_same_quantity(label: Quantity, answer: Quantity) -> bool:
     both measure the same: 120 minutes equal 2 hours.
     """
     if label.unit and answer.unit and label.unit != answer.unit:
-        return convert(answer.value, answer.unit, label.unit) == label.value
+        is_same_kind = label.unit.measures == answer.unit.measures
+        return is_same_kind and label.value * label.unit.size == answer.value * answer.unit.size
     if set(_list_values(label, answer)) & set(_list_values(answer, label)):
         return True
     return _rounds_to(label, answer) or _rounds_to(answer, label)
@@ -136,7 +138,7 @@ def _list_values(quantity: Quantity, other: Quantity) -> list[Fraction]:
         # not 0.35 (math-percent-010).
         unmarked = [quantity.value] if abs(quantity.value) >= 1 else []
         return [*unmarked, quantity.value / 100]
-    if quantity.unit == "cent" and not other.unit:
+    if quantity.unit == _CENT and not other.unit:
         return [quantity.value, quantity.value / 100]
     return [quantity.value]
 

@@ -13,7 +13,9 @@ _OPENING, _CLOSING = "([{", ")]}"
 # `\{1, 2\}` (math-sets-004), `{2, 3, 5}`.
 _SET = re.compile(r"\\\{(.*)\\\}|\{(.*)\}")
 # `x \in` in `x \in [2,3]` (math-intervals-005).
-_MEMBER = re.compile(r"\s*[a-zA-Z](?:_\{?\w+\}?)?\s*\\in(?![a-z])\s*")
+_MEMBER = re.compile(
+    r"\s*(?:[a-zA-Z](?:_\{?\w+\}?)?|\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\))\s*\\in(?![a-z])\s*"
+)
 # Separates the parts of a list, as a comma does: `2 or 3` (math-roots_lists-002), `18 and 24`,
 # `(11,7)or(7,11)`.
 _LIST_WORD = re.compile(r"\s*,?\s*(?<![a-zA-Z\\])(?:or|and)(?![a-zA-Z])\s*|\s*\\(?:vee|lor)\s*")

@@ -11,6 +11,8 @@ from typing import Any
 
 from sar.grading.rules.expressions import Expression
 
+# What the parser computes, and people write as a number.
+_NUMBERS = frozenset({"binom"})
 # Exponents above this are not computed: the number has too many digits.
 _MAX_EXPONENT_BITS = 20
 _MAX_BITS = 2**20
@@ -20,19 +22,31 @@ def find_unfinished(label: Expression, answer: Expression) -> str:
     """Returns the name of an operation that an answer has left undone, or an empty string."""
     from sympy import Derivative, Integral, Limit, Max, Min, Mod, Product, Sum
 
-    if left := answer.computed - label.computed:
-        return min(left)
+    new = answer.computed - label.computed - _NUMBERS
+    if new and (new != {"power of e"} or _is_rational(label.tree)):
+        return min(new)
     undone = (Sum, Product, Integral, Limit, Derivative, Max, Min, Mod)
     for operation in undone:
         if answer.tree.has(operation) and not label.tree.has(operation):
             return str(operation.__name__).lower()
-    if label.symbols or not hasattr(label.tree, "is_number") or not label.tree.is_number:
+    if label.symbols or not getattr(label.tree, "is_number", False):
         return ""
-    if new := _name_functions(answer.tree) - _name_functions(label.tree):
-        return min(new)
-    if not is_too_large(label.tree) and label.tree.doit().is_Rational:
+    if functions := _name_functions(answer.tree) - _name_functions(label.tree):
+        return min(functions)
+    if label.computed or is_too_large(label.tree) or is_unfinished_number(label.tree):
+        return ""  # `\\binom{12}{5}` and `2^{2015}` may be written in other ways too
+    if label.tree.doit().is_Rational:
         return "" if is_rational_form(answer.tree) else "a calculation"
     return _find_sum_or_product(answer.tree)
+
+
+def is_unfinished_number(tree: Any) -> bool:
+    """Whether a label is a rational number that is not worked out itself, such as `2^{10}`."""
+    return not _is_fraction(tree) and bool(tree.doit().is_Rational)
+
+
+def _is_rational(tree: Any) -> bool:
+    return bool(getattr(tree, "is_number", False) and tree.is_rational)
 
 
 def is_rational_form(tree: Any) -> bool:
@@ -107,10 +121,12 @@ def _count_bits(tree: Any) -> float:
 
 def _name_functions(tree: Any) -> set[str]:
     """Returns the functions that a tree applies; e^x counts as exp, and log has no base."""
-    from sympy import Abs, factorial
+    from sympy import Abs, I, cos, factorial, sin
     from sympy.core.function import Function
 
     functions = tree.atoms(Function) if hasattr(tree, "atoms") else ()
+    if tree.has(I):  # `e^{i x}` is `\\cos x + i \\sin x`
+        functions = [f for f in functions if not isinstance(f, (cos, sin))]
     return {
         "absolute value" if isinstance(f, Abs) else type(f).__name__
         for f in functions

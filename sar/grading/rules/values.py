@@ -31,6 +31,7 @@ def is_same_tree(label: Any, answer: Any, answer_decimals: int | None = None) ->
         label, answer: sympy expressions.
         answer_decimals: digits after the decimal point if the answer is a plain decimal, else None.
     """
+    label, answer = _name_unknown_functions(label), _name_unknown_functions(answer)
     if label == answer:
         return True
     if is_too_large(label) or is_too_large(answer):
@@ -107,6 +108,15 @@ def _is_same_number(label: Any, answer: Any, answer_decimals: int | None) -> boo
     return abs(offset) <= tolerance
 
 
+def _name_unknown_functions(tree: Any) -> Any:
+    """Replaces `I(0)` and `f(x)`, which have no value, by variables."""
+    from sympy import Symbol
+    from sympy.core.function import AppliedUndef
+
+    unknown = tree.atoms(AppliedUndef) if hasattr(tree, "atoms") else ()
+    return tree.xreplace({f: Symbol(str(f), real=True) for f in unknown}) if unknown else tree
+
+
 def _not_a_number() -> Any:
     from sympy import nan
 
@@ -114,10 +124,10 @@ def _not_a_number() -> Any:
 
 
 def _counts(tree: Any) -> bool:
-    """Whether an expression is only defined for whole numbers."""
-    from sympy import Product, Sum, binomial, factorial
+    """Whether an expression is mostly about whole numbers."""
+    from sympy import Mod, Product, Sum, binomial, ceiling, factorial, floor
 
-    return bool(tree.has(Sum, Product, factorial, binomial))
+    return bool(tree.has(Sum, Product, factorial, binomial, floor, ceiling, Mod))
 
 
 def _cancels(label: Any, answer: Any) -> bool:

@@ -8,6 +8,7 @@ from sar.grading.rules.math import grade_math
 from sar.grading.verdict import Reason, Verdict
 
 EQUAL = [
+    (r"2^{2009}", r"2^{2008}\cdot 2"),
     (r"50,\!625", "50625"),
     (r"11,\! 111", "11111"),
     (r"\$32,\!348", "32348"),
