@@ -6,7 +6,7 @@ Call it only in a grader process (see `processes.pool`): a response can make a p
 from __future__ import annotations
 
 from sar.grading.label import Label
-from sar.grading.rules.answers import strip_thinking
+from sar.grading.rules.answers import cut_run_on, strip_thinking
 from sar.grading.rules.boolean import grade_boolean
 from sar.grading.rules.choice import grade_choice
 from sar.grading.rules.exact import grade_exact
@@ -22,8 +22,8 @@ def grade(response: str, label: Label, *, read_label: bool = True) -> Verdict:
             thinking block, the caller puts its opening tag in front.
         read_label: False compares a math label as plain text, for a label that cannot be parsed.
     """
-    text = strip_thinking(response)
-    if not text:
+    text = cut_run_on(strip_thinking(response))
+    if not text.strip():
         return NO_ANSWER
     match label.grader:
         case "math":

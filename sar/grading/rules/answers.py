@@ -23,17 +23,26 @@ _OPENS_THINKING = re.compile(rf"<(?:{_THINK_NAMES})>\s*\Z", re.IGNORECASE)
 _BOX_EVENT = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{|\\[\\{}]|[{}]")
 # `\boxed 5` (math-boxed-012).
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s*([^\s{}$\\.,;]+)")
-# Between boxes that together are one answer: `\boxed{0} and \boxed{4}` (second-m2-set-244).
+# Between boxes that together are one answer: `\boxed{0} and \boxed{4}` (second-m2-set-244), `$x=`
+# `\boxed{2}$ and $x=\boxed{3}$` (math-boxed_several-011), boxes in neighbouring lines, a relation.
 _BOX_JOINT = re.compile(
-    r"[\s$]*(?:,|;|\\quad|\\text\w*\{)?[\s,$]*(?:and|or|,|;|\\quad)[\s},$]*", re.IGNORECASE
+    r"(?:\s|[$,;&|/~+=<>≈≠*•-]|\\\\|\\[\[\]() ,;:]|\\q?quad|\\(?:approx|neq?|equiv|to|cdot|times|pm"
+    r"|(?:right|left)arrow|left|right|vee|lor|wedge|land)(?![a-z])|\\text\w*\{|[{}()]"
+    r"|\b(?:and|or|also|maybe|perhaps|possibly|alternatively|else|both|either|by|to|vs)\b"
+    r"|\b[a-zA-Z](?:_\{?\w{1,3}\}?)?\s*(?:=|is\b)|(?<=\n)\d{1,2}[.)]\s)*",
+    re.IGNORECASE,
 )
+# One word between them, the unit of the first: `\boxed{5} apples and \boxed{6} pears`.
+_BOX_UNIT = re.compile(r"[\s$]*[a-z]{1,15}(?=[\s$]*(?:,|and\b|or\b))")
+_RELATION = re.compile(r"[=<>≈≠+/*~-]|\\(?:approx|neq?|equiv|to|cdot|times|pm|\w*arrow)(?![a-z])")
 _TAG_OPEN = re.compile(r"<answer>", re.IGNORECASE)
 _TAG_CLOSE = re.compile(r"</answer>", re.IGNORECASE)
 # `#### 16`, as in GSM8K (math-chatter_after-008).
-_HASHES = re.compile(r"####[ \t]*(\S[^\n]{0,400})")
-# What makes `####` the heading of a section: `#### Step 2`, `#### 1. Setup`.
+_HASHES = re.compile(r"####[ \t]*((?!#)\S(?:(?!####)[^\n]){0,400})")
+# What makes `####` the heading of a section: `#### Step 2`, `#### 1. Setup` with text below it.
 _HEADING = re.compile(
-    r"(?i)[*_]*(?:\d+\.\s+[a-z]|(?:step|part|case|conclusion|solution|explanation|verif|check|summary"
+    r"(?i)[*_]*(?:\d+\.\s+[a-z].*\n\s*\S|(?:step|part|case|conclusion|solution|explanation|verif"
+    r"|check|summary"
     r"|note|final|answer|reason|analysis|approach|calculat|option)[a-z]*\b)"
 )
 # `Answer: 5`, `**Final answer:** 5`, `Result: 5`, `Answer - 25 years` (math-answer_prefix-039), or
@@ -54,23 +63,31 @@ _ANSWER_IS = re.compile(
 _QUOTED = re.compile(r"[\"“„«](?:(?:the|my|final|correct|right)\s+){0,3}\Z", re.IGNORECASE)
 
 
+# What a model writes that runs on after its answer: the end of its turn, or a new question
+# (math-chatter_after-005).
+_END_OF_TURN = re.compile(
+    r"<\|(?:im_end|im_start|endoftext|eot_id|end)\|>|</s>|<end_of_turn>|<eos>"
+)
+_NEW_QUESTION = re.compile(
+    r"^[\s#*_>-]{0,12}(?:new |next )?(?:question|problem|human|user|q|exercise|instruction)"
+    r"\s*\d{0,3}[*_]{0,3}\s?[:：]",
+    re.IGNORECASE | re.MULTILINE,
+)
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+
 @dataclass(frozen=True)
 class Statement:
     """One place where a response states its answer."""
 
     start: int
+    """Where the answer starts in the response."""
     text: str
     source: Source
-
-    @property
-    def is_explicit(self) -> bool:
-        """False for prose: "the answer is" may be followed by something else than the answer."""
-        return self.source is not Source.PROSE
-
-    @property
-    def is_formula(self) -> bool:
-        """Whether the text is a box's content, so it is mathematics and not a sentence."""
-        return self.source is Source.BOX
+    end: int = 0
+    """Where the statement ends in the response; for several boxes, the end of the last one."""
+    lead_end: int = 0
+    """Where the text before the statement and its marker ends."""
 
 
 def is_grading_tag(text: str) -> bool:
@@ -93,16 +110,34 @@ def strip_thinking(response: str) -> str:
     return response.strip()
 
 
+def cut_run_on(text: str) -> str:
+    """Returns a text without a new question after its answer, tokens or control characters.
+
+    The first stated answer stands if the model goes on with a question of its own.
+    """
+    text = _CONTROL_CHARACTERS.sub(" ", text)
+    if (token := _END_OF_TURN.search(text)) and text[: token.start()].strip():
+        text = text[: token.start()]
+    questions = list(_NEW_QUESTION.finditer(text))
+    if not questions:
+        return text
+    statements = find_statements(text)
+    if not statements or statements[0].start > questions[-1].start():
+        return text
+    start = next(q.start() for q in questions if q.start() > statements[0].start)
+    return text[:start]
+
+
 def find_statements(text: str) -> list[Statement]:
     """Returns the stated answers in the order of the text, at most the last 64."""
     found = [
-        Statement(m.start(1), m[1].strip(), Source.HASHES)
+        _make_statement(m, Source.HASHES)
         for m in _HASHES.finditer(text)
-        if not _HEADING.match(m[1])
+        if not _HEADING.match(text, m.start(1))
     ]
-    found += [Statement(m.start(1), m[1].strip(), Source.LINE) for m in _ANSWER_LINE.finditer(text)]
+    found += [_make_statement(m, Source.LINE) for m in _ANSWER_LINE.finditer(text)]
     found += [
-        Statement(m.start(1), m[1].strip(), Source.PROSE)
+        _make_statement(m, Source.PROSE)
         for m in _ANSWER_IS.finditer(text)
         if not _QUOTED.search(text[max(0, m.start() - 40) : m.start()])
     ]
@@ -110,21 +145,51 @@ def find_statements(text: str) -> list[Statement]:
     return sorted((s for s in found if s.text), key=lambda s: s.start)[-_MAX_STATEMENTS:]
 
 
+def _make_statement(match: re.Match[str], source: Source) -> Statement:
+    return Statement(match.start(1), match[1].strip(), source, match.end(1), match.start())
+
+
 def _find_tag(text: str) -> list[Statement]:
     """Finds the last `<answer>`. It may be unclosed, if generation stopped at the closing tag."""
-    return [
-        Statement(
-            opened.end(),
-            _TAG_CLOSE.split(text[opened.end() :], maxsplit=1)[0].strip(),
-            Source.TAG,
-        )
-        for opened in _find_last(_TAG_OPEN, text)
-    ]
+    statements = []
+    for opened in _find_last(_TAG_OPEN, text):
+        closed = _TAG_CLOSE.search(text, opened.end())
+        end = closed.start() if closed else len(text)
+        content = text[opened.end() : end]
+        start = opened.end() + len(content) - len(content.lstrip())
+        statements.append(Statement(start, content.strip(), Source.TAG, end, opened.start()))
+    return statements
 
 
 def _find_boxes(text: str) -> list[Statement]:
     """Finds the contents of closed boxes, and joins neighbours into one list: `0, 4`."""
-    spans: list[tuple[int, int, int]] = []  # start of the command, start and end of the content
+    boxes: list[Statement] = []
+    contents: list[str] = []  # of the boxes that are joined into the last statement
+    for start, content_start, content_end in _find_box_spans(text)[-_MAX_STATEMENTS:]:
+        content = text[content_start:content_end].strip()
+        if not content:
+            continue
+        gap = text[boxes[-1].end : start].removeprefix("}") if boxes else None
+        lead_end = start
+        if gap is not None and boxes[-1].end < start and _joins_boxes(gap):
+            joined = boxes.pop()
+            lead_end = joined.lead_end
+            joint = relation[0] if (relation := _RELATION.search(_remove_names(gap))) else ", "
+            if joint != ", " and content != contents[-1]:
+                contents[-1] += f" {joint} {content}"
+            elif content not in contents:
+                contents.append(content)
+        else:
+            contents = [content]
+        boxes.append(
+            Statement(content_start, ", ".join(contents), Source.BOX, content_end, lead_end)
+        )
+    return boxes
+
+
+def _find_box_spans(text: str) -> list[tuple[int, int, int]]:
+    """Returns (start of the command, start of the content, its end) of each closed box."""
+    spans: list[tuple[int, int, int]] = []
     open_braces: list[tuple[int, int] | None] = []  # for a box: starts of command and content
     for event in _BOX_EVENT.finditer(text):
         if event[0] == "{":
@@ -136,23 +201,22 @@ def _find_boxes(text: str) -> list[Statement]:
         elif event[0].endswith("{") and len(event[0]) > 2:
             open_braces.append((event.start(), event.end()))
     spans.extend((m.start(), m.start(1), m.end(1)) for m in _BARE_BOX.finditer(text))
-
-    boxes: list[Statement] = []
-    previous_end = -1
-    for start, content_start, content_end in sorted(spans)[-_MAX_STATEMENTS:]:
-        content = text[content_start:content_end].strip()
-        if not content:
-            continue
-        if 0 <= previous_end < start and _joins_boxes(text[previous_end + 1 : start]):
-            parts = boxes.pop().text.split(", ")
-            content = ", ".join(dict.fromkeys([*parts, content]))
-        boxes.append(Statement(content_start, content, Source.BOX))
-        previous_end = content_end
-    return boxes
+    return sorted(spans)
 
 
 def _joins_boxes(gap: str) -> bool:
-    return len(gap) <= 30 and (not gap.strip(" $\t") or _BOX_JOINT.fullmatch(gap) is not None)
+    """Whether the text between two boxes joins them: `and`, a comma, a new line, a relation."""
+    if len(gap) > 60:
+        return False
+    unit = _BOX_UNIT.match(gap)
+    return _BOX_JOINT.fullmatch(gap, unit.end() if unit else 0) is not None
+
+
+def _remove_names(gap: str) -> str:
+    """Returns the text between boxes without `x =`, list marks and LaTeX's line breaks."""
+    return re.sub(
+        r"(?i)[a-z](?:_\{?\w{1,3}\}?)?\s*=|^\s*[-*•]|\n\s*(?:[-*•]|\d{1,2}[.)])|\\\\", " ", gap
+    )
 
 
 def _find_last(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from sar.grading.rules.followups import Followup, find_remark, offers_alternative
+from sar.grading.rules.modifiers import is_changed_after, is_changed_before
 from sar.grading.rules.normalize import normalize_answer, normalize_unicode
 from sar.grading.rules.prose_numbers import (
     NUMBER,
@@ -13,6 +15,7 @@ from sar.grading.rules.prose_numbers import (
     is_denied,
 )
 from sar.grading.rules.quantities import read_quantity
+from sar.grading.rules.rivals import has_rival_number
 from sar.grading.rules.words import has_words
 
 _TAIL_CHARS = 2000
@@ -41,6 +44,17 @@ _PARENTHESIS = re.compile(
 _MATH_SEGMENT = re.compile(
     r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<!\\)\$([^$\n]{1,300}?)(?<!\\)\$(?!\d)", re.DOTALL
 )
+# The text is cut off if it ends in the first of several steps (math-truncated-002).
+_FIRST_STEP = re.compile(r"\s*(?:\*\*)?(?:step )?1[.):]\s*\S*\s*[A-Za-z]", re.IGNORECASE)
+# `It might be 73`, `Maybe 73`: the response does not commit itself.
+_HEDGE = re.compile(
+    r"\b(?:(?:could|might|may)\s+(?:\w+\s+)?(?:be|equal)|maybe|perhaps|possibly)\W*$", re.IGNORECASE
+)
+# `from 70 to 73`
+_RANGE = re.compile(r"\d\S*(?:\s+[a-z]+)?\s+(?:to|through|and|or|vs)\s+[$*]*$", re.IGNORECASE)
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
+_ALONE = re.compile(r"[\s$*(\\-]*(\d[\d,]*(?:\.\d+)?)[\s$*).!?\\]*")
+_LIST_CHARS = 300
 
 
 def find_ending(text: str, label: str) -> str | None:
@@ -56,11 +70,20 @@ def find_ending(text: str, label: str) -> str | None:
     tail = rewrite_ratios(normalize_unicode(text[-_TAIL_CHARS:]).rstrip(), label)
     if CLOCK_TIME.fullmatch(label) and (times := CLOCK_TIME.findall(tail)):
         return normalize_answer(times[-1])
-    for bold in reversed(_BOLD.findall("\n".join(tail.split("\n")[-3:]))):
-        content = normalize_answer(bold)
+    if _states_nothing(tail):
+        return None
+    if len(candidates := _find_candidates(tail)) > 1:
+        return ", ".join(candidates)
+    last_lines = "\n".join(tail.split("\n")[-3:])
+    for bold in reversed(list(_BOLD.finditer(last_lines))):
+        content = normalize_answer(bold[1])
         if read_quantity(content) or (re.search(r"\d|\\", content) and not has_words(content)):
-            return content
-    return _find_final_formula(tail, label) or _find_last_expression(tail)
+            number = NUMBER.match(content)
+            inside = content[number.end() :] if number and read_quantity(content) else ""
+            before, after = last_lines[: bold.start()], last_lines[bold.end() :]
+            return None if _is_changed(before, inside + after) else content
+    found = _find_final_formula(tail, label)
+    return _find_last_expression(tail) if found is None else found or None
 
 
 def rewrite_ratios(text: str, label: str) -> str:
@@ -68,10 +91,44 @@ def rewrite_ratios(text: str, label: str) -> str:
     return re.sub(r"(\d)\s+to\s+(\d)", r"\1:\2", text) if ":" in label else text
 
 
+def _states_nothing(tail: str) -> bool:
+    """Whether a text ends with a question, an alternative or the first step of several."""
+    line = tail.rpartition("\n")[2]
+    sentence = SENTENCE_BREAK.split(line)[-1]
+    if _FIRST_STEP.match(line) or re.search(r"\d[\s$*)]*\?[\s*]*$", sentence):
+        return True
+    return offers_alternative(sentence) and NUMBER.search(sentence) is not None
+
+
+def _find_candidates(tail: str) -> list[str]:
+    """Returns the numbers that a text ends with, if each is a sentence or line of its own."""
+    found: list[str] = []
+    for sentence in reversed(_SENTENCES.split(tail[-_LIST_CHARS:])):
+        number = _ALONE.fullmatch(sentence)
+        if number is None:
+            break
+        found.append(number[1])
+    return list(dict.fromkeys(reversed(found)))
+
+
+def _is_changed(before: str, after: str) -> bool:
+    """Whether the words around a value in the last lines change it, or offer another one."""
+    lead = before.rpartition("\n")[2]
+    return (
+        is_changed_before(lead)
+        or _RANGE.search(lead[-60:]) is not None
+        or _HEDGE.search(lead[-60:]) is not None
+        or is_changed_after(after, lead)
+        or has_rival_number(after)
+        or find_remark(after, "").kind is not Followup.NOTHING
+    )
+
+
 def _find_final_formula(tail: str, label: str) -> str | None:
-    """Returns the formula that the last sentence ends with, or None."""
+    """Returns the formula that the last sentence ends with, "" if its words change it, or None."""
     sentence = SENTENCE_BREAK.split(tail.rpartition("\n")[2])[-1]
-    sentence = normalize_answer(_PARENTHESIS.sub(" ", sentence))
+    sentence = _PARENTHESIS.sub(lambda m: m[0] if is_changed_after(m[0]) else " ", sentence)
+    sentence = normalize_answer(sentence)
     words = _WORDS_BEFORE.match(sentence)
     if words and is_denied(words[0], words.end()):
         return None
@@ -79,7 +136,15 @@ def _find_final_formula(tail: str, label: str) -> str | None:
     if "=" in ending and not re.search(r",|\bor\b|\band\b", label):
         ending = ending.rpartition(", ")[2]
     if re.match(r"(?![\^_]).*(?:\d|\\[a-z])", ending) and not has_words(ending):
-        return ending.strip(" .,;:*")
+        lead = words[0] if words and sentence.endswith(words[0] + ending) else ""
+        number = NUMBER.match(ending)
+        is_changed = (
+            is_changed_before(lead)
+            or _HEDGE.search(lead[-60:])
+            or _RANGE.search(lead[-60:])
+            or (number and is_changed_after(ending[number.end() :], lead))
+        )
+        return "" if is_changed else ending.strip(" .,;:*")
     return None
 
 
@@ -93,7 +158,12 @@ def _find_last_expression(tail: str) -> str | None:
     numbers = [number for number in numbers if not is_denied(tail, number.start())]
     if segments and (not numbers or numbers[-1].start() < segments[-1].end()):
         return normalize_answer(_get_content(segments[-1]))
-    return normalize_answer(add_unit(tail, choose_main_number(tail, numbers))) if numbers else None
+    if not numbers:
+        return None
+    number = choose_main_number(tail, numbers)
+    if _is_changed(tail[: number.start()], tail[number.end() :]):
+        return None
+    return normalize_answer(add_unit(tail, number))
 
 
 def _get_content(segment: re.Match[str]) -> str:

@@ -6,90 +6,187 @@ The label's form says what to look for (a time, a ratio, words), but never which
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 
 from sar.grading.rules.answers import Statement, find_statements
-from sar.grading.rules.ending import CLOCK_TIME, OPTION_LETTER, find_ending, rewrite_ratios
+from sar.grading.rules.chinese import translate_chinese
+from sar.grading.rules.ending import find_ending, rewrite_ratios
 from sar.grading.rules.exact import extract_words
+from sar.grading.rules.followups import (
+    Followup,
+    find_correction_in,
+    find_remark,
+    offers_alternative,
+)
+from sar.grading.rules.modifiers import (
+    denies_statement,
+    is_changed_after,
+    is_changed_before,
+    is_denied_before,
+)
 from sar.grading.rules.normalize import normalize_answer, normalize_formula, normalize_unicode
-from sar.grading.rules.prose_numbers import NUMBER, find_main_number
+from sar.grading.rules.phrases import UNCLEAR, read_phrase
+from sar.grading.rules.prose_numbers import NUMBER
 from sar.grading.rules.quantities import read_quantity
-from sar.grading.rules.words import has_words, is_same_spelling, is_textual
+from sar.grading.rules.rivals import has_rival_number
+from sar.grading.rules.words import has_words, is_textual
 from sar.grading.verdict import Source
 
 _MAX_ANSWER_CHARS = 2000
+_CONTEXT_CHARS = 200
 
+# `~~72~~ 73`
+_STRUCK_OUT = re.compile(r"~~[^~\n]{1,200}~~|<(?:s|del)>[^<\n]{1,200}</(?:s|del)>")
 # A display formula; its last delimiter may be cut off.
 _DISPLAY = re.compile(r"\\\[(.+?)(?:\\\]|\Z)|\$\$(.+?)(?:\$\$|\Z)", re.DOTALL)
 # Not the full stops of `3.5`, `p.m.` and `A.`
 _SENTENCE_END = re.compile(
     r"(?<![ap]\.m)(?<!\b[a-zA-Z])[.!?](?=\s|$|\*)|(?<=[ap]\.m)\.(?=\s+[A-Z]|$)"
 )
-# `$96, which would be split into three parts of 32` says 96 (math-answer_prefix-029).
-_CONTINUATION = re.compile(
-    r"\s*(?:,|;|--|—|\()?\s*(?:\b(?:because|since|which|where|as|so that|given)\b).*", re.DOTALL
+_SENTENCE_START = re.compile(r"[.!?][*_)\"']*\s|\n|\\\\")
+# Before a box: a list mark, an arrow, or a dash between words, which are no operators.
+_NO_OPERATOR = re.compile(r"^[\s>|]*[-*•+]\s+|</?\w+>|[=-]+>|(?<=[a-zA-Z:*]{2})\s+-(?=[\s$]*\Z)")
+# A factor in front of a box, or one value of several: `2\boxed{73}`, `72 or \boxed{73}`.
+_BEFORE_BOX = re.compile(
+    r"(?:\d|(?<![a-zA-Z\\])[b-zB-Z])[$]?\s?\Z|\d[\s$}]*(?:\b(?:or|and|vs|to|through)\b|[/&])[\s$]*\Z"
+    r"|(?<![=<>+*/-]\s)(?<!\S)\$?\d+\$?\s*[,;]\s*\$?\Z|\bor\b[\s$]*\Z"
+    r"|\d.*\b(?:maybe|perhaps|possibly|alternatively)\b\W*\Z"
+    r"|\\[dt]?frac\s*(?:\{[^{}]*\})?\s*\{?\s*\Z",
+    re.IGNORECASE,
 )
-# All up to the last verb or colon: `the number of eggs is 5`.
-_UP_TO_VERB = re.compile(
-    r".*(?:\b(?:is|are|equals|be|was|of|has|have|to|get|gets|total)\b|:)\s+", re.DOTALL
+# An operation on a box: `\boxed{73}^2`, `\boxed{7}3`, but not `\boxed{73}^\circ`.
+_AFTER_BOX = re.compile(
+    r"\d|[\s$]*(?:hundred|thousand|million|billion|trillion|k)\b"
+    r"|[\s$]*[^\w\s.,;:!?$(){}*'\"\\=-]\s?\d"
+    r"|[\s$]*(?:[-+/]\s*[$\\]?(?:\d|[a-z](?![a-z]))|\*\s*\d|\^\s*\{?\s*(?:\d|[a-z])"
+    r"|\\(?:times|cdot|div|pm|mp)(?![a-z])|!(?=[\s$]*[=\\]))"
 )
+# A line that only goes on with the answer: `y = -5`, `i.e. (x, y) = (2, -5)`.
+_NEXT_LINE = re.compile(r"[.,$\\)\]]*\s*\n\s*([^\n]+)")
+_NAMED_LINE = re.compile(r"\s*[$\\(]*[a-zA-Z](?:_\w)?\s*=\s*[^\n=]{1,60}")
+_THAT_IS = re.compile(r"\s*(?:i\.e\.|that is|or|so)[,:]?\s+(?=[$\\(]*\([a-z])", re.IGNORECASE)
 
 
 def extract_answer(text: str, label: str) -> tuple[str, Source] | None:
     """Returns the answer of a response, normalised, and where it was found; None if it has none.
 
-    For a label in words, the answer is the stated words, or else those of the last line.
+    A response that denies or changes the value that it names has no answer, nor has one that offers
+    another one. For a label in words, the answer is the stated words, or those of the last line.
 
     Args:
         text: the response without its thinking.
         label: the label's answer, normalised.
     """
-    stated = find_statements(text)
     if is_textual(label):
-        sources = [(_get_first_sentence(s.text), s.source) for s in reversed(stated)]
-        sources.append((text.rstrip().rpartition("\n")[2], Source.ENDING))
-        return next(
-            ((words, at) for text, at in sources if (words := extract_words(text, label))), None
-        )
-    for statement in reversed(stated):
-        answer = _read_statement(statement, label)
-        if answer is not None and (
-            statement.is_explicit or not _only_talks_about(statement, answer)
-        ):
-            return answer, statement.source
+        return _extract_words(text, label)
+    text = translate_chinese(_STRUCK_OUT.sub(" ", text))
+    denied: list[str] = []
+    statements = find_statements(text)
+    for index, statement in reversed(list(enumerate(statements))):
+        reading = _read_statement(statement, text, label)
+        if reading is None:
+            continue
+        answer, end = reading
+        if answer == UNCLEAR and _is_only_denied(statement):
+            denied.append(_get_first_sentence(statement.text)[0])
+            continue
+        if index and offers_alternative(_get_lead(text, statement)):
+            return None
+        found = _apply_remark(answer, text[end:], label)
+        return (found, statement.source) if found and not _is_denied(found, denied) else None
     ending = find_ending(text, label)
-    return (ending, Source.ENDING) if ending is not None else None
+    return (ending, Source.ENDING) if ending and not _is_denied(ending, denied) else None
 
 
-def _only_talks_about(statement: Statement, answer: str) -> bool:
+def _extract_words(text: str, label: str) -> tuple[str, Source] | None:
+    """Returns the words that a response states, or else those of its last line."""
+    stated = reversed(find_statements(text))
+    sources = [(_get_first_sentence(s.text)[0], s.source) for s in stated]
+    sources.append((text.rstrip().rpartition("\n")[2], Source.ENDING))
+    return next(
+        ((words, at) for text, at in sources if (words := extract_words(text, label))), None
+    )
+
+
+def _apply_remark(answer: str, rest: str, label: str) -> str | None:
+    """Returns a stated answer, or what a later correction puts in its place; None if it hedges."""
+    remark = find_remark(rest, answer)
+    if remark.kind is Followup.CORRECTION:
+        return find_ending(rest[remark.start :], label)
+    return None if remark.kind is Followup.ALTERNATIVE else answer or None
+
+
+def _is_only_denied(statement: Statement) -> bool:
+    """Whether a statement only says what the answer is not: `the answer is not 72`."""
+    number = NUMBER.search(statement.text)
+    is_prose = statement.source is Source.PROSE
+    return is_prose and number is not None and is_denied_before(statement.text[: number.start()])
+
+
+def _is_denied(answer: str, denied: list[str]) -> bool:
+    numbers = [read_quantity(n[0].strip()) for text in denied for n in NUMBER.finditer(text)]
+    return (found := read_quantity(answer)) is not None and found in numbers
+
+
+def _read_statement(statement: Statement, text: str, label: str) -> tuple[str, int] | None:
+    """Returns a statement's answer and where it ends in the text; None if it states no value.
+
+    The answer is `UNCLEAR` if the words around a value change it.
+    """
+    if statement.source is Source.BOX:
+        answer = _read_box(statement, text, label)
+        return None if answer is None else (answer, statement.end)
+    before = _get_lead(text, statement)
+    content = statement.text[:_MAX_ANSWER_CHARS]
+    sentence, length = _get_first_sentence(content)
+    if corrected := find_correction_in(sentence):
+        sentence, length = sentence[:corrected], corrected
+    end = statement.start + length
+    phrase = normalize_answer(rewrite_ratios(sentence, label))
+    if statement.source is Source.PROSE:
+        if denies_statement(before):
+            return UNCLEAR, end
+        if _only_talks_about(phrase):
+            return None
+    elif is_changed_before(before):
+        return UNCLEAR, end
+    elif has_words(phrase) and _is_worked_solution(content, sentence):
+        return find_ending(content, label) or UNCLEAR, statement.end
+    answer = read_phrase(phrase, label)
+    if answer is None:
+        return None
+    answer, block_length = _add_lines(answer, text[end:])
+    return answer, end + block_length
+
+
+def _read_box(box: Statement, text: str, label: str) -> str | None:
+    """Returns a box's content, `UNCLEAR` if words in or around the box change it, or None."""
+    content = box.text[:_MAX_ANSWER_CHARS]
+    answer = read_phrase(normalize_formula(rewrite_ratios(content, label)), label)
+    if not answer:
+        return answer
+    after_sentence = content[_get_first_sentence(content)[1] :]
+    if find_remark(after_sentence, answer).kind is not Followup.NOTHING:
+        return UNCLEAR
+    after = text[box.end : box.end + _CONTEXT_CHARS].removeprefix("}")
+    return UNCLEAR if _is_box_changed(_get_lead(text, box), after) else answer
+
+
+def _is_box_changed(before: str, after: str) -> bool:
+    """Whether the sentence around a box changes its value: `half of \\boxed{73}`."""
+    before, after = normalize_unicode(_NO_OPERATOR.sub(" ", before)), normalize_unicode(after)
+    return bool(
+        is_changed_before(before)
+        or _BEFORE_BOX.search(before)
+        or _AFTER_BOX.match(after)
+        or is_changed_after(after, before)
+        or has_rival_number(after)
+    )
+
+
+def _only_talks_about(phrase: str) -> bool:
     """Whether prose after "the answer is" describes the answer: `is found by adding 5 and 6`."""
-    lead = _get_first_sentence(statement.text)[:24]
-    return not re.search(r"\d|\\|\$", lead) and has_words(lead) and bool(re.search(r"\d", answer))
-
-
-def _read_statement(statement: Statement, label: str) -> str | None:
-    """Returns a stated answer without the prose around it; None if it has no readable answer."""
-    content = rewrite_ratios(statement.text[:_MAX_ANSWER_CHARS], label)
-    sentence = content if statement.is_formula else _get_first_sentence(content)
-    whole = normalize_formula(sentence) if statement.is_formula else normalize_answer(sentence)
-    if CLOCK_TIME.fullmatch(label) and (times := list(CLOCK_TIME.finditer(whole))):
-        return _get_first_time(whole, times)
-    whole = OPTION_LETTER.sub("", whole)
-    if not whole:
-        return None
-    if is_same_spelling(whole, label):
-        return label
-    if read_quantity(whole) or not has_words(whole):
-        return whole if re.search(r"[\w\\]", whole) else None
-    if re.match(r"(?:not|n't)\b", whole):
-        return None
-    if statement.is_explicit and _is_worked_solution(content, sentence):
-        return find_ending(content, label)
-    parts = (_CONTINUATION.sub("", whole), whole.rpartition("=")[2], _UP_TO_VERB.sub("", whole))
-    for part in (part.strip(" .,;:") for part in parts):
-        if part and part != whole and (read_quantity(part) or not has_words(part)):
-            return part
-    return find_main_number(whole)
+    lead = phrase[:24]
+    return not re.search(r"\d|\\|\$", lead) and has_words(lead) and bool(re.search(r"\d", phrase))
 
 
 def _is_worked_solution(content: str, sentence: str) -> bool:
@@ -98,20 +195,35 @@ def _is_worked_solution(content: str, sentence: str) -> bool:
     return len(numbers) > 1 and len(content.strip()) > len(sentence.strip()) + 2
 
 
-def _get_first_time(text: str, times: list[re.Match[str]]) -> str:
-    """Returns a phrase's first time of day, and its alternatives: `4:30 or 5:30` is both."""
-    said = times[0][0]
-    for previous, time in pairwise(times):
-        if not re.fullmatch(r"\s*(?:,|/|-|or|and|to)\s*", text[previous.end() : time.start()]):
+def _add_lines(answer: str, rest: str) -> tuple[str, int]:
+    """Adds the lines after `x = 2` that go on with `y = -5`, up to a line that sums them up.
+
+    Returns the answer and the length of these lines (math-multi_line_final-002).
+    """
+    length = 0
+    while _NAMED_LINE.fullmatch(answer.rpartition(", ")[2]):
+        line = _NEXT_LINE.match(rest, length)
+        if line is None:
             break
-        said += f", {time[0]}"
-    return said
+        if total := _THAT_IS.match(line[1]):
+            return normalize_answer(line[1][total.end() :]), line.end()
+        if not _NAMED_LINE.fullmatch(line[1].rstrip()):
+            break
+        answer, length = f"{answer}, {normalize_answer(line[1])}", line.end()
+    return answer, length
 
 
-def _get_first_sentence(content: str) -> str:
-    """Returns the first sentence or line, or the display formula that the text starts with."""
+def _get_lead(text: str, statement: Statement) -> str:
+    """Returns the part of its sentence that stands before a statement."""
+    before = text[max(0, statement.lead_end - _CONTEXT_CHARS) : statement.lead_end]
+    ends = list(_SENTENCE_START.finditer(before))
+    return before[ends[-1].end() :] if ends else before
+
+
+def _get_first_sentence(content: str) -> tuple[str, int]:
+    """Returns the first sentence, line or display formula of a text, and where it ends."""
     if display := _DISPLAY.match(content):
-        return display[1] or display[2]
-    line = content.strip().partition("\n")[0]
+        return display[1] or display[2], display.end()
+    line = content.partition("\n")[0]
     end = _SENTENCE_END.search(line)
-    return line[: end.start()] if end else line
+    return (line[: end.start()], end.start()) if end else (line, len(line))

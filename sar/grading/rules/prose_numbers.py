@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 
-from sar.grading.rules.quantities import DECIMAL, read_quantity
-from sar.grading.rules.words import has_words
+from sar.grading.rules.modifiers import is_denied_before
+from sar.grading.rules.quantities import DECIMAL
 
 # A time, a ratio, a mixed number, a LaTeX fraction, a power of ten, a fraction or a decimal.
 NUMBER = re.compile(
@@ -30,26 +29,6 @@ _ASIDE = re.compile(
 _COMPARED = re.compile(
     r"\s*(?:\w+\s+)?(?:(?:fewer|more|less|greater) than|of (?:them|these|which))\b"
 )
-# Before a number that is denied: `25 people came, not 24`.
-_DENIAL = re.compile(
-    r"\b(?:not|isn't|wasn't|aren't|rather than|instead of|unlike)\s+$", re.IGNORECASE
-)
-
-
-def find_main_number(phrase: str) -> str | None:
-    """Returns a phrase's main number, or all its numbers if they are alternatives: `5 or 6`."""
-    numbers = [
-        m
-        for m in NUMBER.finditer(phrase)
-        if read_quantity(m[0].strip()) and not is_denied(phrase, m.start())
-    ]
-    if not numbers:
-        return None
-    between = [phrase[a.end() : b.start()] for a, b in pairwise(numbers)]
-    if any(re.search(r"\bor\b|^\s*(?:,|and)\s*$", gap) for gap in between):
-        return ", ".join(m[0].strip() for m in numbers)
-    is_first = len(numbers) == 1 or not has_words(phrase[: numbers[0].start()])
-    return add_unit(phrase, numbers[0] if is_first else choose_main_number(phrase, numbers))
 
 
 def choose_main_number(text: str, numbers: list[re.Match[str]]) -> re.Match[str]:
@@ -70,7 +49,7 @@ def choose_main_number(text: str, numbers: list[re.Match[str]]) -> re.Match[str]
 
 def is_denied(text: str, position: int) -> bool:
     """Whether the text before a position denies what follows: `not`, `rather than`."""
-    return _DENIAL.search(text[:position][-30:]) is not None
+    return is_denied_before(text[max(0, position - 100) : position])
 
 
 def add_unit(text: str, number: re.Match[str]) -> str:

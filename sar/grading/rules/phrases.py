@@ -1,0 +1,145 @@
+"""Reads the value that a stated answer names: `She has 18 dollars left` says `18 dollars`.
+
+The phrase is read completely. Words that change the value, or a second value, leave no answer.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+from sar.grading.rules.ending import CLOCK_TIME, OPTION_LETTER
+from sar.grading.rules.modifiers import (
+    is_changed_after,
+    is_changed_before,
+    is_denied_before,
+    is_harmless_lead,
+)
+from sar.grading.rules.prose_numbers import NUMBER, add_unit, choose_main_number, is_denied
+from sar.grading.rules.quantities import read_quantity
+from sar.grading.rules.rivals import has_rival, is_alternative
+from sar.grading.rules.words import has_words, is_same_spelling
+
+UNCLEAR = ""
+"""Reading of a phrase that names a value, but does not state it: `half of 73`."""
+
+# `$96, which would be split into three parts of 32` says 96 (math-answer_prefix-029).
+_CONTINUATION = re.compile(
+    r"\s*(?:,|;|--|—|\()?\s*(?:\b(?:because|since|which|where|as|so that|given)\b).*", re.DOTALL
+)
+# All up to the last verb or colon: `the number of eggs is 5`.
+_UP_TO_VERB = re.compile(
+    r".*(?:\b(?:is|are|equals|be|was|of|has|have|to|get|gets|total)\b|:)\s+", re.DOTALL
+)
+# Words in front of a value that `has_words` does not count: `It is 73`, `So 73`.
+_SHORT_LEAD = re.compile(
+    r"\A(?:(?:it|so|is|i|we|he|she|at|to be|i\.e\.|it's)\b[\s,:]*)+(?=[-+$\\(\d])", re.IGNORECASE
+)
+# `The average is minus 10 degrees` (math-negatives-006).
+_MINUS_WORD = re.compile(
+    r"((?:^|\b(?:is|are|was|equals|be|to)\s|[:=]\s?))\s*(?:minus|negative)\s+(?=[$\\]?\d)",
+    re.IGNORECASE,
+)
+# Short words without mathematical meaning that change a value: `no 73`.
+_DENIED_FORMULA = re.compile(r"\W*(?:no|non)\b", re.IGNORECASE)
+# `\begin{aligned} 4 \end{aligned}` (math-boxed-034).
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\{(?:aligned|align\*?|gathered|split)\}")
+# `21 (base 5)`
+_BASED = re.compile(r"[0-9A-Fa-f]+\s*\(?(?:in )?base \d+\)?")
+# `Option (C) 8`
+_OPTION = re.compile(r"\A(?:option|choice)\s+(?=\(?[A-E]\))", re.IGNORECASE)
+# `5 times` is 5, but not `5 times 2`.
+_TIMES = re.compile(r"(?<=\d)\s+times$", re.IGNORECASE)
+
+
+def read_phrase(phrase: str, label: str) -> str | None:
+    """Returns the value that a normalised phrase states, `UNCLEAR`, or None if it has no value."""
+    if CLOCK_TIME.fullmatch(label) and (times := list(CLOCK_TIME.finditer(phrase))):
+        return _get_first_time(phrase, times)
+    phrase = _ENVIRONMENT.sub("", OPTION_LETTER.sub("", _OPTION.sub("", phrase))).strip()
+    phrase = _TIMES.sub("", phrase)
+    if not phrase:
+        return None
+    if is_same_spelling(phrase, label):
+        return label
+    phrase = _SHORT_LEAD.sub("", _MINUS_WORD.sub(r"\1-", phrase), count=1)
+    if _DENIED_FORMULA.match(phrase):
+        return UNCLEAR if re.search(r"\d", phrase) else None
+    number = NUMBER.match(phrase)
+    if _BASED.fullmatch(phrase):
+        return phrase
+    if number and is_changed_after(phrase[number.end() :]):
+        return UNCLEAR
+    if not has_words(phrase):
+        return phrase if re.search(r"[\w\\]", phrase) else None
+    if read_quantity(phrase):
+        return phrase
+    if (part := _read_part(phrase)) is not None:
+        return part
+    return _read_main_number(phrase)
+
+
+def _read_part(phrase: str) -> str | None:
+    """Returns the formula or quantity in a phrase: before a reason, after the last `=` or verb."""
+    reason = _CONTINUATION.search(phrase)
+    verb = _UP_TO_VERB.match(phrase)
+    equals = phrase.rfind("=") + 1
+    spans = [
+        (0, reason.start() if reason else len(phrase)),
+        (equals, len(phrase)),
+        (verb.end() if verb else 0, len(phrase)),
+    ]
+    for start, end in spans:
+        lead, part, rest = phrase[:start], phrase[start:end].strip(" .,;:"), phrase[end:]
+        if not part or part == phrase or not (read_quantity(part) or not has_words(part)):
+            continue
+        if is_denied_before(lead) or is_alternative(NUMBER.split(lead)[1:]):
+            continue
+        number = NUMBER.match(part)
+        tail = part[number.end() :] + rest if number else rest
+        if not is_harmless_lead(lead) or is_changed_after(tail, lead):
+            return UNCLEAR
+        return part
+    return None
+
+
+def _read_main_number(phrase: str) -> str | None:
+    """Returns a phrase's main number; all its numbers if they are alternatives: `5 or 6`."""
+    reason = _CONTINUATION.search(phrase)
+    end = reason.start() if reason and NUMBER.search(phrase, 0, reason.start()) else len(phrase)
+    found = [m for m in NUMBER.finditer(phrase, 0, end) if read_quantity(m[0].strip())]
+    numbers = [m for m in found if not is_denied(phrase, m.start())]
+    if not numbers:
+        return UNCLEAR if found else None
+    main = _choose_number(phrase, numbers)
+    index = numbers.index(main)
+    gaps = [phrase[a.end() : b.start()] for a, b in pairwise(numbers)]
+    if is_alternative(gaps[:index]) or any(map(has_rival, gaps[index:])):
+        return ", ".join(m[0].strip() for m in numbers)
+    lead, tail = phrase[: main.start()], phrase[main.end() :]
+    same = read_quantity(lead.strip(" ("))  # `twelve (12)` (math-number_words-003)
+    is_repeated = same is not None and same == read_quantity(main[0].strip())
+    if not (is_repeated or is_harmless_lead(lead)) or is_changed_after(tail, lead):
+        return UNCLEAR
+    return add_unit(phrase, main)
+
+
+def _choose_number(phrase: str, numbers: list[re.Match[str]]) -> re.Match[str]:
+    """Returns the number after the last `=`, or that a phrase starts with, or the likeliest."""
+    results = [n for n in numbers if n.start() > phrase.rfind("=") >= 0]
+    if results:
+        return results[0]
+    is_first = len(numbers) == 1 or not has_words(phrase[: numbers[0].start()])
+    return numbers[0] if is_first else choose_main_number(phrase, numbers)
+
+
+def _get_first_time(text: str, times: list[re.Match[str]]) -> str:
+    """Returns a phrase's first time of day, and its alternatives: `4:30 or 5:30` is both."""
+    if is_changed_before(text[: times[0].start()]):
+        return UNCLEAR
+    said = times[0][0]
+    for previous, time in pairwise(times):
+        if not re.fullmatch(r"\s*(?:,|/|-|or|and|to)\s*", text[previous.end() : time.start()]):
+            break
+        said += f", {time[0]}"
+    return said
