@@ -18,8 +18,8 @@ _COMMANDS = _FUNCTIONS | frozenset(
     "frac binom sqrt times cdot div pm mp le ge ne lt gt in cup cap setminus emptyset infty lfloor "  # noqa: SIM905
     "rfloor lceil rceil lvert rvert vert sum prod int lim to partial angle prime overline bar hat "
     "vec hbar circ mathbb ell pi alpha beta gamma delta Delta epsilon varepsilon zeta eta theta "
-    "Theta vartheta iota kappa lambda Lambda mu nu xi Xi rho sigma Sigma tau upsilon phi Phi varphi "
-    "chi psi Psi omega Omega".split()
+    "Theta vartheta iota kappa lambda Lambda mu nu xi Xi rho sigma Sigma tau upsilon phi Phi "
+    "varphi chi psi Psi omega Omega".split()
 )
 _ENVIRONMENT = r"\\(?:begin|end)\{(?:[pbv]?matrix|array)\}"
 _TOKEN = re.compile(
