@@ -22,6 +22,7 @@ RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))
 COPY . .
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
+# Grader processes use libseccomp2, which comes with apt.
 FROM ${BASE_IMAGE}
 # User id that the server runs as. Use your own id if you mount your own cache folder.
 ARG UID=1000

@@ -163,14 +163,14 @@ class ServerConfig(BaseSettings):
 
     grader_timeout: float = _grading(
         5.0,
-        "Seconds that a grader may work on one response. Waiting for a CPU does not count.",
+        "CPU seconds that grading one response may take. Waiting for a CPU does not count.",
         value="SECONDS",
         ge=0.1,
         le=3600,
     )
     grader_workers: _NumWorkers = _grading(
         min(os.cpu_count() or 1, 16),
-        "Number of grader processes.",
+        "Number of grader processes. Slow responses get half as many more, at least one.",
         in_words="one per CPU core, at most 16",
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, Self
 
 
 class Reason(StrEnum):
@@ -52,6 +53,20 @@ class Verdict:
     source: Source = Source.NONE
     rule: str = ""
     """Why the answer is right or wrong, in one line (see `Comparison`)."""
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Self:
+        """Makes a verdict from the fields that a grader process sent.
+
+        Raises:
+            ValueError, TypeError: they are no verdict; the process has been tampered with.
+        """
+        texts = {**fields, "answer": fields.get("answer") or ""}
+        if not all(isinstance(texts.get(name), str) for name in ("answer", "rule")):
+            raise TypeError("a grader sent a verdict whose texts are no texts")
+        values = {**fields, "label_unreadable": bool(fields.get("label_unreadable"))}
+        values["reason"], values["source"] = Reason(fields["reason"]), Source(fields["source"])
+        return cls(**values)
 
     @property
     def correctness(self) -> float:

@@ -108,7 +108,7 @@ def test_all_graders_hang(own: FaultyServer, rollouts: list[Rollout], chaos: Hel
     print(f"4 bombs before 64 rollouts, two graders: all answered after {elapsed_s:.1f} s")
     _assert_timed_out(answers[:4])
     chaos.assert_rewarded(list(zip(rollouts, answers[4:], strict=True)))
-    assert elapsed_s < 2 * GRADER_TIMEOUT_S + 5
+    assert elapsed_s < 60
 
 
 def test_all_graders_stopped(own: FaultyServer, rollouts: list[Rollout], chaos: Helpers) -> None:

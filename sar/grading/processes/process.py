@@ -1,38 +1,47 @@
-"""A worker process that runs functions of one module for its parent, and that can be killed.
+"""A worker process that runs functions of one module for the server, and that can be killed.
 
-A call times out after `timeout_s` of wall time if its process used the CPU for at least a fifth of
-that time. If it used less, the machine held it up, and we wait up to ten times as long: a busy
-machine must not turn a right answer into a wrong one. Starting the process is no part of a call's
-time.
+Time is the process's own CPU time, so a busy machine does not turn a right answer into a wrong one.
+The wall clock only ends the wait for a process that gets no CPU time; that is the machine's fault
+and no verdict. Where a process's CPU time cannot be read (not on Linux), every second counts as one
+of CPU time.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
-import pickle
+import select
+import signal
 import socket
-import struct
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing.context import BaseContext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_LENGTH = struct.Struct("!Q")
-_START_TIMEOUT_S = 60.0
-# A call times out after `timeout_s` if its process used the CPU for at least this share of it.
-# If not, the machine held the process up: we wait up to _MAX_WAIT_FACTOR times `timeout_s`.
-_MIN_CPU_SHARE = 0.2
-_MAX_WAIT_FACTOR = 10
+from sar.grading.processes.forkserver import ForkServer
+from sar.grading.processes.serving import (
+    encode_call,
+    read_result,
+    receive_result_bytes,
+    send_bytes,
+)
 
-# multiprocessing's list of child processes is not thread-safe.
-_children_lock = threading.Lock()
+_START_TIMEOUT_S = 60.0
+# A process has stalled if it gets less than this share of a CPU, for at least this long.
+_MIN_CPU_SHARE = 0.02
+_MIN_WALL_LIMIT_S = 30.0
+# A stopped process has stalled after this long. Also the longest wait between two checks.
+_MAX_CHECK_INTERVAL_S = 1.0
 
 
 class CallTimedOut(Exception):
-    """The function used up its time, and its process was killed."""
+    """The call used up its CPU time, and its process was killed."""
+
+
+class CallGaveWay(Exception):
+    """The call was ended early because others wait, and its process was killed."""
 
 
 class ProcessDied(Exception):
@@ -40,180 +49,180 @@ class ProcessDied(Exception):
 
 
 class ProcessStalled(ProcessDied):
-    """The process was killed after it got too little CPU time: it was stopped, or the machine is
+    """The process was killed because it got too little CPU time: it was stopped, or the machine is
     busy. The machine is at fault, not the call."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The CPU time that a call may use."""
+
+    cpu_s: float
+    gives_way_after_s: float | None = None
+    """CPU time after which the call ends as soon as `others_wait` is true."""
+    others_wait: Callable[[], bool] = lambda: False
+
+    @property
+    def wall_limit_s(self) -> float:
+        return max(_MIN_WALL_LIMIT_S, self.cpu_s / _MIN_CPU_SHARE)
 
 
 class KillableProcess:
     """One worker process. One thread at a time may use it; any thread may kill it."""
 
-    def __init__(self, context: BaseContext, module: str) -> None:
+    def __init__(self, fork_server: ForkServer, niceness: int = 0) -> None:
         """
         Args:
-            context: the multiprocessing context that starts the process.
-            module: name of the module with the functions. The process first runs its
-                `initialize()`.
+            fork_server: starts the process, and decides which functions it has.
+            niceness: see `ForkServer.start_process`.
+        Raises:
+            OSError: the process cannot be started.
         """
         self.num_calls = 0
+        self._fork_server = fork_server
+        self._exit_code: int | None = None
+        self._lock = threading.Lock()
         self._connection, theirs = socket.socketpair()
-        with _children_lock, theirs:
-            self._process: Any = context.Process(  # type: ignore[attr-defined]
-                target=_serve, args=(theirs, module), daemon=True
-            )
-            self._process.start()
+        lifeline, self._lifeline = os.pipe()
+        try:
+            self._pid: int | None = fork_server.start_process(theirs, lifeline, niceness)
+        except OSError:
+            self._connection.close()
+            os.close(self._lifeline)
+            raise
+        finally:
+            theirs.close()
+            os.close(lifeline)
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self) -> Any:
         """Waits for the process to start. Call it once, before the first `call`.
 
+        Returns:
+            What the module's `initialize` returned.
         Raises:
-            CallTimedOut, ProcessDied, ProcessStalled: it did not start; the process is gone.
+            CallTimedOut, ProcessDied: it did not start, and is killed; call `kill_and_wait`.
         """
-        self._exchange(None, _START_TIMEOUT_S, max_wait_factor=1)
+        return self._exchange(None, Budget(_START_TIMEOUT_S))
 
-    def call(self, function: str, *args: Any, timeout_s: float) -> Any:
+    def call(self, function: str, *args: Any, budget: Budget) -> Any:
         """Calls a function of the module in the process, and returns its result.
 
         Args:
             function: the function's name.
             args: its arguments; they must be picklable.
-            timeout_s: how long it may run (see the module's docstring).
+            budget: the CPU time that it may use.
         Raises:
-            CallTimedOut, ProcessDied, ProcessStalled: no result; the process is gone.
-            Exception: any exception that the function raised.
+            CallTimedOut, CallGaveWay, ProcessDied, ProcessStalled: no result. The process is
+                killed; call `kill_and_wait`.
+            WorkerFailed: the function raised an exception.
         """
         self.num_calls += 1
-        succeeded, outcome = self._exchange((function, args), timeout_s, _MAX_WAIT_FACTOR)
-        if not succeeded:
-            raise outcome
-        return outcome
+        return self._exchange(encode_call(function, args), budget)
 
     def kill(self) -> None:
         """Kills the process, even a busy one. A call in another thread raises `ProcessDied`."""
-        with _children_lock:
-            self._process.kill()
+        with self._lock:
+            if self._pid is not None:  # else the number may be another process's by now
+                with suppress(ProcessLookupError):
+                    os.kill(self._pid, signal.SIGKILL)
 
     def kill_and_wait(self) -> None:
         """Kills the process, and returns once it is gone."""
         self.kill()
-        self._process.join()
+        if self._pid is None:
+            return
+        self._connection.settimeout(None)
+        with suppress(OSError):
+            while self._connection.recv(1 << 16):  # the system closes its end when it is gone
+                pass
+        with self._lock:
+            self._exit_code = self._fork_server.reap(self._pid)
+            self._pid = None
         self._connection.close()
+        os.close(self._lifeline)
 
     @property
     def is_alive(self) -> bool:
-        return bool(self._process.is_alive())
+        """Whether an idle process is still there. It sends nothing, so only its end is readable."""
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
+        return not poll.poll(0)
 
-    def _exchange(self, request: object, timeout_s: float, max_wait_factor: float) -> Any:
-        """Sends a request unless it is None, and returns the process's next message.
-
-        Raises:
-            CallTimedOut, ProcessDied, ProcessStalled: there is none; the process is gone.
-        """
-        deadline = _Deadline(self._process.pid, timeout_s, max_wait_factor)
+    def _exchange(self, message: bytes | None, budget: Budget) -> Any:
+        """Sends a message unless it is None, and returns the process's answer."""
+        assert self._pid is not None
+        clock = _CallClock(self._pid, budget)
         try:
-            if request is not None:
-                _send(self._connection, request, deadline)
-            return _receive(self._connection, deadline)
-        except (CallTimedOut, ProcessStalled):
-            self.kill_and_wait()
+            if message is not None:
+                send_bytes(self._connection, message, clock.next_wait_s)
+            data = receive_result_bytes(self._connection, clock.next_wait_s)
+            return read_result(data)
+        except (CallTimedOut, CallGaveWay, ProcessStalled):
+            self.kill()  # freeing its memory may take a while, so the caller waits when it likes
             raise
-        except OSError as error:
+        except (OSError, ValueError, RecursionError) as error:
             self.kill_and_wait()
-            raise ProcessDied(f"exit code {self._process.exitcode}") from error
+            raise ProcessDied(f"exit code {self._exit_code}, {error}") from error
 
 
-class _Deadline:
-    """The time that a process has for one exchange; longer if it gets little CPU time."""
+class _CallClock:
+    """The time that one call has used, and the time that it has left."""
 
-    def __init__(self, pid: int, timeout_s: float, max_wait_factor: float) -> None:
+    def __init__(self, pid: int, budget: Budget) -> None:
         self._pid = pid
-        self._timeout_s = timeout_s
-        self._max_wait_s = timeout_s * max_wait_factor
+        self._budget = budget
         self._started_s = time.monotonic()
-        self._cpu_before_s, _ = _read_cpu_usage(pid)
+        self._cpu_before_s = _read_cpu_s(pid)
 
-    def check(self) -> float:
+    def next_wait_s(self) -> float:
         """Returns how many seconds to wait for the process before the next check.
 
         Raises:
-            CallTimedOut: the process is late although it had CPU time.
-            ProcessStalled: the process is late because it had too little CPU time.
+            CallTimedOut, CallGaveWay: the process has used its CPU time.
+            ProcessStalled: the process gets too little CPU time.
         """
+        budget = self._budget
         elapsed_s = time.monotonic() - self._started_s
-        if elapsed_s < self._timeout_s:
-            return max(1e-3, self._timeout_s - elapsed_s)
-        cpu_s, is_stopped = _read_cpu_usage(self._pid)
-        cpu_s -= self._cpu_before_s
-        if cpu_s >= _MIN_CPU_SHARE * self._timeout_s:
-            raise CallTimedOut(f"no result after {elapsed_s:.1f} s")
-        if is_stopped or elapsed_s >= self._max_wait_s:
-            raise ProcessStalled(f"it had {cpu_s:.1f} s of CPU time in {elapsed_s:.1f} s")
-        return _MIN_CPU_SHARE * self._timeout_s
+        first_check_s = budget.gives_way_after_s or budget.cpu_s
+        if elapsed_s < min(first_check_s, _MAX_CHECK_INTERVAL_S):
+            # It has used less CPU time than that. This is the usual case, so nothing is read.
+            return max(1e-3, min(first_check_s, _MAX_CHECK_INTERVAL_S) - elapsed_s)
+        used_s = self._read_used_s(elapsed_s)
+        if used_s >= budget.cpu_s:
+            raise CallTimedOut(f"no result after {used_s:.2f} s of CPU time")
+        is_stopped = elapsed_s >= _MAX_CHECK_INTERVAL_S and _is_stopped(self._pid)
+        if is_stopped or elapsed_s >= budget.wall_limit_s:
+            raise ProcessStalled(f"it had {used_s:.2f} s of CPU time in {elapsed_s:.1f} s")
+        left_s = budget.cpu_s - used_s
+        if (gives_way_s := budget.gives_way_after_s) is not None:
+            if used_s >= gives_way_s and budget.others_wait():
+                raise CallGaveWay(f"others wait, after {used_s:.2f} s of CPU time")
+            # Others may come at any time: look as often as every `gives_way_s`.
+            left_s = min(left_s, gives_way_s - used_s if used_s < gives_way_s else gives_way_s)
+        return max(1e-3, min(left_s, _MAX_CHECK_INTERVAL_S))
+
+    def _read_used_s(self, elapsed_s: float) -> float:
+        if self._cpu_before_s is None:
+            return elapsed_s
+        now_s = _read_cpu_s(self._pid)
+        if now_s is None:
+            raise ProcessLookupError("the process has gone")
+        return now_s - self._cpu_before_s
 
 
-def _read_cpu_usage(pid: int) -> tuple[float, bool]:
-    """Returns the CPU seconds that a process has used, and whether it is stopped.
+def _read_cpu_s(pid: int) -> float | None:
+    """The CPU seconds that a process has used; None if the system does not say."""
+    try:
+        # Linux's number for a process's CPU clock: what clock_getcpuclockid(3) computes.
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:
+        return None
 
-    On a system without /proc, the process counts as always running.
-    """
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped the process. False on a system without /proc."""
     try:
         # The process's name comes first, in parentheses; it may contain spaces and parentheses.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     except OSError:
-        return time.monotonic(), False
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"), fields[0] == "T"
-
-
-def _serve(connection: socket.socket, module_name: str) -> None:
-    """Runs in the process: answers requests until the parent closes the connection or exits."""
-    module = importlib.import_module(module_name)
-    module.initialize()
-    _send(connection, "ready")
-    while True:
-        try:
-            function, args = _receive(connection)
-        except ConnectionError:
-            return
-        try:
-            outcome = True, getattr(module, function)(*args)
-        except Exception as error:  # noqa: BLE001  `call` raises it in the parent
-            outcome = False, _make_picklable(error)
-        _send(connection, outcome)
-
-
-def _make_picklable(error: Exception) -> Exception:
-    """Returns the exception, or a RuntimeError with its text if it cannot be pickled."""
-    try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301  made by this program
-    except Exception:  # noqa: BLE001  an exception's arguments can be any object
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
-
-
-def _send(connection: socket.socket, message: object, deadline: _Deadline | None = None) -> None:
-    """Sends a pickled message after its length; `deadline.check` may raise meanwhile."""
-    data = pickle.dumps(message)
-    unsent = memoryview(_LENGTH.pack(len(data)) + data)
-    while unsent:
-        connection.settimeout(deadline.check() if deadline else None)
-        with suppress(TimeoutError):
-            unsent = unsent[connection.send(unsent) :]
-
-
-def _receive(connection: socket.socket, deadline: _Deadline | None = None) -> Any:
-    (num_bytes,) = _LENGTH.unpack(_receive_bytes(connection, _LENGTH.size, deadline))
-    # This program made the data: both ends are its own.
-    return pickle.loads(_receive_bytes(connection, num_bytes, deadline))  # noqa: S301
-
-
-def _receive_bytes(
-    connection: socket.socket, num_bytes: int, deadline: _Deadline | None
-) -> bytearray:
-    data = bytearray()
-    while len(data) < num_bytes:
-        connection.settimeout(deadline.check() if deadline else None)
-        with suppress(TimeoutError):
-            received = connection.recv(min(num_bytes - len(data), 1 << 20))
-            if not received:
-                raise ConnectionResetError("the other end has closed the connection")
-            data += received
-    return data
+        return False

@@ -7,57 +7,64 @@ it, because it loads sympy.
 from __future__ import annotations
 
 import fcntl
-import multiprocessing
 import os
-import resource
 import signal
-import sys
 from dataclasses import asdict
 from typing import Any
 
-import math_verify  # noqa: F401  loaded once, before the fork
+import sympy.physics.units.systems  # noqa: F401  sympy itself loads it late
 
 from sar.grading.explain import explain as explain_verdict
 from sar.grading.grade import grade
 from sar.grading.label import Label
+from sar.grading.processes.confinement import Walls
+from sar.grading.rules.equivalence import compare_common_forms
 from sar.grading.rules.math import is_readable_label
 from sar.grading.verdict import Reason, Verdict
 
-_MAX_ADDRESS_SPACE_BYTES = 4 * 2**30
-# Audit events that grading never causes. Forbidding them limits a response that gets code to run.
-_FORBIDDEN = {
-    *("os.exec", "os.fork", "os.posix_spawn", "os.system", "subprocess.Popen"),
-    *("socket.__new__", "socket.bind", "socket.connect", "socket.sendmsg", "socket.sendto"),
-    *("socket.getaddrinfo", "socket.gethostbyaddr", "socket.gethostbyname", "socket.getnameinfo"),
-}
+_walls: Walls | None = None
+"""What `warm_up` prepared."""
 
 
-def initialize() -> None:
-    """Limits a new grader process's memory, and forbids it the network and other programs."""
-    # Ctrl-C is for the parent, which kills this process. SIGTERM's default action ends it even
+def warm_up() -> None:
+    """Runs once in the fork server, before any process is forked."""
+    compare_common_forms()
+    global _walls
+    _walls = Walls()
+
+
+def initialize(lifeline: int) -> str:
+    """Shuts a new grader process in, and says in words what holds.
+
+    Args:
+        lifeline: descriptor that is closed at its other end when the server dies.
+    """
+    # Ctrl-C is for the server, which kills this process. SIGTERM's default action ends it even
     # during a long C call.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_AS, (_MAX_ADDRESS_SPACE_BYTES, _MAX_ADDRESS_SPACE_BYTES))
-    _die_with_parent()
-    sys.addaudithook(_forbid)
+    _die_with_server(lifeline)
+    _leave_the_log()
+    return (_walls or Walls()).confine().describe()
 
 
-def _die_with_parent() -> None:
-    """Makes the system end this process when the parent dies, even during a long C call.
+def _die_with_server(lifeline: int) -> None:
+    """Makes the system end this process when the server dies, even during a long C call.
 
-    The parent's death closes a pipe that only it holds; the system then sends SIGIO, whose default
+    The server's death closes a pipe that only it holds; the system then sends SIGIO, whose default
     action ends a process.
     """
-    if parent := multiprocessing.parent_process():
-        fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
-        flags = fcntl.fcntl(parent.sentinel, fcntl.F_GETFL)
-        fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)
 
 
-def _forbid(event: str, _: object) -> None:
-    if event in _FORBIDDEN:
-        raise PermissionError(f"a grader process may not do this: {event}")
+def _leave_the_log() -> None:
+    """Points standard output and error away from the server's log."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(null, descriptor)
+    os.close(null)
 
 
 def grade_response(response: str, label: Label, read_label: bool) -> Verdict:

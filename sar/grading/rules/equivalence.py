@@ -7,6 +7,7 @@ numbers with a base have rules here. Runs only in a grader process.
 
 from __future__ import annotations
 
+import logging
 import re
 from functools import lru_cache
 from itertools import pairwise
@@ -23,6 +24,9 @@ from sar.grading.rules.unfinished import find_unfinished, is_too_large
 from sar.grading.rules.values import evaluate_at, is_rounding_of, is_same_tree
 from sar.grading.rules.words import is_same_spelling, is_same_text, is_textual
 from sar.grading.verdict import Comparison
+
+# math-verify warns at each call that its own timeouts are off. The pool has timeouts instead.
+logging.getLogger("math_verify").setLevel(logging.CRITICAL)
 
 # `1011_2`, `110_{6}` (second-m2-base-259), `21 (base 5)`.
 _BASED = re.compile(
@@ -56,7 +60,7 @@ _SET_NOTATION = re.compile(r"[<>]|\\(?:le|ge|ne|cup|cap|setminus|infty|mathbb|em
 _STEP = re.compile(r"→|⇒|\\(?:to|rightarrow|Rightarrow|implies|Longrightarrow)(?![a-z])|[-=]>")
 _APPROXIMATELY = re.compile(r"\\approx|\\simeq|\\sim(?![a-z])")
 
-# Pairs for `warm_up`: together they take the parser through most of its grammar.
+# Pairs for `compare_common_forms`: together they take the parser through most of its grammar.
 _COMMON_FORMS = (
     (r"\frac{1}{2} + \sqrt{3}", r"\sqrt{3} + 0.5"),
     (r"\frac{-1 + \sqrt[3]{5}}{2\pi}", r"-\frac{1 - 2\pi}{\sqrt{5}}"),
@@ -393,8 +397,8 @@ def _say_or_not(is_equal: bool) -> str:
     return "say" if is_equal else "do not say"
 
 
-def warm_up() -> None:
-    """Compares a pair of each common form, so that the parser and sympy have filled their caches.
+def compare_common_forms() -> None:
+    """Makes the parser and sympy load and compute what they load and compute only once.
 
     The first expression of a kind takes the parser up to a hundred times as long as the second.
     """

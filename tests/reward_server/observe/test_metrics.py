@@ -207,7 +207,7 @@ def test_a_grader_that_is_killed_is_counted(
     pool, _ = graders
     one = InOneProcess(bundled_tokenizer, pool, Metrics())
     before = pool.num_restarts
-    process = pool._slots[0].process
+    process = pool._slots[0]._process
     assert process is not None
     process.kill()
     while pool.num_restarts == before:  # until its thread has work, and sees that it is gone

@@ -15,7 +15,10 @@ import pytest
 
 from sar.grading.label import Label, parse_label
 from sar.grading.processes import pool as pool_module
+from sar.grading.processes import slot as slot_module
+from sar.grading.processes.forkserver import ForkServer
 from sar.grading.processes.pool import GraderPool
+from sar.grading.processes.serving import WorkerFailed
 from sar.grading.verdict import Reason
 
 ROOT = Path(__file__).parents[3]
@@ -145,37 +148,10 @@ def test_the_work_of_a_stopped_process_is_done_by_another(
 def test_processes_that_do_not_start_are_an_error_and_no_verdict(
     new_pool: Callable[..., GraderPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "_WORKER", "sar.grading.no_such_module")
+    monkeypatch.setattr(pool_module, "_FORK_SERVER", ForkServer("sar.grading.no_such_module"))
     pool = new_pool()
     with pytest.raises(RuntimeError, match="before they were ready"):
         pool.grade("Answer: 5", MATH)
-
-
-def test_a_grader_has_no_network_and_starts_no_program() -> None:
-    """Runs in another process, because the ban cannot be undone."""
-    script = """
-import socket, subprocess
-from sar.grading.processes import worker
-unused = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-worker.initialize()
-for forbidden in (
-    lambda: socket.create_connection(("127.0.0.1", 9)),
-    lambda: socket.getaddrinfo("localhost", 80),
-    lambda: socket.gethostbyname("localhost"),
-    lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendmsg([b"x"], [], 0, ("::1", 9)),
-    lambda: unused.sendmsg([b"x"], [], 0, ("127.0.0.1", 9)),
-    lambda: subprocess.run(["true"]),
-    lambda: __import__("os").system("true"),
-):
-    try:
-        forbidden()
-    except PermissionError:
-        print("forbidden")
-"""
-    ran = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert ran.stdout.split() == ["forbidden"] * 7
 
 
 def test_hung_graders_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
@@ -202,36 +178,24 @@ if __name__ == "__main__":
     _wait_until(lambda: not any(_is_running(pid) for pid in graders))
 
 
-def test_work_of_killed_busy_processes_is_done_again(new_pool: Callable[..., GraderPool]) -> None:
+def test_work_of_killed_busy_processes_is_done_again(
+    stand_in_pool: Callable[[int, float], GraderPool],
+) -> None:
     before = set(_descendants())
-    pool = new_pool(timeout_s=30.0)
-    assert pool.grade("Answer: 5", MATH).reason is Reason.CORRECT
-    slow = "{" * MEGABYTE + "\nAnswer: "
-    pending = [pool.submit(slow + str(5 + index % 2), MATH) for index in range(6)]
-    pids = set(_descendants()) - before
+    pool = stand_in_pool(NUM_WORKERS, 30.0)
+    pending = [pool.submit(f"use 0.8|{index}|{5 + index % 2}", MATH) for index in range(6)]
     busy: set[int] = set()
     while not busy and not all(p.done() for p in pending):
-        busy = _busy_pids(pids)
+        busy = _busy_pids(set(_descendants()) - before)
     _kill(busy)
     verdicts = [p.result().reason for p in pending]
     assert verdicts == [Reason.CORRECT, Reason.WRONG] * 3
     assert not busy & {pid for pid, state in _descendants().items() if state != "Z"}
 
 
-def test_hung_graders_only_make_others_wait(graders: GraderPool) -> None:
-    """With more hanging texts than processes, others wait longer than the time limit."""
-    started = time.monotonic()
-    bombs = [graders.submit(BOMB, MATH) for _ in range(2 * NUM_WORKERS)]
-    behind = [graders.submit(f"Answer: {answer}", MATH) for answer in (5, 6)]
-    assert [b.result().reason for b in behind] == [Reason.CORRECT, Reason.WRONG]
-    assert time.monotonic() - started > 1.5 * TIMEOUT_S  # they waited in the queue
-    assert [b.result().reason for b in bombs] == [Reason.TIMEOUT] * len(bombs)
-    assert graders.grade("Answer: 5", MATH).reason is Reason.CORRECT
-
-
 def test_a_graders_own_error_is_raised(graders: GraderPool) -> None:
     broken = Label(answer=5, grader="math")  # type: ignore[arg-type]  # like a bug of ours
-    with pytest.raises((TypeError, AttributeError)):
+    with pytest.raises(WorkerFailed, match=r"TypeError|AttributeError"):
         graders.grade("Answer: 5", broken)
     assert graders.grade("Answer: 5", MATH).reason is Reason.CORRECT
 
@@ -239,7 +203,7 @@ def test_a_graders_own_error_is_raised(graders: GraderPool) -> None:
 def test_processes_neither_grow_nor_stay_as_zombies(
     new_pool: Callable[..., GraderPool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "_VERDICTS_PER_PROCESS", 20)
+    monkeypatch.setattr(slot_module, "_MAX_CALLS", 20)
     before = set(_descendants())
     pool = new_pool()
     pending = [pool.submit(f"Answer: {5 + index % 2}", MATH) for index in range(200)]
@@ -248,7 +212,7 @@ def test_processes_neither_grow_nor_stay_as_zombies(
     assert reasons.pop(100) is Reason.TIMEOUT
     assert reasons == [Reason.CORRECT, Reason.WRONG] * 100
     _wait_until(lambda: len(set(_descendants()) - before) <= NUM_WORKERS)
-    assert "Z" not in _descendants().values()
+    _wait_until(lambda: "Z" not in _descendants().values())
     pool.close()
     _wait_until(lambda: not set(_descendants()) - before)
 
