@@ -42,7 +42,7 @@ _SLICES_S = (0.3, 1.0)
 # CPU seconds in an ordinary process after which a response goes to the slow lane if others wait.
 # One in a hundred ordinary texts takes this long.
 _GIVES_WAY_AFTER_S = 0.02
-_SLOW_NICENESS = 10
+_SLOW_NICENESS = 5
 _MARK_LIFETIME_S = 600.0
 _MAX_MARKS = 10_000
 

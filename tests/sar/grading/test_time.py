@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,32 +30,26 @@ def _slow_cases() -> list[tuple[str, Reason]]:
     cases = []
     for index in range(NUM_CASES):
         answer, reason = (5, Reason.CORRECT) if index % 2 else (6, Reason.WRONG)
-        cost_s = 0.005 + 0.03 * (index % 7) / 7
-        if index % 50 == 11:
+        cost_s = 0.005 + 0.02 * (index % 7) / 7
+        if index % 100 == 11:
             cost_s = 0.45
-        if index % 125 == 12:
+        if index % 250 == 12:
             cost_s, reason = 1000.0, Reason.TIMEOUT
         cases.append((f"use {cost_s}|{index}|{answer}", reason))
     return cases
 
 
-def _burn() -> None:
-    while True:
-        pass
-
-
 @contextmanager
 def _all_cores_busy() -> Iterator[None]:
-    context = multiprocessing.get_context("spawn")
-    burners = [context.Process(target=_burn, daemon=True) for _ in range(os.cpu_count() or 1)]
-    for burner in burners:
-        burner.start()
+    command = [sys.executable, "-c", "while True: pass"]
+    burners = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)]
     try:
         yield
+        assert [burner.poll() for burner in burners] == [None] * len(burners)
     finally:
         for burner in burners:
             burner.kill()
-            burner.join()
+            burner.wait()
 
 
 @pytest.mark.slow
