@@ -6,7 +6,6 @@ It is enough to compute the reward again without the model, as `sar.rescore` doe
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -15,9 +14,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sar.grading.label import GraderName, Label, Mode
-from sar.grading.rules.answers import find_thinking_tag
 from sar.grading.verdict import Reason, Verdict
 from sar.reward import Likelihood, Reward, combine
+from sar.special_tokens import COMMON_END_TOKENS, make_graded_text
 
 SCHEMA = 1
 
@@ -36,7 +35,7 @@ class Decision:
     response: str
     """The text that was scored, special tokens included."""
     special_tokens: Annotated[tuple[str, ...], _CONVERTED]
-    """Special tokens of the response that were removed before grading."""
+    """Special tokens in the response. Graders do not see them (`sar.special_tokens`)."""
     label: str | dict[str, Any]
     """As the client sent it; `sar.grading.label.parse_label` parses it."""
     grader: GraderName
@@ -62,6 +61,9 @@ class Decision:
     model: str
     server_version: str
     schema: int = SCHEMA
+    end_tokens: Annotated[tuple[str, ...], _CONVERTED] = ()
+    """Special tokens that end a response of this policy. Empty in older logs: there, the
+    `COMMON_END_TOKENS` end it."""
 
     __pydantic_config__: ClassVar = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -81,6 +83,7 @@ class Decision:
         model: str,
         server_version: str,
         policy_version: str | int | None = None,
+        end_tokens: Sequence[str] = (),
     ) -> Decision:
         """The record of a reward that was just computed.
 
@@ -88,6 +91,7 @@ class Decision:
             prompt, response: from `RolloutTokenizer.split`, special tokens included.
             special_tokens: from `RolloutTokenizer.find_special_tokens`.
             label_as_sent: the label before it was parsed.
+            end_tokens: `RolloutTokenizer.end_tokens`.
         """
         return cls(
             time=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -100,6 +104,7 @@ class Decision:
             policy_version=policy_version,
             model=model,
             server_version=server_version,
+            end_tokens=tuple(end_tokens),
             **_reward_fields(reward, label.grader, label.mode, sar_weight),
         )
 
@@ -112,11 +117,9 @@ class Decision:
 
     @property
     def graded_text(self) -> str:
-        """The text that was graded: the response without special tokens, after a `<think>` tag if
-        the prompt ends with one."""
-        tokens = sorted(filter(None, self.special_tokens), key=len, reverse=True)
-        visible = re.sub("|".join(map(re.escape, tokens)) or r"(?!)", "", self.response)
-        return find_thinking_tag(self.prompt) + visible
+        """The text that was graded (`sar.special_tokens.make_graded_text`)."""
+        ends = self.end_tokens or [t for t in self.special_tokens if t in COMMON_END_TOKENS]
+        return make_graded_text(self.prompt, self.response, self.special_tokens, ends)
 
     @property
     def verdict(self) -> Verdict:
@@ -160,7 +163,9 @@ def _reward_fields(
 ) -> dict[str, Any]:
     """The fields of a decision that change when the reward is computed again."""
     return {
-        **asdict(reward.verdict),  # reason, answer, label_unreadable
+        "reason": reward.verdict.reason,
+        "answer": reward.verdict.answer,
+        "label_unreadable": reward.verdict.label_unreadable,
         **asdict(reward.likelihood),  # nll_qa, nll_a, num_response_tokens, truncated
         "grader": grader,
         "mode": mode,

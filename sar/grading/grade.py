@@ -1,4 +1,5 @@
-"""Grades one response against one label: removes the thinking, then calls the label's grader.
+"""Grades one response against one label: cuts the response at its end, removes the thinking, and
+calls the label's grader.
 
 Call it only in a grader process (see `processes.pool`): a response can make a parser hang or crash.
 """
@@ -12,17 +13,17 @@ from sar.grading.rules.choice import grade_choice
 from sar.grading.rules.exact import grade_exact
 from sar.grading.rules.math import grade_math
 from sar.grading.verdict import NO_ANSWER, Verdict
+from sar.special_tokens import cut_at_common_end
 
 
 def grade(response: str, label: Label, *, read_label: bool = True) -> Verdict:
     """Grades a response.
 
     Args:
-        response: the text the policy wrote, without special tokens. If the prompt opened a
-            thinking block, the caller puts its opening tag in front.
+        response: what graders see of a response (`sar.special_tokens.make_graded_text`).
         read_label: False compares a math label as plain text, for a label that cannot be parsed.
     """
-    text = strip_thinking(response)
+    text = strip_thinking(cut_at_common_end(response))
     if not text:
         return NO_ANSWER
     match label.grader:
