@@ -51,6 +51,10 @@ _LEADING = re.compile(
 _CONCLUDES = re.compile(
     r"\b(?:so|thus|hence|therefore|conclu\w+|wait|actually|final\w*|overall)\b", re.IGNORECASE
 )
+# Explains the answer before it: `This is because no rule makes it true.`
+_EXPLAINS = re.compile(
+    r"\W*(?:(?:this|that|it)(?:'s| is)\s+)?(?:because|since|due to|as)\b(?![^,]*,)", re.IGNORECASE
+)
 _CORRECTS = re.compile(
     r"\W*(?:(?:hmm+|oh|but)\W+)?(?:wait|actually|hold on|correction|on second thought|sorry|oops"
     r"|scratch that|no,|i mean)",
@@ -86,6 +90,7 @@ _Conclusion = tuple[bool, Source]
 def grade_boolean(response: str, label: Label) -> Verdict:
     """Grades a response, without its thinking, against true or false."""
     text = _WRAPPED.sub(r" \1 ", normalize_unicode(response)).replace("_", " ")
+    text = stance.remove_struck(text)
     found = _find_conclusion(_ASKED.sub(" ", text))
     if found is None:
         return NO_ANSWER
@@ -166,7 +171,7 @@ def _find_in_sentences(sentences: list[str]) -> _Conclusion | None:
         is_last = index == len(sentences) - 1
         is_asked = sentence.rstrip().endswith("?") and not is_last
         said = sentence if is_last else _TRUE_THAT.sub(" ", sentence)
-        if _UNSURE.search(said) or is_asked:
+        if _UNSURE.search(said) or is_asked or _EXPLAINS.match(said):
             continue
         decided = _UNDECIDED.sub(" ", said)
         truth = read_sentence(decided)

@@ -56,6 +56,7 @@ class _Choice:
 def grade_choice(response: str, label: Label) -> Verdict:
     """Grades a response, without its thinking, against the label's letter."""
     text = _NOT_APPLICABLE.sub("", replace_option_names(normalize_unicode(response)))
+    text = stance.remove_struck(text)
     text = _JSON_KEY.sub(r"\1: ", _ASKED.sub(r"\1 ", text))
     found = find_choice(text, OptionReader(label.choices))
     if found is None:
@@ -142,11 +143,14 @@ def _join_neighbours(choices: list[_Choice], text: str) -> _Choice:
     """
     last = choices[-1]
     letters, start, is_new = last.letters, last.start, last.changes_mind
+    # A sentence begins before its words of conclusion: `So it is B.`
+    end = last.end if last.source is Source.ENDING else start
     for choice in reversed(choices[:-1]):
-        gap = text[choice.start : start]
+        gap = text[choice.start : end]
         if choice.letters != letters and (is_new or stance.changes_mind(gap)):
             break
-        letters, start, is_new = letters | choice.letters, choice.start, choice.changes_mind
+        letters, is_new = letters | choice.letters, choice.changes_mind
+        start = end = choice.start
     return _Choice(letters, start, last.end, last.source)
 
 

@@ -69,6 +69,7 @@ _VERY = any_of(
     r"(?!(?:hard|bare|scarce|rare|on|supposed|alleged|seeming|un)\w*ly)\w+ly",
 )
 _PRAISE = (
+    r"(?!(?:an?\s+(?:possible|plausible|likely|option|choice|answer)|one of|possible|plausible)\b)"
     rf"(?:{_VERY}\s+)*(?:(?:the|our|my|a|an)\s+)?(?:{_VERY}\s+)*(?:{_GOOD}[\s,]+(?:and\s+)?)*"
     rf"(?:{_GOOD}|{_OPTION})\b"
 )
@@ -155,6 +156,13 @@ ALTERNATIVE = re.compile(
 )
 """The same, anywhere after the letter."""
 
+POSSIBLE = re.compile(
+    rf"{MARKED}\)?\s+(?:is|are|could be|might be|may be)\s+(?:(?:also|equally|still)\s+)?"
+    r"(?:possible|plausible|likely|acceptable|fine|ok|okay|viable)\b",
+    re.IGNORECASE,
+)
+"""Another letter may be right too: `B is likely but C is possible`."""
+
 COMBINES = re.compile(
     r"\W*(?:(?i:both|all|neither|none|either|only)\b"
     rf"|{MARKED}(?:\W*(?:and|or)?\W*{MARKED})+\W*(?i:only|together)\b)"
@@ -185,7 +193,7 @@ REJECTED = any_of(
     r"|(?:clearly|also|both|all|simply|just|then|therefore|obviously|definitely|actually|a|an|the)"
     rf"\s+{_WRONG}\b)",
     r"(?:is|are|was|does|do|ca|wo|could|would)n'?t\b|cannot\b|contradicts?\b|fails?\b",
-    r"\W*[❌✗✘🚫⛔]|\?\s*(?:no|nope|not)\b|\W*\bnot\W*$",
+    r"\W*[❌✗✘🚫⛔]|\?\s*(?:no|nope|not)\b|\W*\b(?:not|never)\W*$",
     r"\W*(?:which (?:is|was|would be)\s+)?"
     r"(?:wrong|incorrect|false|not really|(?:just )?kidding|joking|nope)\W*(?:$|[.;)])",
 )

@@ -27,6 +27,7 @@ _ARTICLE = re.compile(r"(?:on\s+)?(?:the|a|an)\s+")
 
 def grade_exact(response: str, label: Label) -> Verdict:
     """Grades a response, without its thinking, by its stated answer or else its last line."""
+    response = stance.remove_struck(response)
     stated = find_statements_and_tags(response)
     text = stated[-1].text if stated else response.rstrip().rpartition("\n")[2]
     words = extract_words(text, label.answer)

@@ -58,11 +58,12 @@ class OptionReader:
             return Reading(letters, is_alone=True)
         *before, last = words.CHANGED_MIND.split(marked)
         changes_mind = bool(before)
-        denied = frozenset[str]().union(
-            *(find_marked(m[0]) for m in words.RULED_OUT.finditer(last))
-        )
+        denied = _find_denied(last)
         starts_line = not is_following and words.STARTS_LINE.match(last) is not None
         kept = words.RULED_OUT.sub(" ", last)
+        contradicted = _find_denied(words.REASON.split(last)[0]) & find_marked(kept)
+        if contradicted:  # `B and not B`
+            return Reading(denied=denied, changes_mind=changes_mind)
         if changes_mind and (letters := _read_only_letters(kept)):
             return Reading(letters, denied, changes_mind=True)
         if (is_stated or starts_line) and (letters := _read_leading(words.REASON.split(kept)[0])):
@@ -97,6 +98,11 @@ def _read_only_letters(marked: str) -> frozenset[str]:
     if not is_denied and (words.ALONE.fullmatch(marked) or words.SEVERAL.fullmatch(marked)):
         return find_marked(marked)
     return _NONE
+
+
+def _find_denied(marked: str) -> frozenset[str]:
+    ruled_out = (find_marked(match[0]) for match in words.RULED_OUT.finditer(marked))
+    return frozenset[str]().union(*ruled_out)
 
 
 def _read_leading(kept: str) -> frozenset[str]:
@@ -141,7 +147,8 @@ def _find_commitment(kept: str) -> tuple[frozenset[str], bool]:
 
 def _find_others(rest: str) -> frozenset[str]:
     """Returns the letters that the text after a letter offers beside it: `B or C`, `B, C`."""
-    found = {match[1] for match in words.ALTERNATIVE.finditer(rest)}
+    beside = (*words.ALTERNATIVE.finditer(rest), *words.POSSIBLE.finditer(rest))
+    found = {match[1] for match in beside}
     at = 0
     while other := words.NEXT.match(rest, at):
         found.add(other[1])

@@ -12,7 +12,10 @@ from sar.grading.rules.normalize import normalize_words
 from sar.grading.rules.stance import any_of
 
 # A listed option: `A) red`, `- (B) blue`, `Option C: green` (second-c2-logicbench-046).
-_LISTED = re.compile(r"^[ \t>*_-]{0,9}(?:(?i:option|choice) )?\(?([A-Z])[).:][*_]{0,3}[ \t]")
+_LISTED = re.compile(
+    r"^[ \t>#*_-]{0,9}(?:\d+[.)][ \t*_]{0,4})?(?:(?i:option|choice) )?\(?([A-Z])"
+    r"[*_]{0,3}[).:][*_]{0,3}[ \t]+\S"
+)
 _TO_CHOOSE = any_of(
     r"be|conclude|say|know|that|the|a|an|necessarily|or|it|is|was|answer|choose|pick|select|go|with",
     r"for|option|think|believe|to|really|actually|of|choice|in",
@@ -87,7 +90,7 @@ class OptionTexts:
 
     def _read_listed_letter(self, line: str) -> str | None:
         """Returns the letter of a line that is only an option: `B) blue` or `blue`."""
-        if match := _LISTED.match(f"{line} "):
+        if match := _LISTED.match(line):
             return match[1]
         return min(self._get_letters([normalize_words(line)]), default=None)
 

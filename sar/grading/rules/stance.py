@@ -100,7 +100,8 @@ _RETRACTION = re.compile(
         r"(?:no|nope|not)\W*$|(?:no|nope)\W+(?:wait|that|it|this|i|actually|sorry|not)\b",
         r"not really\b",
         r"scratch that|never ?mind|just kidding|(?:i'?m |only |just )*joking",
-        r"correction\b|ignore (?:that|this|the)|disregard|i take (?:that|it|this) back",
+        r"none of (?:the above|these|them)|correction\b|ignore (?:that|this|the)|disregard",
+        r"i take (?:that|it|this) back",
         r"(?:i|we) (?:was|were|am|made|have made) (?:wrong|mistaken|an? (?:error|mistake))",
         r"(?:that|this|it)(?:'?s| is| was| must be| would be| seems| looks)? "
         r"(?:actually |clearly |just |also )*"
@@ -121,6 +122,16 @@ _CHANGE = re.compile(
     re.IGNORECASE,
 )
 _MIN_REASONING_WORDS = 12
+_STRUCK = re.compile(
+    r"~~[^~\n]{1,200}~~|<(s|del|strike)>[^<\n]{1,200}</\1>|(?:\w[\u0335-\u0338])+"
+    r"|\\(?:[bx]?cancel|sout|st)\s*\{[^{}\n]{1,200}\}",
+    re.IGNORECASE,
+)
+
+
+def remove_struck(text: str) -> str:
+    r"""Removes text that is struck out: `~~B~~`, `<del>B</del>`, `\cancel{B}`."""
+    return _STRUCK.sub(" ", text)
 
 
 def split_sentences(text: str) -> list[str]:

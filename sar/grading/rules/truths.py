@@ -17,19 +17,21 @@ from sar.grading.rules.stance import any_of
 _MAX_BEFORE_CHARS = 200
 _MAX_AFTER_CHARS = 100
 
-_VALUE = re.compile(r"\b(true|false|yes|no|untrue)\b(?!-)", re.IGNORECASE)
+_VALUE = re.compile(r"(?<!\w-)\b(true|false|yes|no|untrue)\b(?!-\w)", re.IGNORECASE)
 # After a `no` that is a determiner: `no cats are`, `No problem` (boolean-no_answer-006), `No. 5`.
 _NOT_A_VERDICT = re.compile(r"\s+(?:[a-z]+|\d)|\.\s*\d")
 # After a `no` that is an answer: `No because`, `no it is not`.
 _IS_VERDICT = re.compile(
-    r"\s+(?:because|since|as|is|it|that|the|this|he|she|they|we|based|given|and|or|but|unless)\b"
+    r"\s+(?:because|since|as|is|it|that|the|this|he|she|they|we|based|given|and|or|but"
+    r"|unless)\b"
 )
 _FILLERS = (
     r"(?:(?:be|at all|in fact|really|actually|necessarily|logically|always|a|an|the|for)\s+)*"
 )
 _NEGATING = any_of(
     stance.NOT,
-    r"by no means|in no way|far from|nowhere near|anything but|(?:the )?(?:opposite|contrary) of",
+    r"by no means|in no way|far from|nowhere near|anything but",
+    r"(?:the )?(?:opposite|contrary|negation|reverse) of",
 )
 # Right before a value: `not necessarily true`, `isn't true`, `far from being true`.
 _NEGATED = re.compile(rf"(?<![\w'\\])({_NEGATING})\s*(?:being\s+)?{_FILLERS}\Z", re.IGNORECASE)
@@ -48,7 +50,7 @@ _NEGATED_CLAUSE = re.compile(
 # `half true`, `not entirely true`, `hardly true`
 _HALF = re.compile(
     any_of(
-        r"half|part(?:ly|ially)|mostly|somewhat|almost|nearly|sort of|kind of|less than",
+        r"half|part(?:ly|ially)|mostly|somewhat|almost|nearly|sort of|kind of|less than|less|more",
         r"more or less|semi|quasi|hardly|barely|scarcely|rarely|seldom|sometimes|supposedly",
         r"allegedly|seemingly",
         rf"{stance.NOT}\s+"
@@ -65,7 +67,7 @@ _NOT_SAID = re.compile(
     rf"(?<!\w)(?:{stance.NOT}|wrong|incorrect|mistake\w*|foolish|silly|absurd|lie|lying|impossible"
     r"|unlikely|refus\w+|avoid\w*|tempt\w+|nobody|no one|few|hard|difficult)\s+(?:[\w']+\s+){0,4}?"
     r"(?:say|saying|said|claim|call|conclude|state|answer|choose|chose|pick|go|consider|argue|mark"
-    r"|label|prove|tell|know|determine)\b[^.;,]*\Z",
+    r"|label|prove[nd]?|tell|known?|determined?|shown|guaranteed|certain)\b[^.;,]*\Z",
     re.IGNORECASE,
 )
 # `true or not`, `true only if`, `true to some extent`, `"True" would be wrong`
@@ -74,7 +76,7 @@ _HELD_BACK = re.compile(
     + any_of(
         r"\s(?:or not|or otherwise|or is it|ish|at times|sometimes"
         r"|in (?:a|some) (?:way|sense|cases?)|to (?:some|an|a certain) extent|up to a point"
-        r"|half the time|only (?:if|when)|unless|if\b)",
+        r"|half the time|in part|for (?:some|most)|only (?:if|when)|unless|if\b)",
         r"\s(?:is|was|would be|seems|looks|must be|has to be)\s+"
         r"(?:clearly |definitely |also |simply )*"
         r"(?:not|wrong|incorrect|a mistake|out|ruled out|impossible|unlikely)",
@@ -85,9 +87,9 @@ _HELD_BACK = re.compile(
 )
 # Only such words between two opposite values: `true and false`, `yes, but also no`.
 _JOINT = re.compile(
-    r"(?:[\W_\d]|\b(?:and|or|not|unless|if|otherwise|on|other|hand|also|maybe|perhaps|possibly|but|yet|then|both|at|same|time|it|is|it's"
+    r"(?:[\W_\d]|\b(?:and|or|xor|not|unless|if|otherwise|on|other|hand|also|maybe|perhaps|possibly|but|yet|then|both|at|same|time|it|is|it's"
     r"|could|might|may|be|as|well|vs|versus|nor|equally|partly|the|a|statement|answer|claim|either"
-    r"|option|else|in|way|some|sense|b)\b)*",
+    r"|option|else|in|way|some|sense|b|for|others|more|less|than)\b)*",
     re.IGNORECASE,
 )
 _REASON = re.compile(r"\s(?:because|since|as|while|if|so that)\s|;|—", re.IGNORECASE)
