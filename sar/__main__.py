@@ -1,178 +1,48 @@
-"""Commands for the reward logs that the server writes.
+"""python -m sar grade|rescore
 
-python -m sar rescore LOG [LOG ...]
+Grades responses and says why each is right or wrong; computes the rewards of a server's log again.
+Each command has its own --help.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, get_args
+from collections.abc import Sequence
+from importlib import import_module
 
-from sar.arguments import number
-from sar.files import open_atomically
-from sar.grading.label import GraderName
-
-if TYPE_CHECKING:
-    from sar.rescore import Rescored, Summary
-
-_DEFAULT_TIMEOUT_S = 5.0
-# Decisions read ahead for each worker, so that the others have work while one is slow.
-_IN_FLIGHT_PER_WORKER = 16
+_COMMANDS = {
+    "grade": "grade a response, or a file of them, and say why each is right or wrong",
+    "rescore": "compute the rewards in a reward log again, with another SAR weight or grader",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m sar", description="Commands for the reward logs that the server writes."
+        prog="python -m sar",
+        description=__doc__.split("\n\n")[1] if __doc__ else None,
+        usage="%(prog)s {" + ",".join(_COMMANDS) + "} ...",
     )
-    _add_rescore(parser.add_subparsers(title="commands", metavar="COMMAND", required=True))
-    arguments = parser.parse_args(argv)
-    return int(arguments.run(arguments))
-
-
-def _add_rescore(commands: Any) -> None:
-    parser = commands.add_parser(
-        "rescore",
-        help="compute the rewards in a reward log again, with another SAR weight or grader",
-        description=(
-            "Computes the rewards in a log again and reports what changed. The log comes from "
-            "`python -m reward_server --reward-log`. Without options, no reward should change."
-        ),
-    )
-    parser.add_argument("logs", metavar="LOG", nargs="+", type=Path, help="log file or folder")
-    parser.add_argument(
-        "--sar-weight", type=number(-100, 100), help="weight of SAR (default: as logged)"
-    )
-    parser.add_argument("--regrade", action="store_true", help="grade again, as each label asks")
-    parser.add_argument(
-        "--grader",
-        choices=get_args(GraderName),
-        help="grade again, with this grader whatever the label asks",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FILE.jsonl",
-        help="write all decisions with their new rewards; `was` holds the old values",
-    )
-    parser.add_argument(
-        "--grader-workers",
-        type=number(1, 256, int),
-        help="number of grader processes (default: one per CPU, at most 16)",
-    )
-    parser.add_argument(
-        "--grader-timeout",
-        type=number(0.1, 3600),
-        help=f"seconds for grading one response (default: {_DEFAULT_TIMEOUT_S})",
-    )
-    parser.set_defaults(run=lambda arguments: _run_rescore(parser, arguments))
-
-
-def _run_rescore(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
-    is_regrading = arguments.regrade or arguments.grader is not None
-    for name in ("grader_workers", "grader_timeout"):
-        if getattr(arguments, name) is not None and not is_regrading:
-            parser.error(f"--{name.replace('_', '-')} needs --regrade or --grader")
-
-    from sar.rescore import RescoreError, find_log_files, write_all
-
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in _COMMANDS.items():
+        # The command parses its own arguments. Only its module is loaded, so --help is fast.
+        commands.add_parser(name, help=text, add_help=False)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser.parse_args(arguments[:1])
+    command = import_module(f"sar.commands.{arguments[0]}")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Responses have characters that not every terminal's encoding has.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        files = find_log_files(arguments.logs)
-        with (
-            _open_output(arguments.output, arguments.logs) as output,
-            _read_with_progress(files) as log,
-            closing(_rescore_log(arguments, is_regrading, log)) as rescored,
-        ):
-            summary = write_all(rescored, output)
-    except (RescoreError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        status: int = command.main(arguments[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the output's reader is gone, as in `python -m sar grade ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped: no output was written\n")
-        return 130
-    sys.stdout.write(_format_summary(summary))
-    return 0
-
-
-def _rescore_log(
-    arguments: argparse.Namespace, is_regrading: bool, log: Iterator[Any]
-) -> Generator[Rescored, None, None]:
-    from sar.grading.processes.pool import GraderPool
-    from sar.rescore import regrade, rescore
-
-    if not is_regrading:
-        yield from rescore(log, sar_weight=arguments.sar_weight)
-        return
-    num_workers = arguments.grader_workers or min(os.cpu_count() or 1, 16)
-    timeout_s = arguments.grader_timeout or _DEFAULT_TIMEOUT_S
-    with closing(GraderPool(num_workers, timeout_s)) as graders:
-        yield from regrade(
-            log,
-            graders,
-            num_in_flight=_IN_FLIGHT_PER_WORKER * num_workers,
-            grader=arguments.grader,
-            sar_weight=arguments.sar_weight,
-        )
-
-
-@contextmanager
-def _read_with_progress(files: Sequence[Path]) -> Iterator[Iterator[Any]]:
-    """The decisions of all files. A terminal gets a progress bar."""
-    from tqdm import tqdm
-
-    from sar.rescore import read_log
-
-    total = sum(file.stat().st_size for file in files)
-    with tqdm(total=total, unit="B", unit_scale=True, disable=None, desc="rescoring") as bar:
-
-        def warn(place: str) -> None:
-            bar.write(f"warning: {place}: skipped an incomplete last line", file=sys.stderr)
-
-        yield (
-            logged for file in files for logged in read_log(file, on_torn=warn, on_bytes=bar.update)
-        )
-
-
-def _open_output(path: Path | None, logs: Sequence[Path]) -> AbstractContextManager[TextIO | None]:
-    """Opens the output file, if there is one.
-
-    Raises:
-        RescoreError: the file would replace a log, or lie in a folder of logs.
-    """
-    from sar.rescore import RescoreError
-
-    if path is None:
-        return nullcontext()
-    if not {path.resolve(), path.resolve().parent}.isdisjoint(log.resolve() for log in logs):
-        raise RescoreError(
-            f"--output {path}: would replace a log or be read as one; choose another folder"
-        )
-    return open_atomically(path)
-
-
-def _format_summary(summary: Summary) -> str:
-    lines = [
-        f"decisions        {summary.num_decisions}",
-        f"rewards changed  {summary.num_changed}",
-        f"mean reward      {summary.mean_before:.6f} -> {summary.mean_after:.6f}",
-        f"right -> wrong   {summary.num_right_to_wrong}",
-        f"wrong -> right   {summary.num_wrong_to_right}",
-    ]
-    lines += (f"  {_format_flip(flip)}" for flip in summary.examples)
-    return "\n".join(lines) + "\n"
-
-
-def _format_flip(flip: Rescored) -> str:
-    before, after = flip.before, flip.after
-    label = before.label if isinstance(before.label, str) else before.label.get("answer")
-    return (
-        f"{flip.place}: label {label!r:.60}: {before.grader} {before.reason} {before.answer!r:.60}"
-        f" -> {after.grader} {after.reason} {after.answer!r:.60}"
-    )
+    return status
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from sar.grading.graded_text import make_graded_text
 from sar.grading.label import GraderName, Label, Mode
 from sar.grading.verdict import Reason, Verdict
 from sar.reward import Likelihood, Reward, combine
-from sar.special_tokens import COMMON_END_TOKENS, make_graded_text
 
 SCHEMA = 1
 
@@ -35,7 +35,7 @@ class Decision:
     response: str
     """The text that was scored, special tokens included."""
     special_tokens: Annotated[tuple[str, ...], _CONVERTED]
-    """Special tokens in the response. Graders do not see them (`sar.special_tokens`)."""
+    """Special tokens in the response. Graders do not see them (`sar.grading.graded_text`)."""
     label: str | dict[str, Any]
     """As the client sent it; `sar.grading.label.parse_label` parses it."""
     grader: GraderName
@@ -117,9 +117,13 @@ class Decision:
 
     @property
     def graded_text(self) -> str:
-        """The text that was graded (`sar.special_tokens.make_graded_text`)."""
-        ends = self.end_tokens or [t for t in self.special_tokens if t in COMMON_END_TOKENS]
-        return make_graded_text(self.prompt, self.response, self.special_tokens, ends)
+        """The text that was graded (see `make_graded_text`)."""
+        return make_graded_text(
+            self.response,
+            prompt=self.prompt,
+            special_tokens=self.special_tokens,
+            end_tokens=self.end_tokens,
+        )
 
     @property
     def verdict(self) -> Verdict:

@@ -8,7 +8,6 @@ verdict is logged too. Memory use does not grow with the length of the log.
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
@@ -19,6 +18,7 @@ from sar.decision import Decision
 from sar.grading.label import GraderName, Label, LabelError, Mode, parse_label
 from sar.grading.processes.pool import GraderPool
 from sar.grading.verdict import Verdict
+from sar.read_ahead import read_ahead
 
 _NUM_EXAMPLES_EACH_WAY = 5
 # Fields of the logged decision that an output file keeps under `was`.
@@ -171,24 +171,14 @@ def regrade(
     Raises:
         RescoreError: the grader cannot grade against a label, or a grader failed.
     """
-    pending: deque[tuple[LoggedDecision, Label, Future[Verdict]]] = deque()
-
-    def finish() -> Rescored:
-        logged, label, verdict = pending.popleft()
+    submitted = (_submit(logged, graders, grader) for logged in log)
+    for logged, label, verdict in read_ahead(submitted, num_in_flight):
         try:
             found = verdict.result()
         except Exception as error:
             message = f"{logged.place}: a grader failed: {type(error).__name__}: {error}"
             raise RescoreError(message) from error
-        return _rescore_one(logged, found, label.grader, label.mode, sar_weight)
-
-    for logged in log:
-        label = _parse_label(logged, grader)
-        pending.append((logged, label, graders.submit(logged.decision.graded_text, label)))
-        if len(pending) > num_in_flight:
-            yield finish()
-    while pending:
-        yield finish()
+        yield _rescore_one(logged, found, label.grader, label.mode, sar_weight)
 
 
 def write_all(rescored: Iterable[Rescored], output: TextIO | None) -> Summary:
@@ -209,8 +199,11 @@ def _rescore_one(
     return Rescored(logged.place, before, before.decide_again(verdict, grader, mode, weight))
 
 
-def _parse_label(logged: LoggedDecision, grader: GraderName | None) -> Label:
+def _submit(
+    logged: LoggedDecision, graders: GraderPool, grader: GraderName | None
+) -> tuple[LoggedDecision, Label, Future[Verdict]]:
     try:
-        return parse_label(logged.decision.label, grader)
+        label = parse_label(logged.decision.label, grader)
     except LabelError as error:
         raise RescoreError(f"{logged.place}: {error}") from error
+    return logged, label, graders.submit(logged.decision.graded_text, label)

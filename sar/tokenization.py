@@ -13,10 +13,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sar import special_tokens
+from sar.grading.graded_text import (
+    find_special_tokens,
+    make_graded_text,
+    remove_special_tokens,
+)
 from sar.prompts import empty_question_prompt, prompt_frame
 from sar.query import split_query, strip_padding
 from sar.scoring.base import TokenSequence
+from sar.special_tokens import list_end_tokens, list_special_tokens
 
 # Prompt tokens decoded together with a response: enough to see how its first token decodes.
 _TAIL_TOKENS = 8
@@ -67,8 +72,8 @@ class RolloutTokenizer:
         self._encode_prompt = lru_cache(_MAX_CACHED_PROMPTS)(self._encode)
         self._decode_tail = lru_cache(_MAX_CACHED_PROMPTS)(self._decode)
         self._max_context_tokens = max_context_tokens
-        self._special_tokens = special_tokens.list_special_tokens(tokenizer)
-        self.end_tokens = tuple(special_tokens.list_end_tokens(tokenizer, eos_token_ids))
+        self._special_tokens = list_special_tokens(tokenizer)
+        self.end_tokens = tuple(list_end_tokens(tokenizer, eos_token_ids))
         """Texts of the tokens that end a response."""
         self._frame, context = ("", ""), standalone_prompt
         if standalone_prompt == "chat":
@@ -134,17 +139,20 @@ class RolloutTokenizer:
 
     def make_graded_text(self, prompt: str, response: str) -> str:
         """Returns the text to grade, from what `split` returned."""
-        return special_tokens.make_graded_text(
-            prompt, response, self._special_tokens, self.end_tokens
+        return make_graded_text(
+            response,
+            prompt=prompt,
+            special_tokens=self._special_tokens,
+            end_tokens=self.end_tokens,
         )
 
     def remove_special_tokens(self, text: str) -> str:
         """Returns what graders see of a response. `<think>` and the like stay."""
-        return special_tokens.remove_special_tokens(text, self._special_tokens, self.end_tokens)
+        return remove_special_tokens(text, self._special_tokens, self.end_tokens)
 
     def find_special_tokens(self, text: str) -> tuple[str, ...]:
         """The special tokens in a text that graders do not read, each once."""
-        return special_tokens.find_special_tokens(text, self._special_tokens, self.end_tokens)
+        return find_special_tokens(text, self._special_tokens, self.end_tokens)
 
     def has_other_frame(self, prompt: str) -> bool:
         """True if the prompt's frame differs from that of the empty-question prompt.

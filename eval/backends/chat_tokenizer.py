@@ -7,9 +7,9 @@ from typing import Any, Self
 
 from eval.errors import UserError
 from sar.errors import one_line
+from sar.grading.graded_text import COMMON_END_TOKENS
 from sar.grading.rules.answers import is_grading_tag
 from sar.prompts import render_prompt
-from sar.special_tokens import COMMON_END_TOKENS
 
 
 class ChatTokenizer:
@@ -86,7 +86,7 @@ class ChatTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """What graders see of a response, by the rules of `sar.special_tokens`."""
+        """What graders see of a response, by the rules of `sar.grading.graded_text`."""
         parts: list[list[int]] = [[]]
         for id_ in ids:
             if id_ in self._end_ids:

@@ -6,24 +6,23 @@ Call it only in a grader process (see `processes.pool`): a response can make a p
 
 from __future__ import annotations
 
+from sar.grading.graded_text import strip_to_answer
 from sar.grading.label import Label
-from sar.grading.rules.answers import strip_thinking
 from sar.grading.rules.boolean import grade_boolean
 from sar.grading.rules.choice import grade_choice
 from sar.grading.rules.exact import grade_exact
 from sar.grading.rules.math import grade_math
 from sar.grading.verdict import NO_ANSWER, Verdict
-from sar.special_tokens import cut_at_common_end
 
 
 def grade(response: str, label: Label, *, read_label: bool = True) -> Verdict:
     """Grades a response.
 
     Args:
-        response: what graders see of a response (`sar.special_tokens.make_graded_text`).
+        response: what graders see of a response (`sar.grading.graded_text.make_graded_text`).
         read_label: False compares a math label as plain text, for a label that cannot be parsed.
     """
-    text = strip_thinking(cut_at_common_end(response))
+    text = strip_to_answer(response)
     if not text:
         return NO_ANSWER
     match label.grader:

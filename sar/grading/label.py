@@ -126,6 +126,13 @@ def parse_label(value: object, grader: GraderName | None = None) -> Label:
     return Label(answer, name, mode, choices)
 
 
+def names_grader(value: object) -> bool:
+    """Whether a valid label, as a request contains it, names its grader."""
+    if isinstance(value, str):
+        value = _parse_json_object(value)
+    return isinstance(value, dict) and value.get("grader") is not None
+
+
 def choose_grader(answer: str, choices: Sequence[str] = ()) -> GraderName:
     """Chooses the grader for a label that names none, by the form of its answer.
 
@@ -193,10 +200,12 @@ def _find_letter(answer: str, choices: tuple[str, ...]) -> str:
         matches = [both[1].upper()]
     if len(matches) == 1 and matches[0] in allowed:
         return matches[0]
-    problem = f"the choice answer {_quote(answer)} is not a letter A-{allowed[-1]}"
-    if choices:
-        raise LabelError(f"{problem} or the text of one of the {len(choices)} choices", "answer")
-    raise LabelError(f"{problem}; give `choices`, or use the grader exact", "answer")
+    hint = "" if choices else "; list the options in `choices`, or use the grader exact"
+    raise LabelError(
+        f"the choice answer {_quote(answer)} is not a letter A-{allowed[-1]} or one option's text"
+        f"{hint}",
+        "answer",
+    )
 
 
 def _check_choices(choices: Any) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.chaos.conftest import Answer, FaultyServer, Helpers, Rollout
 
-BOMB = r"It is \boxed{9^{9^{9^9}}}"
+BOMB = r"It is \boxed{\binom{99999999999}{49999999999}}"
 GRADER_TIMEOUT_S = 2.0
 
 

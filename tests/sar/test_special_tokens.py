@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 
 from sar.decision import Decision
 from sar.grading.grade import grade
-from sar.grading.label import parse_label
-from sar.special_tokens import (
+from sar.grading.graded_text import (
     COMMON_END_TOKENS,
     cut_at_common_end,
-    list_end_tokens,
-    read_eos_token_ids,
     remove_special_tokens,
 )
+from sar.grading.label import parse_label
+from sar.special_tokens import list_end_tokens, read_eos_token_ids
 from sar.tokenization import RolloutTokenizer
 
 SPECIAL = ("<|x|>", "<|x|>y", "<s>", "<think>", "<|im_start|>")

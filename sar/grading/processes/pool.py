@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sar.grading.explain import Explanation
 from sar.grading.label import Label
 from sar.grading.processes.process import CallTimedOut, KillableProcess, ProcessDied, ProcessStalled
 from sar.grading.verdict import Reason, Verdict
@@ -98,6 +99,20 @@ class GraderPool:
     def grade(self, response: str, label: Label) -> Verdict:
         """Queues a response and waits for its verdict."""
         return self.submit(response, label).result()
+
+    def explain(self, response: str, label: Label, verdict: Verdict) -> Explanation:
+        """Explains a verdict, in a process of its own that is gone when this returns.
+
+        Raises:
+            CallTimedOut, ProcessDied, ProcessStalled: describing how a text was read took too long,
+                or stopped the process.
+        """
+        slot = _Slot()
+        try:
+            return Explanation.from_fields(self._call(slot, "explain", response, label, verdict))
+        finally:
+            if slot.process:
+                slot.process.kill_and_wait()
 
     def close(self) -> None:
         """Kills the processes, even busy ones. Futures that are not done raise an exception."""

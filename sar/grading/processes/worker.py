@@ -12,9 +12,12 @@ import os
 import resource
 import signal
 import sys
+from dataclasses import asdict
+from typing import Any
 
 import math_verify  # noqa: F401  loaded once, before the fork
 
+from sar.grading.explain import explain as explain_verdict
 from sar.grading.grade import grade
 from sar.grading.label import Label
 from sar.grading.rules.math import is_readable_label
@@ -71,3 +74,8 @@ def check_label(label: Label) -> bool:
         return is_readable_label(label.answer)
     except (MemoryError, RecursionError):
         return False
+
+
+def explain(response: str, label: Label, verdict: Verdict) -> dict[str, Any]:
+    """Explains one verdict; returns the fields of an `Explanation`."""
+    return asdict(explain_verdict(response, label, verdict))

@@ -52,17 +52,39 @@ _SHORT_ROOT = re.compile(r"\\sqrt\s*(\d|[a-zA-Z](?![a-zA-Z]))")
 # Commands for size and position: `\left(` (math-tuples-013).
 _SIZING = re.compile(
     r"\\(?:left|right|big[lr]?|Big[lr]?|bigg[lr]?|Bigg[lr]?|displaystyle|limits|mathopen|mathclose"
-    r"|phantom\{[^{}]*\}|hspace\{[^{}]*\})(?![a-zA-Z])"
+    r")(?![a-zA-Z])"
 )
 _SYNONYMS = {
     "leq": r"\le", "leqslant": r"\le", "leqq": r"\le", "lt": "<", "neq": r"\ne",
-    "geq": r"\ge", "geqslant": r"\ge", "geqq": r"\ge", "gt": ">", "varnothing": r"\emptyset",
+    "ldots": r"\dots", "cdots": r"\dots", "geq": r"\ge", "geqslant": r"\ge", "geqq": r"\ge",
+    "gt": ">", "varnothing": r"\emptyset",
 }  # fmt: skip
 _SYNONYM = re.compile(rf"\\({'|'.join(_SYNONYMS)})(?![a-zA-Z])")
+# A backslash that was escaped once too often: `\\\\frac{3}{4}`.
+_DOUBLED_BACKSLASH = re.compile(r"\\\\(?=[a-zA-Z(\[{,;!])")
+# Every kind of matrix is written as a pmatrix; brackets around an array belong to the matrix.
+_MATRIX = re.compile(
+    r"(?:[(\[]\s*)?\\begin\s*\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\s*\{[clr|\s]*\})?"
+    r"(.*?)(?:\\\\)?\s*\\end\s*\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\s*[)\]])?",
+    re.DOTALL,
+)
+# The segment \overline{AB} is also written AB.
+_SEGMENT = re.compile(r"\\overline\s*\{\s*([A-Z]{2})\s*\}")
+_INFINITY = re.compile(r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])|\+\s*\\infty")
+_EMPTY_SET = re.compile(r"\\\{\s*\\\}")
+# `15^{\text{th}}`.
+_ORDINAL = re.compile(
+    r"(?<=\d)\s*\^\s*\{?\s*(?:\\(?:text|mathrm|rm)\s*)?\{?\s*(st|nd|rd|th)\s*\}?\s*\}?"
+)
 # Between groups of digits: `1{,}600` (math-thousands-031), `1\,600`.
-_THIN_SPACE = re.compile(r"(?<=\d)(?:\\[,!;:]|\{,\}|~|\{ \})(?=\d)")
+_THIN_SPACE = re.compile(r"(?<=\d)(?:\\[,!;:]|\s*\{\s*,\s*\}\s*|~|\{ \})(?=\d)")
+# `50,\!625`, `11,\! 111`: a comma with the space after it taken back.
+_TIGHT_COMMA = re.compile(r"(?<=\d)\s*,\s*\\!\s*(?=\d)")
 # `36\ \text{ft}` (second-m2-unit-150), `8 \mathrm{~m}` (second-m2-unit-156).
-_SPACING = re.compile(r"(?<!\\)\\[,!;: ]|~|\\(?:quad|qquad|space|enspace)(?![a-zA-Z])")
+_SPACING = re.compile(
+    r"(?<!\\)\\[,!;: ]|~|\\(?:quad|qquad|space|enspace)(?![a-zA-Z])"
+    r"|\\[hv]?(?:phantom|space)\{[^{}]*\}"
+)
 _MATH_DELIMITER = re.compile(r"\$\$|\\[()\[\]]|(?<!\\)\$")
 # `27^{\circ}`, `27^{\mathrm{o}}` (math-units-017).
 _DEGREES = re.compile(
@@ -93,8 +115,13 @@ def normalize_unicode(text: str) -> str:
 
 def normalize_latex(text: str) -> str:
     """Writes each LaTeX construct in one way, without text, size and spacing commands."""
-    text = _THIN_SPACE.sub(",", text)
+    if "matrix" not in text and "array" not in text:
+        text = _DOUBLED_BACKSLASH.sub(r"\\", text)
+    text = _THIN_SPACE.sub(",", _TIGHT_COMMA.sub(",", text))
     text = _SIZING.sub("", text)
+    text = _MATRIX.sub(r"\\begin{pmatrix}\1\\end{pmatrix}", text)
+    text = _ORDINAL.sub(r" \1", _SEGMENT.sub(r"\1", text))
+    text = _EMPTY_SET.sub(r"\\emptyset ", _INFINITY.sub(r"\\infty ", text))
     text = _FRACTION_COMMAND.sub(r"\\frac", text)
     text = _SHORT_FRACTION.sub(r"\\frac{\1\2\3}{\4\5}", text)
     text = _SHORT_ROOT.sub(r"\\sqrt{\1}", text)
@@ -118,7 +145,7 @@ def normalize_formula(text: str) -> str:
     if box := _BOX.fullmatch(text.strip("$ ")):
         text = box[1]
     text = re.sub(r"(?<=\w)\s*\*\*\s*(?=[\w(-])", "^", text) if text.count("**") == 1 else text
-    text = _MARKUP.sub("", _ORNAMENT.sub("", text))
+    text = _MARKUP.sub(" ", _ORNAMENT.sub(" ", text))
     text = normalize_latex(_MATH_DELIMITER.sub(" ", text))
     return re.sub(r"\s+", " ", text).lstrip(_LEADING).rstrip(_TRAILING.replace("!", ""))
 

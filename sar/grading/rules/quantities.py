@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sar.grading.rules.units import canonicalize_unit, is_unit
+from sar.grading.rules.units import canonicalize_unit, convert, is_unit
 
 _MAX_CHARS = 400
 _MAX_EXPONENT = 400
@@ -32,7 +32,7 @@ _NUMBER = rf"""
 _CURRENCY = r"(?:US\s?\$|\$|€|£|¥|₹|USD|EUR|GBP|Rs\.?)"
 _QUANTITY = re.compile(
     rf"""(?P<sign>[+-]?)\s*(?P<currency>{_CURRENCY})?\s*(?P<inner_sign>-?)\s*(?:{_NUMBER})
-    (?P<scale>\s*(?:hundred|thousand|million|billion|trillion)\b)?
+    (?P<scale>\s*(?:hundred|thousand|million|billion|trillion)\b|\s*dozen\s*$)?
     (?P<tail>.*)""",
     re.VERBOSE | re.DOTALL,
 )
@@ -43,7 +43,13 @@ _WORDS = tuple(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "  # noqa: SIM905
     "fifteen sixteen seventeen eighteen nineteen twenty".split()
 )
-_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
+_TENS = {
+    word: 10 * index
+    for index, word in enumerate(
+        ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), start=2
+    )
+}
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
            "trillion": 10**12}  # fmt: skip
 # After a currency: `€40k`.
 _MAGNITUDES = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "bn": 10**9}
@@ -60,6 +66,10 @@ class Quantity:
     num_decimals: int | None = None
     """Digits after the decimal point, or None if the number has no decimal point."""
 
+    def __str__(self) -> str:
+        number = str(self.value) if self.value.denominator.bit_length() < 99 else "a long fraction"
+        return f"{number}{'%' if self.is_percent else ''} {self.unit}".strip()
+
 
 def read_quantity(text: str) -> Quantity | None:
     """Reads a normalised text that is one number, perhaps with a currency, unit or words after it.
@@ -71,8 +81,8 @@ def read_quantity(text: str) -> Quantity | None:
         text = text[1:-1].strip()
     if len(text) > _MAX_CHARS:
         return None
-    if text.casefold() in _WORDS:
-        return Quantity(Fraction(_WORDS.index(text.casefold())))
+    if (number := _read_number_word(text.casefold())) is not None:
+        return Quantity(Fraction(number))
     if repeating := _REPEATING.fullmatch(text):
         return Quantity(_read_repeating_decimal(*repeating.groups()))
     match = _QUANTITY.fullmatch(text)
@@ -97,18 +107,23 @@ def read_quantity(text: str) -> Quantity | None:
     return Quantity(value, percent is not None, canonicalize_unit(unit), num_decimals)
 
 
+def _read_number_word(text: str) -> int | None:
+    """Reads `seven`, `twenty-five`; None for any other text."""
+    tens, _, ones = text.replace(" ", "-").partition("-")
+    if tens in _TENS and (not ones or ones in _WORDS[1:10]):
+        return _TENS[tens] + (_WORDS.index(ones) if ones else 0)
+    return _WORDS.index(text) if text in _WORDS else None
+
+
 def is_same_quantity(label: Quantity, answer: Quantity) -> bool:
-    """Whether two quantities are equal: exactly, except for percent signs, cents and rounding.
+    """Whether two quantities are equal: exactly, except for percent signs, units and rounding.
 
     A percent sign may be missing: `50%` equals 50 and 0.5. A decimal with at least six significant
-    digits may be rounded: `0.333333` equals 1/3. Two different known units are never equal, except
-    that 100 cents equal 1 dollar.
+    digits may be rounded: `0.333333` equals 1/3. Of two different known units, one is converted if
+    both measure the same: 120 minutes equal 2 hours.
     """
     if label.unit and answer.unit and label.unit != answer.unit:
-        if {label.unit, answer.unit} != {"cent", "dollar"}:
-            return False
-        in_cents = [q.value * (100 if q.unit == "dollar" else 1) for q in (label, answer)]
-        return in_cents[0] == in_cents[1]
+        return convert(answer.value, answer.unit, label.unit) == label.value
     if set(_list_values(label, answer)) & set(_list_values(answer, label)):
         return True
     return _rounds_to(label, answer) or _rounds_to(answer, label)
@@ -138,13 +153,15 @@ def _rounds_to(exact: Quantity, rounded: Quantity) -> bool:
 
 
 def _compute_value(match: re.Match[str]) -> Fraction | None:
-    """Returns whole + num / den * 10^exp; None if den is 0 or exp is too large."""
+    """Returns whole + num / den * 10^exp; None if it is no number, or too large."""
     groups = match.groupdict()
     parts = {name.partition("_")[0]: text for name, text in groups.items() if text is not None}
     exponent, denominator = int(parts.get("exp", 0)), _read_decimal(parts.get("den", "1"))
     if abs(exponent) > _MAX_EXPONENT or denominator == 0:
         return None
     fraction = _read_decimal(parts["num"]) / denominator * Fraction(10) ** exponent
+    if "whole" in parts and fraction >= 1:
+        return None  # `72 2/2` is a sum and no mixed number
     return int(parts.get("whole", 0)) + fraction
 
 

@@ -10,12 +10,13 @@ from sar.grading.rules.quantities import read_quantity
 _MAX_PARTS = 64
 
 _OPENING, _CLOSING = "([{", ")]}"
-# `\{1, 2\}` (math-sets-004).
-_SET = re.compile(r"\\\{(.*)\\\}")
+# `\{1, 2\}` (math-sets-004), `{2, 3, 5}`.
+_SET = re.compile(r"\\\{(.*)\\\}|\{(.*)\}")
 # `x \in` in `x \in [2,3]` (math-intervals-005).
 _MEMBER = re.compile(r"\s*[a-zA-Z](?:_\{?\w+\}?)?\s*\\in(?![a-z])\s*")
-# Separates the parts of a list, as a comma does: `2 or 3` (math-roots_lists-002), `18 and 24`.
-_LIST_WORD = re.compile(r"\s*,?\s+(?:or|and)\s+(?=\S)|\s*;\s*|\s*\\(?:vee|lor)\s*")
+# Separates the parts of a list, as a comma does: `2 or 3` (math-roots_lists-002), `18 and 24`,
+# `(11,7)or(7,11)`.
+_LIST_WORD = re.compile(r"\s*,?\s*(?<![a-zA-Z\\])(?:or|and)(?![a-zA-Z])\s*|\s*\\(?:vee|lor)\s*")
 # `114,200` is one number and no list (math-thousands-001).
 _THOUSANDS = re.compile(r"(?<![\d,.(\[{])\d{1,3}(?:,\d{3})+(?![\d,])")
 # `\pm 2` is the list `2, -2` (math-plus_minus-001).
@@ -50,31 +51,58 @@ class Structure:
 
 
 def read_structure(text: str) -> Structure:
-    """Splits a normalised answer into its parts; a single value is a list of one."""
+    """Splits a normalised answer into its parts; a single value is a list of one.
+
+    `(x, y) = (1, 2)` becomes the list `x = 1, y = 2`, and `x=1, y=2; x=3, y=4` a list of lists.
+    """
     text = _MEMBER.sub("", text.strip(), count=1).strip()
-    sides = split_sides(text)
-    if len(sides) == 2 and sides[1].startswith(("(", "[", r"\{")):
-        text = sides[1]  # `(a, b) = (6, 5)`
+    if named := _read_named_tuple(text):
+        return named
     if interval := _read_inequality(text):
         return interval
-    unions = _split(text, r"\cup")
+    unions = split_outside(text, r"\cup")
     if len(unions) > 1:
         return Structure("U", tuple(map(read_structure, unions)))
-    if (braced := _SET.fullmatch(text)) and _is_closed(braced[1]):
-        return Structure("{}", _split_list(braced[1]))
+    if (braced := _SET.fullmatch(text)) and _is_closed(braced[1] or braced[2] or ""):
+        return Structure("{}", _split_list(braced[1] or braced[2] or ""))
     if text[:1] in ("(", "[") and text[-1:] in (")", "]") and _is_closed(text[1:-1]):
-        inner = _split(text[1:-1], ",")
+        inner = split_outside(text[1:-1], ",")
         if len(inner) > 1:
             return Structure(text[0] + text[-1], tuple(part.strip() for part in inner))
+    alternatives = [p.strip() for p in split_outside(_LIST_WORD.sub(" ; ", text), ";") if p.strip()]
+    if len(alternatives) > 1 and all("," in p and "=" in p for p in alternatives):
+        return Structure("", tuple(map(read_structure, alternatives)))
     return Structure("", _split_list(text))
 
 
 def split_sides(text: str) -> list[str]:
-    """Returns the sides of an equation; of a chain such as `n = 2 + 3 = 5`, the first and last."""
-    sides = [side.strip() for side in _EQUALS.split(text)]
-    if len(sides) == 1:
-        return sides
-    return [sides[0], sides[-1]] if sides[-1] else [sides[0]]
+    """Returns the sides of an equation or of a chain of equations; one side without `=`."""
+    return [side for side in map(str.strip, split_outside(text, _EQUALS)) if side] or [""]
+
+
+def split_outside(text: str, separator: str | re.Pattern[str]) -> list[str]:
+    """Splits a text at each separator that is outside brackets."""
+    pattern = re.escape(separator) if isinstance(separator, str) else separator
+    parts, depth, start, counted = [], 0, 0, 0
+    for match in re.finditer(pattern, text):
+        between = text[counted : match.start()]
+        depth += sum(map(between.count, _OPENING)) - sum(map(between.count, _CLOSING))
+        counted = match.start()
+        if depth == 0:
+            parts.append(text[start : match.start()])
+            start = match.end()
+    return [*parts, text[start:]]
+
+
+def _read_named_tuple(text: str) -> Structure | None:
+    """Reads `(x, y) = (1, 2)` as a list of equations."""
+    sides = split_sides(text)
+    if len(sides) != 2 or not all(s[:1] in ("(", "[") and s[-1:] in (")", "]") for s in sides):
+        return None
+    names, values = ([part.strip() for part in split_outside(side[1:-1], ",")] for side in sides)
+    if len(names) != len(values) or len(names) < 2:
+        return None
+    return Structure("", tuple(f"{n} = {v}" for n, v in zip(names, values, strict=True)))
 
 
 def _split_list(text: str) -> tuple[str, ...]:
@@ -83,7 +111,7 @@ def _split_list(text: str) -> tuple[str, ...]:
         return (text,)
     text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
     parts = []
-    for part in _split(_LIST_WORD.sub(" , ", text), ","):
+    for part in split_outside(_LIST_WORD.sub(" , ", text).replace(";", ","), ","):
         signs = "+-" if _PLUS_MINUS.search(part) else ""
         signed = [_PLUS_MINUS.sub(sign, part) for sign in signs] or [part]
         parts += [s.strip().lstrip("+ ") for s in signed if s.strip()]
@@ -103,8 +131,8 @@ def _read_inequality(text: str) -> Structure | None:
     is_variable = [re.fullmatch(r"\\?[a-zA-Z]+", side) is not None for side in sides]
     is_greater = [relation in (">", ">=", r"\ge") for relation in relations]
     is_closed = [relation in ("<=", ">=", r"\le", r"\ge") for relation in relations]
-    if len(sides) == 2 and any(is_variable):
-        is_variable_first = is_variable[0] and not is_variable[1]
+    if len(sides) == 2 and is_variable[0] != is_variable[1]:
+        is_variable_first = is_variable[0]
         bound = sides[1] if is_variable_first else sides[0]
         if is_greater[0] == is_variable_first:
             return Structure("[)" if is_closed[0] else "()", (bound, r"\infty"))
@@ -115,19 +143,6 @@ def _read_inequality(text: str) -> Structure | None:
         brackets = ("[" if is_closed[0] else "(") + ("]" if is_closed[1] else ")")
         return Structure(brackets, (sides[0], sides[2]))
     return None
-
-
-def _split(text: str, separator: str) -> list[str]:
-    """Splits a text at each separator that is outside brackets."""
-    parts, depth, start, index = [], 0, 0, 0
-    while index < len(text):
-        depth += (text[index] in _OPENING) - (text[index] in _CLOSING)
-        if depth == 0 and text.startswith(separator, index):
-            parts.append(text[start:index])
-            start = index = index + len(separator)
-        else:
-            index += 1
-    return [*parts, text[start:]]
 
 
 def _is_closed(text: str) -> bool:

@@ -18,7 +18,7 @@ import pytest
 
 from sar.grading.label import parse_label
 from sar.grading.processes.pool import GraderPool
-from sar.grading.verdict import Verdict
+from sar.grading.verdict import Reason, Verdict
 
 CASES = Path(__file__).parent / "cases.jsonl"
 RULES = Path(__file__).parents[3] / "sar/grading/rules"
@@ -61,17 +61,8 @@ def test_false_positives_are_as_rare_as_false_negatives(graded: Graded) -> None:
 
 
 def test_no_case_is_too_much_for_a_grader(graded: Graded) -> None:
-    """Except the one that is meant to be."""
-    late = [
-        c["id"] for cases in graded.values() for c, v in cases if v.reason in ("timeout", "crashed")
-    ]
-    bombs = [
-        i
-        for i in late
-        if "9^{9^"
-        in str(next(c["response"] for cases in graded.values() for c, _ in cases if c["id"] == i))
-    ]
-    assert late == bombs
+    reasons = {v.reason for cases in graded.values() for _, v in cases}
+    assert not reasons & {Reason.TIMEOUT, Reason.CRASHED}
 
 
 def test_comments_in_the_rules_name_existing_cases() -> None:

@@ -27,10 +27,10 @@ LABELS = {
     "exact": parse_label("Lisbon"),
 }
 
-# Short texts that take very long to evaluate. The first one exceeds the time limit.
-POWER = r"So it is \boxed{9^{9^{9^9}}}."
+# Short texts that may take very long to evaluate. The first one exceeds the time limit.
+BOMB = r"So it is \boxed{\binom{99999999999}{49999999999}}."
 EXPLOSIVE = [
-    POWER,
+    BOMB,
     r"\boxed{((99999!)!)!}",
     "The answer is 9^{9^{9^9}}",
     r"\boxed{7 \mod 10^{10^{10}}}",
@@ -85,7 +85,7 @@ def test_an_explosive_answer_gets_a_verdict_in_time(graders: GraderPool, text: s
     verdict = graders.grade(text, MATH)
     assert time.monotonic() - started < TIMEOUT_S + GRACE_S
     assert verdict.reason in (Reason.WRONG, Reason.NO_ANSWER, Reason.TIMEOUT)
-    if text == POWER:
+    if text == BOMB:
         assert verdict.reason is Reason.TIMEOUT
     assert not verdict.label_unreadable
 
@@ -123,7 +123,9 @@ def test_a_degenerate_text_of_a_real_length_leaves_its_answer_readable(graders: 
             assert time.monotonic() - started < GRACE_S, (unit, name)
 
 
-@pytest.mark.parametrize("answer", ["9^{9^{9^9}}", r"\binom{99999999999}{49999999999}"])
+@pytest.mark.parametrize(
+    "answer", [r"\sum_{k=1}^{99999999999} k^{k}", r"\binom{99999999999}{49999999999}"]
+)
 def test_a_label_that_stops_graders_is_compared_as_text(graders: GraderPool, answer: str) -> None:
     label = parse_label(answer)
     wrong = graders.grade("Answer: 5", label)
@@ -135,8 +137,8 @@ def test_a_label_that_stops_graders_is_compared_as_text(graders: GraderPool, ans
 
 
 def test_a_bomb_against_a_bomb_label_is_no_crash(graders: GraderPool) -> None:
-    label = parse_label("9^{9^{9^9}} + 1")
-    verdict = graders.grade(POWER, label)
+    label = parse_label(r"\binom{99999999999}{49999999999} + 1")
+    verdict = graders.grade(BOMB, label)
     assert (verdict.correctness, verdict.label_unreadable) == (0.0, True)
 
 
@@ -146,6 +148,6 @@ def test_any_python_string_can_be_graded(graders: GraderPool) -> None:
 
 
 def test_a_hostile_label_and_a_hostile_response_are_a_verdict(graders: GraderPool) -> None:
-    bomb = parse_label(POWER.removeprefix("\\boxed{").removesuffix("}"))
+    bomb = parse_label(BOMB.removeprefix("\\boxed{").removesuffix("}"))
     verdict = graders.grade("{" * 30_000_000, bomb)
     assert verdict.correctness == 0

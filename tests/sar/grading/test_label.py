@@ -215,7 +215,7 @@ def test_a_label_that_is_almost_json_is_an_error(text: str, message: str) -> Non
         (
             {"answer": "red", "grader": "choice"},
             "answer",
-            "give `choices`, or use the grader exact",
+            "list the options in `choices`, or use",
         ),
         ({"answer": "(c)", "choices": ["x", "y"]}, "answer", "'(c)' is not a letter A-B"),
         (["a\nb"], None, r"a list: ['a\nb']"),

@@ -26,7 +26,7 @@ MEGABYTE = 1_000_000
 
 MATH = parse_label("5")
 # Takes very long to evaluate, so it exceeds the time limit.
-POWER = r"So it is \boxed{9^{9^{9^9}}}."
+BOMB = r"So it is \boxed{\binom{99999999999}{49999999999}}."
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ from sar.grading.processes.pool import GraderPool
 if __name__ == "__main__":
     pool = GraderPool(2, 600.0)
     print(pool.grade("Answer: 5", parse_label("5")).reason, flush=True)
-    bombs = [pool.submit({POWER!r}, parse_label("5")) for _ in range(2)]
+    bombs = [pool.submit({BOMB!r}, parse_label("5")) for _ in range(2)]
     bombs[0].result()
 """)
     parent = subprocess.Popen(
@@ -221,7 +221,7 @@ def test_work_of_killed_busy_processes_is_done_again(new_pool: Callable[..., Gra
 def test_hung_graders_only_make_others_wait(graders: GraderPool) -> None:
     """With more hanging texts than processes, others wait longer than the time limit."""
     started = time.monotonic()
-    bombs = [graders.submit(POWER, MATH) for _ in range(2 * NUM_WORKERS)]
+    bombs = [graders.submit(BOMB, MATH) for _ in range(2 * NUM_WORKERS)]
     behind = [graders.submit(f"Answer: {answer}", MATH) for answer in (5, 6)]
     assert [b.result().reason for b in behind] == [Reason.CORRECT, Reason.WRONG]
     assert time.monotonic() - started > 1.5 * TIMEOUT_S  # they waited in the queue
@@ -243,7 +243,7 @@ def test_processes_neither_grow_nor_stay_as_zombies(
     before = set(_descendants())
     pool = new_pool()
     pending = [pool.submit(f"Answer: {5 + index % 2}", MATH) for index in range(200)]
-    pending.insert(100, pool.submit(POWER, MATH))
+    pending.insert(100, pool.submit(BOMB, MATH))
     reasons = [p.result().reason for p in pending]
     assert reasons.pop(100) is Reason.TIMEOUT
     assert reasons == [Reason.CORRECT, Reason.WRONG] * 100
@@ -277,7 +277,7 @@ def test_closing_kills_hung_graders_and_raises_in_waiting_threads(
 
     def wait_for_a_bomb() -> None:
         try:
-            outcome.append(pool.grade(POWER, MATH))
+            outcome.append(pool.grade(BOMB, MATH))
         except Exception as error:  # noqa: BLE001
             outcome.append(error)
 

@@ -1,0 +1,1 @@
+"""The commands of `python -m sar`, a module each. Each module's `main` parses its own arguments."""

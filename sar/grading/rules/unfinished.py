@@ -1,0 +1,145 @@
+"""Finds the arithmetic that an answer leaves to the grader: `2+3`, `\\gcd(4, 6)`, `\\log_2 8`.
+
+A policy that need not compute learns not to. So an answer to a numeric label must be a number as
+people write one, and it may only use functions that the label uses too. It is judged on the parsed
+expression, not on its text. Runs only in a grader process.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sar.grading.rules.expressions import Expression
+
+# Exponents above this are not computed: the number has too many digits.
+_MAX_EXPONENT_BITS = 20
+_MAX_BITS = 2**20
+
+
+def find_unfinished(label: Expression, answer: Expression) -> str:
+    """Returns the name of an operation that an answer has left undone, or an empty string."""
+    from sympy import Derivative, Integral, Limit, Max, Min, Mod, Product, Sum
+
+    if left := answer.computed - label.computed:
+        return min(left)
+    undone = (Sum, Product, Integral, Limit, Derivative, Max, Min, Mod)
+    for operation in undone:
+        if answer.tree.has(operation) and not label.tree.has(operation):
+            return str(operation.__name__).lower()
+    if label.symbols or not hasattr(label.tree, "is_number") or not label.tree.is_number:
+        return ""
+    if new := _name_functions(answer.tree) - _name_functions(label.tree):
+        return min(new)
+    if not is_too_large(label.tree) and label.tree.doit().is_Rational:
+        return "" if is_rational_form(answer.tree) else "a calculation"
+    return _find_sum_or_product(answer.tree)
+
+
+def is_rational_form(tree: Any) -> bool:
+    """Whether a tree is one rational number as people write it: `5`, `2/3`, `2^{10}`, `7 * 10^4`.
+
+    A power, root or factorial of a rational number counts as a number. Sums and products do not,
+    except a product with a power of ten.
+    """
+    from sympy import Mul
+
+    if _is_fraction(tree) or _is_short_form(tree):
+        return True
+    if not isinstance(tree, Mul):
+        return False
+    factors = [f for f in tree.args if f != -1]
+    if len(factors) == 1:
+        return is_rational_form(factors[0])
+    if len(factors) != 2:
+        return False
+    tens = [f for f in factors if f.is_Pow and f.args[0] == 10 and f.args[1].is_Rational]
+    if tens and not all(map(_is_reciprocal, tens)):
+        return any(f.is_Rational for f in factors)
+    # A fraction of which one side is a power: `\\frac{3}{2^{10}}`.
+    sides = [f.args[0] if _is_reciprocal(f) else f for f in factors]
+    is_quotient = sum(map(_is_reciprocal, factors)) == 1
+    return is_quotient and any(map(_is_fraction, sides)) and all(map(is_rational_form, sides))
+
+
+def _is_fraction(tree: Any) -> bool:
+    """Whether a tree is a rational number, or a fraction of two such: `\\frac{3/2}{2}`."""
+    if tree.is_Rational:
+        return True
+    if not tree.is_Mul or len(tree.args) != 2:
+        return False
+    top, bottom = sorted(tree.args, key=_is_reciprocal)
+    if not _is_reciprocal(bottom) or _is_reciprocal(top):
+        return False
+    return _is_fraction(top) and _is_fraction(bottom.args[0])
+
+
+def _is_short_form(tree: Any) -> bool:
+    """Whether a tree is a power, root or factorial of a rational number."""
+    from sympy import factorial
+
+    if isinstance(tree, factorial):
+        return bool(tree.args[0].is_Integer)
+    return bool(tree.is_Pow) and all(map(_is_fraction, tree.args))
+
+
+def is_too_large(tree: Any) -> bool:
+    """Whether computing a number would take more than about a million binary digits."""
+    return _count_bits(tree) > _MAX_BITS
+
+
+def _count_bits(tree: Any) -> float:
+    """Returns an upper bound on the binary digits of the numbers in an expression."""
+    from sympy import MatrixBase, Pow, Rational, factorial
+
+    if isinstance(tree, MatrixBase):
+        return max(map(_count_bits, tree.flat()))
+    if isinstance(tree, Rational):
+        return float(max(abs(int(tree.p)).bit_length(), int(tree.q).bit_length()))
+    bits = [_count_bits(part) for part in tree.args]
+    if isinstance(tree, Pow) and tree.args[1].is_number:
+        if bits[1] > _MAX_EXPONENT_BITS and not tree.args[1].is_Rational:
+            return float("inf")
+        return float(bits[0] * min(2.0 ** bits[1], 2.0**64))
+    if isinstance(tree, factorial):
+        return float(2.0 ** min(bits[0], 64) * bits[0])
+    return sum(bits, 1.0)
+
+
+def _name_functions(tree: Any) -> set[str]:
+    """Returns the functions that a tree applies; e^x counts as exp, and log has no base."""
+    from sympy import Abs, factorial
+    from sympy.core.function import Function
+
+    functions = tree.atoms(Function) if hasattr(tree, "atoms") else ()
+    return {
+        "absolute value" if isinstance(f, Abs) else type(f).__name__
+        for f in functions
+        if not isinstance(f, factorial) and type(f).__name__ != "exp"
+    }
+
+
+def _find_sum_or_product(tree: Any) -> str:
+    """Returns "sum" or "product" if a number's tree still has one of like terms or numbers."""
+    from sympy import Add, Mul, preorder_traversal
+
+    for node in preorder_traversal(tree):
+        if isinstance(node, Add) and _has_like_terms(node):
+            return "sum"
+        if isinstance(node, Mul):
+            numbers = [f for f in node.args if f.is_Rational and abs(f) != 1]
+            if len(numbers) > 1:
+                return "product"
+    return ""
+
+
+def _has_like_terms(total: Any) -> bool:
+    """Whether two terms differ only in a rational factor: `1 + 2`, `\\sqrt2 + 3\\sqrt2`."""
+    kinds = []
+    for term in total.args:
+        evaluated = term.doit() if not is_too_large(term) else term
+        kinds.append(evaluated.as_coeff_Mul(rational=True)[1])
+    return len(set(kinds)) < len(kinds)
+
+
+def _is_reciprocal(tree: Any) -> bool:
+    return bool(tree.is_Pow and tree.args[1] == -1)
