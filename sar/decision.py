@@ -35,7 +35,7 @@ class Decision:
     response: str
     """The text that was scored, special tokens included."""
     special_tokens: Annotated[tuple[str, ...], _CONVERTED]
-    """Special tokens of the response that were removed before grading."""
+    """Special tokens in the response. Graders do not see them (`sar.grading.graded_text`)."""
     label: str | dict[str, Any]
     """As the client sent it; `sar.grading.label.parse_label` parses it."""
     grader: GraderName
@@ -61,6 +61,9 @@ class Decision:
     model: str
     server_version: str
     schema: int = SCHEMA
+    end_tokens: Annotated[tuple[str, ...], _CONVERTED] = ()
+    """Special tokens that end a response of this policy. Empty in older logs: there, the
+    `COMMON_END_TOKENS` end it."""
 
     __pydantic_config__: ClassVar = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -80,6 +83,7 @@ class Decision:
         model: str,
         server_version: str,
         policy_version: str | int | None = None,
+        end_tokens: Sequence[str] = (),
     ) -> Decision:
         """The record of a reward that was just computed.
 
@@ -87,6 +91,7 @@ class Decision:
             prompt, response: from `RolloutTokenizer.split`, special tokens included.
             special_tokens: from `RolloutTokenizer.find_special_tokens`.
             label_as_sent: the label before it was parsed.
+            end_tokens: `RolloutTokenizer.end_tokens`.
         """
         return cls(
             time=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -99,6 +104,7 @@ class Decision:
             policy_version=policy_version,
             model=model,
             server_version=server_version,
+            end_tokens=tuple(end_tokens),
             **_reward_fields(reward, label.grader, label.mode, sar_weight),
         )
 
@@ -113,7 +119,10 @@ class Decision:
     def graded_text(self) -> str:
         """The text that was graded (see `make_graded_text`)."""
         return make_graded_text(
-            self.response, prompt=self.prompt, special_tokens=self.special_tokens
+            self.response,
+            prompt=self.prompt,
+            special_tokens=self.special_tokens,
+            end_tokens=self.end_tokens,
         )
 
     @property

@@ -7,17 +7,21 @@ together. The recovered ids are the policy's own ids whenever the text determine
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sar.grading.rules.answers import is_grading_tag
+from sar.grading.graded_text import (
+    find_special_tokens,
+    make_graded_text,
+    remove_special_tokens,
+)
 from sar.prompts import empty_question_prompt, prompt_frame
 from sar.query import split_query, strip_padding
 from sar.scoring.base import TokenSequence
+from sar.special_tokens import list_end_tokens, list_special_tokens
 
 # Prompt tokens decoded together with a response: enough to see how its first token decodes.
 _TAIL_TOKENS = 8
@@ -47,6 +51,7 @@ class RolloutTokenizer:
         system_prompt: str,
         standalone_prompt: str = "chat",
         max_context_tokens: int | None = None,
+        eos_token_ids: Iterable[int] = (),
     ) -> None:
         """
         Args:
@@ -56,6 +61,8 @@ class RolloutTokenizer:
                 the chat template with an empty question. "bos": the tokenizer's BOS token, or its
                 EOS token if it has no BOS. Any other value is used as the text itself.
             max_context_tokens: longer rollouts are cut to this length; None for no limit.
+            eos_token_ids: tokens that end a response, besides those that the tokenizer shows
+                (`special_tokens.list_end_tokens`): the generation_config's.
         Raises:
             ValueError: the standalone prompt has no token, or takes half of the context or more.
         """
@@ -65,9 +72,9 @@ class RolloutTokenizer:
         self._encode_prompt = lru_cache(_MAX_CACHED_PROMPTS)(self._encode)
         self._decode_tail = lru_cache(_MAX_CACHED_PROMPTS)(self._decode)
         self._max_context_tokens = max_context_tokens
-        self._special_tokens = _list_special_tokens(tokenizer)
-        ungraded = [re.escape(s) for s in self._special_tokens if not is_grading_tag(s)]
-        self._ungraded_pattern = re.compile("|".join(ungraded) or r"(?!)")
+        self._special_tokens = list_special_tokens(tokenizer)
+        self.end_tokens = tuple(list_end_tokens(tokenizer, eos_token_ids))
+        """Texts of the tokens that end a response."""
         self._frame, context = ("", ""), standalone_prompt
         if standalone_prompt == "chat":
             self._frame = prompt_frame(tokenizer, system_prompt)
@@ -130,13 +137,22 @@ class RolloutTokenizer:
             or len(response_ids) < num_response_tokens,
         )
 
+    def make_graded_text(self, prompt: str, response: str) -> str:
+        """Returns the text to grade, from what `split` returned."""
+        return make_graded_text(
+            response,
+            prompt=prompt,
+            special_tokens=self._special_tokens,
+            end_tokens=self.end_tokens,
+        )
+
     def remove_special_tokens(self, text: str) -> str:
-        """Removes the special tokens that graders do not read. `<think>` and the like stay."""
-        return self._ungraded_pattern.sub("", text)
+        """Returns what graders see of a response. `<think>` and the like stay."""
+        return remove_special_tokens(text, self._special_tokens, self.end_tokens)
 
     def find_special_tokens(self, text: str) -> tuple[str, ...]:
-        """The special tokens that `remove_special_tokens` would remove from a text, each once."""
-        return tuple(dict.fromkeys(self._ungraded_pattern.findall(text)))
+        """The special tokens in a text that graders do not read, each once."""
+        return find_special_tokens(text, self._special_tokens, self.end_tokens)
 
     def has_other_frame(self, prompt: str) -> bool:
         """True if the prompt's frame differs from that of the empty-question prompt.
@@ -199,10 +215,3 @@ def _build_encoder(tokenizer: Any) -> Callable[[str], list[int]]:
         return list(encoding.ids)
 
     return encode
-
-
-def _list_special_tokens(tokenizer: Any) -> list[str]:
-    """Texts of all special tokens, longest first, because one may start with another."""
-    added = tokenizer.added_tokens_decoder.values()
-    texts = {t.content for t in added if t.special} | set(tokenizer.all_special_tokens)
-    return sorted(filter(None, texts), key=len, reverse=True)

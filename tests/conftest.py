@@ -323,6 +323,7 @@ def decision() -> Callable[..., Any]:
         nll_qa: float = 0.25,
         nll_a: float = 0.75,
         special_tokens: Sequence[str] = (),
+        end_tokens: Sequence[str] = (),
         prompt: str = "What is 2 + 3?",
     ) -> Decision:
         parsed = parse_label(label)
@@ -340,6 +341,7 @@ def decision() -> Callable[..., Any]:
             template_mismatch=False,
             model="demo",
             server_version="0.1.0",
+            end_tokens=end_tokens,
         )
 
     return make

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from eval.errors import UserError
 from sar.errors import one_line
+from sar.grading.graded_text import COMMON_END_TOKENS
 from sar.grading.rules.answers import is_grading_tag
 from sar.prompts import render_prompt
 
@@ -38,6 +39,8 @@ class ChatTokenizer:
         tags = {id_ for id_, token in added if is_grading_tag(token.content)}
         # Graders read tags such as `<think>`, so these stay even where they are special tokens.
         self._dropped_ids = (special | set(tokenizer.all_special_ids)) - tags
+        ends = {id_ for id_, token in added if token.special and token.content in COMMON_END_TOKENS}
+        self._end_ids = (ends - {tokenizer.pad_token_id}) | {tokenizer.eos_token_id}
 
     @classmethod
     def from_pretrained(
@@ -83,7 +86,14 @@ class ChatTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of a response without special tokens; tags such as `<think>` stay."""
-        kept = [id_ for id_ in ids if id_ not in self._dropped_ids]
-        text: str = self._tokenizer.decode(kept, skip_special_tokens=False)
-        return text
+        """What graders see of a response, by the rules of `sar.grading.graded_text`."""
+        parts: list[list[int]] = [[]]
+        for id_ in ids:
+            if id_ in self._end_ids:
+                break
+            if id_ not in self._dropped_ids:
+                parts[-1].append(id_)
+            elif parts[-1]:
+                parts.append([])
+        texts = [self._tokenizer.decode(part, skip_special_tokens=False) for part in parts if part]
+        return "\n".join(texts)

@@ -20,8 +20,8 @@ from eval.errors import UserError
 from eval.records import Record
 from eval.run.prompts import PromptStyle
 from sar.errors import one_line
+from sar.grading.graded_text import make_graded_text
 from sar.grading.processes.pool import GraderPool
-from sar.grading.rules.answers import find_thinking_tag
 
 # Responses per grader process that may wait for a verdict. Beyond that, generation pauses.
 _MAX_UNGRADED_PER_WORKER = 16
@@ -115,7 +115,7 @@ def grade_completion(completion: Completion, graders: GraderPool) -> Record:
     if completion.response is not None and error is None:
         try:
             # The prompt may have opened the thinking that the response ends.
-            text = find_thinking_tag(completion.request.prompt) + completion.response
+            text = make_graded_text(completion.response, prompt=completion.request.prompt)
             verdict = graders.submit(text, task.problem.label).result()
         except Exception as failure:  # noqa: BLE001  the other samples of the run go on
             error = f"the grader failed: {one_line(failure)}"

@@ -16,7 +16,6 @@ from reward_server.pipeline.waiting import Deadline, Waiting
 from sar import __version__
 from sar.decision import Decision
 from sar.grading.processes.pool import GraderPool
-from sar.grading.rules.answers import find_thinking_tag
 from sar.grading.verdict import Verdict
 from sar.reward import Likelihood, Reward, combine
 from sar.tokenization import EncodedRollout
@@ -116,6 +115,7 @@ class RewardRequest:
                 model=self._engine.path,
                 server_version=__version__,
                 policy_version=self._engine.version,
+                end_tokens=self._engine.tokenizer.end_tokens,
             )
             for pending, reward in zip(self._pending, self._rewards, strict=True)
         ]
@@ -133,8 +133,8 @@ class RewardRequest:
             prompt, response = tokenizer.split(rollout.query, rollout.prompt)
         except ValueError as error:
             raise InvalidRequest(f"query[{index}]: {error}", f"query[{index}]") from error
-        text = tokenizer.remove_special_tokens(response)
-        verdict = self._parts.graders.submit(find_thinking_tag(prompt) + text, rollout.label)
+        text = tokenizer.make_graded_text(prompt, response)
+        verdict = self._parts.graders.submit(text, rollout.label)
         encoded = tokenizer.encode(prompt, response)
         self._parts.metrics.add_stage("tokenise", time.monotonic() - start_s)
         return _Pending(

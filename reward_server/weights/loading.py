@@ -9,6 +9,7 @@ from reward_server.config import ServerConfig
 from reward_server.observe.metrics import Metrics
 from reward_server.pipeline.batcher import Batcher, BatcherCounters
 from reward_server.pipeline.engine import Engine
+from sar.special_tokens import read_eos_token_ids
 from sar.tokenization import RolloutTokenizer
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def load_engine(
         system_prompt=config.system_prompt,
         standalone_prompt=config.standalone_prompt,
         max_context_tokens=max_context_tokens,
+        eos_token_ids=read_eos_token_ids(path),
     )
     _log.info("model %s: %s", path, scorer.description)
     _log.info(

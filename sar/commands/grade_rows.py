@@ -119,14 +119,19 @@ def _get(row: dict[str, Any], key: str, option: str) -> Any:
 
 
 def _get_graded_text(row: dict[str, Any], response: str) -> str:
-    prompt, tokens = row.get("prompt"), row.get("special_tokens")
+    prompt = row.get("prompt")
     return make_graded_text(
         response,
         prompt=prompt if isinstance(prompt, str) else "",
-        special_tokens=[t for t in tokens if isinstance(t, str)]
-        if isinstance(tokens, list)
-        else [],
+        special_tokens=_get_texts(row, "special_tokens"),
+        end_tokens=_get_texts(row, "end_tokens"),
     )
+
+
+def _get_texts(row: dict[str, Any], key: str) -> list[str]:
+    """Returns the texts in a list of a row; none if there is no list."""
+    texts = row.get(key)
+    return [text for text in texts if isinstance(text, str)] if isinstance(texts, list) else []
 
 
 def _get_expected(row: dict[str, Any], keys: Keys) -> bool | None:

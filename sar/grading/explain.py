@@ -11,8 +11,9 @@ import string
 from dataclasses import dataclass
 from typing import Any, Self
 
-from sar.grading.label import Label, count_choices
-from sar.grading.rules.answers import Statement, find_statements, strip_thinking
+from sar.grading.graded_text import cut_at_common_end, strip_to_answer
+from sar.grading.label import Label
+from sar.grading.rules.answers import Statement, find_statements
 from sar.grading.rules.math import parse_accepted_answers
 from sar.grading.rules.normalize import normalize_words
 from sar.grading.rules.reading import describe_reading
@@ -78,12 +79,12 @@ class Explanation:
 
 def explain(response: str, label: Label, verdict: Verdict) -> Explanation:
     """Explains the verdict on a response; `response` and `label` are the graded ones."""
-    text = strip_thinking(response)
+    text = strip_to_answer(response)
     return Explanation(
         accepted=_read_label(label, verdict),
         answer=_read_answer(label, verdict),
         excerpt=_find_excerpt(text, verdict),
-        num_thinking_chars=len(response.strip()) - len(text),
+        num_thinking_chars=len(cut_at_common_end(response).strip()) - len(text),
     )
 
 
@@ -114,7 +115,8 @@ def _read_plain(answer: str, label: Label) -> Reading:
     if label.grader == "choice":
         number = string.ascii_uppercase.find(answer)
         said = f": {label.choices[number]}" if 0 <= number < len(label.choices) else ""
-        return Reading(answer, f"option {answer} of {count_choices(label.choices)}{said}")
+        among = f" of {len(label.choices)}" if label.choices else ""
+        return Reading(answer, f"option {answer}{among}{said}")
     if label.grader == "boolean":
         return Reading(answer, "true or yes" if answer == "true" else "false or no")
     return Reading(answer, f"the words {normalize_words(answer)!r}")

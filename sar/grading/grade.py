@@ -1,12 +1,14 @@
-"""Grades one response against one label: removes the thinking, then calls the label's grader.
+"""Grades one response against one label: cuts the response at its end, removes the thinking, and
+calls the label's grader.
 
 Call it only in a grader process (see `processes.pool`): a response can make a parser hang or crash.
 """
 
 from __future__ import annotations
 
+from sar.grading.graded_text import strip_to_answer
 from sar.grading.label import Label
-from sar.grading.rules.answers import cut_run_on, strip_thinking
+from sar.grading.rules.answers import cut_run_on
 from sar.grading.rules.boolean import grade_boolean
 from sar.grading.rules.choice import grade_choice
 from sar.grading.rules.exact import grade_exact
@@ -18,11 +20,10 @@ def grade(response: str, label: Label, *, read_label: bool = True) -> Verdict:
     """Grades a response.
 
     Args:
-        response: the text the policy wrote, without special tokens. If the prompt opened a
-            thinking block, the caller puts its opening tag in front.
+        response: what graders see of a response (`sar.grading.graded_text.make_graded_text`).
         read_label: False compares a math label as plain text, for a label that cannot be parsed.
     """
-    text = cut_run_on(strip_thinking(response))
+    text = cut_run_on(strip_to_answer(response))
     if not text.strip():
         return NO_ANSWER
     match label.grader:

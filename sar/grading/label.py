@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import string
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -19,12 +20,31 @@ Mode = Literal["train", "eval"]
 _FIELDS = ("answer", "grader", "mode", "choices")
 _TRUE = frozenset({"true", "yes"})
 _FALSE = frozenset({"false", "no"})
-# A letter and nothing else: `B`, `(B)`, `\text{B}`, `**B**`.
-_LETTER = re.compile(r"(?:\\text\w*|\\mathrm|\\mathbf)?[\s{(\[$*]*([A-Z])[\s})\].:$*]*")
+# These can be an answer of other kinds too, so they need a label that names the boolean grader.
+_SHORT_TRUTHS = {"t": True, "y": True, "1": True, "f": False, "n": False, "0": False}
+# What can be around the letter of an option. `$c$`, `{c}` and `\mathbf{c}` are mathematics as well;
+# the other forms are not: `(c)`, `c.`, `**c**`, `\text{(c)}`, `option c`.
+_PLAIN_WRAPPERS = (
+    re.compile(r"\$\$?(.*?)\$\$?", re.DOTALL),
+    re.compile(r"\\\((.*)\\\)", re.DOTALL),
+    re.compile(r"(?:\\(?:boxed|fbox|mathrm|mathbf|mathsf|mathit)\s*)?\{(.*)\}", re.DOTALL),
+)
+_OPTION_WRAPPERS = (
+    re.compile(r"\\(?:text\w*|mbox)\s*\{(.*)\}", re.DOTALL),
+    re.compile(r"\((.*)\)|\[(.*)\]", re.DOTALL),
+    re.compile(r"([*_]{1,3}|[\"'`])(.*)\1", re.DOTALL),
+    re.compile(r"(?:the\s+)?(?:option|choice|letter|answer)(?:\s+is\b)?\s*:?\s*(.*)", re.I | re.S),
+    re.compile(r"(.*?)\s*[.):\]]", re.DOTALL),
+)
+_MAX_WRAPPERS = 6
+# `(C) Paris`, `C. Paris`: the letter and the text of an option.
+_LETTER_AND_TEXT = re.compile(r"\(?([A-Za-z])(?:\)|[.:])\s+\S")
+# The most options of a public benchmark (MMLU-Pro: A to J). A bare `N` or `R` is mathematics.
+_LAST_BARE_LETTER = "J"
 _FUNCTION = re.compile(r"\b(?:sin|cos|tan|cot|log|ln|exp|sqrt|pi)\b")
 # LogicBench's name for an option: `choice_2`.
 _OPTION_NAME = re.compile(r"\bchoice_([1-9]|1\d|2[0-6])\b")
-_DEFAULT_NUM_CHOICES = 5
+_MAX_CHOICES = len(string.ascii_uppercase)
 # `{"answer": 5` and `{'answer': 5`, but not the set `{1, 2}`.
 _MEANT_AS_JSON = re.compile(r"""\s*\{\s*['"]\w+['"]\s*:""")
 # In JSON, `\frac` with one backslash becomes a form feed and `rac`; `\neq` a line feed and `eq`.
@@ -68,18 +88,20 @@ def parse_label(value: object, grader: GraderName | None = None) -> Label:
     if is_plain:
         value = {"answer": value}
     if not isinstance(value, dict):
-        raise LabelError(f"a label is a string or an object, not {_name_type(value)}")
+        raise LabelError(
+            f"a label is a string or an object, not {_name_type(value)}: {_quote(value)}"
+        )
     if unknown := [name for name in value if name not in _FIELDS]:
-        raise LabelError(f"unknown label field {unknown[0]!r}; known: {', '.join(_FIELDS)}")
+        raise LabelError(f"unknown label field {_quote(unknown[0])}; known: {', '.join(_FIELDS)}")
     answer = value.get("answer")
     if not isinstance(answer, str):
-        found = "is missing" if answer is None else f"is {_name_type(answer)}"
+        found = "is missing" if answer is None else f"is {_name_type(answer)}, {_quote(answer)}"
         raise LabelError(f"the label's answer {found}; it must be a string", "answer")
     if not answer.strip():
         raise LabelError("the label's answer is empty: there is nothing to grade against", "answer")
     if not is_plain and _CONTROL_CHARACTER.search(answer.strip(" \t\r\n")):
         raise LabelError(
-            f"the label's answer {answer[:40]!r} contains a control character; in JSON, LaTeX "
+            f"the label's answer {_quote(answer)} contains a control character; in JSON, LaTeX "
             r"needs two backslashes, \\frac and not \frac",
             "answer",
         )
@@ -93,8 +115,12 @@ def parse_label(value: object, grader: GraderName | None = None) -> Label:
     elif name == "boolean":
         truth = read_truth_value(answer)
         if truth is None:
+            truth = _SHORT_TRUTHS.get(answer.casefold())
+        if truth is None:
             raise LabelError(
-                f"the boolean answer {answer[:40]!r} is not true/false/yes/no", "answer"
+                f"the boolean answer {_quote(answer)} is not true/false/yes/no; the grader exact "
+                "compares other words",
+                "answer",
             )
         answer = "true" if truth else "false"
     return Label(answer, name, mode, choices)
@@ -108,8 +134,14 @@ def names_grader(value: object) -> bool:
 
 
 def choose_grader(answer: str, choices: Sequence[str] = ()) -> GraderName:
-    """Chooses the grader for a label that names none, by the form of its answer."""
-    if choices or read_choice_letter(answer, _DEFAULT_NUM_CHOICES):
+    """Chooses the grader for a label that names none, by the form of its answer.
+
+    A letter in a form that only options have, such as `(c)` or `C.`, is a choice. A bare letter is
+    one from A to J, as many options as MMLU-Pro has. A bare `c`, `N` or `R` is a variable or a set.
+    """
+    letter, is_option = _unwrap_letter(answer)
+    is_bare_option = letter.isupper() and letter <= _LAST_BARE_LETTER
+    if choices or (letter and (is_option or is_bare_option)):
         return "choice"
     if read_truth_value(answer) is not None:
         return "boolean"
@@ -120,12 +152,23 @@ def choose_grader(answer: str, choices: Sequence[str] = ()) -> GraderName:
     return "exact"
 
 
-def read_choice_letter(text: str, num_choices: int) -> str | None:
-    """Returns the letter of a text that is only a letter, such as `(B)` or `\\text{B}`, or None."""
-    match = _LETTER.fullmatch(replace_option_names(text).strip())
-    if match and string.ascii_uppercase.index(match[1]) < num_choices:
-        return match[1]
-    return None
+def read_choice_letter(text: str, num_choices: int = _MAX_CHOICES) -> str | None:
+    """Returns the letter of a text that is only a letter, such as `(b)` or `\\text{B}`, or None."""
+    letter = _unwrap_letter(text)[0].upper()
+    return letter if letter and string.ascii_uppercase.index(letter) < num_choices else None
+
+
+def _unwrap_letter(text: str) -> tuple[str, bool]:
+    """Returns the letter that a text consists of, or "", and whether its form is an option's."""
+    text = unicodedata.normalize("NFKC", replace_option_names(text)).strip()
+    is_option = False
+    for _ in range(_MAX_WRAPPERS):
+        for wrapper in (*_PLAIN_WRAPPERS, *_OPTION_WRAPPERS):
+            if match := wrapper.fullmatch(text):
+                text = match[match.lastindex or 0].strip()
+                is_option = is_option or wrapper in _OPTION_WRAPPERS
+                break
+    return (text, is_option) if re.fullmatch(r"[A-Za-z]", text) else ("", is_option)
 
 
 def replace_option_names(text: str) -> str:
@@ -135,35 +178,42 @@ def replace_option_names(text: str) -> str:
 
 def read_truth_value(text: str) -> bool | None:
     """Returns True for true/yes, False for false/no, and None for any other text."""
-    word = re.sub(r"\\text\w*|[\s{}().$*'\"]", "", text).casefold()
+    word = re.sub(r"\\(?:text\w*|boxed|mathrm|mathbf)|[\s{}()\[\].!$*_`'\"]", "", text).casefold()
     return True if word in _TRUE else False if word in _FALSE else None
 
 
 def count_choices(choices: Sequence[str]) -> int:
-    """Returns the number of options: five (A to E) for a label that does not list them."""
-    return len(choices) or _DEFAULT_NUM_CHOICES
+    """Returns the number of options: all letters for a label that does not list them."""
+    return len(choices) or _MAX_CHOICES
 
 
 def _find_letter(answer: str, choices: tuple[str, ...]) -> str:
-    """Returns the letter of an answer that is a letter or an option's text."""
-    if letter := read_choice_letter(answer, count_choices(choices)):
-        return letter
-    matches = [i for i, text in enumerate(choices) if text.strip().casefold() == answer.casefold()]
-    if len(matches) != 1:
-        allowed = f"A-{string.ascii_uppercase[count_choices(choices) - 1]}"
-        raise LabelError(
-            f"the choice answer {answer[:40]!r} is not a letter {allowed} or one option's text",
-            "answer",
-        )
-    return string.ascii_uppercase[matches[0]]
+    """Returns the letter of an answer that is a letter, an option's text, or both."""
+    allowed = string.ascii_uppercase[: count_choices(choices)]
+    if len(answer) == 1 and answer in allowed:
+        return answer
+    texts = [text.strip().casefold() for text in choices]
+    matches = [string.ascii_uppercase[i] for i, t in enumerate(texts) if t == answer.casefold()]
+    if not matches and (letter := read_choice_letter(answer)):
+        matches = [letter]
+    if not matches and (both := _LETTER_AND_TEXT.match(answer)):
+        matches = [both[1].upper()]
+    if len(matches) == 1 and matches[0] in allowed:
+        return matches[0]
+    hint = "" if choices else "; list the options in `choices`, or use the grader exact"
+    raise LabelError(
+        f"the choice answer {_quote(answer)} is not a letter A-{allowed[-1]} or one option's text"
+        f"{hint}",
+        "answer",
+    )
 
 
 def _check_choices(choices: Any) -> tuple[str, ...]:
     if choices is None:
         return ()
     if not isinstance(choices, (list, tuple)) or not all(isinstance(c, str) for c in choices):
-        raise LabelError("choices must be a list of strings", "choices")
-    if len(choices) > len(string.ascii_uppercase):
+        raise LabelError(f"choices must be a list of strings, not {_quote(choices)}", "choices")
+    if len(choices) > _MAX_CHOICES:
         raise LabelError(f"{len(choices)} choices; at most 26 have a letter", "choices")
     return tuple(choices)
 
@@ -171,7 +221,7 @@ def _check_choices(choices: Any) -> tuple[str, ...]:
 def _check_option(value: dict[str, Any], field: str, allowed: tuple[str, ...]) -> Any:
     option = value.get(field)
     if option is not None and option not in allowed:
-        raise LabelError(f"unknown {field} {option!r}; one of {', '.join(allowed)}", field)
+        raise LabelError(f"unknown {field} {_quote(option)}; one of {', '.join(allowed)}", field)
     return option
 
 
@@ -186,6 +236,12 @@ def _parse_json_object(text: str) -> dict[str, Any] | None:
             raise LabelError(f"the label looks like a JSON object but is not: {error}") from error
         return None  # for example the set {1, 2}
     return value if isinstance(value, dict) else None
+
+
+def _quote(value: object) -> str:
+    """Returns the start of a value for an error message of one line."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _name_type(value: object) -> str:

@@ -24,6 +24,7 @@ def decision(
     *,
     prompt: str = "What is 2 + 3?",
     special_tokens: Sequence[str] = (),
+    end_tokens: Sequence[str] = (),
     nll_qa: float = 0.25,
     nll_a: float = 0.75,
 ) -> Decision:
@@ -40,6 +41,7 @@ def decision(
         template_mismatch=False,
         model="demo",
         server_version="0.1.0",
+        end_tokens=end_tokens,
     )
 
 
@@ -129,13 +131,29 @@ def test_the_graded_text_is_the_servers(bundled_tokenizer: Any) -> None:
     from sar.tokenization import RolloutTokenizer
 
     tokenizer = RolloutTokenizer(bundled_tokenizer, system_prompt="")
-    special = next(t for t in bundled_tokenizer.all_special_tokens if t)
-    response = f"a{special}b <think>c</think> so 5.{special}{special}"
-    assert tokenizer.find_special_tokens(response) == (special,)
+    prompt = "Q?\n<think>\n"
+    for special in bundled_tokenizer.all_special_tokens:
+        response = f"a{special}b <think>c</think> so 5.{special}{special}"
+        assert tokenizer.find_special_tokens(response) == (special,)
+        logged = decision(
+            response,
+            special_tokens=tokenizer.find_special_tokens(response),
+            end_tokens=tokenizer.end_tokens,
+            prompt=prompt,
+        )
+        again = Decision.from_json(logged.to_json())
+        assert again.graded_text == tokenizer.make_graded_text(prompt, response)
     assert tokenizer.find_special_tokens("nothing") == ()
-    special_tokens = tokenizer.find_special_tokens(response)
-    one = decision(response, special_tokens=special_tokens, prompt="Q?\n<think>\n")
-    assert one.graded_text == "<think>" + tokenizer.remove_special_tokens(response)
+
+
+def test_a_log_older_than_end_tokens_is_cut_at_the_common_ones() -> None:
+    record = json.loads(
+        decision(
+            "5<|im_start|>6<|im_end|>7", special_tokens=("<|im_start|>", "<|im_end|>")
+        ).to_json()
+    )
+    del record["end_tokens"]
+    assert Decision.from_json(json.dumps(record)).graded_text == "5\n6"
 
 
 def test_special_tokens_that_start_alike_are_removed_longest_first() -> None:

@@ -346,7 +346,7 @@ def test_an_empty_response_has_nothing_to_score(tokenizer: Any) -> None:
 def test_graders_get_no_special_tokens(bundled_tokenizer: Any) -> None:
     rollouts = rollout_tokenizer(bundled_tokenizer)
     text = "<|im_start|>The answer<|endoftext|> is 4 <x> <|im_end|>"
-    assert rollouts.remove_special_tokens(text) == "The answer is 4 <x> "
+    assert rollouts.remove_special_tokens(text) == "The answer\n is 4 <x> "
     bare = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     without_any = rollout_tokenizer(PreTrainedTokenizerFast(tokenizer_object=bare))
     assert without_any.remove_special_tokens("a $^ b\n") == "a $^ b\n"

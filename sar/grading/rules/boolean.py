@@ -1,16 +1,38 @@
-"""The boolean grader: finds whether a response concludes True/Yes or False/No."""
+"""The boolean grader: finds whether a response concludes True/Yes or False/No.
+
+A response that gives both values, holds its answer back (`half true`) or takes it back has none.
+"""
 
 from __future__ import annotations
 
 import re
 
 from sar.grading.label import Label
-from sar.grading.rules.answers import find_statements
+from sar.grading.rules import stance
+from sar.grading.rules.answers import Statement
 from sar.grading.rules.normalize import normalize_unicode
+from sar.grading.rules.tags import find_statements_and_tags
+from sar.grading.rules.truths import find_truths, is_fragment, read_sentence
 from sar.grading.verdict import NO_ANSWER, Comparison, Source, Verdict, make_verdict
+
+_MAX_LEAD_CHARS = 200
+_MAX_STATEMENT_CHARS = 1000
+_MAX_SENTENCE_CHARS = 1500
+# Sentences after an answer that can take it back.
+_MAX_FOLLOWING = 100
 
 # `\text{False}`
 _WRAPPED = re.compile(r"\\(?:text\w*|math\w*)\s*\{([^{}]*)\}")
+_PAIR = (
+    r"[\"'*]*(?:true|yes)[\"'*]*\s*(?:/|\||,|or|and)\s*[\"'*]*(?:false|no)[\"'*]*"
+    r"|[\"'*]*(?:false|no)[\"'*]*\s*(?:/|\||,|or|and)\s*[\"'*]*(?:true|yes)[\"'*]*"
+)
+# The question's own choice: `the answer (Yes or No) is No`, `the answer, true or false, is true`.
+_ASKED = re.compile(
+    rf"\s*[(\[]\s*(?:answer\s+|either\s+)?(?:{_PAIR})\s*[)\]]|(?<=answer),?\s+(?:either\s+)?(?:{_PAIR}),?"
+    r"(?=\s*(?:is|was|:)(?!\w))",
+    re.IGNORECASE,
+)
 # Both truth values together are no answer: `True/False` (boolean-hedges-002), `neither true nor
 # false` (boolean-hedges-004), `A) True B) False`.
 _BETWEEN = r"\W{0,3}(?:or(?: maybe)?|/|,|and|nor|vs\.?)\W{0,3}"
@@ -18,19 +40,6 @@ _UNDECIDED = re.compile(
     rf"\b(?:true|yes){_BETWEEN}(?:false|no)\b|\b(?:false|no){_BETWEEN}(?:true|yes)\b"
     r"|\b(?:true|yes)\s*\W{0,3}b[).:]\s*(?:false|no)\b",
     re.IGNORECASE,
-)
-# A truth value, perhaps negated: `untrue` (boolean-negations-016), `not necessarily true`.
-_WORD = re.compile(
-    r"(?P<negation>\b(?:not|never|cannot be|can't be|isn't|is not|n't(?: be)?|neither)\s+"
-    r"(?:necessarily |actually |really |logically |always |the case that (?:it is )?){0,2})?"
-    r"\b(?P<word>true|false|yes|no|untrue)\b(?!-)",
-    re.IGNORECASE,
-)
-# After a `no` that is a determiner: `no cats are`, `No problem` (boolean-no_answer-006), `No. 5`.
-_NOT_A_VERDICT = re.compile(r"\s+(?:[a-z]+|\d)|\.\s*\d")
-# After a `no` that is an answer: `No because`, `no it is not`.
-_IS_VERDICT = re.compile(
-    r"\s+(?:because|since|as|is|it|that|the|this|he|she|they|we|based|given)\b"
 )
 # A step of the reasoning, not the conclusion: `It is true that` (boolean-no_answer-003).
 _TRUE_THAT = re.compile(r"\b(?:true|false) that\b", re.IGNORECASE)
@@ -42,7 +51,20 @@ _LEADING = re.compile(
 _CONCLUDES = re.compile(
     r"\b(?:so|thus|hence|therefore|conclu\w+|wait|actually|final\w*|overall)\b", re.IGNORECASE
 )
-_REASON = re.compile(r"\s(?:because|since|as|while|if|so that)\s|;|—", re.IGNORECASE)
+# Explains the answer before it: `This is because no rule makes it true.`
+_EXPLAINS = re.compile(
+    r"\W*(?:(?:this|that|it)(?:'s| is)\s+)?(?:because|since|due to|as)\b(?![^,]*,)", re.IGNORECASE
+)
+_CORRECTS = re.compile(
+    r"\W*(?:(?:hmm+|oh|but)\W+)?(?:wait|actually|hold on|correction|on second thought|sorry|oops"
+    r"|scratch that|no,|i mean)",
+    re.IGNORECASE,
+)
+_ALTERNATIVE = re.compile(
+    r"\W*(?:or|maybe|perhaps|possibly|alternatively|then again"
+    r"|(?:it|this) (?:could|might|may) also)\b",
+    re.IGNORECASE,
+)
 # `It depends: yes if` (second-b2-hedge-169), `if the rule were false` (second-b2-tail-198).
 _UNSURE = re.compile(
     r"\b(?:whether|if it'?s?|unclear|cannot be (?:proven|determined|known)|can't (?:be|tell|say)"
@@ -52,19 +74,24 @@ _UNSURE = re.compile(
 # `The statement is correct` (boolean-statement_verdict-007), `the claim does not hold`.
 _HOLDS = re.compile(
     r"\b(?:statement|claim|conclusion|proposition|hypothesis)\s+"
-    r"(?:(?P<yes>holds|is (?:correct|valid|right))|(?P<no>(?:does not|doesn't) hold"
+    r"(?:(?P<yes>holds|is (?:correct|valid|right))|(?P<no>(?:does not|doesn'?t) hold"
     r"|is (?:incorrect|invalid|wrong|not (?:correct|valid|right))))\b",
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 # `It is not the case that Max is sour` (boolean-negations-014).
-_NOT_THE_CASE = re.compile(r"\b(?:is not|isn't|not) (?:the case|so|correct|valid)\b", re.IGNORECASE)
+_NOT_THE_CASE = re.compile(
+    r"\b(?:is not|isn'?t|not) (?:the case|so|correct|valid)\b", re.IGNORECASE
+)
+
+_Conclusion = tuple[bool, Source]
 
 
 def grade_boolean(response: str, label: Label) -> Verdict:
     """Grades a response, without its thinking, against true or false."""
     text = _WRAPPED.sub(r" \1 ", normalize_unicode(response)).replace("_", " ")
-    found = _find_conclusion(text)
+    text = stance.remove_struck(text)
+    found = _find_conclusion(_ASKED.sub(" ", text))
     if found is None:
         return NO_ANSWER
     truth, source = found
@@ -73,60 +100,113 @@ def grade_boolean(response: str, label: Label) -> Verdict:
     return make_verdict(comparison, answer, source)
 
 
-def _find_conclusion(text: str) -> tuple[bool, Source] | None:
+def _find_conclusion(text: str) -> _Conclusion | None:
     """Returns the truth value that a text concludes, and where; None if it hedges or has none.
 
     It is in a stated answer, else at the text's start, else in the last sentence that has one.
     """
     text = _HOLDS.sub(lambda m: "statement is " + ("true" if m["yes"] else "false"), text)
-    for statement in reversed(find_statements(text)):
-        first = _SENTENCE.split(statement.text)[0]
-        if _UNDECIDED.search(first) or _UNSURE.search(first) or _hedges(first):
-            return None
-        if (truth := _read_sentence(first)) is not None:
-            return truth, statement.source
-    sentences = _SENTENCE.split(text.strip())
+    stated = [(s, _read_statement(text, s)) for s in find_statements_and_tags(text)]
+    values = [(s, value) for s, (value, is_said) in stated if is_said]
+    if values:
+        return _choose_statement(text, values)
+    sentences = _split(text)
     leading = _LEADING.match(text)
     if leading and not any(_CONCLUDES.search(sentence) for sentence in sentences[1:]):
         if _UNDECIDED.match(text.lstrip(" *")):
             return None
-        return leading[1].casefold() in ("true", "yes"), Source.ENDING
-    for index, sentence in reversed(list(enumerate(sentences))):
-        if index < len(sentences) - 1:
-            sentence = _TRUE_THAT.sub(" ", sentence)
-        if _UNSURE.search(sentence):
-            continue
-        truth = _read_sentence(_UNDECIDED.sub(" ", sentence))
-        if truth is not None:
-            return None if _hedges(sentence) else (truth, Source.ENDING)
-        if _UNDECIDED.search(sentence):
+        at = next((i for i, sentence in enumerate(sentences) if find_truths(sentence)), 0)
+        first = read_sentence(sentences[at])
+        return _follow(first.value if first else None, sentences[at + 1 :], Source.ENDING)
+    return _find_in_sentences(sentences)
+
+
+def _read_statement(text: str, statement: Statement) -> tuple[bool | None, bool]:
+    """Returns the value that a stated answer gives, None if it hedges, and whether it has one."""
+    lead = text[max(0, statement.start - _MAX_LEAD_CHARS) : statement.start]
+    lead = re.split(r"\n|[.!?]\s", lead)[-1]
+    first = _SENTENCE.split(statement.text[:_MAX_STATEMENT_CHARS])[0]
+    truth = read_sentence(first)
+    is_hedged = _UNDECIDED.search(first) or _UNSURE.search(first) or _hedges(first)
+    if is_hedged:
+        return None, True
+    if truth is None:
+        return None, False
+    is_asked = first.rstrip(" *\"')").endswith("?")
+    return (None if is_asked or stance.is_denied(lead) else truth.value), True
+
+
+def _choose_statement(text: str, values: list[tuple[Statement, bool | None]]) -> _Conclusion | None:
+    """Returns the last stated value, unless another one stands beside it or it is taken back."""
+    last, value = values[-1]
+    for statement, other in values[-2::-1]:
+        said = find_truths(statement.text[:_MAX_STATEMENT_CHARS])
+        start = statement.start + (said[0].end if said else 0)
+        if stance.changes_mind(text[start : last.start]):
+            break
+        if other != value:
             return None
-        if _NOT_THE_CASE.search(sentence):
+    end = last.start + len(_SENTENCE.split(last.text)[0])
+    following = re.sub(r"^(?:[})\]$\s.!]|\\[)\]]|</answer>)+", "", text[end : end + 4000])
+    return _follow(value, _split(following), last.source)
+
+
+def _follow(value: bool | None, sentences: list[str], source: Source) -> _Conclusion | None:
+    """Returns a value, once the sentences after it were read: they may take it back."""
+    is_list = True
+    for sentence in sentences[:_MAX_FOLLOWING]:
+        truth = None if sentence.rstrip().endswith("?") else read_sentence(sentence)
+        is_other = truth is not None and truth.value != value
+        if is_other and ((is_list and is_fragment(sentence)) or _ALTERNATIVE.match(sentence)):
+            return None
+        if stance.takes_back(sentence) or (truth and _CORRECTS.match(sentence)):
+            value = truth.value if truth else None
+        is_list = is_list and is_fragment(sentence)
+    return None if value is None else (value, source)
+
+
+def _find_in_sentences(sentences: list[str]) -> _Conclusion | None:
+    """Returns the value of the last sentence that has one."""
+    for index, sentence in reversed(list(enumerate(sentences))):
+        is_last = index == len(sentences) - 1
+        is_asked = sentence.rstrip().endswith("?") and not is_last
+        said = sentence if is_last else _TRUE_THAT.sub(" ", sentence)
+        if _UNSURE.search(said) or is_asked or _EXPLAINS.match(said):
+            continue
+        decided = _UNDECIDED.sub(" ", said)
+        truth = read_sentence(decided)
+        if truth is not None:
+            if truth.value is None or _hedges(decided) or said.rstrip().endswith("?"):
+                return None
+            if is_fragment(sentence) and _is_listed(sentences[:index], truth.value):
+                return None
+            return _follow(truth.value, sentences[index + 1 :], Source.ENDING)
+        if _UNDECIDED.search(said):
+            return None
+        if _NOT_THE_CASE.search(said):
             return False, Source.ENDING
     return None
 
 
-def _read_sentence(sentence: str) -> bool | None:
-    """Returns the last truth value of a sentence before its reason: `false because ... true`."""
-    found = _find_truths(_REASON.split(sentence)[0]) or _find_truths(sentence)
-    return found[-1] if found else None
+def _split(text: str) -> list[str]:
+    """Returns the ends of a text's sentences and lines, which are as long as any real one."""
+    sentences = (sentence[-_MAX_SENTENCE_CHARS:] for sentence in _SENTENCE.split(text.strip()))
+    return [sentence for sentence in sentences if sentence.strip()]
 
 
-def _find_truths(text: str) -> list[bool]:
-    """Returns the truth values in a text, in order; a negated one counts as its opposite."""
-    found = []
-    for match in _WORD.finditer(text):
-        word = match["word"].casefold()
-        rest = text[match.end() :]
-        if word == "no" and _NOT_A_VERDICT.match(rest) and not _IS_VERDICT.match(rest):
-            continue
-        truth = word in ("true", "yes")
-        found.append(truth != bool(match["negation"]))
-    return found
+def _is_listed(before: list[str], value: bool) -> bool:
+    """Whether the sentences just before a bare value are bare values too, and one is another."""
+    for index, sentence in reversed(list(enumerate(before))):
+        is_reply = index and before[index - 1].rstrip().endswith("?")  # `Is it false? No.`
+        if is_reply or not is_fragment(sentence):
+            return False
+        if any(truth.value != value for truth in find_truths(sentence)):
+            return True
+    return False
 
 
 def _hedges(sentence: str) -> bool:
     """Whether a sentence offers both truth values: `maybe true, maybe false`."""
-    if len(set(_find_truths(sentence))) < 2:
+    if len({truth.value for truth in find_truths(sentence)}) < 2:
         return False
     return re.search(r"\b(?:or|either|maybe|could be|otherwise)\b", sentence, re.I) is not None

@@ -230,6 +230,13 @@ def test_thinking_tags_are_read_and_other_special_tokens_are_not() -> None:
     assert tokenizer.pad_token_id == 0
 
 
+def test_a_response_ends_at_its_end_token_and_no_token_joins_two_texts(
+    bundled_tokenizer: Any,
+) -> None:
+    ids = bundled_tokenizer.encode("7<|im_start|><|im_start|>3<|im_end|>4")
+    assert ChatTokenizer(bundled_tokenizer).decode(ids) == "7\n3"
+
+
 @pytest.mark.parametrize(
     ("path", "device", "complaint"),
     [

@@ -296,9 +296,9 @@ def test_a_label_that_the_grader_cannot_grade_is_an_error_with_its_line(
     log = write_log(tmp_path / "a.jsonl", [decision(label="B"), decision(label="17")])
     status, report, errors = run(capsys, log, "--grader", "choice", "--grader-workers", 1)
     assert (status, report) == (1, "")
-    assert (
-        errors
-        == f"error: {log}:2: the choice answer '17' is not a letter A-E or one option's text\n"
+    assert errors == (
+        f"error: {log}:2: the choice answer '17' is not a letter A-Z or one option's text; list "
+        "the options in `choices`, or use the grader exact\n"
     )
 
 

@@ -66,7 +66,10 @@ def test_no_case_is_too_much_for_a_grader(graded: Graded) -> None:
 
 
 def test_comments_in_the_rules_name_existing_cases() -> None:
-    ids = {json.loads(line)["id"] for line in CASES.read_text(encoding="utf-8").splitlines()}
+    files = sorted(CASES.parent.glob("*cases.jsonl"))
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    ids = {json.loads(line)["id"] for line in lines}
+    assert len(ids) == len(lines)
     rules = "\n".join(path.read_text(encoding="utf-8") for path in RULES.glob("*.py"))
     kinds = "math|choice|boolean|exact|second|rollouts"
     named = set(re.findall(rf"\b(?:{kinds})-[\w-]+-\d{{3}}\b", rules))

@@ -78,7 +78,7 @@ def test_thinking_is_counted_and_not_shown() -> None:
             "080 or 081 (both were accepted)",
             [Reading("080", "the number 80"), Reading("081", "the number 81")],
         ),
-        ("B", [Reading("B", "option B of 5")]),
+        ("B", [Reading("B", "option B")]),
         ({"answer": "blue", "choices": ["red", "blue"]}, [Reading("B", "option B of 2: blue")]),
         ("No", [Reading("false", "false or no")]),
         ("Dark  Blue", [Reading("Dark  Blue", "the words 'dark blue'")]),
@@ -93,7 +93,7 @@ def test_the_label_is_read_as_the_grader_reads_it(label: Any, accepted: list[Rea
     ("response", "label", "read_as"),
     [
         ("It is 0.5.", "1", "the number 1/2"),
-        ("It is B.", "A", "option B of 5"),
+        ("It is B.", "A", "option B"),
         ("True.", "no", "true or yes"),
         ("Blue", "red", "the words 'blue'"),
         ("It is 5.", r"\frac{", "plain text"),

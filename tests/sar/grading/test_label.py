@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 
 import pytest
 from hypothesis import given
@@ -46,9 +47,58 @@ def test_plain_letters_are_choices(answer: str, letter: str) -> None:
     assert parse_label(answer) == Label(letter, "choice")
 
 
-def test_a_letter_past_the_default_choices_is_not_a_choice() -> None:
-    assert parse_label("F").grader == "math"
-    assert parse_label("a").grader == "math"
+# MMLU-Pro has the options A to J. A bare letter after J, or in lower case, is mathematics.
+@pytest.mark.parametrize("letter", "ABCDEFGHIJ")
+def test_a_bare_upper_case_letter_to_j_is_a_choice(letter: str) -> None:
+    assert parse_label(letter) == Label(letter, "choice")
+
+
+@pytest.mark.parametrize("letter", [*"abcijnxKNRXZ", "$c$", "$N$", "{x}", r"\mathrm{e}", "(1)"])
+def test_other_bare_letters_are_mathematics(letter: str) -> None:
+    assert parse_label(letter) == Label(letter, "math")
+
+
+FORMS = [
+    "{}", "({})", "[{}]", "{}.", "({}).", "{})", "{}:", "**{}**", "*({})*", '"{}"', "`{}`", "${}$",
+    "$({})$", "\\({}\\)", "\\text{{{}}}", "\\text{{({})}}", "$\\text{{({})}}$", "\\textbf{{({}) }}",
+    "\\mathrm{{({})}}", "\\boxed{{{}}}", "\\boxed{{\\text{{({})}}}}", "option {}", "Option ({})",
+    "Answer: {}", "({}) Paris", "{}. Paris", " {}\n", "（{}）",
+]  # fmt: skip
+BARE_FORMS = ("{}", "${}$", "\\({}\\)", "\\boxed{{{}}}", " {}\n")
+
+
+@given(st.sampled_from(string.ascii_letters), st.sampled_from(FORMS))
+def test_any_letter_in_any_form_is_a_label_of_the_choice_grader(letter: str, form: str) -> None:
+    answer = form.format(letter)
+    assert parse_label({"answer": answer, "grader": "choice"}) == Label(letter.upper(), "choice")
+    assert parse_label(answer, "choice").answer == letter.upper()
+    four = {"answer": answer, "choices": ["red", "blue", "Rome", "Oslo"]}
+    if letter.upper() in "ABCD":
+        assert parse_label(four).answer == letter.upper()
+    else:
+        with pytest.raises(LabelError, match="is not a letter A-D"):
+            parse_label(four)
+
+
+@given(st.sampled_from(string.ascii_letters), st.sampled_from(FORMS))
+def test_a_form_that_only_options_have_is_a_choice(letter: str, form: str) -> None:
+    if form not in BARE_FORMS and "Paris" not in form:
+        assert parse_label(form.format(letter)) == Label(letter.upper(), "choice")
+
+
+def test_an_upper_case_letter_is_a_letter_before_it_is_an_options_text() -> None:
+    assert parse_label({"answer": "A", "choices": ["C", "A"]}).answer == "A"
+    assert parse_label({"answer": "a", "choices": ["c", "a"]}).answer == "B"
+    assert parse_label({"answer": "Y", "choices": ["X", "Y"]}).answer == "B"
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth"),
+    [("T", "true"), ("f", "false"), ("1", "true"), ("0", "false"), ("N", "false")],
+)
+def test_short_truth_values_need_the_boolean_graders_name(answer: str, truth: str) -> None:
+    assert parse_label({"answer": answer, "grader": "boolean"}).answer == truth
+    assert parse_label(answer).grader != "boolean"
 
 
 @pytest.mark.parametrize(
@@ -161,8 +211,14 @@ def test_a_label_that_is_almost_json_is_an_error(text: str, message: str) -> Non
         ({"answer": "C", "choices": ["x", "y"]}, "answer", "'C'"),
         ({"answer": "green", "choices": ["red", "blue"]}, "answer", "'green'"),
         ({"answer": "red", "choices": ["red", "Red"]}, "answer", "'red'"),
-        ({"answer": "F", "grader": "choice"}, "answer", "A-E"),
-        ({"answer": "7", "grader": "choice"}, "answer", "A-E"),
+        ({"answer": "7", "grader": "choice"}, "answer", "'7' is not a letter A-Z"),
+        (
+            {"answer": "red", "grader": "choice"},
+            "answer",
+            "list the options in `choices`, or use",
+        ),
+        ({"answer": "(c)", "choices": ["x", "y"]}, "answer", "'(c)' is not a letter A-B"),
+        (["a\nb"], None, r"a list: ['a\nb']"),
         ({"answer": "maybe", "grader": "boolean"}, "answer", "'maybe'"),
     ],
 )

@@ -1,0 +1,162 @@
+"""Finds the truth values that a sentence states, and whether it means them.
+
+A negated value counts as its opposite: `not true`, `far from true`. A value that the sentence holds
+back counts as unclear: `half true`, `true or not`, `it would be wrong to say true`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from sar.grading.rules import stance
+from sar.grading.rules.stance import any_of
+
+_MAX_BEFORE_CHARS = 200
+_MAX_AFTER_CHARS = 100
+
+_VALUE = re.compile(r"(?<!\w-)\b(true|false|yes|no|untrue)\b(?!-\w)", re.IGNORECASE)
+# After a `no` that is a determiner: `no cats are`, `No problem` (boolean-no_answer-006), `No. 5`.
+_NOT_A_VERDICT = re.compile(r"\s+(?:[a-z]+|\d)|\.\s*\d")
+# After a `no` that is an answer: `No because`, `no it is not`.
+_IS_VERDICT = re.compile(
+    r"\s+(?:because|since|as|is|it|that|the|this|he|she|they|we|based|given|and|or|but"
+    r"|unless)\b"
+)
+_FILLERS = (
+    r"(?:(?:be|at all|in fact|really|actually|necessarily|logically|always|a|an|the|for)\s+)*"
+)
+_NEGATING = any_of(
+    stance.NOT,
+    r"by no means|in no way|far from|nowhere near|anything but",
+    r"(?:the )?(?:opposite|contrary|negation|reverse) of",
+)
+# Right before a value: `not necessarily true`, `isn't true`, `far from being true`.
+_NEGATED = re.compile(rf"(?<![\w'\\])({_NEGATING})\s*(?:being\s+)?{_FILLERS}\Z", re.IGNORECASE)
+# Before that: `It is not the case that it is true`, `I do not think that the statement is true`.
+_NEGATED_CLAUSE = re.compile(
+    r"(?<![\w'\\])"
+    + any_of(
+        rf"{stance.NOT}\s+(?:\w+\s+){{0,2}}?(?:think|believe|the case|true|correct|right|so)",
+        r"false|untrue|incorrect|wrong|(?<!no )(?<!without )doubt\w*|den(?:y|ies|ied)",
+    )
+    + r"\s+(?:that\s+)?"
+    r"(?:it|this|that|the (?:statement|claim|conclusion|answer)|[\"'][^\"']*[\"'])"
+    r"\s*(?:is|'s|was)\s+\Z",
+    re.IGNORECASE,
+)
+# `half true`, `not entirely true`, `hardly true`
+_HALF = re.compile(
+    any_of(
+        r"half|part(?:ly|ially)|mostly|somewhat|almost|nearly|sort of|kind of|less than|less|more",
+        r"more or less|semi|quasi|hardly|barely|scarcely|rarely|seldom|sometimes|supposedly",
+        r"allegedly|seemingly",
+        rf"{stance.NOT}\s+"
+        r"(?:entirely|completely|quite|fully|totally|exactly|wholly|strictly|100 ?%)",
+        r"(?:avoid|reject|skip|refus|dismiss)\w*(?:\s+to)?"
+        r"(?:\s+(?:say|choose|answer|saying|answering))?",
+        r"(?:except|besides|other than|rather than|instead of|unlike|without|neither|either)",
+    )
+    + r"[\s-]+(?:a|an|the|being|both)?\s*\Z",
+    re.IGNORECASE,
+)
+# `It would be wrong to say true`, `I cannot claim that it is true`, `nobody would say yes`
+_NOT_SAID = re.compile(
+    rf"(?<!\w)(?:{stance.NOT}|wrong|incorrect|mistake\w*|foolish|silly|absurd|lie|lying|impossible"
+    r"|unlikely|refus\w+|avoid\w*|tempt\w+|nobody|no one|few|hard|difficult)\s+(?:[\w']+\s+){0,4}?"
+    r"(?:say|saying|said|claim|call|conclude|state|answer|choose|chose|pick|go|consider|argue|mark"
+    r"|label|prove[nd]?|tell|known?|determined?|shown|guaranteed|certain)\b[^.;,]*\Z",
+    re.IGNORECASE,
+)
+# `true or not`, `true only if`, `true to some extent`, `"True" would be wrong`
+_HELD_BACK = re.compile(
+    r"[\"'*)\s]*"
+    + any_of(
+        r"\s(?:or not|or otherwise|or is it|ish|at times|sometimes"
+        r"|in (?:a|some) (?:way|sense|cases?)|to (?:some|an|a certain) extent|up to a point"
+        r"|half the time|in part|for (?:some|most)|only (?:if|when)|unless|if\b)",
+        r"\s(?:is|was|would be|seems|looks|must be|has to be)\s+"
+        r"(?:clearly |definitely |also |simply )*"
+        r"(?:not|wrong|incorrect|a mistake|out|ruled out|impossible|unlikely)",
+        r"\s(?:isn'?t|wasn'?t|cannot be|can'?t be)\b",
+        r"[\s,;:–—-]+not\W*\Z|\s*\((?:not\W*\)|not really|just kidding|wrong|half|partly|sort of)",
+    ),
+    re.IGNORECASE,
+)
+# Only such words between two opposite values: `true and false`, `yes, but also no`.
+_JOINT = re.compile(
+    r"(?:[\W_\d]|\b(?:and|or|xor|not|unless|if|otherwise|on|other|hand|also|maybe|perhaps|possibly|but|yet|then|both|at|same|time|it|is|it's"
+    r"|could|might|may|be|as|well|vs|versus|nor|equally|partly|the|a|statement|answer|claim|either"
+    r"|option|else|in|way|some|sense|b|for|others|more|less|than)\b)*",
+    re.IGNORECASE,
+)
+_REASON = re.compile(r"\s(?:because|since|as|while|if|so that)\s|;|—", re.IGNORECASE)
+# A sentence that is only a value, perhaps as a listed option: `False.`, `B) False`.
+_FRAGMENT = re.compile(
+    r"[\W_]*(?:(?:option\s*)?[a-e\d][).:]\s*)?[\W_]*(?:or|and|maybe|then|also)?[\W_]*"
+    r"(?:(?:it|this|the (?:statement|answer|claim))(?:'s| is)\s+)?[\W_]*"
+    r"(?:true|false|yes|no)[^\w?]*",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A truth value in a sentence."""
+
+    value: bool | None
+    """None: the sentence names a value and does not commit to it."""
+    start: int
+    end: int
+
+
+def read_sentence(sentence: str) -> Truth | None:
+    """Returns what a sentence concludes: its last value before its reason. None: it has no value.
+
+    `It is false because it is true that cats meow` concludes false.
+    """
+    truths = find_truths(sentence)
+    if not truths:
+        return None
+    last = (find_truths(_REASON.split(sentence)[0]) or truths)[-1]
+    return Truth(None, last.start, last.end) if _contradicts(sentence, truths) else last
+
+
+def find_truths(text: str) -> list[Truth]:
+    """Returns the truth values in a text, in order."""
+    found = []
+    for match in _VALUE.finditer(text):
+        word, rest = match[1].casefold(), text[match.end() : match.end() + _MAX_AFTER_CHARS]
+        if word == "no" and _NOT_A_VERDICT.match(rest) and not _IS_VERDICT.match(rest):
+            continue
+        before = text[max(0, match.start() - _MAX_BEFORE_CHARS) : match.start()]
+        value = _read_value(word in ("true", "yes"), before.rstrip("\"'*_`($") + " ", rest)
+        found.append(Truth(value, match.start(), match.end()))
+    return found
+
+
+def is_fragment(sentence: str) -> bool:
+    """Whether a sentence is only a truth value."""
+    return _FRAGMENT.fullmatch(sentence) is not None or not re.search(r"[a-z]", sentence, re.I)
+
+
+def _read_value(value: bool, before: str, rest: str) -> bool | None:
+    if _HALF.search(before) or _HELD_BACK.match(rest):
+        return None
+    if negated := _NEGATED.search(before):
+        value, before = not value, before[: negated.start()].rstrip() + " "
+        if _NEGATED.search(before):  # `not not true`
+            return None
+    if _NEGATED_CLAUSE.search(before):
+        return not value
+    return None if _NOT_SAID.search(stance.get_last_clause(before)) else value
+
+
+def _contradicts(text: str, truths: Sequence[Truth]) -> bool:
+    """Whether a text states opposite values side by side: `true and false`."""
+    return any(
+        a.value != b.value and _JOINT.fullmatch(text, a.end, b.start) is not None
+        for a, b in pairwise(truths)
+    )
