@@ -48,7 +48,9 @@ _MATH_SEGMENT = re.compile(
 _FIRST_STEP = re.compile(r"\s*(?:\*\*)?(?:step )?1[.):]\s*\S*\s*[A-Za-z]", re.IGNORECASE)
 # `It might be 73`, `Maybe 73`: the response does not commit itself.
 _HEDGE = re.compile(
-    r"\b(?:(?:could|might|may)\s+(?:\w+\s+)?(?:be|equal)|maybe|perhaps|possibly)\W*$", re.IGNORECASE
+    r"\b(?:(?:could|might|may)\s+(?:\w+\s+)?(?:be|equal)|maybe|perhaps|possibly|otherwise|else|try"
+    r"|trying|tried|tested|testing|suppose|assume|assuming)\W*$|\d\W+(?:and\s+)?then\W*$",
+    re.IGNORECASE,
 )
 # `from 70 to 73`
 _RANGE = re.compile(r"\d\S*(?:\s+[a-z]+)?\s+(?:to|through|and|or|vs)\s+[$*]*$", re.IGNORECASE)
@@ -82,8 +84,8 @@ def find_ending(text: str, label: str) -> str | None:
             inside = content[number.end() :] if number and read_quantity(content) else ""
             before, after = last_lines[: bold.start()], last_lines[bold.end() :]
             return None if _is_changed(before, inside + after) else content
-    found = _find_final_formula(tail, label)
-    return _find_last_expression(tail) if found is None else found or None
+    formula = _find_final_formula(tail, label)
+    return _find_last_expression(tail) if formula is None else formula or None
 
 
 def rewrite_ratios(text: str, label: str) -> str:
@@ -125,7 +127,7 @@ def _is_changed(before: str, after: str) -> bool:
 
 
 def _find_final_formula(tail: str, label: str) -> str | None:
-    """Returns the formula that the last sentence ends with, "" if its words change it, or None."""
+    """Returns the formula that the last sentence ends with, "" if it is a guess, or None."""
     sentence = SENTENCE_BREAK.split(tail.rpartition("\n")[2])[-1]
     sentence = _PARENTHESIS.sub(lambda m: m[0] if is_changed_after(m[0]) else " ", sentence)
     sentence = normalize_answer(sentence)
@@ -138,13 +140,11 @@ def _find_final_formula(tail: str, label: str) -> str | None:
     if re.match(r"(?![\^_]).*(?:\d|\\[a-z])", ending) and not has_words(ending):
         lead = words[0] if words and sentence.endswith(words[0] + ending) else ""
         number = NUMBER.match(ending)
-        is_changed = (
-            is_changed_before(lead)
-            or _HEDGE.search(lead[-60:])
-            or _RANGE.search(lead[-60:])
-            or (number and is_changed_after(ending[number.end() :], lead))
+        is_hedged = _HEDGE.search(lead[-60:]) or _RANGE.search(lead[-60:])
+        is_changed = is_changed_before(lead) or (
+            number and is_changed_after(ending[number.end() :], lead)
         )
-        return "" if is_changed else ending.strip(" .,;:*")
+        return "" if is_hedged else None if is_changed else ending.strip(" .,;:*")
     return None
 
 
@@ -157,6 +157,8 @@ def _find_last_expression(tail: str) -> str | None:
     numbers = list(NUMBER.finditer(without_remarks)) or list(NUMBER.finditer(tail))
     numbers = [number for number in numbers if not is_denied(tail, number.start())]
     if segments and (not numbers or numbers[-1].start() < segments[-1].end()):
+        if _is_changed(tail[: segments[-1].start()], tail[segments[-1].end() :]):
+            return None
         return normalize_answer(_get_content(segments[-1]))
     if not numbers:
         return None
