@@ -61,8 +61,8 @@ _ANSWER_IS = re.compile(
 )
 # Before a marker: the response quotes the question, `It says "Answer: 73"`, and does not answer.
 _QUOTED = re.compile(r"[\"“„«](?:(?:the|my|final|correct|right)\s+){0,3}\Z", re.IGNORECASE)
-# What a model writes that runs on after its answer: the end of its turn, or a new question
-# (math-chatter_after-005).
+# What a model writes that runs on after its answer: the end of its turn (math-run_on-004), or a new
+# question (math-run_on-001).
 _END_OF_TURN = re.compile(
     r"<\|(?:im_end|im_start|endoftext|eot_id|end)\|>|</s>|<end_of_turn>|<eos>"
 )

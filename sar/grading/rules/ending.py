@@ -13,6 +13,7 @@ from sar.grading.rules.prose_numbers import (
     add_unit,
     choose_main_number,
     is_denied,
+    write_minus,
 )
 from sar.grading.rules.quantities import read_quantity
 from sar.grading.rules.rivals import has_rival_number
@@ -46,14 +47,15 @@ _MATH_SEGMENT = re.compile(
 )
 # The text is cut off if it ends in the first of several steps (math-truncated-002).
 _FIRST_STEP = re.compile(r"\s*(?:\*\*)?(?:step )?1[.):]\s*\S*\s*[A-Za-z]", re.IGNORECASE)
-# `It might be 73`, `Maybe 73`: the response does not commit itself.
+# `It might be 73`, `Maybe 73`, `I tried 73` (math-second_value-012): it does not commit itself.
 _HEDGE = re.compile(
     r"\b(?:(?:could|might|may)\s+(?:\w+\s+)?(?:be|equal)|maybe|perhaps|possibly|otherwise|else|try"
     r"|trying|tried|tested|testing|suppose|assume|assuming)\W*$|\d\W+(?:and\s+)?then\W*$",
     re.IGNORECASE,
 )
-# `from 70 to 73`
+# `from 70 to 73`: neither is the answer.
 _RANGE = re.compile(r"\d\S*(?:\s+[a-z]+)?\s+(?:to|through|and|or|vs)\s+[$*]*$", re.IGNORECASE)
+# The numbers of `71\n72\n73` (math-second_value-013), of `71? 72? 73?`.
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
 _ALONE = re.compile(r"[\s$*(\\-]*(\d[\d,]*(?:\.\d+)?)[\s$*).!?\\]*")
 _LIST_CHARS = 300
@@ -69,7 +71,8 @@ def find_ending(text: str, label: str) -> str | None:
     Args:
         label: the label's answer, normalised.
     """
-    tail = rewrite_ratios(normalize_unicode(text[-_TAIL_CHARS:]).rstrip(), label)
+    tail = write_minus(normalize_unicode(text[-_TAIL_CHARS:]).rstrip())
+    tail = rewrite_ratios(tail, label)
     if CLOCK_TIME.fullmatch(label) and (times := CLOCK_TIME.findall(tail)):
         return normalize_answer(times[-1])
     if _states_nothing(tail):

@@ -34,7 +34,7 @@ from sar.grading.verdict import Source
 _MAX_ANSWER_CHARS = 2000
 _CONTEXT_CHARS = 200
 
-# `~~72~~ 73`
+# `~~72~~ 73` (math-changed_after-023).
 _STRUCK_OUT = re.compile(r"~~[^~\n]{1,200}~~|<(?:s|del)>[^<\n]{1,200}</(?:s|del)>")
 # A display formula; its last delimiter may be cut off.
 _DISPLAY = re.compile(r"\\\[(.+?)(?:\\\]|\Z)|\$\$(.+?)(?:\$\$|\Z)", re.DOTALL)

@@ -22,9 +22,11 @@ _START = (
 )
 _SMALL = r"(?:(?:and|but|oh|hm+|ah|well|so|yes|ok|okay|um|uh|or|however)\b[\s,.…-]*){0,3}"
 _NUMBER = r"\d[\d.,]*\$?"
-# `Or 74.`, `It could also be 74.`, `74 is also possible.`, `Another answer is 74.`
+# `Or 74.` (math-second_value-017), `It could also be 74.`, `74 is also possible.`, `Another answer
+# is 74.`
 _ALTERNATIVE = re.compile(
-    rf"{_START}(?:(?:and|but|oh|hm+|well|yes|however|still)\b[\s,.…-]*){{0,2}}(?:or\b(?!,?\s+equivalently)|(?:or\s+)?(?:alternatively"
+    rf"{_START}(?:(?:and|but|oh|hm+|well|yes|however|still)\b[\s,.…-]*){{0,2}}"
+    r"(?:or\b(?!,?\s+equivalently)|(?:or\s+)?(?:alternatively"
     r"|alternately|maybe|perhaps|possibly|otherwise|else|failing that|then again|if not|if that"
     r"|if i'?m wrong|some (?:might )?say|(?:an)?other (?:possible|valid|correct|plausible)?\s*"
     r"(?:answer|option|possibility|solution|candidate|value|guess)"
@@ -39,8 +41,8 @@ _WRONG = (
     r"(?:wrong|incorrect|false|untrue|mistaken|impossible|(?:all )?nonsense|rubbish|a (?:lie|joke)"
     r"|not (?:right|correct|true|possible|it|so|the answer|my answer))"
 )
-# `Scratch that: 74.` withdraws the answer. `Actually, 74.` does so if it names a number, and
-# `Wait, let me see` if it names one and confirms nothing.
+# `That is wrong.` (math-second_value-030) withdraws the answer. `Actually, 74.` does so if it names
+# a number, and `Wait, let me see` if it names one and confirms nothing.
 _WITHDRAWS = (
     r"(?:(?:no|nope|nah|wrong|incorrect|false)\s*(?:[,.:;!…–—-]|$|\d|wait|sorry|actually|that\b)"
     r"|not\s*[.!]|not really|correction\b|(?:scratch|strike|forget|ignore|disregard)"

@@ -15,7 +15,13 @@ from sar.grading.rules.modifiers import (
     is_denied_before,
     is_harmless_lead,
 )
-from sar.grading.rules.prose_numbers import NUMBER, add_unit, choose_main_number, is_denied
+from sar.grading.rules.prose_numbers import (
+    NUMBER,
+    add_unit,
+    choose_main_number,
+    is_denied,
+    write_minus,
+)
 from sar.grading.rules.quantities import read_quantity
 from sar.grading.rules.rivals import has_rival, is_alternative
 from sar.grading.rules.words import has_words, is_same_spelling
@@ -27,7 +33,7 @@ UNCLEAR = ""
 _CONTINUATION = re.compile(
     r"\s*(?:,|;|--|—|\()?\s*(?:\b(?:because|since|which|where|as|so that|given)\b).*", re.DOTALL
 )
-# `The maximum is 73, attained at x = 2`
+# `The maximum is 73, attained at x = 2` (math-stated-080).
 _AT_POINT = re.compile(
     r"(?<=\d),?\s+(?:\w+\s+)?(?:at|when|for|if|with)\s+\$?[a-z]\s*=.*", re.DOTALL
 )
@@ -39,11 +45,7 @@ _UP_TO_VERB = re.compile(
 _SHORT_LEAD = re.compile(
     r"\A(?:(?:it|so|is|i|we|he|she|at|to be|i\.e\.|it's)\b[\s,:]*)+(?=[-+$\\(\d])", re.IGNORECASE
 )
-# `The average is minus 10 degrees` (math-negatives-006).
-_MINUS_WORD = re.compile(
-    r"((?:^|\b(?:is|are|was|equals|be|to)\s|[:=]\s?))\s*(?:minus|negative)\s+(?=[$\\]?\d)",
-    re.IGNORECASE,
-)
+# `73, not 72 or 74` denies both.
 _AND_OR = re.compile(r"\s*(?:,|or|nor|and)\s*")
 # Short words without mathematical meaning that change a value: `no 73`.
 _DENIED_FORMULA = re.compile(r"\W*(?:no|non)\b", re.IGNORECASE)
@@ -53,9 +55,9 @@ _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{(?:aligned|align\*?|gathered|split)
 _BASED = re.compile(r"[0-9A-Fa-f]+\s*\(?(?:in )?base \d+\)?")
 # `Option (C) 8`
 _OPTION = re.compile(r"\A(?:option|choice)\s+(?=\(?[A-E]\))", re.IGNORECASE)
-# `=> 8`
+# `=> 73` (math-stated-021).
 _ARROW = re.compile(r"\A(?:=>|->|→|\\(?:Rightarrow|rightarrow|implies|therefore)(?![a-z]))\s*")
-# `a = 7, b = 3, so 10a + b = 73`: the last clause counts.
+# `a = 7, b = 3, so 10a + b = 73`: the last clause counts (math-stated-091).
 _CONCLUSION = re.compile(r",\s*(?:and\s+)?(?:so|thus|hence|therefore)\b[\s,]*", re.IGNORECASE)
 # `5 times` is 5, but not `5 times 2`.
 _TIMES = re.compile(r"(?<=\d)\s+times$", re.IGNORECASE)
@@ -92,7 +94,7 @@ def _simplify(phrase: str) -> str:
     for pattern in (_ARROW, _TIMES, _AT_POINT):
         phrase = pattern.sub("", phrase)
     conclusion = _CONCLUSION.split(phrase)[-1]
-    return _MINUS_WORD.sub(r"\1-", conclusion if re.search(r"\d", conclusion) else phrase)
+    return write_minus(conclusion if re.search(r"\d", conclusion) else phrase)
 
 
 def _read_part(phrase: str) -> str | None:
