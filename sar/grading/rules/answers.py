@@ -24,11 +24,12 @@ _BOX_EVENT = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{|\\[\\{}]|[{}]")
 # `\boxed 5` (math-boxed-012).
 _BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s*([^\s{}$\\.,;]+)")
 # Between boxes that together are one answer: `\boxed{0} and \boxed{4}` (second-m2-set-244), `$x=`
-# `\boxed{2}$ and $x=\boxed{3}$` (math-boxed_several-011), boxes in neighbouring lines, a relation.
+# `\boxed{2}$ and $x=\boxed{3}$` (math-boxed_several-011), neighbouring lines, a relation.
 _BOX_JOINT = re.compile(
-    r"(?:\s|[$,;&|/~+=<>≈≠*•-]|\\\\|\\[\[\]() ,;:]|\\q?quad|\\(?:approx|neq?|equiv|to|cdot|times|pm"
-    r"|(?:right|left)arrow|left|right|vee|lor|wedge|land)(?![a-z])|\\text\w*\{|[{}()]"
-    r"|\b(?:and|or|also|maybe|perhaps|possibly|alternatively|else|both|either|by|to|vs)\b"
+    r"(?:\s|[$,;:&|/~+=<>≈≠*•-]|\\\\|\\[\[\]() ,;:]|\\q?quad|\\(?:approx|neq?|equiv|to|cdot"
+    r"|times|pm|(?:right|left)arrow|left|right|vee|lor|wedge|land)(?![a-z])|\\text\w*\{|[{}()]"
+    r"|\b(?:and|or|also|maybe|perhaps|possibly|alternatively|else|both|either|by|to|vs\.?|then|if"
+    r"|you|prefer|case|option|guess|candidate|first|second|third|another|next)\b|[(\s][a-h1-9][.):]"
     r"|\b[a-zA-Z](?:_\{?\w{1,3}\}?)?\s*(?:=|is\b)|(?<=\n)\d{1,2}[.)]\s)*",
     re.IGNORECASE,
 )
@@ -42,8 +43,7 @@ _HASHES = re.compile(r"####[ \t]*((?!#)\S(?:(?!####)[^\n]){0,400})")
 # What makes `####` the heading of a section: `#### Step 2`, `#### 1. Setup` with text below it.
 _HEADING = re.compile(
     r"(?i)[*_]*(?:\d+\.\s+[a-z].*\n\s*\S|(?:step|part|case|conclusion|solution|explanation|verif"
-    r"|check|summary"
-    r"|note|final|answer|reason|analysis|approach|calculat|option)[a-z]*\b)"
+    r"|check|summary|note|final|answer|reason|analysis|approach|calculat|option)[a-z]*\b)"
 )
 # `Answer: 5`, `**Final answer:** 5`, `Result: 5`, `Answer - 25 years` (math-answer_prefix-039), or
 # the word alone and the answer in the next line.
@@ -57,14 +57,12 @@ _ANSWER_LINE = re.compile(
 _ANSWER_IS = re.compile(
     r"(?i)\banswers?\b(?:\s+(?:to|for|of)\s[^.\n:]{1,80}?|,[^.,\n:]{1,40},|\s+[a-z]{1,12}ly)?"
     r"[\s*_]{0,9}(?:\bis\b|\bare\b|\bwas\b|\b(?:would|should|must|will)\s+be\b|\bequals\b|[:：=])"
-    r"[\s*_]{0,9}(?:[:：=][\s*_]{0,9})?(?=(\S[^\n]{0,400}))"
+    r"[\s*_]{0,9}(?:[:：=](?!>)[\s*_]{0,9})?(?=(\S[^\n]{0,400}))"
 )
 # Before a marker: the response quotes the question, `It says "Answer: 73"`, and does not answer.
 _QUOTED = re.compile(r"[\"“„«](?:(?:the|my|final|correct|right)\s+){0,3}\Z", re.IGNORECASE)
-
-
-# What a model writes that runs on after its answer: the end of its turn, or a new question
-# (math-chatter_after-005).
+# What a model writes that runs on after its answer: the end of its turn (math-run_on-004), or a new
+# question (math-run_on-001).
 _END_OF_TURN = re.compile(
     r"<\|(?:im_end|im_start|endoftext|eot_id|end)\|>|</s>|<end_of_turn>|<eos>"
 )
@@ -116,8 +114,8 @@ def cut_run_on(text: str) -> str:
     The first stated answer stands if the model goes on with a question of its own.
     """
     text = _CONTROL_CHARACTERS.sub(" ", text)
-    if (token := _END_OF_TURN.search(text)) and text[: token.start()].strip():
-        text = text[: token.start()]
+    ends = (token.start() for token in _END_OF_TURN.finditer(text))
+    text = text[: next((end for end in ends if text[:end].strip()), len(text))]
     questions = list(_NEW_QUESTION.finditer(text))
     if not questions:
         return text

@@ -1,6 +1,7 @@
 """Writes the Chinese words around an answer in English, so that one set of rules reads both.
 
-It knows the words that state, change or deny a value, and a few Japanese ones. It writes any other
+It knows the words that state, change or deny a value (math-chinese-001 to 012), a few of them
+Japanese. It writes any other
 run of characters as `Word`: a word before a number, a unit after it.
 """
 

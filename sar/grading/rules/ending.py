@@ -13,6 +13,7 @@ from sar.grading.rules.prose_numbers import (
     add_unit,
     choose_main_number,
     is_denied,
+    write_minus,
 )
 from sar.grading.rules.quantities import read_quantity
 from sar.grading.rules.rivals import has_rival_number
@@ -46,12 +47,15 @@ _MATH_SEGMENT = re.compile(
 )
 # The text is cut off if it ends in the first of several steps (math-truncated-002).
 _FIRST_STEP = re.compile(r"\s*(?:\*\*)?(?:step )?1[.):]\s*\S*\s*[A-Za-z]", re.IGNORECASE)
-# `It might be 73`, `Maybe 73`: the response does not commit itself.
+# `It might be 73`, `Maybe 73`, `I tried 73` (math-second_value-012): it does not commit itself.
 _HEDGE = re.compile(
-    r"\b(?:(?:could|might|may)\s+(?:\w+\s+)?(?:be|equal)|maybe|perhaps|possibly)\W*$", re.IGNORECASE
+    r"\b(?:(?:could|might|may)\s+(?:\w+\s+)?(?:be|equal)|maybe|perhaps|possibly|otherwise|else|try"
+    r"|trying|tried|tested|testing|suppose|assume|assuming)\W*$|\d\W+(?:and\s+)?then\W*$",
+    re.IGNORECASE,
 )
-# `from 70 to 73`
+# `from 70 to 73`: neither is the answer.
 _RANGE = re.compile(r"\d\S*(?:\s+[a-z]+)?\s+(?:to|through|and|or|vs)\s+[$*]*$", re.IGNORECASE)
+# The numbers of `71\n72\n73` (math-second_value-013), of `71? 72? 73?`.
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
 _ALONE = re.compile(r"[\s$*(\\-]*(\d[\d,]*(?:\.\d+)?)[\s$*).!?\\]*")
 _LIST_CHARS = 300
@@ -67,7 +71,8 @@ def find_ending(text: str, label: str) -> str | None:
     Args:
         label: the label's answer, normalised.
     """
-    tail = rewrite_ratios(normalize_unicode(text[-_TAIL_CHARS:]).rstrip(), label)
+    tail = write_minus(normalize_unicode(text[-_TAIL_CHARS:]).rstrip())
+    tail = rewrite_ratios(tail, label)
     if CLOCK_TIME.fullmatch(label) and (times := CLOCK_TIME.findall(tail)):
         return normalize_answer(times[-1])
     if _states_nothing(tail):
@@ -82,8 +87,8 @@ def find_ending(text: str, label: str) -> str | None:
             inside = content[number.end() :] if number and read_quantity(content) else ""
             before, after = last_lines[: bold.start()], last_lines[bold.end() :]
             return None if _is_changed(before, inside + after) else content
-    found = _find_final_formula(tail, label)
-    return _find_last_expression(tail) if found is None else found or None
+    formula = _find_final_formula(tail, label)
+    return _find_last_expression(tail) if formula is None else formula or None
 
 
 def rewrite_ratios(text: str, label: str) -> str:
@@ -125,7 +130,7 @@ def _is_changed(before: str, after: str) -> bool:
 
 
 def _find_final_formula(tail: str, label: str) -> str | None:
-    """Returns the formula that the last sentence ends with, "" if its words change it, or None."""
+    """Returns the formula that the last sentence ends with, "" if it is a guess, or None."""
     sentence = SENTENCE_BREAK.split(tail.rpartition("\n")[2])[-1]
     sentence = _PARENTHESIS.sub(lambda m: m[0] if is_changed_after(m[0]) else " ", sentence)
     sentence = normalize_answer(sentence)
@@ -138,13 +143,11 @@ def _find_final_formula(tail: str, label: str) -> str | None:
     if re.match(r"(?![\^_]).*(?:\d|\\[a-z])", ending) and not has_words(ending):
         lead = words[0] if words and sentence.endswith(words[0] + ending) else ""
         number = NUMBER.match(ending)
-        is_changed = (
-            is_changed_before(lead)
-            or _HEDGE.search(lead[-60:])
-            or _RANGE.search(lead[-60:])
-            or (number and is_changed_after(ending[number.end() :], lead))
+        is_hedged = _HEDGE.search(lead[-60:]) or _RANGE.search(lead[-60:])
+        is_changed = is_changed_before(lead) or (
+            number and is_changed_after(ending[number.end() :], lead)
         )
-        return "" if is_changed else ending.strip(" .,;:*")
+        return "" if is_hedged else None if is_changed else ending.strip(" .,;:*")
     return None
 
 
@@ -157,6 +160,8 @@ def _find_last_expression(tail: str) -> str | None:
     numbers = list(NUMBER.finditer(without_remarks)) or list(NUMBER.finditer(tail))
     numbers = [number for number in numbers if not is_denied(tail, number.start())]
     if segments and (not numbers or numbers[-1].start() < segments[-1].end()):
+        if _is_changed(tail[: segments[-1].start()], tail[segments[-1].end() :]):
+            return None
         return normalize_answer(_get_content(segments[-1]))
     if not numbers:
         return None

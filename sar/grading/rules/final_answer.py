@@ -34,7 +34,7 @@ from sar.grading.verdict import Source
 _MAX_ANSWER_CHARS = 2000
 _CONTEXT_CHARS = 200
 
-# `~~72~~ 73`
+# `~~72~~ 73` (math-changed_after-023).
 _STRUCK_OUT = re.compile(r"~~[^~\n]{1,200}~~|<(?:s|del)>[^<\n]{1,200}</(?:s|del)>")
 # A display formula; its last delimiter may be cut off.
 _DISPLAY = re.compile(r"\\\[(.+?)(?:\\\]|\Z)|\$\$(.+?)(?:\$\$|\Z)", re.DOTALL)
@@ -44,7 +44,9 @@ _SENTENCE_END = re.compile(
 )
 _SENTENCE_START = re.compile(r"[.!?][*_)\"']*\s|\n|\\\\")
 # Before a box: a list mark, an arrow, or a dash between words, which are no operators.
-_NO_OPERATOR = re.compile(r"^[\s>|]*[-*•+]\s+|</?\w+>|[=-]+>|(?<=[a-zA-Z:*]{2})\s+-(?=[\s$]*\Z)")
+_NO_OPERATOR = re.compile(
+    r"^[\s>|]*(?:[-*•+]\s+)?|</?\w+>|[=-]+>|(?<=[a-zA-Z:*]{2})\s+-(?=[\s$]*\Z)"
+)
 # A factor in front of a box, or one value of several: `2\boxed{73}`, `72 or \boxed{73}`.
 _BEFORE_BOX = re.compile(
     r"(?:\d|(?<![a-zA-Z\\])[b-zB-Z])[$]?\s?\Z|\d[\s$}]*(?:\b(?:or|and|vs|to|through)\b|[/&])[\s$]*\Z"
@@ -173,7 +175,7 @@ def _read_box(box: Statement, text: str, label: str) -> str | None:
 
 def _is_box_changed(before: str, after: str) -> bool:
     """Whether the sentence around a box changes its value: `half of \\boxed{73}`."""
-    before, after = normalize_unicode(_NO_OPERATOR.sub(" ", before)), normalize_unicode(after)
+    before, after = normalize_unicode(before), normalize_unicode(after)
     return bool(
         is_changed_before(before)
         or _BEFORE_BOX.search(before)
@@ -217,7 +219,7 @@ def _get_lead(text: str, statement: Statement) -> str:
     """Returns the part of its sentence that stands before a statement."""
     before = text[max(0, statement.lead_end - _CONTEXT_CHARS) : statement.lead_end]
     ends = list(_SENTENCE_START.finditer(before))
-    return before[ends[-1].end() :] if ends else before
+    return _NO_OPERATOR.sub(" ", before[ends[-1].end() :] if ends else before)
 
 
 def _get_first_sentence(content: str) -> tuple[str, int]:

@@ -9,44 +9,56 @@ import re
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from sar.grading.rules.modifiers import is_changed_after
 from sar.grading.rules.prose_numbers import NUMBER
 from sar.grading.rules.quantities import read_quantity
 
 _SENTENCE_CHARS = 160
 
-_START = r"(?:\A|(?<=[.!?;:…,)–—-])\s|\n|</answer>)[\s*_>#\"'()$}\]\\-]{0,12}+(?=[a-z\d])"
-_SMALL = r"(?:(?:and|but|oh|hm+|ah|well|so|yes|ok|okay|um|uh|or)\b[\s,.…-]*){0,3}"
+# The start of a sentence or line, and of what directly follows the answer: `73, no, 74`.
+_START = (
+    r"(?:\A[\s,;:.…–—]{0,12}+|(?<=[.!?…;:])\s|\n|</answer>)[\s*_>#\"'()$}\]\\–—-]{0,12}+"
+    r"[\s,;:]{0,4}+(?=[a-z\d])"
+)
+_SMALL = r"(?:(?:and|but|oh|hm+|ah|well|so|yes|ok|okay|um|uh|or|however)\b[\s,.…-]*){0,3}"
 _NUMBER = r"\d[\d.,]*\$?"
-# `Or 74.`, `It could also be 74.`, `74 is also possible.`, `Another answer is 74.`
+# `Or 74.` (math-second_value-017), `It could also be 74.`, `74 is also possible.`, `Another answer
+# is 74.`
 _ALTERNATIVE = re.compile(
-    rf"{_START}(?:(?:and|but|oh|hm+|well|yes)\b[\s,.…-]*){{0,2}}(?:or\b|(?:or\s+)?(?:alternatively"
+    rf"{_START}(?:(?:and|but|oh|hm+|well|yes|however|still)\b[\s,.…-]*){{0,2}}"
+    r"(?:or\b(?!,?\s+equivalently)|(?:or\s+)?(?:alternatively"
     r"|alternately|maybe|perhaps|possibly|otherwise|else|failing that|then again|if not|if that"
     r"|if i'?m wrong|some (?:might )?say|(?:an)?other (?:possible|valid|correct|plausible)?\s*"
     r"(?:answer|option|possibility|solution|candidate|value|guess)"
     rf"|(?:(?:it|this|that|the (?:final )?answer|{_NUMBER})\s+)?(?:could|might|may)\b"
     r"(?: also| as well| well| equally)*\s+be"
     rf"|{_NUMBER} (?:is|are|would be|works|fits)\s+(?:\w+ )?(?:also|too|another|equally|just as"
-    r"|possible|plausible|an option|as well)))",
+    r"|possible|plausible|an option|as well|right|correct|better"
+    r"|the (?:\w+ )?(?:answer|number|one|value)\b)))",
     re.IGNORECASE,
 )
 _WRONG = (
     r"(?:wrong|incorrect|false|untrue|mistaken|impossible|(?:all )?nonsense|rubbish|a (?:lie|joke)"
     r"|not (?:right|correct|true|possible|it|so|the answer|my answer))"
 )
-# `Scratch that: 74.` withdraws the answer. `Actually, 74.` does so if it names a number, and
-# `Wait, let me see` if it names one and confirms nothing.
+# `That is wrong.` (math-second_value-030) withdraws the answer. `Actually, 74.` does so if it names
+# a number, and `Wait, let me see` if it names one and confirms nothing.
 _WITHDRAWS = (
     r"(?:(?:no|nope|nah|wrong|incorrect|false)\s*(?:[,.:;!…–—-]|$|\d|wait|sorry|actually|that\b)"
-    r"|not\s*[.!]|not really|correction\b|(?:scratch|strike|forget|ignore) (?:that|this|the above)"
-    r"|(?:just )?kidding|jk\b|never ?mind|i (?:was wrong|made (?:a|an) (?:mistake|error))"
+    r"|not\s*[.!]|not really|correction\b|(?:scratch|strike|forget|ignore|disregard)"
+    r" (?:that|this|it|the|my|\d)|(?:do not|don't) (?:trust|believe|use)"
+    r"|(?:just )?kidding|jk\b|never ?mind|i (?:was (?:wrong|mistaken|joking"
+    r"|kidding)|made (?:a|an) (?:mistake|error)|changed my mind|take (?:that|this|it) back|retract"
+    r"|withdraw)"
     r"|my (?:mistake|bad)\b"
-    r"|(?:that|this|it|which|the above|the answer above|(?:that|this|the|my) answer)"
+    r"|(?:that|this|it|which|the above(?: \w+)?|the answer above|(?:that|this|the|my) answer)"
     rf"(?:(?:\s+(?:is|was|must be|seems|looks)|'s)\s+(?:\w+ly )?{_WRONG}"
     r"|\s+(?:cannot|can't|isn't|wasn't|is not|can not)(?:\s+be)?\s*(?:right|correct|true|it\b|so\b"
     r"|the answer|$|[.!,;])))"
 )
 _RESTATES = (
-    r"(?:actually\b|in fact,|sorry\b|oops|a (?:mistake|error)\b|i (?:mean|meant)|make that|rather,"
+    r"(?:actually\b|in fact\b|sorry\b|oops|a (?:mistake|error)\b|i (?:mean|meant)|make that"
+    r"|rather(?:,|\s+\d)"
     r"|edit:|update:|better:|instead,?\s+(?:it|the|\d)|well,?\s+\$?\d"
     r"|the (?:real|true|actual|right|correct) (?:value|number|result|total|one)\b)"
 )
@@ -67,11 +79,18 @@ _CORRECTED_INSIDE = re.compile(
     r"|(?<=\d)\s+(?=(?:no,|no wait|wait,|actually,))",
     re.IGNORECASE,
 )
+# `73 is wrong.`, `It is not 73.`
+_NAMED_AGAIN = re.compile(
+    rf"{_START}{_SMALL}(?:(?:it|this|that|the answer)(?:'s|\s+is|\s+was)?\s*)?"
+    r"(?P<denial>(?:is|was)n't\s+|not\s+|never\s+|cannot be\s+|can't be\s+)?"
+    r"(?P<number>\d[\d,]*(?:\.\d+)?)",
+    re.IGNORECASE,
+)
 _CONFIRMED = re.compile(
     r"(?i)\b(?:yes|yep|correct|right|confirm\w*|check(?:s|ed)?|match\w*|stands?|verif\w+|holds?"
     r"|consistent|indeed|same|fine|good|ok(?:ay)?)\b|[✓✔✅]"
 )
-_BARE_END = re.compile(r"[\s.?!;,*_$)\\\]]*(?:</answer>)?$")
+_BARE_END = re.compile(r"[\s\d.?!;,*_$)\\\]]*(?:</answer>)?$")
 _BARE_START = re.compile(r"[\s.;,?!*_$\\)\]}]*(?:</answer>)?[\s*_$(\\\[]*")
 
 
@@ -101,6 +120,10 @@ def find_remark(text: str, answer: str) -> Remark:
         sentence = offer[0].rpartition("\n")[2] + _get_sentence(text, offer.end())
         if _names_other_number(sentence, answer):
             return Remark(Followup.ALTERNATIVE, offer.start())
+    for named in _NAMED_AGAIN.finditer(text):
+        is_denied = named["denial"] or is_changed_after(text[named.end() : named.end() + 100])
+        if is_denied and _is_same_number(named["number"], answer):
+            return Remark(Followup.CORRECTION, named.start())
     last_number = max(text.rfind(digit) for digit in "0123456789")
     confirmations = [m.start() for m in _CONFIRMED.finditer(text)]
     for correction in _CORRECTION.finditer(text):

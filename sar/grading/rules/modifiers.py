@@ -45,13 +45,13 @@ _COMPARISON = (
 _ARITHMETIC = (
     r"half|halv\w+|doubl\w+|twice|thrice|tripl\w+|quadrupl\w+|squar\w+|cub(?:e|es|ed|ing)|roots?"
     r"|factorial|reciprocal|inverse|negative|opposite|negation|complement|log(?:arithm)?"
-    r"|multiples? of|divisors?|factors?|powers?|digits?|remainder|predecessor|successor|percent"
+    r"|multiples? of|divisors?|factors?|powers? of|digits? of|predecessor|successor|percent"
     r"|per cent|times|plus|minus|add(?:ing)?|(?:subtract|multipl|divid)\w*|mod(?:ulo)?|dozen"
     r"|(?:number|integer|one|value|just|right) (?:after|before|following|preceding)"
     rf"|quarters?|{_PART}|moiti[eé]|mitad|h[aä]lfte|metade|met[aà]|halb\w*|doble|doppelt\w*"
 )
 _OPERATOR = (
-    r"(?:%|\}|\d\s*/\s*\d+)\s*of|[*+/^<>≠-]"
+    r"(?:%|\}|\d\s*/\s*\d+)\s*of|[+/^<>≠-]|(?<=[\d)}}])\s?\*(?!\*)"
     r"|\\(?:neq?|not|times|cdot|div|pm|mp|lt|gt|le|ge|leq|geq|sqrt)\s*"
 )
 # What may stand between such words and the value: `not equal to $73`.
@@ -62,7 +62,7 @@ _FILLER = (
 )
 _NEGATION_FILLER = (
     r"(?:\s+(?:be|been|have|has|get|gets|got|think|believe|say|says|claim|include|including|exceed"
-    r"|possibly|ever|yet|necessarily|it|it's|is|are|was|answer|es|est|ist))*"
+    r"|possibly|ever|yet|necessarily|it|it's|is|are|was|answer|the case|true|that|es|est|ist))*"
 )
 _CHANGED_BEFORE = re.compile(
     rf"(?:(?<![\w'])(?:{_NEGATION}){_NEGATION_FILLER}|\b(?:{_COMPARISON}|{_ARITHMETIC})|{_OPERATOR})"
@@ -79,9 +79,11 @@ _STATEMENT_DENIED = re.compile(
 
 # After a value.
 _WRONG = (
-    r"(?:wrong|incorrect|false|untrue|impossible|mistaken|invalid|off|unlikely|too \w+|a \w+ guess)"
+    r"(?:wrong|incorrect|false|untrue|impossible|mistaken|invalid|off|unlikely|too \w+|a \w+ guess"
+    r"|(?:be )?(?:excluded|ruled out|eliminated|rejected)|one of|(?:one|an?) (?:possib\w+|option"
+    r"|candidate|guess|estimate|(?:lower|upper) bound))"
 )
-_IS = r"(?:is|was|are|were|would be|must be|seems?|looks?|sounds?)"
+_IS = r"(?:is|was|are|were|can|would be|must be|seems?|looks?|sounds?)"
 _IS_NOT = (
     r"(?:(?:is|was|does|would|could|can|should|will|has)\s+(?:\w+ly\s+)?(?:not|never)"
     r"|(?:is|was|does|would|could|ca|should|wo|has)n't|cannot|fails)\b"
@@ -95,7 +97,7 @@ _TERM = rf"(?:[$\\]?\d|{_COUNT}\b|[a-z]\b|that\b|this\b|it\b|itself\b|half\b|twi
 # Up to two words that the value counts: `73 apples or so`.
 _COUNTED = r"(?:\s+(?!or\b|and\b|is\b|than\b|more\b|less\b)[a-z]+\b){0,2}?\s*"
 # After `or`: what makes it a list of numbers, and no remark such as `or so`.
-_NO_LIST = r"(?!\s*(?:[a-z]\s*=\s*)?[-$\\({\[]*\s*[\d\\])"
+_NO_LIST = r"(?!,?\s+equivalently|\s*(?:[a-z]\s*=\s*)?[-$\\({\[]*\s*[\d\\])"
 _CHANGES_AFTER = (
     # `73 hundreds`, `73-ish`, `73rd root of`, `73's successor`
     rf"(?:(?:hundred|thousand|million|billion|score)s|score|gross|lakh|crore|half|halves|{_PART})\b",
@@ -117,13 +119,15 @@ _CHANGES_AFTER = (
     r"|(?:plus|minus|divided|multiplied)\b|(?:short|shy)\s+of\b"
     rf"|away\s+from\s+{_TERM}|(?:more|less|fewer|greater|higher|lower|larger|smaller|longer|shorter"
     rf"|older|younger)\s+than\s+{_TERM})",
+    # `73, etc.`, `73 among others`
+    r"[\s,]*(?:etc\b|among\b|and (?:others|so on|so forth|the like|the rest)\b|,\s*(?:\.\.|…))",
     # `73 is wrong`, `73 is not the answer`, `73? No.`, `73, which is wrong`
     rf"{_COUNTED}(?:{_IS}\s+{_ADVERB}{_WRONG}\b|{_IS_NOT}{_RIGHT})",
     rf"{_COUNTED}(?:are|were)(?: not|n't){_RIGHT}",
     rf"\s*{_IS_NOT}",
     r"[\s,;:(.?!–—-]*(?:(?:maybe|probably|certainly|definitely|or)\s+)?(?:not|no|nope|wrong"
     r"|incorrect|false|untrue|(?:just\s+)?(?:kidding|joking)|jk|never\s?mind|but (?:no|not)|unless"
-    r"|if not)(?:\s+(?:really|quite|exactly|right|correct|true|at all))?\s*(?:$|[.!?,;)])",
+    r"|if not)(?:\s+(?:really|quite|exactly|right|correct|true|at all))?[\s*_$]*(?:$|[.!?,;)])",
     r"[\s,;(–—-]*(?:which|that|and|but)\s+(?:(?:that|this|it|which|i know|we know|of course"
     rf"|clearly)\s*)*(?:'s|is|was|would be|must be)\s+{_ADVERB}(?:{_WRONG}|not{_RIGHT})",
 )
@@ -146,7 +150,7 @@ _ADVERBS = re.compile(
     r"(?:\b(?:exactly|only|just|about|approximately|approx\.?|around|roughly|precisely|definitely"
     r"|probably|likely|certainly|surely|simply|still|now|then|also|indeed|clearly|altogether"
     r"|therefore|an?|the|all|total|overall|whopping|in total|at a rate of|another|there|each|i\.e\."
-    rf"|e\.g\.|US)(?!\w)|{_MARKUP}|[,~≈]|\\(?:approx|sim|simeq)\b)*\Z",
+    rf"|US)(?!\w)|{_MARKUP}|[,~≈]|\\(?:approx|sim|simeq)\b)*\Z",
     re.IGNORECASE,
 )
 _LINK_WORDS = frozenset(
@@ -154,7 +158,7 @@ _LINK_WORDS = frozenset(
         r"\S+",
         """
         is are was were be been am being equal equals to of that who so thus hence therefore then
-        finally but because since means i.e say says has have had having get gets got give gives
+        finally but because since means i.e has have had having get gets got give gives
         gave make makes made take takes took cost costs paid pay pays sold sell bought buy ate eat
         drank spend spent need left leave leaves save earn use ran won lost read wrote drove rode
         grew kept held sent built caught found met put cut hit yield remain find obtain contain

@@ -15,7 +15,13 @@ from sar.grading.rules.modifiers import (
     is_denied_before,
     is_harmless_lead,
 )
-from sar.grading.rules.prose_numbers import NUMBER, add_unit, choose_main_number, is_denied
+from sar.grading.rules.prose_numbers import (
+    NUMBER,
+    add_unit,
+    choose_main_number,
+    is_denied,
+    write_minus,
+)
 from sar.grading.rules.quantities import read_quantity
 from sar.grading.rules.rivals import has_rival, is_alternative
 from sar.grading.rules.words import has_words, is_same_spelling
@@ -27,6 +33,10 @@ UNCLEAR = ""
 _CONTINUATION = re.compile(
     r"\s*(?:,|;|--|—|\()?\s*(?:\b(?:because|since|which|where|as|so that|given)\b).*", re.DOTALL
 )
+# `The maximum is 73, attained at x = 2` (math-stated-080).
+_AT_POINT = re.compile(
+    r"(?<=\d),?\s+(?:\w+\s+)?(?:at|when|for|if|with)\s+\$?[a-z]\s*=.*", re.DOTALL
+)
 # All up to the last verb or colon: `the number of eggs is 5`.
 _UP_TO_VERB = re.compile(
     r".*(?:\b(?:is|are|equals|be|was|of|has|have|to|get|gets|total)\b|:)\s+", re.DOTALL
@@ -35,11 +45,8 @@ _UP_TO_VERB = re.compile(
 _SHORT_LEAD = re.compile(
     r"\A(?:(?:it|so|is|i|we|he|she|at|to be|i\.e\.|it's)\b[\s,:]*)+(?=[-+$\\(\d])", re.IGNORECASE
 )
-# `The average is minus 10 degrees` (math-negatives-006).
-_MINUS_WORD = re.compile(
-    r"((?:^|\b(?:is|are|was|equals|be|to)\s|[:=]\s?))\s*(?:minus|negative)\s+(?=[$\\]?\d)",
-    re.IGNORECASE,
-)
+# `73, not 72 or 74` denies both.
+_AND_OR = re.compile(r"\s*(?:,|or|nor|and)\s*")
 # Short words without mathematical meaning that change a value: `no 73`.
 _DENIED_FORMULA = re.compile(r"\W*(?:no|non)\b", re.IGNORECASE)
 # `\begin{aligned} 4 \end{aligned}` (math-boxed-034).
@@ -48,6 +55,10 @@ _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{(?:aligned|align\*?|gathered|split)
 _BASED = re.compile(r"[0-9A-Fa-f]+\s*\(?(?:in )?base \d+\)?")
 # `Option (C) 8`
 _OPTION = re.compile(r"\A(?:option|choice)\s+(?=\(?[A-E]\))", re.IGNORECASE)
+# `=> 73` (math-stated-021).
+_ARROW = re.compile(r"\A(?:=>|->|→|\\(?:Rightarrow|rightarrow|implies|therefore)(?![a-z]))\s*")
+# `a = 7, b = 3, so 10a + b = 73`: the last clause counts (math-stated-091).
+_CONCLUSION = re.compile(r",\s*(?:and\s+)?(?:so|thus|hence|therefore)\b[\s,]*", re.IGNORECASE)
 # `5 times` is 5, but not `5 times 2`.
 _TIMES = re.compile(r"(?<=\d)\s+times$", re.IGNORECASE)
 
@@ -56,42 +67,49 @@ def read_phrase(phrase: str, label: str) -> str | None:
     """Returns the value that a normalised phrase states, `UNCLEAR`, or None if it has no value."""
     if CLOCK_TIME.fullmatch(label) and (times := list(CLOCK_TIME.finditer(phrase))):
         return _get_first_time(phrase, times)
-    phrase = _ENVIRONMENT.sub("", OPTION_LETTER.sub("", _OPTION.sub("", phrase))).strip()
-    phrase = _TIMES.sub("", phrase)
+    phrase = _simplify(phrase)
     if not phrase:
         return None
     if is_same_spelling(phrase, label):
         return label
-    phrase = _SHORT_LEAD.sub("", _MINUS_WORD.sub(r"\1-", phrase), count=1)
+    phrase = _SHORT_LEAD.sub("", phrase)
     if _DENIED_FORMULA.match(phrase):
         return UNCLEAR if re.search(r"\d", phrase) else None
-    number = NUMBER.match(phrase)
     if _BASED.fullmatch(phrase):
         return phrase
+    number = NUMBER.match(phrase)
     if number and is_changed_after(phrase[number.end() :]):
         return UNCLEAR
     if not has_words(phrase):
         return phrase if re.search(r"[\w\\]", phrase) else None
     if read_quantity(phrase):
         return phrase
-    if (part := _read_part(phrase)) is not None:
-        return part
-    return _read_main_number(phrase)
+    part = _read_part(phrase)
+    return part if part is not None else _read_main_number(phrase)
+
+
+def _simplify(phrase: str) -> str:
+    """Returns a phrase without what only introduces its value or says where it is attained."""
+    phrase = _ENVIRONMENT.sub("", OPTION_LETTER.sub("", _OPTION.sub("", phrase))).strip()
+    for pattern in (_ARROW, _TIMES, _AT_POINT):
+        phrase = pattern.sub("", phrase)
+    conclusion = _CONCLUSION.split(phrase)[-1]
+    return write_minus(conclusion if re.search(r"\d", conclusion) else phrase)
 
 
 def _read_part(phrase: str) -> str | None:
     """Returns the formula or quantity in a phrase: before a reason, after the last `=` or verb."""
-    reason = _CONTINUATION.search(phrase)
     verb = _UP_TO_VERB.match(phrase)
-    equals = phrase.rfind("=") + 1
-    spans = [
-        (0, reason.start() if reason else len(phrase)),
-        (equals, len(phrase)),
+    spans = (
+        (0, _find_reason(phrase)),
+        (phrase.rfind("=") + 1, len(phrase)),
         (verb.end() if verb else 0, len(phrase)),
-    ]
+    )
     for start, end in spans:
         lead, part, rest = phrase[:start], phrase[start:end].strip(" .,;:"), phrase[end:]
         if not part or part == phrase or not (read_quantity(part) or not has_words(part)):
+            continue
+        if re.search(r"\d", phrase) and not re.search(r"\d|\\", part):
             continue
         if is_denied_before(lead) or is_alternative(NUMBER.split(lead)[1:]):
             continue
@@ -105,10 +123,9 @@ def _read_part(phrase: str) -> str | None:
 
 def _read_main_number(phrase: str) -> str | None:
     """Returns a phrase's main number; all its numbers if they are alternatives: `5 or 6`."""
-    reason = _CONTINUATION.search(phrase)
-    end = reason.start() if reason and NUMBER.search(phrase, 0, reason.start()) else len(phrase)
+    end = _find_reason(phrase)
     found = [m for m in NUMBER.finditer(phrase, 0, end) if read_quantity(m[0].strip())]
-    numbers = [m for m in found if not is_denied(phrase, m.start())]
+    numbers = _drop_denied(phrase, found)
     if not numbers:
         return UNCLEAR if found else None
     main = _choose_number(phrase, numbers)
@@ -122,6 +139,26 @@ def _read_main_number(phrase: str) -> str | None:
     if not (is_repeated or is_harmless_lead(lead)) or is_changed_after(tail, lead):
         return UNCLEAR
     return add_unit(phrase, main)
+
+
+def _find_reason(phrase: str) -> int:
+    """Returns where the reason starts that follows a number, or else the phrase's length."""
+    reason = _CONTINUATION.search(phrase)
+    has_number = reason is not None and re.search(r"\d|\\", phrase[: reason.start()])
+    return reason.start() if reason and has_number else len(phrase)
+
+
+def _drop_denied(phrase: str, numbers: list[re.Match[str]]) -> list[re.Match[str]]:
+    """Returns the numbers that a phrase does not deny: of `73, not 72 or 74` the first one."""
+    kept: list[re.Match[str]] = []
+    denied_end = -1
+    for number in numbers:
+        is_next = denied_end >= 0 and _AND_OR.fullmatch(phrase[denied_end : number.start()])
+        if is_next or is_denied(phrase, number.start()):
+            denied_end = number.end()
+        else:
+            kept.append(number)
+    return kept
 
 
 def _choose_number(phrase: str, numbers: list[re.Match[str]]) -> re.Match[str]:

@@ -29,6 +29,11 @@ _ASIDE = re.compile(
 _COMPARED = re.compile(
     r"\s*(?:\w+\s+)?(?:(?:fewer|more|less|greater) than|of (?:them|these|which))\b"
 )
+# `The average is minus 10 degrees` (math-negatives-006).
+_MINUS_WORD = re.compile(
+    r"((?:^|\b(?:is|are|was|equals|be|to)\s|[:=]\s?))\s*(?:minus|negative)\s+(?=[$\\]?\d)",
+    re.IGNORECASE,
+)
 
 
 def choose_main_number(text: str, numbers: list[re.Match[str]]) -> re.Match[str]:
@@ -56,3 +61,8 @@ def add_unit(text: str, number: re.Match[str]) -> str:
     """Returns a number with the percent sign or word after it: `40 square`, `5 km`."""
     rest = re.match(r"\s*(?:%|[A-Za-z]+\b\.?)?", text[number.end() :])
     return (number[0] + (rest[0] if rest else "")).strip()
+
+
+def write_minus(text: str) -> str:
+    """Writes `is minus 10` as `is -10`."""
+    return _MINUS_WORD.sub(r"\1-", text)

@@ -28,11 +28,12 @@ _EITHER = re.compile(
 _JOINED = re.compile(r"\s*(?:[a-z]+\s+)?(?:,|and|to|through|vs|;)[\s$]*", re.IGNORECASE)
 _SAME_SENTENCE = r"[^\n.!?]"
 _RIVAL_NUMBER = re.compile(
-    r"[^\S\n]*[$*_)}\]\\]*(?:[^\S\n]+(?!or\b|and\b|to\b)[a-z]+\b){0,2}?(?:[^\S\n]|[$,;:(–—-])*"
-    rf"(?:\b(?:{_OR}|o|else|unless|although|though)\b{_SAME_SENTENCE}{{0,40}}?"
+    r"[^\S\n]*[$*_)}\]\\]*(?:[^\S\n]+(?!or\b|and\b|to\b)[a-z]+\b){0,2}?(?:[^\S\n]|[$,;:(–—-]|\\q?quad)*"
+    rf"(?:\b(?!or,? equivalently)(?:{_OR}|o|else|unless|although|though)\b{_SAME_SENTENCE}{{0,40}}?"
     r"|(?:\b(?:and|to|through|vs|also|even)\b|[&|/~]|-+>|→|\\to\b|\\text\{\s*or\s*\})[\s$]*"
     r"(?:also\s+|even\s+)?)(?:\\boxed\{)?[$\\]?\d(?![^\n.]{0,12}\bof\b)"
-    r"|[^\S\n]*[$)]*[,;][\s$]*\d[\d.,]*[$]?\s*(?:$|[.\n])",
+    r"|[^\S\n]*[$)]*(?:[,;]|\\q?quad)[\s$]*\d[\d.,]*[$]?\s*(?:$|[.\n])"
+    rf"|{_SAME_SENTENCE}{{0,60}}?,\s+(?:or|else|otherwise)\s+\$?\d",
     re.IGNORECASE,
 )
 

@@ -4,8 +4,14 @@ import pytest
 
 from sar.grading.grade import grade
 from sar.grading.label import parse_label
-from sar.grading.rules.answers import find_thinking_tag, is_grading_tag, strip_thinking
-from sar.grading.verdict import Reason
+from sar.grading.rules.answers import (
+    cut_run_on,
+    find_statements,
+    find_thinking_tag,
+    is_grading_tag,
+    strip_thinking,
+)
+from sar.grading.verdict import Reason, Source
 
 
 @pytest.mark.parametrize(
@@ -119,3 +125,37 @@ def test_tags_that_are_special_tokens_are_kept_for_grading() -> None:
 )
 def test_an_answer_in_quotes_is_not_stated(response: str, label: str, reason: Reason) -> None:
     assert grade(response, parse_label(label)).reason is reason
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("Answer: 5\n\nQuestion: and 2+2?\nAnswer: 4", "Answer: 5\n"),
+        ("Answer: 5\nHuman: thanks", "Answer: 5\n"),
+        ("Question: what?\nAnswer: 5", "Question: what?\nAnswer: 5"),
+        ("We go on.\nProblem: none.", "We go on.\nProblem: none."),
+        ("<|im_start|>assistant\n5<|im_end|>\n6", "<|im_start|>assistant\n5"),
+        ("\x005\x7f", " 5 "),
+    ],
+)
+def test_the_text_ends_where_the_model_runs_on(text: str, kept: str) -> None:
+    assert cut_run_on(text) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "contents"),
+    [
+        (r"\boxed{1} and \boxed{2}", ["1, 2"]),
+        (r"$$\boxed{(2, 2)} \quad \text{and} \quad \boxed{(6, 2)}$$", ["(2, 2), (6, 2)"]),
+        (r"$x=\boxed{2}$ and $x=\boxed{3}$", ["2, 3"]),
+        ("\\boxed{1} \\\\\n\\boxed{2}", ["1, 2"]),
+        (r"\boxed{5} apples and \boxed{6} pears", ["5, 6"]),
+        (r"\boxed{5}, \boxed{5}", ["5"]),
+        (r"\boxed{72} = \boxed{73}", ["72 = 73"]),
+        (r"\boxed{4}. Wait, no: \boxed{5}", ["4", "5"]),
+        (r"**Part (a):** \boxed{6}. So the product is \boxed{42}", ["6", "42"]),
+    ],
+)
+def test_boxes_given_together_are_one_statement(text: str, contents: list[str]) -> None:
+    boxes = [s.text for s in find_statements(text) if s.source is Source.BOX]
+    assert boxes == contents
