@@ -12,11 +12,12 @@ from functools import cache, lru_cache
 from typing import Any
 
 from sar.grading.rules.tokens import list_commands, prepare_expression
-from sar.grading.rules.units import strip_unit
+from sar.grading.rules.units import Unit, read_unit, strip_unit
 
 _TRIGONOMETRY = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
 # What the parser computes at once, so that the tree no longer shows it.
-_COMPUTED_BY_PARSER = frozenset({"gcd", "lcm", "det", "vmatrix", "div", "binom"})
+_COMPUTED_BY_PARSER = frozenset({"gcd", "lcm", "max", "min", "det", "vmatrix", "div"})
+_BINOMIAL = re.compile(r"\s*\\binom\s*\{\s*\w+\s*\}\s*\{\s*\w+\s*\}\s*")
 _NUMBER_E = re.compile(r"(?<![a-zA-Z\\])e(?![a-zA-Z])|\\exp(?![a-z])")
 
 
@@ -28,6 +29,8 @@ class Expression:
     """A sympy object whose operations are still to be done, or a matrix."""
     computed: frozenset[str]
     """Operations that the parser has done: `gcd`, `det`."""
+    unit: Unit | None = None
+    """The unit after the expression, if we know it."""
 
     @property
     def symbols(self) -> frozenset[Any]:
@@ -53,18 +56,21 @@ def read_expression(text: str) -> Expression | None:
             normalization_config=None,
             conversion_config=_make_conversion_rules(),
         )
+        tree = _make_exact(tree.doit() if isinstance(tree, MatrixExpr) else tree)
     except (MemoryError, RecursionError):
         raise
     except Exception:  # noqa: BLE001  the parser raises plain exceptions for what it cannot parse
         return None
     if tree is None or isinstance(tree, (list, str)):
         return None
-    if isinstance(tree, MatrixExpr):
-        tree = tree.doit()
     computed = commands & _COMPUTED_BY_PARSER
+    if "binom" in commands:
+        computed |= {"binomial" if _BINOMIAL.fullmatch(prepared) else "calculation with binomials"}
+    if ":" in prepared:
+        computed |= {"ratio"}
     if _NUMBER_E.search(prepared):
         computed |= {"power of e"}  # the parser computes e^0
-    return Expression(_make_exact(tree), computed)
+    return Expression(tree, computed, read_unit(text[len(strip_unit(text)) :]))
 
 
 @cache

@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 
 from sar.grading.rules.answers import find_statements
-from sar.grading.rules.equivalence import compare_answers, compare_as_text, is_readable
+from sar.grading.rules.equivalence import compare_answers, is_readable
 from sar.grading.rules.final_answer import extract_answer
+from sar.grading.rules.forms import compare_as_text
 from sar.grading.rules.normalize import normalize_formula
 from sar.grading.verdict import NO_ANSWER, Verdict, make_verdict
 

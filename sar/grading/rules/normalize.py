@@ -59,7 +59,7 @@ _MODULUS = re.compile(
 )
 # Commands for size and position: `\left(` (math-tuples-013).
 _SIZING = re.compile(
-    r"\\(?:left|right|big[lr]?|Big[lr]?|bigg[lr]?|Bigg[lr]?|displaystyle|limits|mathopen|mathclose"
+    r"\\(?:left|right)\s*\.|\\(?:left|right|big[lr]?|Big[lr]?|bigg[lr]?|Bigg[lr]?|displaystyle|limits|mathopen|mathclose"
     r")(?![a-zA-Z])"
 )
 _SYNONYMS = {
@@ -67,6 +67,7 @@ _SYNONYMS = {
     "ldots": r"\dots", "cdots": r"\dots", "geq": r"\ge", "geqslant": r"\ge", "geqq": r"\ge",
     "gt": ">", "varnothing": r"\emptyset",
 }  # fmt: skip
+_NOT_EQUAL = re.compile(r"\\not\s*=")
 _SYNONYM = re.compile(rf"\\({'|'.join(_SYNONYMS)})(?![a-zA-Z])")
 # A backslash that was escaped once too often: `\\\\frac{3}{4}`.
 _DOUBLED_BACKSLASH = re.compile(r"\\\\(?=[a-zA-Z(\[{,;!])")
@@ -103,11 +104,16 @@ _TRIGONOMETRY = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 # A whole answer in a box; an empty one is no answer (math-empty-007).
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{(.*)\}\s*[.,]?\s*", re.DOTALL)
 # `**100**` (rollouts-gemma_bold-001), `` `19` `` (math-answer_prefix-035), `## `, `<b>`.
-_MARKUP = re.compile(r"(?<![\w)])\*{1,3}(?=\S)|(?<=\S)\*{1,3}(?![\w(])|`|^#+ |</?[a-zA-Z]{1,10}>")
+_MARKUP = re.compile(
+    r"(?<![\w)}\]*])\*{1,3}(?=\S)|(?<=\S)\*{1,3}(?![\w({\\+-])|`|^#+ |</?[a-zA-Z]{1,10}>"
+)
 # `26 ✅` (math-trailing_punctuation-014), `44 ∎` (math-trailing_punctuation-017).
 _ORNAMENT = re.compile(r"[∎□■✓✔✅☑✨🎉\ufe0f]|\\(?:blacksquare|square|checkmark|qed)(?![a-zA-Z])")
 _LEADING = " \t\r\n,;:\"'*_"
-_TRAILING = _LEADING + ".!?"
+_TRAILING = " \t\r\n,;:*_.!?"
+_QUOTES = "\"'"
+# The decimals of `0.333...` go on.
+_ELLIPSIS = re.compile(r"(?<=\d)\.{2,}")
 
 
 def normalize_unicode(text: str) -> str:
@@ -126,7 +132,7 @@ def normalize_latex(text: str) -> str:
     if "matrix" not in text and "array" not in text:
         text = _DOUBLED_BACKSLASH.sub(r"\\", text)
     text = _THIN_SPACE.sub(",", _TIGHT_COMMA.sub(",", text))
-    text = _SIZING.sub("", text)
+    text = _SIZING.sub("", _NOT_EQUAL.sub(r"\\ne ", text))
     text = _MATRIX.sub(r"\\begin{pmatrix}\1\\end{pmatrix}", text)
     text = _ORDINAL.sub(r" \1", _SEGMENT.sub(r"\1", text))
     text = _EMPTY_SET.sub(r"\\emptyset ", _INFINITY.sub(r"\\infty ", text))
@@ -143,7 +149,7 @@ def normalize_latex(text: str) -> str:
 
 def normalize_answer(text: str) -> str:
     """Normalises an answer in prose, to be read as mathematics. A final `!` ends the sentence."""
-    return normalize_formula(text).rstrip(_TRAILING)
+    return _strip_end(normalize_formula(text), _TRAILING)
 
 
 def normalize_formula(text: str) -> str:
@@ -154,14 +160,22 @@ def normalize_formula(text: str) -> str:
     text = re.sub(r"(?<=\w)\s*\*\*\s*(?=[\w(-])", "^", text) if text.count("**") == 1 else text
     text = _MARKUP.sub(" ", _ORNAMENT.sub(" ", text))
     text = normalize_latex(_MATH_DELIMITER.sub(" ", text))
-    return re.sub(r"\s+", " ", text).lstrip(_LEADING).rstrip(_TRAILING.replace("!", ""))
+    text = _ELLIPSIS.sub(r" \\dots ", text)
+    return _strip_end(re.sub(r"\s+", " ", text), _TRAILING.replace("!", ""))
+
+
+def _strip_end(text: str, marks: str) -> str:
+    """Strips what does not belong to an answer; quotes at its end only if it starts with one."""
+    stripped = text.lstrip(_LEADING)
+    is_quoted = any(quote in text[: len(text) - len(stripped)] for quote in _QUOTES)
+    return stripped.rstrip(marks + _QUOTES if is_quoted else marks)
 
 
 def normalize_words(text: str) -> str:
     """Normalises words for a comparison: lower case, without quotes and final punctuation."""
     text = unicodedata.normalize("NFKC", normalize_answer(text)).casefold()
     text = re.sub(r"[\"'`*_{}\\$]", "", text)
-    return re.sub(r"\s+", " ", text).strip(_TRAILING + "()[]")
+    return re.sub(r"\s+", " ", text).strip(_TRAILING + _QUOTES + "()[]")
 
 
 def _brace_arguments(text: str) -> str:

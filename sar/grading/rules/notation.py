@@ -59,4 +59,6 @@ def align_variables(label: str, answer: str) -> str:
 
 
 def _rename(text: str, old: str, new: str) -> str:
+    if re.search(rf"(?<![a-zA-Z\\]){new}(?![a-zA-Z])", text):
+        return text  # the new name already stands for something else
     return re.sub(rf"(?<![a-zA-Z\\]){old}(?![a-zA-Z])", new, text)

@@ -52,6 +52,11 @@ _TENS = {
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
            "trillion": 10**12}  # fmt: skip
 _CENT = read_unit("cents")
+_CURRENCIES = {
+    symbol: read_unit(name)
+    for name, symbols in {"dollars": ("$", "US$", "USD"), "euros": ("€", "EUR")}.items()
+    for symbol in symbols
+}
 # After a currency: `€40k`.
 _MAGNITUDES = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "bn": 10**9}
 
@@ -105,7 +110,8 @@ def read_quantity(text: str) -> Quantity | None:
         value = -value
     plain = match["num_plain"] or ""
     num_decimals = len(plain.partition(".")[2]) if "." in plain else None
-    return Quantity(value, percent is not None, read_unit(unit), num_decimals)
+    known_unit = read_unit(unit) or _CURRENCIES.get(match["currency"] or "")
+    return Quantity(value, percent is not None, known_unit, num_decimals)
 
 
 def _read_number_word(text: str) -> int | None:
@@ -151,7 +157,10 @@ def _rounds_to(exact: Quantity, rounded: Quantity) -> bool:
     unit = Fraction(1, 10**digits)
     if exact.value % unit == 0:
         return False  # it needs no rounding
-    return abs(rounded.value) >= 10**5 * unit and abs(exact.value - rounded.value) <= unit
+    if exact.value * rounded.value < 0 or abs(rounded.value) < 10**5 * unit:
+        return False
+    offset = abs(exact.value) - abs(rounded.value)
+    return -unit <= 2 * offset and offset < unit  # rounded, or cut off
 
 
 def _compute_value(match: re.Match[str]) -> Fraction | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sar.grading.rules.unfinished import is_finished
 from sar.grading.rules.values import choose_points, evaluate_at
 
 _TOLERANCE = 1e-12
@@ -62,11 +63,11 @@ def _has_same_zeros(label: Any, answer: Any) -> bool:
 def _find_constant_ratio(label: Any, answer: Any) -> complex | None:
     """Returns label / answer if it is the same at all points, else None."""
     ratios = []
-    for at in choose_points(label.free_symbols, (label, answer)):
+    for at in choose_points(label.free_symbols, label):
         a, b = evaluate_at(label, at), evaluate_at(answer, at)
         if a is None or b is None or abs(a) < _TOLERANCE or abs(b) < _TOLERANCE:
             return None
-        ratios.append(a / b)
+        ratios.append(complex(a / b))
     if all(abs(ratio - ratios[0]) <= _TOLERANCE * abs(ratios[0]) for ratio in ratios):
         return ratios[0]
     return None
@@ -75,7 +76,7 @@ def _find_constant_ratio(label: Any, answer: Any) -> complex | None:
 def _find_linear_roots(tree: Any, symbol: Any) -> list[complex] | None:
     """Returns the root in a variable at each point of the others; None if it is not linear."""
     roots = []
-    for at in choose_points(tree.free_symbols - {symbol}, (tree,)):
+    for at in choose_points(tree.free_symbols - {symbol}, tree):
         values = [evaluate_at(tree, {**at, symbol: x}) for x in ("1", "2", "3")]
         if any(value is None for value in values):
             return None
@@ -90,6 +91,21 @@ def _has_same_solutions(label: Any, answer: Any) -> bool:
     """Compares the solution sets of two relations of one variable."""
     solutions = find_solutions(label), find_solutions(answer)
     return solutions[0] is not None and solutions[0] == solutions[1]
+
+
+def is_solved(relation: Any) -> bool:
+    """Whether a relation has its variable alone on one side: `x > 2`, `-x < 1`, `1 < x < 2`."""
+    from sympy import And, Contains, Eq, Set
+
+    if isinstance(relation, And):
+        return all(map(is_solved, relation.args))
+    sides = relation.args[:2]
+    if isinstance(relation, (Eq, Contains)) and isinstance(sides[1], Set):
+        return True
+    return any(
+        (side.is_Symbol or (-side).is_Symbol) and not other.free_symbols and is_finished(other)
+        for side, other in (sides, sides[::-1])
+    )
 
 
 def find_solutions(relation: Any) -> Any:

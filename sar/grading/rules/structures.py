@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import product
 
 from sar.grading.rules.quantities import read_quantity
 
 _MAX_PARTS = 64
+_MAX_SIGNS = 3
 
 _OPENING, _CLOSING = "([{", ")]}"
 # `\{1, 2\}` (math-sets-004), `{2, 3, 5}`.
@@ -23,6 +25,7 @@ _LIST_WORD = re.compile(r"\s*,?\s*(?<![a-zA-Z\\])(?:or|and)(?![a-zA-Z])\s*|\s*\\
 _THOUSANDS = re.compile(r"(?<![\d,.(\[{])\d{1,3}(?:,\d{3})+(?![\d,])")
 # `\pm 2` is the list `2, -2` (math-plus_minus-001).
 _PLUS_MINUS = re.compile(r"\\pm(?![a-z])")
+_INEQUALITY_VARIABLE = re.compile(r"(?:[a-zA-Z]|\\[a-z]+)(?:_\{?\w+\}?)?(?:\([a-z]\))?")
 _RELATION = re.compile(r"\\(?:le|ge|ne)(?![a-z])|<=|>=|<|>")
 # `=`, but not in `<=` or `!=`.
 _EQUALS = re.compile(r"(?<![<>!=\\])=(?!=)")
@@ -38,6 +41,8 @@ class Structure:
 
     brackets: str
     parts: tuple[str | Structure, ...]
+    variable: str = ""
+    """The variable of an inequality that was read as an interval."""
 
     @property
     def leaves(self) -> list[str]:
@@ -114,10 +119,20 @@ def _split_list(text: str) -> tuple[str, ...]:
     text = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
     parts = []
     for part in split_outside(_LIST_WORD.sub(" , ", text).replace(";", ","), ","):
-        signs = "+-" if _PLUS_MINUS.search(part) else ""
-        signed = [_PLUS_MINUS.sub(sign, part) for sign in signs] or [part]
-        parts += [s.strip().lstrip("+ ") for s in signed if s.strip()]
+        parts += [p.strip().lstrip("+ ") for p in _expand_signs(part) if p.strip()]
     return tuple(parts[:_MAX_PARTS])
+
+
+def _expand_signs(part: str) -> list[str]:
+    """Returns the values of a part with `\\pm`: two for one of them, four for two."""
+    signs = _PLUS_MINUS.findall(part)
+    if not signs or len(signs) > _MAX_SIGNS:
+        return [part]
+    pieces = _PLUS_MINUS.split(part)
+    return [
+        "".join(piece + sign for piece, sign in zip(pieces, (*chosen, ""), strict=True))
+        for chosen in product("+-", repeat=len(signs))
+    ]
 
 
 def _read_inequality(text: str) -> Structure | None:
@@ -130,20 +145,21 @@ def _read_inequality(text: str) -> Structure | None:
         parts = [part for piece in pieces if (part := _read_inequality(piece))]
         return Structure("U", tuple(parts)) if len(parts) == len(pieces) else None
     sides = [side.strip() for side in _RELATION.split(text)]
-    is_variable = [re.fullmatch(r"\\?[a-zA-Z]+", side) is not None for side in sides]
+    is_variable = [_INEQUALITY_VARIABLE.fullmatch(side) is not None for side in sides]
     is_greater = [relation in (">", ">=", r"\ge") for relation in relations]
     is_closed = [relation in ("<=", ">=", r"\le", r"\ge") for relation in relations]
     if len(sides) == 2 and is_variable[0] != is_variable[1]:
         is_variable_first = is_variable[0]
         bound = sides[1] if is_variable_first else sides[0]
+        variable = sides[0] if is_variable_first else sides[1]
         if is_greater[0] == is_variable_first:
-            return Structure("[)" if is_closed[0] else "()", (bound, r"\infty"))
-        return Structure("(]" if is_closed[0] else "()", (r"-\infty", bound))
+            return Structure("[)" if is_closed[0] else "()", (bound, r"\infty"), variable)
+        return Structure("(]" if is_closed[0] else "()", (r"-\infty", bound), variable)
     if len(sides) == 3 and is_variable[1] and is_greater[0] == is_greater[1]:
         if is_greater[0]:
             sides, is_closed = sides[::-1], is_closed[::-1]
         brackets = ("[" if is_closed[0] else "(") + ("]" if is_closed[1] else ")")
-        return Structure(brackets, (sides[0], sides[2]))
+        return Structure(brackets, (sides[0], sides[2]), sides[1])
     return None
 
 

@@ -48,8 +48,11 @@ _SHORT_BASE = re.compile(r"\\log\s*_\s*(\d)")
 _SUBSCRIPT = re.compile(r"_\s*(\d+)")
 # A number before an improper fraction multiplies: the parser would add.
 _IMPROPER = re.compile(r"(\d)\s*(?=\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\})")
-# What the parser drops after a number: the base of `73_8`, the transposition in `73^T`.
-_DROPPED = re.compile(r"\d\s*(?:_|\^\s*\{?\s*T)")
+# What the parser drops, or computes: the base of `73_8`, the transposition in `A^T`, the evaluation
+# bar of `x^3|_{x=2}`.
+_DROPPED = re.compile(r"\d\s*_|\^\s*\{?\s*T(?![a-zA-Z])|\|\s*(?:_|\^\s*\{[^{}]*\}\s*_)")
+# The parser reads I as the imaginary unit; it is a variable, such as a current.
+_CAPITAL_I = re.compile(r"(\\[a-zA-Z]+)|I(?!\s*_)")
 # Two numbers in a row have no meaning; the parser would add them.
 _TWO_NUMBERS = re.compile(r"[\d.]\s+[\d.]")
 # The derivative `y'`, `y^{\prime}`, `\dot y`, `\frac{dy}{dx}`, `\frac{d^2 y}{dx^2}`, `y'(t)`.
@@ -74,6 +77,7 @@ def prepare_expression(text: str) -> str | None:
     text = _FACTOR.sub(r"\1 \\cdot ", _BARE_POINT.sub("", text))
     text = _IMPROPER.sub(lambda m: m[1] + (r" \cdot " if int(m[2]) >= int(m[3]) else ""), text)
     text = _SUBSCRIPT.sub(r"_{\1}", _SHORT_BASE.sub(r"\\log_{\1} ", text))
+    text = _CAPITAL_I.sub(lambda m: m[1] or " I_{0} ", text)
     if not _is_known(text) or _TWO_NUMBERS.search(text) or _DROPPED.search(text):
         return None
     return text

@@ -12,7 +12,8 @@ from typing import Any
 from sar.grading.rules.expressions import Expression
 
 # What the parser computes, and people write as a number.
-_NUMBERS = frozenset({"binom"})
+_NUMBERS = frozenset({"binomial"})
+_BINOMIALS = "calculation with binomials"
 # Exponents above this are not computed: the number has too many digits.
 _MAX_EXPONENT_BITS = 20
 _MAX_BITS = 2**20
@@ -23,7 +24,13 @@ def find_unfinished(label: Expression, answer: Expression) -> str:
     from sympy import Derivative, Integral, Limit, Max, Min, Mod, Product, Sum
 
     new = answer.computed - label.computed - _NUMBERS
-    if new and (new != {"power of e"} or _is_rational(label.tree)):
+    if label.symbols:
+        new -= {_BINOMIALS}
+    if not label.tree.is_Integer:
+        new -= {"ratio"}
+    if not _is_rational(label.tree):
+        new -= {"power of e"}
+    if new:
         return min(new)
     undone = (Sum, Product, Integral, Limit, Derivative, Max, Min, Mod)
     for operation in undone:
@@ -43,6 +50,24 @@ def find_unfinished(label: Expression, answer: Expression) -> str:
 def is_unfinished_number(tree: Any) -> bool:
     """Whether a label is a rational number that is not worked out itself, such as `2^{10}`."""
     return not _is_fraction(tree) and bool(tree.doit().is_Rational)
+
+
+def has_finished_ends(solutions: Any) -> bool:
+    """Whether the ends of a set's intervals and its elements are worked out: not `(1+1, 5)`."""
+    from sympy import FiniteSet, Interval
+
+    ends = [end for part in solutions.atoms(Interval) for end in (part.start, part.end)]
+    ends += [element for part in solutions.atoms(FiniteSet) for element in part.args]
+    return all(map(is_finished, ends))
+
+
+def is_finished(tree: Any) -> bool:
+    """Whether a number is worked out; what is no number is, too."""
+    if not getattr(tree, "is_number", False) or not tree.is_finite:
+        return True
+    if tree.doit().is_Rational:
+        return is_rational_form(tree)
+    return not _find_sum_or_product(tree)
 
 
 def _is_rational(tree: Any) -> bool:
@@ -69,10 +94,9 @@ def is_rational_form(tree: Any) -> bool:
     tens = [f for f in factors if f.is_Pow and f.args[0] == 10 and f.args[1].is_Rational]
     if tens and not all(map(_is_reciprocal, tens)):
         return any(f.is_Rational for f in factors)
-    # A fraction of which one side is a power: `\\frac{3}{2^{10}}`.
-    sides = [f.args[0] if _is_reciprocal(f) else f for f in factors]
-    is_quotient = sum(map(_is_reciprocal, factors)) == 1
-    return is_quotient and any(map(_is_fraction, sides)) and all(map(is_rational_form, sides))
+    top, bottom = sorted(factors, key=_is_reciprocal)
+    # `\\frac{3}{2^{10}}`
+    return _is_fraction(top) and _is_reciprocal(bottom) and bool(bottom.args[0].is_Pow)
 
 
 def _is_fraction(tree: Any) -> bool:
@@ -93,7 +117,7 @@ def _is_short_form(tree: Any) -> bool:
 
     if isinstance(tree, factorial):
         return bool(tree.args[0].is_Integer)
-    return bool(tree.is_Pow) and all(map(_is_fraction, tree.args))
+    return bool(tree.is_Pow) and tree.args[0] != 0 and all(map(_is_fraction, tree.args))
 
 
 def is_too_large(tree: Any) -> bool:
@@ -135,17 +159,29 @@ def _name_functions(tree: Any) -> set[str]:
 
 
 def _find_sum_or_product(tree: Any) -> str:
-    """Returns "sum" or "product" if a number's tree still has one of like terms or numbers."""
-    from sympy import Add, Mul, preorder_traversal
+    """Names a sum of like terms, a product of numbers or a power of a sum in a number's tree."""
+    from sympy import Add, I, Mul, Pow, preorder_traversal
 
     for node in preorder_traversal(tree):
         if isinstance(node, Add) and _has_like_terms(node):
             return "sum"
         if isinstance(node, Mul):
-            numbers = [f for f in node.args if f.is_Rational and abs(f) != 1]
+            numbers = [f for f in node.args if _is_factor(f)]
             if len(numbers) > 1:
                 return "product"
+        is_power = isinstance(node, Pow) and node.args[1].is_Integer
+        if is_power and abs(node.args[1]) > 1 and node.args[0].has(I):
+            return "power of a complex number"
     return ""
+
+
+def _is_factor(tree: Any) -> bool:
+    """Whether a factor is a rational number, or a whole power of one, and not 1 or 1/n."""
+    if tree.is_Rational:
+        return bool(abs(tree) != 1)
+    return bool(
+        tree.is_Pow and tree.args[1].is_Integer and tree.args[1] > 0 and tree.args[0].is_Rational
+    )
 
 
 def _has_like_terms(total: Any) -> bool:

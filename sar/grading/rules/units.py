@@ -41,9 +41,15 @@ _COMPOUND = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h", "cc": "cm^3"}
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 # What may follow a number without a space, besides units: `5th`, `5am`.
 _SUFFIXES = frozenset("st nd rd th am pm k cc mph kph kmh".split())  # noqa: SIM905
-# Units of one letter, after a space; in lower case, only these may follow the number directly.
-_LETTERS = frozenset("WJNVACFK")
-_LOWER_LETTERS = frozenset("mgshlt")
+# Units of one letter; they need a space before them.
+_LETTERS = frozenset("mgshlWJNVCFKT")
+_AFTER_LETTER = re.compile(
+    r"[\s°]*[A-Za-z]\s*(?:\^\s*\{?\s*-?[1-4]\s*\}?)?(?:\s*(?:/|per)\s*[a-zµ]{1,6}\b[\s\d^{}-]*)?[\s.,;:?!)]*"
+)
+# Words of two letters that may follow a number.
+_SHORT_WORDS = _SUFFIXES | frozenset("of in to at on by as an is be we he it so up no".split())  # noqa: SIM905
+# Words that are mathematics, and no unit.
+_FUNCTIONS = frozenset("sin cos tan cot sec csc log exp sqrt".split())  # noqa: SIM905
 # Words before the unit that change nothing: `12 more hours`.
 _MAX_ADJECTIVES = 2
 
@@ -95,13 +101,14 @@ def is_unit(text: str) -> bool:
         return False
     first = _FIRST_WORD.match(text.lstrip())
     if first is None:
-        return not re.search(r"[^\s.,;:?()'%€£¥₹]", text)
-    # A letter or a word without a space must be a known unit: `5cm` and `5 m`, not `5x` or `5 x`.
+        return not re.search(r"[^\s.,;:?()%€£¥₹]", text)
     word = first[0]
-    if len(word) == 1:
-        return word in _LOWER_LETTERS or (word in _LETTERS and text[0] in " °")
+    if len(word) == 1:  # `5 m`, but not `5m` or `5 m - n`: m may be a variable
+        return text[0] in " °" and word in _LETTERS and _AFTER_LETTER.fullmatch(text) is not None
+    if len(word) == 2:
+        return _read_word(word) is not None or word.casefold() in _SHORT_WORDS
     if text[0].isspace() or text[0] in "-/":
-        return True
+        return word.casefold() not in _FUNCTIONS
     return word.casefold() in _SUFFIXES or _read_word(word) is not None
 
 

@@ -7,19 +7,22 @@ grader process, because evaluation can take forever.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from sar.grading.rules.expressions import Expression
 from sar.grading.rules.unfinished import is_too_large
 
-# Values of the variables at which expressions are compared; not zeros or poles of common answers.
-_POINTS = ("0.7310585", "1.3862943", "-0.5772156", "2.2360679")
+# Values of the variables at which expressions are compared; not zeros or poles of common answers,
+# with one below -1, as functions may change there. A variable gets another one at each point.
+_POINTS = ("0.7310585", "1.3862943", "-0.5772156", "2.2360679", "-2.6457513")
 # For sums up to n, factorials and the like.
-_WHOLE_POINTS = ("3", "7", "4", "6")
-_NUM_DIGITS = 30
+_WHOLE_POINTS = ("3", "8", "5", "13")
+_NUM_DIGITS = 50
 # Largest difference of two equal values, relative to the label's.
-_TOLERANCE = 1e-15
+_TOLERANCE = 1e-40
+# Largest difference from a label that is 0 at a point, where nothing is relative.
+_NOISE = 1e-70
 # A decimal with at least six significant digits may be rounded.
 _ROUNDED = 1e5
 
@@ -36,76 +39,103 @@ def is_same_tree(label: Any, answer: Any, answer_decimals: int | None = None) ->
         return True
     if is_too_large(label) or is_too_large(answer):
         return False  # too many digits to compute, and written differently
-    symbols = label.free_symbols | answer.free_symbols
     if label.free_symbols != answer.free_symbols and not _cancels(label, answer):
         return False
-    if not symbols:
+    if not label.free_symbols | answer.free_symbols:
         return _is_same_number(label, answer, answer_decimals)
     was_compared = False
-    for at in choose_points(symbols, (label, answer)):
+    for at in choose_points(label.free_symbols | answer.free_symbols, label):
         values = evaluate_at(label, at), evaluate_at(answer, at)
         if values[0] is None or values[1] is None:
             if (values[0] is None) != (values[1] is None):
                 return False
             continue
-        if abs(values[0] - values[1]) > _TOLERANCE * abs(values[0]):
+        if not _is_close(evaluate_at(label - answer, at), values[0]):
             return False
         was_compared = True
     return True if was_compared else None
 
 
-def is_rounding_of(exact: Expression, rounded: Expression, decimals: int | None) -> bool:
-    """Whether a number is another one, rounded: to some decimals, or else to within 1%."""
+def is_rounding_of(exact: Expression, rounded: Expression, decimals: int) -> bool:
+    """Whether a number is another one, rounded half up to some decimals."""
     values = evaluate_at(exact.tree, {}), evaluate_at(rounded.tree, {})
-    if values[0] is None or values[1] is None:
+    if values[0] is None or values[1] is None or not (values[0] - values[1]).is_real:
         return False
-    margin = 0.01 * abs(values[0]) if decimals is None else 0.5000001 * 10.0**-decimals
-    return abs(values[0] - values[1]) <= margin
+    unit = 10.0**-decimals
+    return bool(-0.5 * unit <= values[0] - values[1] < 0.4999999 * unit)
 
 
-def choose_points(symbols: Iterable[Any], trees: Sequence[Any]) -> list[dict[Any, str]]:
-    """Returns assignments of values to the symbols; without symbols, one empty assignment."""
+def choose_points(symbols: Iterable[Any], label: Any) -> list[dict[Any, str]]:
+    """Returns assignments of values to the symbols; without symbols, one empty assignment.
+
+    They are whole numbers if the label is only defined for these.
+    """
     ordered = sorted(symbols, key=str)
     if not ordered:
         return [{}]
-    points = _WHOLE_POINTS if any(map(_counts, trees)) else _POINTS
+    points = _WHOLE_POINTS if _counts(label) else _POINTS
     return [
-        {symbol: points[(i + shift) % len(points)] for i, symbol in enumerate(ordered)}
+        {symbol: _choose_value(points, i, shift) for i, symbol in enumerate(ordered)}
         for shift in range(len(points))
     ]
 
 
-def evaluate_at(tree: Any, at: dict[Any, str]) -> complex | None:
-    """Returns an expression's value at a point, or None if it has none there."""
+def evaluate_at(tree: Any, at: dict[Any, str]) -> Any | None:
+    """Returns an expression's value at a point as a sympy number, or None if it has none there."""
     from sympy import Rational
 
     try:
         if _counts(tree):
             tree = tree.subs({symbol: Rational(text) for symbol, text in at.items()}).doit()
-        value = complex(tree.evalf(_NUM_DIGITS, subs=at))
+        value = tree.evalf(_NUM_DIGITS, subs=at)
+        is_number = bool(value.is_number and value.is_finite)
     except (TypeError, ValueError, OverflowError, AttributeError, ZeroDivisionError):
         return None  # a set, an undefined function, a pole
-    return value if abs(value) < float("inf") else None
+    return value if is_number else None
+
+
+def _choose_value(points: tuple[str, ...], index: int, shift: int) -> str:
+    """Returns one of the points; for the sixth variable and later ones, a multiple of it."""
+    value = points[(index + shift) % len(points)]
+    turns = index // len(points)
+    return value if not turns else str(float(value) * (1 + 2 * turns)).removesuffix(".0")
+
+
+def _is_close(difference: Any | None, value: Any, tolerance: float | None = None) -> bool:
+    if difference is None:
+        return False
+    size = abs(difference)
+    if tolerance is not None:
+        return bool(size <= tolerance)
+    return bool(size <= _TOLERANCE * abs(value)) or (value == 0 and bool(size < _NOISE))
 
 
 def _is_same_number(label: Any, answer: Any, answer_decimals: int | None) -> bool | None:
     """Compares two expressions without variables."""
+    from sympy import nan
+
     numbers = label.doit(), answer.doit()
-    if any(number.has(_not_a_number()) for number in numbers):
+    if any(number.has(nan) for number in numbers):
         return None
+    difference = numbers[0] - numbers[1]
     if all(number.is_Rational for number in numbers):
-        difference, is_exact = numbers[0] - numbers[1], True
-    else:
-        difference, is_exact = (numbers[0] - numbers[1]).doit(), False
-    if difference.is_Rational and is_exact:
         return bool(difference == 0)
     value, offset = evaluate_at(numbers[0], {}), evaluate_at(difference, {})
     if value is None or offset is None:
         return None
-    tolerance = _TOLERANCE * abs(value)
-    if answer_decimals and abs(value) * 10.0**answer_decimals >= _ROUNDED:
-        tolerance = 10.0**-answer_decimals
-    return abs(offset) <= tolerance
+    if answer_decimals and abs(value) * 10**answer_decimals >= _ROUNDED:
+        return is_rounding(offset if value > 0 else -offset, 10.0**-answer_decimals)
+    return _is_close(offset, value)
+
+
+def is_rounding(offset: Any, unit: Any) -> bool:
+    """Whether a decimal was rounded or cut off.
+
+    Args:
+        offset: how much larger the exact number's absolute value is than the decimal's.
+        unit: one in the decimal's last place.
+    """
+    return bool(-unit <= 2 * offset) and bool(offset < unit)
 
 
 def _name_unknown_functions(tree: Any) -> Any:
@@ -115,12 +145,6 @@ def _name_unknown_functions(tree: Any) -> Any:
 
     unknown = tree.atoms(AppliedUndef) if hasattr(tree, "atoms") else ()
     return tree.xreplace({f: Symbol(str(f), real=True) for f in unknown}) if unknown else tree
-
-
-def _not_a_number() -> Any:
-    from sympy import nan
-
-    return nan
 
 
 def _counts(tree: Any) -> bool:

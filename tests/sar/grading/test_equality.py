@@ -52,6 +52,7 @@ EQUAL = [
     (r"\frac{\sqrt2}{2}", r"\frac{1}{\sqrt2}"),
     (r"1+\sqrt2", r"\sqrt2+1"),
     (r"3+2\sqrt2", r"(1+\sqrt2)^2"),
+    (r"\frac{(n+1)(n+2)}{2}", r"\binom{n+2}{2}"),
     (r"\ln 2", r"\frac{\ln 4}{2}"),
     (r"\frac{108+31\sqrt5}{216}", r"\frac12+\frac{31\sqrt5}{216}"),
     (r"\sum_{k=0}^{n-1} k", r"\sum_{j=0}^{n-1} j"),

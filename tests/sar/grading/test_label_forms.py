@@ -223,7 +223,6 @@ def write_inequality(a: int, b: int, c: int) -> Form:
         rf"-x \ge -{a}",
         rf"{a} \geq x",
         rf"x \in (-\infty, {a}]",
-        f"2x <= {2 * a}",
     ]
     wrong = [f"x < {a}", rf"x \ge {a}", rf"(-\infty, {a})", rf"x \le {a + 1}", f"{a + 1}"]
     return Form(rf"x \le {a}", right, wrong)
