@@ -28,6 +28,7 @@ from sar.grading.verdict import Comparison
 
 # An inequality, an interval, a union or a set such as the real numbers.
 _SET_NOTATION = re.compile(r"[<>]|\\(?:le|ge|ne|cup|cap|setminus|infty|mathbb|emptyset)(?![a-z])")
+_CONTINUES = re.compile(r"(?:or|and)\b")
 # What the derivative in `\frac{dy}{dx}` is with respect to.
 _DERIVED_BY = re.compile(r"\\frac\s*\{\s*d[^{}]*\}\s*\{\s*d\s*([a-zA-Z])")
 
@@ -53,6 +54,8 @@ def compare_answers(label: str, answer: str) -> Comparison:
     """Compares a normalised answer with a normalised label."""
     if is_same_spelling(label, answer):
         return Comparison(True, "the answer is written as the label is")
+    if _CONTINUES.match(answer):
+        return Comparison(False, "the answer continues another one")
     answer = rewrite_notation(align_variables(label, answer))
     label = rewrite_notation(label)
     if is_textual(label):

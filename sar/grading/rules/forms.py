@@ -28,7 +28,7 @@ _GREEK = (
 )
 _SIMPLE_NAME = (
     rf"(?:\\angle\s*)?(?:[A-Z]{{1,4}}|[a-zA-Z]|{_GREEK}|[A-Z]?[a-z]{{3,}}(?: [a-z]+)*)"
-    r"(?:_\s*\{?\w+\}?)?'{0,2}(?:\s*\([\w, \\]{1,12}\))?|\|[A-Z]{2}\|"
+    r"(?:_\s*(?:\{[^{}]*\}|\w))?'{0,2}(?:\s*\([\w, \\]{1,12}\))?|\|[A-Z]{2}\|"
 )
 # What an equation may define: `x` (math-x_equals-003), `x_1`, `AB`, `|AB|`, `\angle B`, `f(x)`,
 # `area of the square`, the ratios `S:T` and `\\frac{NO}{BO}`.
@@ -120,9 +120,9 @@ def _is_named(left_side: str) -> bool:
 
 
 def _is_with_number(left_side: str) -> bool:
-    """Whether a text has a variable, and a number outside brackets, powers and indices."""
+    """Whether a text has one variable, and a number outside brackets, powers and indices."""
     has_number = re.search(r"\d", _BESIDES.sub("", left_side)) is not None
-    return has_number and _VARIABLE.search(left_side) is not None
+    return has_number and len(set(_VARIABLE.findall(left_side))) == 1
 
 
 def _gives_two_values(steps: list[str]) -> bool:

@@ -110,7 +110,7 @@ _MARKUP = re.compile(
 # `26 ✅` (math-trailing_punctuation-014), `44 ∎` (math-trailing_punctuation-017).
 _ORNAMENT = re.compile(r"[∎□■✓✔✅☑✨🎉\ufe0f]|\\(?:blacksquare|square|checkmark|qed)(?![a-zA-Z])")
 _LEADING = " \t\r\n,;:\"'*_"
-_TRAILING = " \t\r\n,;:*_.!?"
+_TRAILING = ' \t\r\n,;:*_.!?"'
 _QUOTES = "\"'"
 # The decimals of `0.333...` go on.
 _ELLIPSIS = re.compile(r"(?<=\d)\.{2,}")

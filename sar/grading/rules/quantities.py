@@ -32,7 +32,7 @@ _NUMBER = rf"""
 _CURRENCY = r"(?:US\s?\$|\$|€|£|¥|₹|USD|EUR|GBP|Rs\.?)"
 _QUANTITY = re.compile(
     rf"""(?P<sign>[+-]?)\s*(?P<currency>{_CURRENCY})?\s*(?P<inner_sign>-?)\s*(?:{_NUMBER})
-    (?P<scale>\s*(?:hundred|thousand|million|billion|trillion)\b|\s*dozen\s*$)?
+    (?P<scale>\s*(?:hundred|thousand|million|billion|trillion)\b)?
     (?P<tail>.*)""",
     re.VERBOSE | re.DOTALL,
 )
@@ -49,7 +49,7 @@ _TENS = {
         ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), start=2
     )
 }
-_SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
+_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9,
            "trillion": 10**12}  # fmt: skip
 _CENT = read_unit("cents")
 _CURRENCIES = {

@@ -13,6 +13,8 @@ BASED = re.compile(
     r"\(?([0-9A-Fa-f]+)\)?\s*(?:_\s*\{?\s*(\d+|[a-z]+)\s*\}?|\(?(?:in )?base (\d+)\)?)"
 )
 RATIO = re.compile(r"\d{1,9}(?:\s*:\s*\d{1,9})+")
+# `37m`: a unit if the label is a number; else m may be a variable.
+_DIRECT_UNIT = re.compile(r"(\d)([mgs])$")
 # `4:30`, `4:30 p.m.` (math-clock_times-002); `4 p.m.`
 _CLOCK = re.compile(
     r"(\d{1,2})\s*:\s*(\d{2})(?!\d)\s*(?:([ap])\.?\s*m\b\.?)?[a-z ]{0,12}", re.IGNORECASE
@@ -30,6 +32,8 @@ def compare_ratios(label: str, answer: str) -> Comparison | None:
 
 def compare_numbers(label: str, answer: str) -> Comparison | None:
     """Compares numbers, times of day and numbers with a base; None if label or answer is none."""
+    if not re.search("[a-zA-Z]", label):
+        answer = _DIRECT_UNIT.sub(r"\1 \2", answer)
     quantities = read_quantity(label), read_quantity(answer)
     if quantities[0] and quantities[1]:
         is_equal = is_same_quantity(quantities[0], quantities[1])

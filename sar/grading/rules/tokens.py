@@ -52,7 +52,7 @@ _IMPROPER = re.compile(r"(\d)\s*(?=\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\})")
 # bar of `x^3|_{x=2}`.
 _DROPPED = re.compile(r"\d\s*_|\^\s*\{?\s*T(?![a-zA-Z])|\|\s*(?:_|\^\s*\{[^{}]*\}\s*_)")
 # The parser reads I as the imaginary unit; it is a variable, such as a current.
-_CAPITAL_I = re.compile(r"(\\[a-zA-Z]+)|I(?!\s*_)")
+_CAPITAL_I = re.compile(r"(\\[a-zA-Z]+)|I(?!\s*[_(])")
 # Two numbers in a row have no meaning; the parser would add them.
 _TWO_NUMBERS = re.compile(r"[\d.]\s+[\d.]")
 # The derivative `y'`, `y^{\prime}`, `\dot y`, `\frac{dy}{dx}`, `\frac{d^2 y}{dx^2}`, `y'(t)`.

@@ -47,7 +47,7 @@ _AFTER_LETTER = re.compile(
     r"[\s°]*[A-Za-z]\s*(?:\^\s*\{?\s*-?[1-4]\s*\}?)?(?:\s*(?:/|per)\s*[a-zµ]{1,6}\b[\s\d^{}-]*)?[\s.,;:?!)]*"
 )
 # Words of two letters that may follow a number.
-_SHORT_WORDS = _SUFFIXES | frozenset("of in to at on by as an is be we he it so up no".split())  # noqa: SIM905
+_SHORT_WORDS = _SUFFIXES | frozenset("of in to at on by as an is be we he it so up no us".split())  # noqa: SIM905
 # Words that are mathematics, and no unit.
 _FUNCTIONS = frozenset("sin cos tan cot sec csc log exp sqrt".split())  # noqa: SIM905
 # Words before the unit that change nothing: `12 more hours`.
