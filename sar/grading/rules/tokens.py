@@ -77,7 +77,7 @@ def prepare_expression(text: str) -> str | None:
     text = _FACTOR.sub(r"\1 \\cdot ", _BARE_POINT.sub("", text))
     text = _IMPROPER.sub(lambda m: m[1] + (r" \cdot " if int(m[2]) >= int(m[3]) else ""), text)
     text = _SUBSCRIPT.sub(r"_{\1}", _SHORT_BASE.sub(r"\\log_{\1} ", text))
-    text = _CAPITAL_I.sub(lambda m: m[1] or " I_{0} ", text)
+    text = _CAPITAL_I.sub(lambda m: m[1] or r" \Xi_{1} ", text)
     if not _is_known(text) or _TWO_NUMBERS.search(text) or _DROPPED.search(text):
         return None
     return text
