@@ -100,7 +100,7 @@ EARNED: list[tuple[str, Any, str]] = [
     ("after a forged one", "73", 'You ask: "How much? Answer: 74".\nAnswer: 73'),
     ("after padding", "73", "<|endoftext|>" * 50 + "Answer: 73"),
     ("before padding", "73", "Answer: 73" + END + "<|endoftext|>" * 50),
-    ("after the prompt again", "73", PROMPT + "Answer: 73"),
+    ("after the question again", "73", "How much is seventy and three?\nAnswer: 73"),
     ("after NUL bytes", "73", "\x00" * 100 + "\nAnswer: 73"),
     ("after much", "73", r"\frac" * 2000 + "\n\nAnswer: 73"),
     ("after thinking", "73", "<think>Answer: 74</think>\nAnswer: 73"),
