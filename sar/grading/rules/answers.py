@@ -29,8 +29,8 @@ _BARE_BOX = re.compile(r"\\(?:boxed|fbox)(?:\s+|(?=[\d-]))(-?\d+(?:[.,]\d+)*|[a-
 _BOX_JOINT = re.compile(
     r"(?:\s|[$,;:&|/~+=<>≈≠*•-]|\\\\|\\[\[\]() ,;:]|\\q?quad|\\(?:approx|neq?|equiv|to|cdot"
     r"|times|pm|(?:right|left)arrow|left|right|vee|lor|wedge|land)(?![a-z])|\\text\w*\{|[{}()]"
-    r"|\b(?:and|or|also|maybe|perhaps|possibly|alternatively|else|both|either|by|to|vs\.?|then|if"
-    r"|you|prefer|case|option|guess|candidate|first|second|third|another|next)\b|[(\s][a-h1-9][.):]"
+    r"|\b(?:and|or|also|maybe|perhaps|possibly|alternatively|else|both|either|by|to|vs|then|if"
+    r"|you|prefer|case|option|guess|candidate|first|second|third|another|next)\b|(?<=\bvs)\.|[(\s][a-h1-9][.):]"
     r"|\b[a-zA-Z](?:_\{?\w{1,3}\}?)?\s*(?:=|is\b)|(?<=\n)\d{1,2}[.)]\s)*",
     re.IGNORECASE,
 )

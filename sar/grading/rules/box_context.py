@@ -17,7 +17,7 @@ _RELATIONS = (
 _DECORATIONS = (
     r"displaystyle|textstyle|large|Large|LARGE|huge|Huge|bf|bold|boldsymbol|star|bigstar|bullet"
     r"|blacksquare|square|checkmark|qed|hfill|newline|noindent|centering|smiley|left|right"
-    r"|[bB]igg?[lr]?|q?quad|thinspace|enspace|nonumber|notag"
+    r"|[bB]igg?[lr]?|q?quad|thinspace|enspace|nonumber|notag|pmod"
 )
 # A group of text, a color, a tag, a space of some width: no operand.
 _TEXT_GROUP = (
@@ -102,7 +102,9 @@ def _is_in_formula(before: str, after: str) -> bool:
     """Whether a box stands between math delimiters."""
     if before.replace(r"\$", "").replace("$$", "$").count("$") % 2:
         return True
-    if max(before.rfind(r"\("), before.rfind(r"\[")) > max(before.rfind(r"\)"), before.rfind(r"\]")):
+    if max(before.rfind(r"\("), before.rfind(r"\[")) > max(
+        before.rfind(r"\)"), before.rfind(r"\]")
+    ):
         return True
     delimiter = re.search(r"\\[()\[\]]", after)
     return delimiter is not None and delimiter[0] in (r"\)", r"\]")

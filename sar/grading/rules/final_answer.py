@@ -63,6 +63,8 @@ _AFTER_BOX = re.compile(
     r"|[\s$]*(?:[-+/]\s*[$\\]?(?:\d|[a-z](?![a-z]))|\*\s*\d|\^\s*\{?\s*(?:\d|[a-z])"
     r"|\\(?:times|cdot|div|pm|mp)(?![a-z])|!(?=[\s$]*[=\\]))"
 )
+# `73, ...` lists more values than it names.
+_OPEN_LIST = re.compile(r"\d[\s$]*,[\s$]*(?:\.\.|…)")
 # A line that only goes on with the answer: `y = -5`, `i.e. (x, y) = (2, -5)`.
 _NEXT_LINE = re.compile(r"[.,$\\)\]]*\s*\n\s*([^\n]+)")
 _NAMED_LINE = re.compile(r"\s*[$\\(]*[a-zA-Z](?:_\w)?\s*=\s*[^\n=]{1,60}")
@@ -145,6 +147,9 @@ def _read_statement(statement: Statement, text: str, label: str) -> tuple[str, i
         sentence, length = sentence[:corrected], corrected
     end = statement.start + length
     phrase = normalize_sentence(rewrite_ratios(sentence, label))
+    is_open_list = _OPEN_LIST.search(sentence) and "dots" not in label
+    if is_open_list or (sentence[:1].isalpha() and offers_alternative(sentence)):
+        return UNCLEAR, end
     if statement.source is Source.PROSE:
         if denies_statement(before):
             return UNCLEAR, end
@@ -169,8 +174,8 @@ def _read_box(box: Statement, text: str, label: str) -> str | None:
     formula = content
     if opened := open_box(before, content, after):
         formula, before, after = opened.formula, opened.before, opened.after
-        if not formula:
-            return UNCLEAR
+    if not formula or (_OPEN_LIST.search(formula) and "dots" not in label):
+        return UNCLEAR
     answer = read_phrase(normalize_formula(rewrite_ratios(formula, label)), label)
     if not answer:
         return answer
