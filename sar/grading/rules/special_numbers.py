@@ -14,7 +14,7 @@ BASED = re.compile(
 )
 RATIO = re.compile(r"\d{1,9}(?:\s*:\s*\d{1,9})+")
 # `37m`: a unit if the label is a number; else m may be a variable.
-_DIRECT_UNIT = re.compile(r"(\d)([mgs])$")
+_DIRECT_UNIT = re.compile(r"(\d)([mgs](?:\s*\^\s*\{?[23]\}?)?)$")
 # `4:30`, `4:30 p.m.` (math-clock_times-002); `4 p.m.`
 _CLOCK = re.compile(
     r"(\d{1,2})\s*:\s*(\d{2})(?!\d)\s*(?:([ap])\.?\s*m\b\.?)?[a-z ]{0,12}", re.IGNORECASE
