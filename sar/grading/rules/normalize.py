@@ -91,7 +91,7 @@ _THIN_SPACE = re.compile(r"(?<=\d)(?:\\[,!;:]|\s*\{\s*,\s*\}\s*|~|\{ \})(?=\d)")
 _TIGHT_COMMA = re.compile(r"(?<=\d)\s*,\s*\\!\s*(?=\d)")
 # `36\ \text{ft}` (second-m2-unit-150), `8 \mathrm{~m}` (second-m2-unit-156).
 _SPACING = re.compile(
-    r"(?<!\\)\\[,!;: ]|~|\\(?:quad|qquad|space|enspace)(?![a-zA-Z])"
+    r"(?<!\\)\\[,!;: ]|~|\\q?quad|\\(?:space|enspace)(?![a-zA-Z])"
     r"|\\[hv]?(?:phantom|space)\{[^{}]*\}"
 )
 _MATH_DELIMITER = re.compile(r"\$\$|\\[()\[\]]|(?<!\\)\$")

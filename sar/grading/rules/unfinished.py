@@ -14,8 +14,7 @@ from sar.grading.rules.expressions import Expression
 # What the parser computes, and people write as a number.
 _NUMBERS = frozenset({"binomial"})
 _BINOMIALS = "calculation with binomials"
-# Exponents above this are not computed: the number has too many digits.
-_MAX_EXPONENT_BITS = 20
+# Numbers with more binary digits are not computed.
 _MAX_BITS = 2**20
 
 
@@ -135,12 +134,20 @@ def _count_bits(tree: Any) -> float:
         return float(max(abs(int(tree.p)).bit_length(), int(tree.q).bit_length()))
     bits = [_count_bits(part) for part in tree.args]
     if isinstance(tree, Pow) and tree.args[1].is_number:
-        if bits[1] > _MAX_EXPONENT_BITS and not tree.args[1].is_Rational:
+        if bits[1] > _MAX_BITS:
             return float("inf")
-        return float(bits[0] * min(2.0 ** bits[1], 2.0**64))
+        return bits[0] * max(1.0, _estimate_size(tree.args[1]))
     if isinstance(tree, factorial):
         return float(2.0 ** min(bits[0], 64) * bits[0])
     return sum(bits, 1.0)
+
+
+def _estimate_size(number: Any) -> float:
+    """Returns a number's absolute value, roughly; infinity for one that is no number."""
+    try:
+        return float(abs(number.evalf(5)))
+    except (TypeError, ValueError, OverflowError):
+        return float("inf")
 
 
 def _name_functions(tree: Any) -> set[str]:
