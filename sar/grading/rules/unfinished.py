@@ -126,13 +126,15 @@ def is_too_large(tree: Any) -> bool:
 
 def _count_bits(tree: Any) -> float:
     """Returns an upper bound on the binary digits of the numbers in an expression."""
-    from sympy import MatrixBase, Pow, Rational, factorial
+    from sympy import MatrixBase, Pow, Rational, exp, factorial
 
     if isinstance(tree, MatrixBase):
         return max(map(_count_bits, tree.flat()))
     if isinstance(tree, Rational):
         return float(max(abs(int(tree.p)).bit_length(), int(tree.q).bit_length()))
     bits = [_count_bits(part) for part in tree.args]
+    if isinstance(tree, exp) and tree.args[0].is_number:
+        return bits[0] if bits[0] > _MAX_BITS else max(bits[0], 2 * _estimate_size(tree.args[0]))
     if isinstance(tree, Pow) and tree.args[1].is_number:
         if bits[1] > _MAX_BITS:
             return float("inf")
