@@ -7,6 +7,7 @@ answer is x". The search takes time linear in the response's length, whatever th
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from dataclasses import dataclass
 
 from sar.grading.verdict import Source
@@ -21,15 +22,15 @@ _OPENS_THINKING = re.compile(rf"<(?:{_THINK_NAMES})>\s*\Z", re.IGNORECASE)
 
 # In order: `\boxed{`, an escaped brace or backslash, a brace.
 _BOX_EVENT = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{|\\[\\{}]|[{}]")
-# `\boxed 5` (math-boxed-012).
-_BARE_BOX = re.compile(r"\\(?:boxed|fbox)\s*([^\s{}$\\.,;]+)")
+# `\boxed 5` (math-boxed-012). What follows the number or word is outside: `\boxed5+1`.
+_BARE_BOX = re.compile(r"\\(?:boxed|fbox)(?:\s+|(?=[\d-]))(-?\d+(?:[.,]\d+)*|[a-zA-Z]+)")
 # Between boxes that together are one answer: `\boxed{0} and \boxed{4}` (second-m2-set-244), `$x=`
 # `\boxed{2}$ and $x=\boxed{3}$` (math-boxed_several-011), neighbouring lines, a relation.
 _BOX_JOINT = re.compile(
     r"(?:\s|[$,;:&|/~+=<>≈≠*•-]|\\\\|\\[\[\]() ,;:]|\\q?quad|\\(?:approx|neq?|equiv|to|cdot"
     r"|times|pm|(?:right|left)arrow|left|right|vee|lor|wedge|land)(?![a-z])|\\text\w*\{|[{}()]"
-    r"|\b(?:and|or|also|maybe|perhaps|possibly|alternatively|else|both|either|by|to|vs\.?|then|if"
-    r"|you|prefer|case|option|guess|candidate|first|second|third|another|next)\b|[(\s][a-h1-9][.):]"
+    r"|\b(?:and|or|also|maybe|perhaps|possibly|alternatively|else|both|either|by|to|vs|then|if"
+    r"|you|prefer|case|option|guess|candidate|first|second|third|another|next)\b|(?<=\bvs)\.|[(\s][a-h1-9][.):]"
     r"|\b[a-zA-Z](?:_\{?\w{1,3}\}?)?\s*(?:=|is\b)|(?<=\n)\d{1,2}[.)]\s)*",
     re.IGNORECASE,
 )
@@ -57,7 +58,7 @@ _ANSWER_LINE = re.compile(
 _ANSWER_IS = re.compile(
     r"(?i)\banswers?\b(?:\s+(?:to|for|of)\s[^.\n:]{1,80}?|,[^.,\n:]{1,40},|\s+[a-z]{1,12}ly)?"
     r"[\s*_]{0,9}(?:\bis\b|\bare\b|\bwas\b|\b(?:would|should|must|will)\s+be\b|\bequals\b|[:：=])"
-    r"[\s*_]{0,9}(?:[:：=](?!>)[\s*_]{0,9})?(?=(\S[^\n]{0,400}))"
+    r"[\s*_}]{0,9}(?:[:：=](?!>)[\s*_]{0,9})?(?=(\S[^\n]{0,400}))"
 )
 # Before a marker: the response quotes the question, `It says "Answer: 73"`, and does not answer.
 _QUOTED = re.compile(r"[\"“„«](?:(?:the|my|final|correct|right)\s+){0,3}\Z", re.IGNORECASE)
@@ -71,7 +72,7 @@ _NEW_QUESTION = re.compile(
     r"\s*\d{0,3}[*_]{0,3}\s?[:：]",
     re.IGNORECASE | re.MULTILINE,
 )
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]+")
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,16 @@ def find_statements(text: str) -> list[Statement]:
         for m in _ANSWER_IS.finditer(text)
         if not _QUOTED.search(text[max(0, m.start() - 40) : m.start()])
     ]
-    found = [*_find_boxes(text), *_find_tag(text), *found]
+    spans = _find_box_spans(text)
+    found = [s for s in found if not _is_boxed(s, spans)]
+    found = [*_find_boxes(text, spans), *_find_tag(text), *found]
     return sorted((s for s in found if s.text), key=lambda s: s.start)[-_MAX_STATEMENTS:]
+
+
+def _is_boxed(statement: Statement, spans: list[tuple[int, int, int]]) -> bool:
+    """Whether a statement is part of a box: `\\boxed{\\text{The answer is } 73}`."""
+    index = bisect(spans, (statement.lead_end, 0, 0)) - 1
+    return index >= 0 and spans[index][1] <= statement.lead_end < spans[index][2]
 
 
 def _make_statement(match: re.Match[str], source: Source) -> Statement:
@@ -159,11 +168,11 @@ def _find_tag(text: str) -> list[Statement]:
     return statements
 
 
-def _find_boxes(text: str) -> list[Statement]:
+def _find_boxes(text: str, spans: list[tuple[int, int, int]]) -> list[Statement]:
     """Finds the contents of closed boxes, and joins neighbours into one list: `0, 4`."""
     boxes: list[Statement] = []
     contents: list[str] = []  # of the boxes that are joined into the last statement
-    for start, content_start, content_end in _find_box_spans(text)[-_MAX_STATEMENTS:]:
+    for start, content_start, content_end in spans[-_MAX_STATEMENTS:]:
         content = text[content_start:content_end].strip()
         if not content:
             continue

@@ -29,7 +29,7 @@ _PAIR = (
 )
 # The question's own choice: `the answer (Yes or No) is No`, `the answer, true or false, is true`.
 _ASKED = re.compile(
-    rf"\s*[(\[]\s*(?:answer\s+|either\s+)?(?:{_PAIR})\s*[)\]]|(?<=answer),?\s+(?:either\s+)?(?:{_PAIR}),?"
+    rf"[(\[]\s*(?:answer\s+|either\s+)?(?:{_PAIR})\s*[)\]]|(?<=answer),?\s+(?:either\s+)?(?:{_PAIR}),?"
     r"(?=\s*(?:is|was|:)(?!\w))",
     re.IGNORECASE,
 )

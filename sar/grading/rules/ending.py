@@ -17,15 +17,18 @@ from sar.grading.rules.prose_numbers import (
 )
 from sar.grading.rules.quantities import read_quantity
 from sar.grading.rules.rivals import has_rival_number
-from sar.grading.rules.words import has_words
+from sar.grading.rules.words import has_words, normalize_sentence
 
 _TAIL_CHARS = 2000
 
 CLOCK_TIME = re.compile(
     r"\d{1,2}(?:\s*:\s*\d{2}(?!\d)(?:\s*[ap]\.?m\b)?|\s*[ap]\.?m\b)", re.IGNORECASE
 )
+# Commands that lay lines out: `\begin{aligned} 4 \end{aligned}` (math-boxed-034).
+LAYOUT = re.compile(r"\\(?:begin|end)\{(?:aligned|align|gathered|gather|split|equation)\*?\}")
 # The letter in `(C) 8` or `8 (C)`, where a multiple-choice item's label is the option's value.
-OPTION_LETTER = re.compile(r"^\(?[A-E]\)[\s.:]+(?=\S)|(?<=\S)\s+\([A-E]\)$")
+_OPTION_LETTER = re.compile(r"^\(?[A-E]\)[\s.:]+(?=\S)|(?<=\S)\s+\([A-E]\)$")
+_ONLY_LETTERS = re.compile(r"(?:[\s(),]|[A-E](?![a-zA-Z])|and\b|or\b)+")
 
 # `leave **6** free seats out of 13` says 6 (math-sentence_many_numbers-003).
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
@@ -35,16 +38,21 @@ _WORDS_BEFORE = re.compile(
     re.DOTALL,
 )
 # `i.e.` (math-negatives-005) and `A:` (math-answer_prefix-025) before an answer.
-_LEAD = re.compile(r"\A[\s.=…:]*(?:i\.e\.|[A-Za-z]\s*:)?[\s=]*")
+_LEAD = re.compile(
+    r"\A(?:[\s=…:]|\.(?!\d))*(?:i\.e\.|[A-Za-z]\s*:(?!\s*[A-Z]\s*=))?(?:[\s=]|\.(?=\s))*"
+)
 # A remark: `(12 days at 20 minutes make 240)` (math-sentence_many_numbers-008) or `(m²)`
-# (math-units-009), but not `(2, 3)`.
+# (math-units-009), but not `(2, 3)`, `3(1+\sqrt{5})` or the argument in `\tan(x)`.
 _PARENTHESIS = re.compile(
-    r"\((?=[^()]*[a-zA-Z]{3})[^()]{1,300}\)|\(\s*[a-z]{1,3}\s*(?:\^\s*\{?[23]\}?|[²³])?\s*\)"
+    r"\((?=[^()]*(?:\\text|\\math|(?<![\\a-zA-Z])(?!sqrt|sin|cos|tan|log)[a-zA-Z]{3}))[^()]{1,300}\)"
+    r"|(?<=\s)\(\s*(?:[cdk]?m|mm|k?g|mg|m?l|ft|in|yd|mi|lb|s|h)\s*(?:\^\s*\{?[23]\}?|[²³])?\s*\)"
 )
 # `$...$`, `$$...$$`, `\(...\)`, `\[...\]` (math-tuples-013).
 _MATH_SEGMENT = re.compile(
     r"\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<!\\)\$([^$\n]{1,300}?)(?<!\\)\$(?!\d)", re.DOTALL
 )
+# `14 is the answer.` offers no other value, unlike `14 is also right.`
+_IS_ANSWER = re.compile(r"\W*\d[\d.,]*\$?\*{0,2} is (?:the |my )?(?:final |correct )?answer\b")
 # The text is cut off if it ends in the first of several steps (math-truncated-002).
 _FIRST_STEP = re.compile(r"\s*(?:\*\*)?(?:step )?1[.):]\s*\S*\s*[A-Za-z]", re.IGNORECASE)
 # `It might be 73`, `Maybe 73`, `I tried 73` (math-second_value-012): it does not commit itself.
@@ -56,7 +64,7 @@ _HEDGE = re.compile(
 # `from 70 to 73`: neither is the answer.
 _RANGE = re.compile(r"\d\S*(?:\s+[a-z]+)?\s+(?:to|through|and|or|vs)\s+[$*]*$", re.IGNORECASE)
 # The numbers of `71\n72\n73` (math-second_value-013), of `71? 72? 73?`.
-_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
+_SENTENCES = re.compile(r"(?<=[.!?])(?<!\\!)\s+|\n+")
 _ALONE = re.compile(r"[\s$*(\\-]*(\d[\d,]*(?:\.\d+)?)[\s$*).!?\\]*")
 _LIST_CHARS = 300
 
@@ -72,7 +80,7 @@ def find_ending(text: str, label: str) -> str | None:
         label: the label's answer, normalised.
     """
     tail = write_minus(normalize_unicode(text[-_TAIL_CHARS:]).rstrip())
-    tail = rewrite_ratios(tail, label)
+    tail = LAYOUT.sub(" ", rewrite_ratios(tail, label))
     if CLOCK_TIME.fullmatch(label) and (times := CLOCK_TIME.findall(tail)):
         return normalize_answer(times[-1])
     if _states_nothing(tail):
@@ -91,6 +99,11 @@ def find_ending(text: str, label: str) -> str | None:
     return _find_last_expression(tail) if formula is None else formula or None
 
 
+def drop_option_letter(text: str) -> str:
+    """Returns an answer without its option's letter: 8 for `(C) 8`. `(A), (C)` stays."""
+    return text if _ONLY_LETTERS.fullmatch(text) else _OPTION_LETTER.sub("", text)
+
+
 def rewrite_ratios(text: str, label: str) -> str:
     """Writes `3 to 4` as `3:4` if the label is a ratio."""
     return re.sub(r"(\d)\s+to\s+(\d)", r"\1:\2", text) if ":" in label else text
@@ -102,6 +115,8 @@ def _states_nothing(tail: str) -> bool:
     sentence = SENTENCE_BREAK.split(line)[-1]
     if _FIRST_STEP.match(line) or re.search(r"\d[\s$*)]*\?[\s*]*$", sentence):
         return True
+    if _IS_ANSWER.match(sentence):
+        return False
     return offers_alternative(sentence) and NUMBER.search(sentence) is not None
 
 
@@ -133,11 +148,11 @@ def _find_final_formula(tail: str, label: str) -> str | None:
     """Returns the formula that the last sentence ends with, "" if it is a guess, or None."""
     sentence = SENTENCE_BREAK.split(tail.rpartition("\n")[2])[-1]
     sentence = _PARENTHESIS.sub(lambda m: m[0] if is_changed_after(m[0]) else " ", sentence)
-    sentence = normalize_answer(sentence)
+    sentence = normalize_sentence(sentence)
     words = _WORDS_BEFORE.match(sentence)
     if words and is_denied(words[0], words.end()):
         return None
-    ending = OPTION_LETTER.sub("", _LEAD.sub("", sentence[words.end() :] if words else sentence))
+    ending = drop_option_letter(_LEAD.sub("", sentence[words.end() :] if words else sentence))
     if "=" in ending and not re.search(r",|\bor\b|\band\b", label):
         ending = ending.rpartition(", ")[2]
     if re.match(r"(?![\^_]).*(?:\d|\\[a-z])", ending) and not has_words(ending):
@@ -147,7 +162,7 @@ def _find_final_formula(tail: str, label: str) -> str | None:
         is_changed = is_changed_before(lead) or (
             number and is_changed_after(ending[number.end() :], lead)
         )
-        return "" if is_hedged else None if is_changed else ending.strip(" .,;:*")
+        return "" if is_hedged else None if is_changed else ending.lstrip(" ,;:*").rstrip(" .,;:*")
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from sar.grading.rules.answers import Statement, find_statements
+from sar.grading.rules.box_context import open_box
 from sar.grading.rules.chinese import translate_chinese
 from sar.grading.rules.ending import find_ending, rewrite_ratios
 from sar.grading.rules.exact import extract_words
@@ -28,7 +29,7 @@ from sar.grading.rules.phrases import UNCLEAR, read_phrase
 from sar.grading.rules.prose_numbers import NUMBER
 from sar.grading.rules.quantities import read_quantity
 from sar.grading.rules.rivals import has_rival_number
-from sar.grading.rules.words import has_words, is_textual
+from sar.grading.rules.words import has_words, is_textual, normalize_sentence
 from sar.grading.verdict import Source
 
 _MAX_ANSWER_CHARS = 2000
@@ -40,12 +41,12 @@ _STRUCK_OUT = re.compile(r"~~[^~\n]{1,200}~~|<(?:s|del)>[^<\n]{1,200}</(?:s|del)
 _DISPLAY = re.compile(r"\\\[(.+?)(?:\\\]|\Z)|\$\$(.+?)(?:\$\$|\Z)", re.DOTALL)
 # Not the full stops of `3.5`, `p.m.` and `A.`
 _SENTENCE_END = re.compile(
-    r"(?<![ap]\.m)(?<!\b[a-zA-Z])[.!?](?=\s|$|\*)|(?<=[ap]\.m)\.(?=\s+[A-Z]|$)"
+    r"(?<![ap]\.m)(?<!\b[a-zA-Z])(?<!\\)[.!?](?=\s|$|\*)|(?<=[ap]\.m)\.(?=\s+[A-Z]|$)"
 )
 _SENTENCE_START = re.compile(r"[.!?][*_)\"']*\s|\n|\\\\")
 # Before a box: a list mark, an arrow, or a dash between words, which are no operators.
 _NO_OPERATOR = re.compile(
-    r"^[\s>|]*(?:[-*•+]\s+)?|</?\w+>|[=-]+>|(?<=[a-zA-Z:*]{2})\s+-(?=[\s$]*\Z)"
+    r"^[\s>|]*(?:[-*•+]\s+)?|</?\w+>|[=-]+>|(?<=[a-zA-Z*]{2})\s+-(?=\s[\s$]*\Z)"
 )
 # A factor in front of a box, or one value of several: `2\boxed{73}`, `72 or \boxed{73}`.
 _BEFORE_BOX = re.compile(
@@ -62,6 +63,8 @@ _AFTER_BOX = re.compile(
     r"|[\s$]*(?:[-+/]\s*[$\\]?(?:\d|[a-z](?![a-z]))|\*\s*\d|\^\s*\{?\s*(?:\d|[a-z])"
     r"|\\(?:times|cdot|div|pm|mp)(?![a-z])|!(?=[\s$]*[=\\]))"
 )
+# `73, ...` lists more values than it names.
+_OPEN_LIST = re.compile(r"\d[\s$]*,[\s$]*(?:\.\.|…)")
 # A line that only goes on with the answer: `y = -5`, `i.e. (x, y) = (2, -5)`.
 _NEXT_LINE = re.compile(r"[.,$\\)\]]*\s*\n\s*([^\n]+)")
 _NAMED_LINE = re.compile(r"\s*[$\\(]*[a-zA-Z](?:_\w)?\s*=\s*[^\n=]{1,60}")
@@ -143,7 +146,10 @@ def _read_statement(statement: Statement, text: str, label: str) -> tuple[str, i
     if corrected := find_correction_in(sentence):
         sentence, length = sentence[:corrected], corrected
     end = statement.start + length
-    phrase = normalize_answer(rewrite_ratios(sentence, label))
+    phrase = normalize_sentence(rewrite_ratios(sentence, label))
+    is_open_list = _OPEN_LIST.search(sentence) and "dots" not in label
+    if is_open_list or (sentence[:1].isalpha() and offers_alternative(sentence)):
+        return UNCLEAR, end
     if statement.source is Source.PROSE:
         if denies_statement(before):
             return UNCLEAR, end
@@ -163,19 +169,24 @@ def _read_statement(statement: Statement, text: str, label: str) -> tuple[str, i
 def _read_box(box: Statement, text: str, label: str) -> str | None:
     """Returns a box's content, `UNCLEAR` if words in or around the box change it, or None."""
     content = box.text[:_MAX_ANSWER_CHARS]
-    answer = read_phrase(normalize_formula(rewrite_ratios(content, label)), label)
+    before = normalize_unicode(_get_lead(text, box))
+    after = normalize_unicode(text[box.end : box.end + _CONTEXT_CHARS])
+    formula = content
+    if opened := open_box(before, content, after):
+        formula, before, after = opened.formula, opened.before, opened.after
+    if not formula or (_OPEN_LIST.search(formula) and "dots" not in label):
+        return UNCLEAR
+    answer = read_phrase(normalize_formula(rewrite_ratios(formula, label)), label)
     if not answer:
         return answer
     after_sentence = content[_get_first_sentence(content)[1] :]
     if find_remark(after_sentence, answer).kind is not Followup.NOTHING:
         return UNCLEAR
-    after = text[box.end : box.end + _CONTEXT_CHARS].removeprefix("}")
-    return UNCLEAR if _is_box_changed(_get_lead(text, box), after) else answer
+    return UNCLEAR if _is_box_changed(before, after.removeprefix("}")) else answer
 
 
 def _is_box_changed(before: str, after: str) -> bool:
     """Whether the sentence around a box changes its value: `half of \\boxed{73}`."""
-    before, after = normalize_unicode(before), normalize_unicode(after)
     return bool(
         is_changed_before(before)
         or _BEFORE_BOX.search(before)

@@ -55,6 +55,11 @@ _OPERATOR = (
     r"|\\(?:neq?|not|times|cdot|div|pm|mp|lt|gt|le|ge|leq|geq|sqrt)\s*"
 )
 # What may stand between such words and the value: `not equal to $73`.
+# `The answer plus one is 73`
+_CHANGED_ANSWER = (
+    r"(?:answer|result)\s+(?:plus|minus|times|divided|multiplied|increased|decreased|squared"
+    r"|doubled|halved|tripled)\b[^.\n]{0,30}?\s(?:is|equals|gives|makes)\s*:?"
+)
 _FILLER = (
     rf"(?:{_MARKUP}|\b(?:of|than|to|as|like|the|an?|that|this|its|value|number|integer|quantity"
     r"|amount|total|sum|figure|equal|exactly|precisely|only|just|about|approximately|around|roughly"
@@ -65,7 +70,7 @@ _NEGATION_FILLER = (
     r"|possibly|ever|yet|necessarily|it|it's|is|are|was|answer|the case|true|that|es|est|ist))*"
 )
 _CHANGED_BEFORE = re.compile(
-    rf"(?:(?<![\w'])(?:{_NEGATION}){_NEGATION_FILLER}|\b(?:{_COMPARISON}|{_ARITHMETIC})|{_OPERATOR})"
+    rf"(?:(?<![\w'])(?:{_NEGATION}){_NEGATION_FILLER}|\b(?:{_COMPARISON}|{_ARITHMETIC}|{_CHANGED_ANSWER})|{_OPERATOR})"
     rf"{_FILLER}",
     re.IGNORECASE,
 )
@@ -119,6 +124,8 @@ _CHANGES_AFTER = (
     r"|(?:plus|minus|divided|multiplied)\b|(?:short|shy)\s+of\b"
     rf"|away\s+from\s+{_TERM}|(?:more|less|fewer|greater|higher|lower|larger|smaller|longer|shorter"
     rf"|older|younger)\s+than\s+{_TERM})",
+    # `73 when n is odd`, `73 if n > 2`
+    r"[\s,(]*(?:when|whenever|if|provided|for)\s+(?:that\s+)?\$?[a-z]\$?\s*(?:is\b|[<>]|\\(?:[lg]eq?|neq?)\b)",
     # `73, etc.`, `73 among others`
     r"[\s,]*(?:etc\b|among\b|and (?:others|so on|so forth|the like|the rest)\b|,\s*(?:\.\.|…))",
     # `73 is wrong`, `73 is not the answer`, `73? No.`, `73, which is wrong`

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from sar.grading.rules.ending import CLOCK_TIME, OPTION_LETTER
+from sar.grading.rules.ending import CLOCK_TIME, LAYOUT, drop_option_letter
 from sar.grading.rules.modifiers import (
     is_changed_after,
     is_changed_before,
@@ -24,6 +24,7 @@ from sar.grading.rules.prose_numbers import (
 )
 from sar.grading.rules.quantities import read_quantity
 from sar.grading.rules.rivals import has_rival, is_alternative
+from sar.grading.rules.units import strip_unit
 from sar.grading.rules.words import has_words, is_same_spelling
 
 UNCLEAR = ""
@@ -49,8 +50,6 @@ _SHORT_LEAD = re.compile(
 _AND_OR = re.compile(r"\s*(?:,|or|nor|and)\s*")
 # Short words without mathematical meaning that change a value: `no 73`.
 _DENIED_FORMULA = re.compile(r"\W*(?:no|non)\b", re.IGNORECASE)
-# `\begin{aligned} 4 \end{aligned}` (math-boxed-034).
-_ENVIRONMENT = re.compile(r"\\(?:begin|end)\{(?:aligned|align\*?|gathered|split)\}")
 # `21 (base 5)`
 _BASED = re.compile(r"[0-9A-Fa-f]+\s*\(?(?:in )?base \d+\)?")
 # `Option (C) 8`
@@ -59,6 +58,34 @@ _OPTION = re.compile(r"\A(?:option|choice)\s+(?=\(?[A-E]\))", re.IGNORECASE)
 _ARROW = re.compile(r"\A(?:=>|->|→|\\(?:Rightarrow|rightarrow|implies|therefore)(?![a-z]))\s*")
 # `a = 7, b = 3, so 10a + b = 73`: the last clause counts (math-stated-091).
 _CONCLUSION = re.compile(r",\s*(?:and\s+)?(?:so|thus|hence|therefore)\b[\s,]*", re.IGNORECASE)
+# A formula and the words after it: `5\sqrt{2} square units`, `2^{10} subsets`.
+_COUNTED = re.compile(
+    r"(?P<formula>.*?[a-zA-Z\d})!|])\s+(?P<words>[a-zA-Z]{2,}(?:[\s,]+[a-zA-Z]+){0,6}"
+    r"(?:\s*\^\s*\{?[23]\}?)?(?:\s*(?:/|per)\s*[a-zA-Z]+(?:\s*\^\s*\{?[23]\}?)?)?)\.?"
+)
+# Words that make one formula of two, or that relate the value to another.
+_RELATING = re.compile(
+    r"\b(?:times|plus|minus|over|divided|multiplied|mod|modulo|choose|squared|cubed|factorial|and|or"
+    r"|if|when|whenever|unless|provided|where|is|are|was|were|not|to|from|than|but|more|less"
+    r"|fewer|base)\b",
+    re.IGNORECASE,
+)
+# What makes a number a part of a formula: an operator, a command or a bracket next to it, or an
+# operator after its unit.
+_OPERATES_BEFORE = re.compile(
+    r"(?:[a-zA-Z]\s?[(\[]|[({\[]\s*\\?[a-z]+|\\[a-zA-Z]+[\s({]*|[_^!*+{|])\s*\Z"
+)
+_INTRODUCES = re.compile(r"\\(?:approx|sim|simeq|therefore|to|implies|(?:R|r)ightarrow)[\s({]*\Z")
+_OPERATES_AFTER = re.compile(
+    r"\s*(?:[!^*+/<>{|]|_(?!_))|[(\[]|[a-zA-Z]|\s*\\[a-zA-Z]|\s*-\s*(?:[\d\\(]|[a-z]\b)"
+    r"|\s*[a-zA-Z]+(?:\s+[a-zA-Z]+)?\s*(?:\\(?:pm|mp|cdot|times|div)(?![a-z])|[+*^]\s*[\d\\a-z({])"
+)
+# `73 rounded to the nearest ten` is 70.
+_ROUNDED_AWAY = re.compile(
+    r"[1-9][\s,(]*rounded (?:up |down |off )?to the nearest (?:ten|hundred|thousand|million)s?\b"
+)
+# `25 dozen eggs` that are counted in dozens (second-m2-gsm8k-026).
+_DOZEN = re.compile(r"\s+dozens?$", re.IGNORECASE)
 # `5 times` is 5, but not `5 times 2`.
 _TIMES = re.compile(r"(?<=\d)\s+times$", re.IGNORECASE)
 
@@ -78,23 +105,46 @@ def read_phrase(phrase: str, label: str) -> str | None:
     if _BASED.fullmatch(phrase):
         return phrase
     number = NUMBER.match(phrase)
-    if number and is_changed_after(phrase[number.end() :]):
+    if (number and is_changed_after(phrase[number.end() :])) or _ROUNDED_AWAY.search(phrase):
         return UNCLEAR
     if not has_words(phrase):
         return phrase if re.search(r"[\w\\]", phrase) else None
     if read_quantity(phrase):
         return phrase
+    formula = _drop_unit(phrase)
+    if formula is not None:
+        return formula
     part = _read_part(phrase)
     return part if part is not None else _read_main_number(phrase)
 
 
 def _simplify(phrase: str) -> str:
     """Returns a phrase without what only introduces its value or says where it is attained."""
-    phrase = _ENVIRONMENT.sub("", OPTION_LETTER.sub("", _OPTION.sub("", phrase))).strip()
+    phrase = drop_option_letter(_OPTION.sub("", LAYOUT.sub("", phrase).strip())).strip()
     for pattern in (_ARROW, _TIMES, _AT_POINT):
         phrase = pattern.sub("", phrase)
-    conclusion = _CONCLUSION.split(phrase)[-1]
-    return write_minus(conclusion if re.search(r"\d", conclusion) else phrase)
+    *reasons, conclusion = _CONCLUSION.split(phrase)
+    if not reasons or not re.search(r"\d", conclusion):
+        return write_minus(phrase)
+    return write_minus(conclusion.rpartition("=")[2].strip() or conclusion)
+
+
+def _drop_unit(phrase: str) -> str | None:
+    """Returns a formula without the words after it, or None if the phrase is not such a formula.
+
+    A unit that we know stays, as it can be compared.
+    """
+    counted = _COUNTED.fullmatch(phrase)
+    if counted is None:
+        return None
+    formula, words = counted["formula"], counted["words"]
+    if has_words(formula) or not re.search(r"[\\\d]", formula) or read_quantity(formula):
+        return None
+    if _RELATING.search(words) or re.search(r"(?:^|[\s,])[a-zA-Z]{2,}(?=\s|$)", formula):
+        return None
+    if is_changed_after(f" {words}"):
+        return UNCLEAR
+    return phrase if strip_unit(phrase).strip() == formula else formula
 
 
 def _read_part(phrase: str) -> str | None:
@@ -107,7 +157,11 @@ def _read_part(phrase: str) -> str | None:
     )
     for start, end in spans:
         lead, part, rest = phrase[:start], phrase[start:end].strip(" .,;:"), phrase[end:]
-        if not part or part == phrase or not (read_quantity(part) or not has_words(part)):
+        if part == phrase:
+            continue
+        if has_words(part) and not read_quantity(part):
+            part = _drop_unit(part) or ""
+        if not part:
             continue
         if re.search(r"\d", phrase) and not re.search(r"\d|\\", part):
             continue
@@ -136,9 +190,21 @@ def _read_main_number(phrase: str) -> str | None:
     lead, tail = phrase[: main.start()], phrase[main.end() :]
     same = read_quantity(lead.strip(" ("))  # `twelve (12)` (math-number_words-003)
     is_repeated = same is not None and same == read_quantity(main[0].strip())
+    if not is_repeated and _is_operand(lead, main[0], tail[: end - main.end()]):
+        return phrase
     if not (is_repeated or is_harmless_lead(lead)) or is_changed_after(tail, lead):
         return UNCLEAR
-    return add_unit(phrase, main)
+    return _DOZEN.sub("", add_unit(phrase, main))
+
+
+def _is_operand(lead: str, number: str, tail: str) -> bool:
+    """Whether a number belongs to a formula, and is not a value by itself: the 5 of `5! ways`."""
+    if _OPERATES_BEFORE.search(lead) and not _INTRODUCES.search(lead):
+        return True
+    suffix = re.match(r"[a-zA-Z]+(?![\\^_a-zA-Z])", tail)
+    if suffix and read_quantity(number.strip() + suffix[0]):
+        return False  # `5km`
+    return _OPERATES_AFTER.match(tail) is not None
 
 
 def _find_reason(phrase: str) -> int:

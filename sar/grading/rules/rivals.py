@@ -40,7 +40,8 @@ _RIVAL_NUMBER = re.compile(
 
 def has_rival(gap: str) -> bool:
     """Whether the text between a value and a later number offers this one as well."""
-    return _RIVAL.search(gap) is not None or not _RELATED.search(gap)
+    clause = re.split(r"[,;]", gap)[-1]  # `73 before tax, 80 after tax`
+    return _RIVAL.search(gap) is not None or not _RELATED.search(clause)
 
 
 def is_alternative(gaps: Sequence[str]) -> bool:

@@ -326,7 +326,7 @@ def test_text_from_a_model_never_reaches_the_terminal_raw(
 
 
 def test_any_encoding_of_the_terminal_will_do(tmp_path: Path) -> None:
-    file = write_rows(tmp_path / "rows.jsonl", [{"response": "答案是 \\boxed{五}", "label": "é"}])
+    file = write_rows(tmp_path / "rows.jsonl", [{"response": "答案是 \\boxed{五}", "label": "été"}])
     done = run_as_program("--file", file, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, b"")
     assert rb"\u4e94" in done.stdout

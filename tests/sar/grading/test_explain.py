@@ -27,7 +27,7 @@ def explain_grading(response: str, label: Any) -> Explanation:
         ("5 <answer>5</answer> 5", "5", "5 <answer>", "5"),
         ("Answer: 5\nIt is 5.", "5", "Answer: ", "5"),
         ("The answer is 5, not 6.", "5", "The answer is ", "5"),
-        ("We get 6 and then 5.", "5", "We get 6 and then ", "5"),
+        ("We add 6, and we get 5.", "5", "We add 6, and we get ", "5"),
         ("5 of 15.", "15", "5 of ", "15"),
         ("A rose: so it must be A.", "A", "A rose: so it must be ", "A"),
         ("The statement is False.", "false", "The statement is ", "False"),
@@ -46,7 +46,7 @@ def test_the_answer_is_marked_where_it_was_found(
 
 
 def test_a_long_response_is_cut_around_the_answer() -> None:
-    excerpt = explain_grading("x " * 500 + r"\boxed{5}" + " y" * 500, "5").excerpt
+    excerpt = explain_grading("so " * 500 + r"\boxed{5}" + " so" * 500, "5").excerpt
     assert excerpt.answer == "5"
     assert len(excerpt.before) == len(excerpt.after) == 60
     assert not excerpt.is_start
