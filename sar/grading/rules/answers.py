@@ -72,7 +72,7 @@ _NEW_QUESTION = re.compile(
     r"\s*\d{0,3}[*_]{0,3}\s?[:：]",
     re.IGNORECASE | re.MULTILINE,
 )
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]+")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ _FORMULA_START = re.compile(
 # Commands that only format their argument: the brace before a box in `\textbf{\boxed{5}}`.
 _FORMAT_OPEN = re.compile(
     r"(?:\\(?:text\w*|math(?:bf|rm|it|sf)|bm|bf|boldsymbol|underline|underbrace|overbrace|mbox"
-    r"|ensuremath)\s*\{|\{)+\Z"
+    r"|ensuremath|boxed|fbox)\s*\{|\{)+\Z"
 )
 _LEFT_MARKUP = re.compile(rf"(?:{_SPACING}|[*_#>\"'(\[\u201c])+|\\\$")
 _RIGHT_END = re.compile(
@@ -49,6 +49,7 @@ _OPERAND = re.compile(r"\\[a-zA-Z]|[\d{^_]|\.\d")
 _OPERAND_IN_FORMULA = re.compile(r"[a-zA-Z](?![a-zA-Z])|[-+*/!|]|\((?!\\text|[a-zA-Z]{2})")
 _UNSTATED = re.compile(r"\\(?:n?eq?|not|l[et]q?|g[et]q?|leqslant|geqslant)(?![a-zA-Z])|[<>≠≤≥]")
 _SIMPLE = re.compile(r"\d[\d,]*(?:\.\d+)?|[a-zA-Z]|\\[a-zA-Z]+(?:\{[^{}]*\})*")
+_SUM = re.compile(r"[^{^_]\s*(?:[-+]|\\(?:pm|mp|cdot|times)(?![a-z]))")
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,9 @@ def open_box(before: str, content: str, after: str) -> OpenedBox | None:
     is_stated = "," not in content and not _UNSTATED.search(left) and "=" not in content
     if not is_stated or re.search(r"\d\Z", left) or re.match(r"\.?\d|\{", right):
         return OpenedBox("", before[:start], after[len(right) :])
-    if not (left or _UNIT.match(right)) or (left.strip("-+ ") and not _SIMPLE.fullmatch(content)):
-        content = content if _SIMPLE.fullmatch(content) else f"({content})"
+    is_simple = _SIMPLE.fullmatch(content) is not None
+    if not is_simple and (_SUM.search(content) or right.lstrip().startswith(("^", "!"))):
+        content = f"({content})"
     return OpenedBox(f"{left} {content}{right}", before[:start], after[len(right) :])
 
 
@@ -102,9 +104,6 @@ def _is_in_formula(before: str, after: str) -> bool:
     """Whether a box stands between math delimiters."""
     if before.replace(r"\$", "").replace("$$", "$").count("$") % 2:
         return True
-    if max(before.rfind(r"\("), before.rfind(r"\[")) > max(
-        before.rfind(r"\)"), before.rfind(r"\]")
-    ):
-        return True
-    delimiter = re.search(r"\\[()\[\]]", after)
-    return delimiter is not None and delimiter[0] in (r"\)", r"\]")
+    brackets = re.compile(r"\\[()\[\]]")
+    opened = brackets.findall(before)[-1:] in ([r"\("], [r"\["])
+    return opened or brackets.findall(after)[:1] in ([r"\)"], [r"\]"])

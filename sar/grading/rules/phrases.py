@@ -157,7 +157,7 @@ def _read_part(phrase: str) -> str | None:
     )
     for start, end in spans:
         lead, part, rest = phrase[:start], phrase[start:end].strip(" .,;:"), phrase[end:]
-        if not part or part == phrase:
+        if part == phrase:
             continue
         if has_words(part) and not read_quantity(part):
             part = _drop_unit(part) or ""
