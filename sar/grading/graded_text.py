@@ -26,8 +26,10 @@ COMMON_END_TOKENS = (
     "<|end|>",
     "<eos>",
     "</s>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+    "<|return|>",
 )
-"""End-of-sequence tokens of Qwen, Llama, Gemma, Phi and Mistral."""
+"""End-of-sequence tokens of Qwen, Llama, Gemma, Phi, Mistral, DeepSeek and gpt-oss."""
 
 _COMMON_END = re.compile("|".join(map(re.escape, COMMON_END_TOKENS)))
 

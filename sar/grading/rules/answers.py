@@ -15,10 +15,13 @@ from sar.grading.verdict import Source
 _MAX_STATEMENTS = 64
 
 _THINK_NAMES = "think|thinking|thought|reasoning|scratchpad"
-_THINK_OPEN = re.compile(rf"<(?:{_THINK_NAMES})>", re.IGNORECASE)
-_THINK_CLOSE = re.compile(rf"</(?:{_THINK_NAMES})>", re.IGNORECASE)
-_GRADING_TAG = re.compile(rf"</?(?:{_THINK_NAMES}|answer)>", re.IGNORECASE)
-_OPENS_THINKING = re.compile(rf"<(?:{_THINK_NAMES})>\s*\Z", re.IGNORECASE)
+# The last two are Magistral's and Kimi's.
+_OPEN_TAG = rf"(?:<(?:{_THINK_NAMES})>|\[THINK\]|\u25c1think\u25b7)"
+_CLOSE_TAG = rf"(?:</(?:{_THINK_NAMES})>|\[/THINK\]|\u25c1/think\u25b7)"
+_THINK_OPEN = re.compile(_OPEN_TAG, re.IGNORECASE)
+_THINK_CLOSE = re.compile(_CLOSE_TAG, re.IGNORECASE)
+_GRADING_TAG = re.compile(rf"{_OPEN_TAG}|{_CLOSE_TAG}|</?answer>", re.IGNORECASE)
+_OPENS_THINKING = re.compile(rf"{_OPEN_TAG}\s*\Z", re.IGNORECASE)
 
 # In order: `\boxed{`, an escaped brace or backslash, a brace.
 _BOX_EVENT = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{|\\[\\{}]|[{}]")

@@ -52,6 +52,12 @@ _SIMPLE = re.compile(r"\d[\d,]*(?:\.\d+)?|[a-zA-Z]|\\[a-zA-Z]+(?:\{[^{}]*\})*")
 _SUM = re.compile(r"[^{^_]\s*(?:[-+]|\\(?:pm|mp|cdot|times)(?![a-z]))")
 
 
+_LATEX_SPACE = re.compile(r"\\[,;:!>]")
+# `74 = \\boxed{73}`: two numbers. A calculation before the box, `70 + 4 =`, is none.
+_EQUATED = re.compile(r"(?:\A|[=$({])\s*(-?\d[\d,]*(?:\.\d+)?)\s*=\s*\Z")
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
 @dataclass(frozen=True)
 class OpenedBox:
     """The formula that a box is an operand of, and the text before and after it."""
@@ -69,6 +75,9 @@ def open_box(before: str, content: str, after: str) -> OpenedBox | None:
         before: the part of its sentence before the box.
         after: the text after the box, from its closing brace. `\\boxed5` has none.
     """
+    before, after = (_LATEX_SPACE.sub("  ", text) for text in (before, after))
+    if (equated := _EQUATED.search(before)) and _NUMBER.fullmatch(content):
+        return OpenedBox(f"{equated[1]} = {content}", before[: equated.start(1)], after)
     is_bare, after = not after.startswith("}"), after.removeprefix("}")
     in_formula = _is_in_formula(before, after) or (is_bare and after.startswith("!"))
     starts = list(_FORMULA_START.finditer(before))

@@ -82,15 +82,19 @@ def _make_conversion_rules() -> Any:
 
 def _make_exact(tree: Any) -> Any:
     """Replaces floats by the decimals that were written, percent by 1/100, and the letter i."""
-    from sympy import Float, I, MatrixBase, Rational, Symbol, UnevaluatedExpr, evaluate
+    from sympy import Float, I, MatrixBase, Mul, Rational, Symbol, UnevaluatedExpr, evaluate
 
     if isinstance(tree, MatrixBase):
         return tree.applyfunc(_make_exact)
     if not hasattr(tree, "atoms"):
         return tree
     exact: dict[Any, Any] = {f: Rational(str(f)) for f in tree.atoms(Float)}
-    percent = Rational(1, 100)
-    exact[UnevaluatedExpr(percent)] = percent
+    percent = UnevaluatedExpr(Rational(1, 100))
+    exact[percent] = Rational(1, 100)
+    for product in tree.atoms(Mul):
+        number, *others = (f for f in product.args if f != percent)
+        if len(product.args) == 2 and not others and number.is_Number:
+            exact[product] = Rational(str(number)) / 100  # `15%` is one number
     bound = {v for limits in _list_limits(tree) for v in limits.args[:1]}
     imaginary = {s: I for s in tree.atoms(Symbol) - bound if s.name == "i"}
     with evaluate(False):

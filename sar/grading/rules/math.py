@@ -19,6 +19,12 @@ _ACCEPTED = re.compile(
     r"\(?\s*(?:both|all|either)[^()]*accepted\s*\)?|\(?accepted\)?", re.IGNORECASE
 )
 
+_WORDS = r"\\(?:text|textrm|textbf|mathrm|mbox)\s*\{([^{}]{1,200})\}"
+_WORDS_BEFORE_BOX = re.compile(rf"{_WORDS}(?=(?:\s|\\[,;:! ]|~){{0,9}}\\(?:boxed|fbox))")
+_WORDS_AFTER_BOX = re.compile(
+    rf"(\\(?:boxed|fbox)\s*\{{[^{{}}]{{1,200}}\}}(?:\s|\\[,;:! ]|~){{0,9}}){_WORDS}"
+)
+
 
 def grade_math(response: str, label: str, *, read_label: bool = True) -> Verdict:
     """Grades a response, without its thinking, against a label's answer.
@@ -28,7 +34,7 @@ def grade_math(response: str, label: str, *, read_label: bool = True) -> Verdict
     """
     accepted = parse_accepted_answers(label)
     is_read = read_label and all(map(is_readable, accepted))
-    extracted = extract_answer(response, accepted[0])
+    extracted = extract_answer(_unwrap_words(response), accepted[0])
     if extracted is None:
         return NO_ANSWER
     answer, source = extracted
@@ -36,6 +42,11 @@ def grade_math(response: str, label: str, *, read_label: bool = True) -> Verdict
     comparisons = [compare(wanted, answer) for wanted in accepted]
     best = next((c for c in comparisons if c.is_equal), comparisons[0])
     return make_verdict(best, answer[:200], source, label_unreadable=not is_read)
+
+
+def _unwrap_words(response: str) -> str:
+    """Writes words in LaTeX before and after a box as plain words: `\\text{half of }\\boxed{5}`."""
+    return _WORDS_AFTER_BOX.sub(r"\1 \2 ", _WORDS_BEFORE_BOX.sub(r" \1 ", response))
 
 
 def is_readable_label(label: str) -> bool:

@@ -103,6 +103,8 @@ _DEGREES = re.compile(
 _TRIGONOMETRY = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 # A whole answer in a box; an empty one is no answer (math-empty-007).
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{(.*)\}\s*[.,]?\s*", re.DOTALL)
+# `2**3`, but not the end of bold text in `45** miles`.
+_STAR_POWER = re.compile(r"(?<=\w)(?:\*\*|\s+\*\*\s+)(?=[\w(-])")
 # `**100**` (rollouts-gemma_bold-001), `` `19` `` (math-answer_prefix-035), `## `, `<b>`.
 _MARKUP = re.compile(
     r"(?<![\w)}\]*])\*{1,3}(?=\S)|(?<=\S)\*{1,3}(?![\w({\\+-])|`|^#+ |</?[a-zA-Z]{1,10}>"
@@ -157,7 +159,7 @@ def normalize_formula(text: str) -> str:
     text = normalize_unicode(text).strip()
     if box := _BOX.fullmatch(text.strip("$ ")):
         text = box[1]
-    text = re.sub(r"(?<=\w)\s*\*\*\s*(?=[\w(-])", "^", text) if text.count("**") == 1 else text
+    text = _STAR_POWER.sub("^", text) if text.count("**") == 1 else text
     text = _MARKUP.sub(" ", _ORNAMENT.sub(" ", text))
     text = normalize_latex(_MATH_DELIMITER.sub(" ", text))
     text = _ELLIPSIS.sub(r" \\dots ", text)

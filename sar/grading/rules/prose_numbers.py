@@ -7,13 +7,14 @@ import re
 from sar.grading.rules.modifiers import is_denied_before
 from sar.grading.rules.quantities import DECIMAL
 
-# A time, a ratio, a mixed number, a LaTeX fraction, a power of ten, a fraction or a decimal.
+# A time, a ratio, a mixed number, a LaTeX fraction, a power of ten, a fraction or a decimal; the
+# last perhaps with pi or a root, as in `12π square inches`.
 NUMBER = re.compile(
     r"(?<![\w.^_{\\])(?<![\d)]-)[+-]?(?:\\?\$)?\s?"
     r"(?:\d{1,2}:\d\d(?:\s*[ap]\.?m\b)?|\d+:\d+"
     r"|\d+\s+(?:and\s+)?\d+\s*/\s*\d+|(?:\d+\s*)?\\[dt]?frac\{[^{}]*\}\{[^{}]*\}"
     rf"|{DECIMAL}\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*\{{?-?\d+\}}?"
-    rf"|{DECIMAL}\s*/\s*{DECIMAL}|{DECIMAL})"
+    rf"|{DECIMAL}\s*/\s*{DECIMAL}|{DECIMAL}(?:\s*(?:\\pi(?![a-z])|\\sqrt\{{[^{{}}]*\}}))?)"
 )
 SENTENCE_BREAK = re.compile(r"(?<=[^\d\s][.!?])\s+(?=[A-Z*$\\])|(?<=[.!?])\s+(?=[A-Z])")
 # Before a number that is not the result: the 50 of `She gets $17 back from her $50 bill`
