@@ -106,14 +106,15 @@ _NO_LIST = r"(?!,?\s+equivalently|\s*(?:[a-z]\s*=\s*)?[-$\\({\[]*\s*[\d\\])"
 _CHANGES_AFTER = (
     # `73 hundreds`, `73-ish`, `73rd root of`, `73's successor`
     rf"(?:(?:hundred|thousand|million|billion|score)s|score|gross|lakh|crore|half|halves|{_PART})\b",
-    r"'s\s|-?ish\b|fold\b|-?(?:st|nd|rd|th)\s+(?:root|power|part|of)\b",
+    r"'s\s|-?ish\b|fold\b|-?(?:st|nd|rd|th)\s+(?:root|power|part|of|prime|term|\w+\s+number)\b",
     # `73 squared`, `73 times 2`, `73 percent of 50`
-    r"(?:squared|cubed|factorial|doubled|tripled|halved|modulo|mod|raised|reversed|backwards?)\b",
+    r"(?:,\s*)?(?:squared|cubed|factorial|doubled|tripled|halved|modulo|mod|raised|reversed)\b",
+    r"backwards?\b",
     r"(?:mirrored|inverted|upside|split|in half|without\s+(?:the|its))\b",
     r"with\s+(?:(?:the|its|both)\s+)?digits\b|to the\s+(?:\w+\s+)?power\b",
     r"(?:increased|decreased|reduced)\s+by\b",
     rf"(?:times|over|less)\s+{_TERM}|times\s+as\s+(?:many|much)\s+as\s+\W?\d",
-    rf"(?:percent|per cent|%)\s*of\s+{_TERM}",
+    rf"(?:percent|per cent|%)\s*of\s+(?:(?:the|an?|all|its?)\s+(?:\w+\s+)?)?{_TERM}",
     # `73 in octal`, `73 base 8`
     r"(?:in\s+)?(?:octal|binary|hex\w*|\(?base\b(?!\s*(?:10|ten)))",
     # `73 and a half`, `73 or so`, `73 too high`

@@ -59,8 +59,8 @@ def is_denied(text: str, position: int) -> bool:
 
 
 def add_unit(text: str, number: re.Match[str]) -> str:
-    """Returns a number with the percent sign or word after it: `40 square`, `5 km`."""
-    rest = re.match(r"\s*(?:%|[A-Za-z]+\b\.?)?", text[number.end() :])
+    """Returns a number with the percent sign or word after it: `40 square feet`, `5 km`."""
+    rest = re.match(r"\s*(?:%|(?:square |cubic )?[A-Za-z]+\b\.?)?", text[number.end() :])
     return (number[0] + (rest[0] if rest else "")).strip()
 
 
