@@ -1,4 +1,4 @@
-"""Agreement of the graders with 2383 cases that people graded by hand, most before the graders.
+"""Agreement of the graders with 2,383 cases that people graded by hand, most before the graders.
 
     pytest tests/sar/grading/test_cases.py -s      prints the agreement of each grader
 

@@ -24,7 +24,7 @@ EQUAL = [
     ("(0,0),(1,1)", r"(x,y) \in \{(0,0),(1,1)\}"),
     ("4210_{5}", "(4210)_5"),
     (r"\lfloor n / 2\rfloor+1", r"1+\lfloor n/2\rfloor"),
-    (r"I(0) e^{-\frac{t}{RC}}", r"I(0)e^{-t/(RC)}"),
+    (r"V(0) e^{-\frac{t}{RC}}", r"V(0)e^{-t/(RC)}"),
     (
         r"\frac{1}{2}\begin{pmatrix}1&-1\\0&2\end{pmatrix}",
         r"\begin{pmatrix}1/2&-1/2\\0&1\end{pmatrix}",
