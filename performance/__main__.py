@@ -1,4 +1,4 @@
-"""python -m performance [--quick] [--only scoring,growth,serving,evaluation] [--output FILE.json]
+"""python -m performance [--quick] [--only scoring,grading,...] [--output FILE.json]
 
 Prints a table and saves it as JSON, with a plot of `growth` beside it. The exit code is 1 if a
 result misses its bound. `scoring` gives ratios of two times measured one after the other, so that
@@ -17,7 +17,7 @@ from pathlib import Path
 from performance.report import RESULTS, Measurement, format_table, save
 
 # Modules of this package with `measure(quick: bool) -> list[Measurement]`.
-PARTS = "scoring", "growth", "serving", "evaluation"
+PARTS = "scoring", "growth", "grading", "serving", "evaluation"
 
 
 def _parse_parts(text: str) -> list[str]:

@@ -77,7 +77,7 @@ def _find_linear_roots(tree: Any, symbol: Any) -> list[complex] | None:
     """Returns the root in a variable at each point of the others; None if it is not linear."""
     roots = []
     for at in choose_points(tree.free_symbols - {symbol}, tree):
-        values = [evaluate_at(tree, {**at, symbol: x}) for x in ("1", "2", "3")]
+        values = [evaluate_at(tree, {**at, symbol: x}) for x in (1, 2, 3)]
         if any(value is None for value in values):
             return None
         a, b, c = (complex(value) for value in values if value is not None)

@@ -8,6 +8,7 @@ grader process, because evaluation can take forever.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from sar.grading.rules.expressions import Expression
@@ -65,8 +66,8 @@ def is_rounding_of(exact: Expression, rounded: Expression, decimals: int) -> boo
     return bool(-0.5 * unit <= values[0] - values[1] < 0.4999999 * unit)
 
 
-def choose_points(symbols: Iterable[Any], label: Any) -> list[dict[Any, str]]:
-    """Returns assignments of values to the symbols; without symbols, one empty assignment.
+def choose_points(symbols: Iterable[Any], label: Any) -> list[dict[Any, Any]]:
+    """Returns assignments of sympy numbers to the symbols; without symbols, one empty assignment.
 
     They are whole numbers if the label is only defined for these.
     """
@@ -80,13 +81,11 @@ def choose_points(symbols: Iterable[Any], label: Any) -> list[dict[Any, str]]:
     ]
 
 
-def evaluate_at(tree: Any, at: dict[Any, str]) -> Any | None:
+def evaluate_at(tree: Any, at: dict[Any, Any]) -> Any | None:
     """Returns an expression's value at a point as a sympy number, or None if it has none there."""
-    from sympy import Rational
-
     try:
         if _counts(tree):
-            tree = tree.subs({symbol: Rational(text) for symbol, text in at.items()}).doit()
+            tree = tree.subs(at).doit()
         value = tree.evalf(_NUM_DIGITS, subs=at)
         is_number = bool(value.is_number and value.is_finite)
     except (TypeError, ValueError, OverflowError, AttributeError, ZeroDivisionError):
@@ -94,11 +93,12 @@ def evaluate_at(tree: Any, at: dict[Any, str]) -> Any | None:
     return value if is_number else None
 
 
-def _choose_value(points: tuple[str, ...], index: int, shift: int) -> str:
+@cache
+def _choose_value(points: tuple[str, ...], index: int, shift: int) -> Any:
     """Returns one of the points; for the sixth variable and later ones, a multiple of it."""
-    value = points[(index + shift) % len(points)]
-    turns = index // len(points)
-    return value if not turns else str(float(value) * (1 + 2 * turns)).removesuffix(".0")
+    from sympy import Rational
+
+    return Rational(points[(index + shift) % len(points)]) * (1 + 2 * (index // len(points)))
 
 
 def _is_close(difference: Any | None, value: Any, tolerance: float | None = None) -> bool:
