@@ -12,7 +12,7 @@ from sar.grading.rules import stance
 from sar.grading.rules.answers import Statement
 from sar.grading.rules.normalize import normalize_unicode
 from sar.grading.rules.tags import find_statements_and_tags
-from sar.grading.rules.truths import find_truths, is_fragment, read_sentence
+from sar.grading.rules.truths import find_truths, is_fragment, is_held_back, read_sentence
 from sar.grading.verdict import NO_ANSWER, Comparison, Source, Verdict, make_verdict
 
 _MAX_LEAD_CHARS = 200
@@ -147,6 +147,9 @@ def _choose_statement(text: str, values: list[tuple[Statement, bool | None]]) ->
         if other != value:
             return None
     end = last.start + len(_SENTENCE.split(last.text)[0])
+    rest = re.sub(r"^(?:[})\]$ ]|\\[)\]]|</answer>)+", "", text[end : end + _MAX_LEAD_CHARS])
+    if last.source in (Source.BOX, Source.TAG) and is_held_back(" " + rest.split("\n")[0]):
+        return None
     following = re.sub(r"^(?:[})\]$\s.!]|\\[)\]]|</answer>)+", "", text[end : end + 4000])
     return _follow(value, _split(following), last.source)
 

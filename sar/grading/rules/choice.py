@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from sar.grading.label import Label, replace_option_names
+from sar.grading.rules import choice_words as words
 from sar.grading.rules import stance
 from sar.grading.rules.answers import Statement
 from sar.grading.rules.letters import OptionReader
@@ -96,7 +97,8 @@ def _read_statement(text: str, statement: Statement, reader: OptionReader) -> _C
     first, following = sentences[0], sentences[1] if len(sentences) > 1 else ""
     if stance.is_question(first, following):
         return None
-    if stance.is_denied(lead) or stance.is_supposed(lead):
+    is_withheld = stance.is_denied(lead) or stance.is_supposed(lead)
+    if is_withheld or stance.is_conditional(lead, ""):
         return None
     reading = reader.read(first, is_stated=True)
     start = statement.start
@@ -122,13 +124,15 @@ def _find_lines(text: str, reader: OptionReader) -> list[_Choice]:
 
 def _find_sentences(text: str, reader: OptionReader) -> list[_Choice]:
     """Returns the sentences that choose."""
-    found, end = [], 0
+    found, end, is_chosen = [], 0, False
     for sentence, following in stance.pair_with_next(stance.split_sentences(text)):
         start = text.find(sentence, end)
         end = start + len(sentence)
         if not stance.is_question(sentence, following):
             reading = reader.read(sentence)
-            if reading.chosen:
+            explains = is_chosen and reading.is_by_text and not words.CONTRAST.search(sentence)
+            is_chosen = is_chosen or reading.is_firm
+            if reading.chosen and not explains:
                 found.append(
                     _Choice(reading.chosen, start, end, Source.ENDING, reading.changes_mind)
                 )

@@ -71,7 +71,7 @@ _VERY = any_of(
 _PRAISE = (
     r"(?!(?:an?\s+(?:possible|plausible|likely|option|choice|answer)|one of|possible|plausible)\b)"
     rf"(?:{_VERY}\s+)*(?:(?:the|our|my|a|an)\s+)?(?:{_VERY}\s+)*(?:{_GOOD}[\s,]+(?:and\s+)?)*"
-    rf"(?:{_GOOD}|{_OPTION})\b"
+    rf"(?:(?!only\b){_GOOD}|{_OPTION}|only possib\w+)\b"
 )
 _SEEMS = any_of(
     r"is|was|seems|looks|appears|sounds|must be|has to be|should be|would be|will be|can be"
@@ -92,6 +92,9 @@ SPOILED = re.compile(
     re.IGNORECASE,
 )
 """After such praise: `B is the right answer to avoid`."""
+
+SEEMS_BUT = re.compile(r".*\b(?:seems|looks|appears|sounds)\b.*,?\s+but\b.*", re.I | re.DOTALL)
+"""After such praise: `B seems right, but`."""
 
 _SURE = any_of(
     r"for sure|definitely|obviously|clearly|certainly|surely|of course|indeed|here|please|it is",
@@ -149,6 +152,11 @@ NEXT = re.compile(
 )
 """Right after a letter, brings in another: `or C`, `, then C`, `(or C)`, `unless it is C`."""
 
+DESCRIBES = re.compile(
+    rf"\W*(?:the\s+)?(?:options?|choices?|answers?)\W+{MARKED}\W*\s"
+    r"(?:is|was|refers|describes|concerns|involves|applies|means|has|does|states|says)\b",
+    re.IGNORECASE,
+)
 ALTERNATIVE = re.compile(
     r"\b(?:or|unless|otherwise|else|alternatively|maybe|perhaps|possibly|might|may|could|if)\b\W*"
     rf"(?:{_BESIDE}\b\W*){{0,6}}{MARKED}",
@@ -217,6 +225,24 @@ RULED_OUT = re.compile(
 )
 """Letters that a sentence rules out: `not A` (choice-negated_letter-001), `neither A nor C`, `A and
 C are wrong`, `C contradicts`."""
+
+UNDONE = re.compile(
+    rf"{MARKED}[^.;{MARK}]*\b(?:but|yet|however)\b,?\s+"
+    r"(?:they|he|she|that|this|it|everyone|everybody|all of them|most|people)\b"
+    r"(?:\s+(?:is|are|was|were|seems?|must be)|'re|'s)\s+(?:\w+\s+)?"
+    r"(?:mistaken|wrong|incorrect|misled|fooled|deceived|not (?:right|correct|true))\b",
+    re.IGNORECASE,
+)
+"""A letter that others choose: `Everyone says B, but they are mistaken`."""
+
+TEMPTING = re.compile(
+    r"\W*(?:(?:is|was|seems|looks|sounds|may be|might be)\s+(?:\w+\s+){0,2}?"
+    r"(?:tempting|attractive|appealing|seductive|(?:trap|distractor|decoy)\b)"
+    r"|(?:seems|looks|sounds|may seem|might seem)\s+(?:\w+\s+){1,3}?but\b"
+    r"|(?:seems|looks|sounds|may seem|might seem)\s+\w+,\s+but\b)",
+    re.IGNORECASE,
+)
+"""What follows a box in its sentence, and speaks against it: `is tempting, but`."""
 
 INSISTING = re.compile(
     r"(?:cannot|can'?t|can not|couldn'?t) be (?:anything|any \w+) (?:but|other than|except)"

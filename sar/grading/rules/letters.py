@@ -33,6 +33,8 @@ class Reading:
     """The sentence chooses in so many words (`I choose B`), and not only by `so B`."""
     changes_mind: bool = False
     """The sentence replaces an answer before it: `Wait, no, B.`"""
+    is_by_text: bool = False
+    """The sentence names no letter, but an option's text."""
 
 
 class OptionReader:
@@ -55,10 +57,14 @@ class OptionReader:
         sentence = words.INSISTING.sub("is", sentence[-_MAX_SENTENCE_CHARS:])
         marked = self._mark(sentence, is_stated=is_stated)
         if letters := _read_only_letters(marked):
+            letters |= self.texts.find_beside_letter(unwrap_text(sentence))
             return Reading(letters, is_alone=True)
         *before, last = words.CHANGED_MIND.split(marked)
         changes_mind = bool(before)
         denied = _find_denied(last)
+        for undone in words.UNDONE.finditer(last):
+            denied |= frozenset(undone[1])
+        last = words.UNDONE.sub(" ", last)
         starts_line = not is_following and words.STARTS_LINE.match(last) is not None
         kept = words.RULED_OUT.sub(" ", last)
         contradicted = _find_denied(words.REASON.split(last)[0]) & find_marked(kept)
@@ -67,23 +73,30 @@ class OptionReader:
         if changes_mind and (letters := _read_only_letters(kept)):
             return Reading(letters, denied, changes_mind=True)
         if (is_stated or starts_line) and (letters := _read_leading(words.REASON.split(kept)[0])):
-            letters |= self.texts.find_after_letter(unwrap_text(sentence))
+            letters |= self.texts.find_beside_letter(unwrap_text(sentence))
             return Reading(letters, denied, changes_mind=changes_mind)
         chosen, is_firm = _find_commitment(words.REASON.split(kept)[0] if is_stated else kept)
+        if chosen:
+            chosen |= self.texts.find_beside_letter(unwrap_text(sentence))
+        is_by_text = False
         if not chosen and (not is_following or changes_mind or stance.takes_back(sentence)):
             said = words.CHANGED_MIND.split(sentence)[-1]
             chosen = self.texts.find(said if normalize_words(said) else sentence)
+            is_by_text = bool(chosen)
         added = _find_added(kept) if is_following and not changes_mind else _NONE
-        return Reading(chosen, denied - chosen, added, False, is_firm, changes_mind)
+        return Reading(chosen, denied - chosen, added, False, is_firm, changes_mind, is_by_text)
 
     def read_alone(self, line: str) -> frozenset[str]:
         """Returns the letters of a line that is only letters, with at most a word of certainty."""
-        return _read_only_letters(self._mark(line[:_MAX_SENTENCE_CHARS], is_stated=False))
+        line = line[:_MAX_SENTENCE_CHARS]
+        letters = _read_only_letters(self._mark(line, is_stated=False))
+        return letters | self.texts.find_beside_letter(unwrap_text(line)) if letters else _NONE
 
     def read_rest(self, rest: str) -> Reading:
         """Reads what follows a box or a tag in its sentence: `or C`, `is wrong`."""
         marked = self._mark(rest, is_stated=False)
-        if re.match(rf"\W*{words.REJECTED}", marked, re.IGNORECASE):
+        rejected = re.match(rf"\W*{words.REJECTED}", marked, re.IGNORECASE)
+        if rejected or words.TEMPTING.match(marked):
             return Reading(denied=frozenset(self._letters))
         other = words.NEXT.match(marked)
         return Reading(added=frozenset(other[1]) if other else _NONE)
@@ -120,7 +133,8 @@ def _find_commitment(kept: str) -> tuple[frozenset[str], bool]:
     """Returns the last letter that a sentence chooses, with those beside it, and if firmly."""
     firm = {match.start(1): match[1] for match in words.CHOSEN.finditer(kept)}
     for match in words.PRAISED.finditer(kept):
-        if not words.SPOILED.match(kept, match.end()):
+        is_seeming = words.SEEMS_BUT.fullmatch(kept, match.start(), match.end() + 6)
+        if not is_seeming and not words.SPOILED.match(kept, match.end()):
             firm[match.start(1)] = match[1]
     loose = {
         match.start(1): match[1]
@@ -130,7 +144,9 @@ def _find_commitment(kept: str) -> tuple[frozenset[str], bool]:
     found = {
         at: letter
         for at, letter in (loose | firm).items()
-        if not stance.is_denied(kept[:at]) and not stance.is_supposed(kept[:at])
+        if not stance.is_denied(kept[:at])
+        and not stance.is_supposed(kept[:at])
+        and not stance.is_conditional(kept[:at], kept[at + 1 :])
     }
     if not found:
         return _NONE, False
@@ -158,6 +174,9 @@ def _find_others(rest: str) -> frozenset[str]:
 
 def _find_added(kept: str) -> frozenset[str]:
     """Returns the letters that a sentence offers beside the answer before it."""
+    explains = words.DESCRIBES.match(kept) and not words.ACCEPTING.search(kept)
+    if explains:  # `Option F is for plants`
+        return _NONE
     if words.STARTS_BESIDE.match(kept) and (other := words.NEXT.match(kept)):
         return frozenset(other[1])
     if words.ALSO.search(kept) and words.ACCEPTING.search(kept):

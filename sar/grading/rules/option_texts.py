@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from sar.grading.rules import stance
 from sar.grading.rules.choice_words import REASON
+from sar.grading.rules.marks import unwrap_text
 from sar.grading.rules.normalize import normalize_words
 from sar.grading.rules.stance import any_of
 
@@ -36,7 +37,10 @@ _DENIED_AFTER = re.compile(
 _CLAUSE_END = re.compile(
     r";|(?<!thing)(?<! all)(?<!none),?\s+(?:but|so|hence|thus|therefore)\s+", re.IGNORECASE
 )
-_LETTER_BEFORE = re.compile(r"^\W*[A-Za-z]\s*[).:\]-]+")
+_LETTER_BEFORE = re.compile(r"^(?:\W*[A-Za-z]|.*(?<![\w'])[A-Z])[*_]{0,3}\s?[).:\]-]+", re.DOTALL)
+_LETTER_AFTER = re.compile(r"[(\[]\W{0,3}[A-Z]\W{0,3}[)\]]\W*$")
+_UP_TO_VERB = re.compile(r"^.*(?:\b(?:is|be|was)\b|:)\s", re.DOTALL)
+_ARTICLE = re.compile(r"^(?:a|an|the) ")
 
 
 class OptionTexts:
@@ -59,6 +63,8 @@ class OptionTexts:
         If one option's text contains another's (`dark blue`, `blue`), only the longer one counts.
         """
         said: list[str] = []
+        if named := self._find_named(unwrap_text(sentence)):
+            return named
         for clause in (sentence, *_CLAUSE_END.split(sentence)[:0:-1]):
             words = normalize_words(clause)
             said = [option for option in self._options if _affirms(words, option)]
@@ -67,10 +73,22 @@ class OptionTexts:
                 break
         return self._get_letters(said)
 
-    def find_after_letter(self, sentence: str) -> frozenset[str]:
-        """Returns the letter of the option whose text is all that follows a letter: `B) red`."""
-        letters = self._get_letters([normalize_words(_LETTER_BEFORE.sub("", sentence))])
-        return letters if len(letters) == 1 else frozenset()
+    def find_beside_letter(self, sentence: str) -> frozenset[str]:
+        """Returns the letter of the option whose text is all that stands beside a letter.
+
+        `B) red` and `The answer is red (B)` name an option twice, and may contradict themselves.
+        """
+        if _LETTER_AFTER.search(sentence):
+            return self._find_named(_UP_TO_VERB.sub("", _LETTER_AFTER.sub("", sentence)))
+        said = _LETTER_BEFORE.sub("", sentence)
+        return self._find_named(said) if said != sentence else frozenset()
+
+    def _find_named(self, text: str) -> frozenset[str]:
+        """Returns the one option that a text is, whatever its article: `dog` for `a dog`."""
+        words = _ARTICLE.sub("", normalize_words(text))
+        options = [option for option in self._options if _ARTICLE.sub("", option) == words]
+        letters = self._get_letters(options)
+        return letters if words and len(letters) == 1 else frozenset()
 
     def remove_lists(self, text: str) -> str:
         """Removes each run of two or more lines that lists different options."""

@@ -91,6 +91,11 @@ _SUPPOSING = re.compile(
 )
 # Concedes it, up to the next comma: `although B is right`.
 _CONCEDING = re.compile(r"\b(?:although|though|while|whereas|even if)\b[^,;]*\Z", re.IGNORECASE)
+# `if it barked`, but not `if I had to choose`, which conditions nothing.
+_IF = r"\bif\s+(?!(?:i|we|you|asked|forced|pressed|anything|so|necessary)\b)"
+_CONDITIONED = re.compile(_IF, re.IGNORECASE)
+_WOULD_BE = re.compile(r"(?:\bwould|'d)\s+(?:then\s+)?be\b", re.IGNORECASE)
+_CONDITION = re.compile(rf"[^\w,.;:\n]*\s{_IF}", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[)\"'*]*\s+(?=[A-Z\ue000(\"'*_\[$\\])|\n+")
 _YES = re.compile(r"\W*(?:yes|yeah|yep|correct|indeed|right)\b", re.IGNORECASE)
 # Takes an answer back: `Actually no`, `Scratch that`, `No, that's wrong`, `Just kidding`.
@@ -165,6 +170,16 @@ def is_supposed(before: str) -> bool:
     """Whether the words before an answer only suppose or concede it: `if it is`, `while it is`."""
     clause = get_last_clause(before)
     return _SUPPOSING.search(clause) is not None or _CONCEDING.search(before) is not None
+
+
+def is_conditional(before: str, after: str) -> bool:
+    """Whether an answer holds on a condition only: `If it barked, it would be B`, `B if it barks`.
+
+    `If we look closely, the answer is B` is no condition.
+    """
+    condition = _CONDITIONED.search(before)
+    is_governed = condition is not None and _WOULD_BE.search(before, condition.end())
+    return bool(is_governed or _CONDITION.match(after))
 
 
 def is_question(sentence: str, following: str) -> bool:

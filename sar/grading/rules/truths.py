@@ -81,6 +81,8 @@ _HELD_BACK = re.compile(
         r"(?:clearly |definitely |also |simply )*"
         r"(?:not|wrong|incorrect|a mistake|out|ruled out|impossible|unlikely)",
         r"\s(?:isn'?t|wasn'?t|cannot be|can'?t be)\b",
+        r"\sis (?:what|how) (?:an?|some|many|most|people|everyone|one|you)\b",
+        r"\s(?:is|seems|looks|sounds) (?:\w+ )?(?:tempting|attractive|appealing)\b",
         r"[\s,;:–—-]+not\W*\Z|\s*\((?:not\W*\)|not really|just kidding|wrong|half|partly|sort of)",
     ),
     re.IGNORECASE,
@@ -91,6 +93,38 @@ _JOINT = re.compile(
     r"|could|might|may|be|as|well|vs|versus|nor|equally|partly|the|a|statement|answer|claim|either"
     r"|option|else|in|way|some|sense|b|for|others|more|less|than)\b)*",
     re.IGNORECASE,
+)
+# Before a value that is only supposed, wanted or to be shown: `Suppose that it is`.
+_SUPPOSED = re.compile(
+    any_of(
+        r"\b(?:if|suppos(?:e|ing)|assum(?:e|es|ing)|imagine|whether|pretend\w*)\b",
+        r"\b(?:want|wants|wanted|wish|wishes|hope|hopes|hoping|would like)\b",
+        r"(?:^|\b(?:need|tr(?:y|ies)|trying|asked|goal is|aim is|task is)\s+)\W*"
+        r"to (?:be )?(?:prove[dn]?|shown?|verify|check|test|decide|determine)\b",
+        r"\b(?:supposed|assumed) (?:that|to)\b|\b(?:may|might|could) (?:seem|look|sound|appear)\b",
+        r"\btoo \w+ to be\s*$",
+    ),
+    re.IGNORECASE,
+)
+_HEADED = re.compile(
+    r"(?:^|\n)\W*(?:to (?:prove|show|verify|check)|goal|suppose|assum(?:e|ption)|hypothesis"
+    r"|options|choices|candidates|possible \w+)(?:\s+are)?\W*:[^.;,]*\Z",
+    re.IGNORECASE,
+)
+# `it may be true`, `nobody says it is true`
+_DOUBTED = re.compile(
+    r"\b(?:may|might|could)(?:\s+(?:well|also|still|possibly|in fact))?\s+be\s+(?:a\s+|the\s+)?\Z"
+    r"|\b(?:nobody|no one|no-one|none|few)\b(?:\s+\w+){0,3}?\s+"
+    r"(?:says?|said|thinks?|thought|claims?|claimed|believes?|believed)\b",
+    re.IGNORECASE,
+)
+# At a sentence's start, before a noun: `True love waits`, `True enough`.
+_ADJECTIVE = re.compile(
+    r"\s+(?!(?:because|since|as|is|and|or|but|nor|for|given|by|based|per|that|in|on|at|from|due|so|if"
+    r"|when|under|about|according|here|it|the|this|these|we|he|she|they|i|answer|statement|claim"
+    r"|conclusion|option|with|without|only|unless|not|to|of|then|therefore|thus|hence|is|was|follows"
+    r"|indeed|a|an|all|every|no|there|while|though|although|after|also|via|through|would|will|must"
+    r"|cannot|can|seems|looks|has|again|true|false|yes|xor|versus|vs|maybe|perhaps|else|otherwise)\b)[a-z]+"
 )
 _REASON = re.compile(r"\s(?:because|since|as|while|if|so that)\s|;|—", re.IGNORECASE)
 # A sentence that is only a value, perhaps as a listed option: `False.`, `B) False`.
@@ -120,7 +154,8 @@ def read_sentence(sentence: str) -> Truth | None:
     truths = find_truths(sentence)
     if not truths:
         return None
-    last = (find_truths(_REASON.split(sentence)[0]) or truths)[-1]
+    end = len(_REASON.split(sentence)[0])
+    last = ([truth for truth in truths if truth.end <= end] or truths)[-1]
     return Truth(None, last.start, last.end) if _contradicts(sentence, truths) else last
 
 
@@ -132,9 +167,16 @@ def find_truths(text: str) -> list[Truth]:
         if word == "no" and _NOT_A_VERDICT.match(rest) and not _IS_VERDICT.match(rest):
             continue
         before = text[max(0, match.start() - _MAX_BEFORE_CHARS) : match.start()]
+        if _is_no_verdict(before, rest):
+            continue
         value = _read_value(word in ("true", "yes"), before.rstrip("\"'*_`($") + " ", rest)
         found.append(Truth(value, match.start(), match.end()))
     return found
+
+
+def is_held_back(rest: str) -> bool:
+    """Whether the words after a value speak against it: ` is wrong`, ` only if`."""
+    return _HELD_BACK.match(rest) is not None
 
 
 def is_fragment(sentence: str) -> bool:
@@ -151,7 +193,17 @@ def _read_value(value: bool, before: str, rest: str) -> bool | None:
             return None
     if _NEGATED_CLAUSE.search(before):
         return not value
-    return None if _NOT_SAID.search(stance.get_last_clause(before)) else value
+    clause = stance.get_last_clause(before)
+    is_doubted = _DOUBTED.search(f"{clause} ") is not None
+    return None if is_doubted or _NOT_SAID.search(clause) else value
+
+
+def _is_no_verdict(before: str, rest: str) -> bool:
+    """Whether a value is only supposed, or describes a noun."""
+    if not before.strip(" \t\n\"'*_`($"):
+        return _ADJECTIVE.match(rest) is not None
+    clause = stance.get_last_clause(before)
+    return bool(_SUPPOSED.search(clause) or _HEADED.search(before))
 
 
 def _contradicts(text: str, truths: Sequence[Truth]) -> bool:
