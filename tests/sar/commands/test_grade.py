@@ -580,6 +580,7 @@ def test_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
     os.close(ours)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """2,000 rows of 100 kB, 200 MB: only what is read ahead is in memory."""
     line = json.dumps({"response": "x" * 100_000 + " It is 5.", "label": "5"}) + "\n"

@@ -178,6 +178,7 @@ if __name__ == "__main__":
     _wait_until(lambda: not any(_is_running(pid) for pid in graders))
 
 
+@pytest.mark.slow
 def test_work_of_killed_busy_processes_is_done_again(
     stand_in_pool: Callable[[int, float], GraderPool],
 ) -> None:

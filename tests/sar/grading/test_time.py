@@ -123,6 +123,7 @@ def test_a_cancelled_text_leaves_the_slow_lane(stand_in_pool: MakePool) -> None:
     assert slow.result(20).reason is Reason.CORRECT
 
 
+@pytest.mark.slow
 def test_a_text_that_used_its_whole_time_is_remembered_for_a_while(
     stand_in_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
