@@ -5,28 +5,24 @@ Runs only in a grader process, because parsing an expression can take forever.
 
 from __future__ import annotations
 
-import re
-
 from sar.grading.rules.expressions import read_expression
 from sar.grading.rules.quantities import Quantity, read_quantity
+from sar.grading.rules.special_numbers import BASED, RATIO, read_clock
 from sar.grading.rules.structures import Structure, read_structure, split_sides
 from sar.grading.rules.words import is_textual
 
 _MAX_PARTS = 8
 _MAX_CHARS = 200
 _BRACKETED = {"": "list", "{}": "set", "U": "union"}
-# Forms that the grader compares by rules of their own: `1011_2`, `4:30`.
-_BASED = re.compile(r"[0-9A-Fa-f]+\s*_\s*\{?\s*\w+\s*\}?")
-_COLON = re.compile(r"\d+\s*:\s*\d.*")
 
 
 def describe_reading(text: str) -> str:
     """Says how a normalised answer is read: `the number 3/4`, `list of 2: the number 1; ...`."""
     if quantity := read_quantity(text):
         return _describe_quantity(quantity)
-    if _BASED.fullmatch(text):
+    if BASED.fullmatch(text):
         return "a number with its base"
-    if _COLON.fullmatch(text):
+    if RATIO.fullmatch(text) or read_clock(text):
         return "a time or a ratio"
     if is_textual(text):
         return "words"
