@@ -128,6 +128,7 @@ _ADJECTIVE = re.compile(
 )
 _REASON = re.compile(r"\s(?:because|since|as|while|if|so that)\s|;|—", re.IGNORECASE)
 # A sentence that is only a value, perhaps as a listed option: `False.`, `B) False`.
+_MAX_FRAGMENT_CHARS = 200
 _FRAGMENT = re.compile(
     r"[\W_]*(?:(?:option\s*)?[a-e\d][).:]\s*)?[\W_]*(?:or|and|maybe|then|also)?[\W_]*"
     r"(?:(?:it|this|the (?:statement|answer|claim))(?:'s| is)\s+)?[\W_]*"
@@ -181,7 +182,10 @@ def is_held_back(rest: str) -> bool:
 
 def is_fragment(sentence: str) -> bool:
     """Whether a sentence is only a truth value."""
-    return _FRAGMENT.fullmatch(sentence) is not None or not re.search(r"[a-z]", sentence, re.I)
+    if not re.search(r"[a-z]", sentence, re.I):
+        return True
+    # The bound keeps the pattern, which tries many splits of a run of marks, fast.
+    return len(sentence) <= _MAX_FRAGMENT_CHARS and _FRAGMENT.fullmatch(sentence) is not None
 
 
 def _read_value(value: bool, before: str, rest: str) -> bool | None:
