@@ -11,7 +11,9 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
+
+from cachetools import LRUCache, cached
 
 from sar.grading.graded_text import (
     find_special_tokens,
@@ -25,7 +27,11 @@ from sar.special_tokens import list_end_tokens, list_special_tokens
 
 # Prompt tokens decoded together with a response: enough to see how its first token decodes.
 _TAIL_TOKENS = 8
-_MAX_CACHED_PROMPTS = 4096
+_MAX_CACHED_TAILS = 4096
+# Holds about 5,000 prompts of 1,000 characters.
+_MAX_CACHED_BYTES = 64 * 2**20
+# Python's memory for a character, at most, and for an id in a list.
+_BYTES_PER_CHAR, _BYTES_PER_ID = 4, 40
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,15 @@ class EncodedRollout:
     """All tokens of the response, including those that were cut."""
     truncated: bool
     """True if the prompt or the response was cut to fit the context."""
+
+
+class _CachedPrompt(NamedTuple):
+    prompt: str
+    ids: list[int]
+
+    def count_bytes(self) -> int:
+        """Memory that it takes in the cache, at most."""
+        return _BYTES_PER_CHAR * len(self.prompt) + _BYTES_PER_ID * len(self.ids)
 
 
 class RolloutTokenizer:
@@ -69,8 +84,10 @@ class RolloutTokenizer:
         self._tokenizer = tokenizer
         self._encode = _build_encoder(tokenizer)
         # Each rollout of a prompt arrives in its own request, and a prompt can be long.
-        self._encode_prompt = lru_cache(_MAX_CACHED_PROMPTS)(self._encode)
-        self._decode_tail = lru_cache(_MAX_CACHED_PROMPTS)(self._decode)
+        self._cache_prompt = cached(
+            LRUCache(_MAX_CACHED_BYTES, _CachedPrompt.count_bytes), lock=threading.Lock()
+        )(lambda prompt: _CachedPrompt(prompt, self._encode(prompt)))
+        self._decode_tail = lru_cache(_MAX_CACHED_TAILS)(self._decode)
         self._max_context_tokens = max_context_tokens
         self._special_tokens = list_special_tokens(tokenizer)
         self.end_tokens = tuple(list_end_tokens(tokenizer, eos_token_ids))
@@ -163,6 +180,9 @@ class RolloutTokenizer:
         """
         before, after = self._frame
         return not (before in prompt and prompt.endswith(after))
+
+    def _encode_prompt(self, prompt: str) -> list[int]:
+        return self._cache_prompt(prompt).ids
 
     def _encode_standalone(self, standalone_prompt: str) -> list[int]:
         if standalone_prompt != "bos":

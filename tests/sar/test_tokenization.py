@@ -10,6 +10,7 @@ import copy
 import json
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -29,6 +30,7 @@ from tokenizers import (
 )
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+import sar.tokenization
 from sar.models import BUNDLED_MODEL
 from sar.tokenization import EncodedRollout, RolloutTokenizer
 
@@ -396,3 +398,30 @@ def test_a_tokenizer_that_truncates_and_pads_by_itself_is_told_not_to() -> None:
     encoded = rollout_tokenizer(tokenizer).encode("one two three four five", " six seven")
     plain = rollout_tokenizer(byte_level()).encode("one two three four five", " six seven")
     assert encoded == plain
+
+
+def test_the_cache_of_prompts_is_bounded_in_bytes(
+    bundled_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sar.tokenization, "_MAX_CACHED_BYTES", 2**20)
+    tokenizer = RolloutTokenizer(bundled_tokenizer, system_prompt="")
+    prompts = [f"{number} " + "12 + 3 = 15, " * 500 for number in range(40)]
+    tracemalloc.start()
+    try:
+        expected = [tokenizer.encode(prompt, " 5") for prompt in prompts[:3]]
+        before, _ = tracemalloc.get_traced_memory()
+        for prompt in prompts:
+            tokenizer.encode(prompt, " 5")
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 2 * 2**20
+    assert [tokenizer.encode(prompt, " 5") for prompt in prompts[:3]] == expected
+
+
+def test_a_prompt_larger_than_the_cache_is_encoded(
+    bundled_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = RolloutTokenizer(bundled_tokenizer, system_prompt="").encode("2 + 3 =", " 5")
+    monkeypatch.setattr(sar.tokenization, "_MAX_CACHED_BYTES", 10)
+    assert RolloutTokenizer(bundled_tokenizer, system_prompt="").encode("2 + 3 =", " 5") == usual
