@@ -56,8 +56,9 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         stop.wait()
         status = 0 if server.stop() else 1
-    if server.updater and server.updater.is_loading:
-        # A normal exit would stop the loading thread inside PyTorch, which aborts the process.
+    if status or (server.updater and server.updater.is_loading):
+        # A thread still works. A normal exit would wait for it, or stop it inside PyTorch, which
+        # aborts the process.
         logging.shutdown()
         os._exit(status)
     return status

@@ -151,7 +151,7 @@ class ServerConfig(BaseSettings):
     )
     max_samples_per_request: _Count = _limit(8192, "Rollouts in one request.", value="ROLLOUTS")
     max_text_chars: _Count = _limit(1_000_000, "Characters of one query, prompt or label.")
-    max_body_bytes: _Count = _limit(256 * 2**20, "Bytes of one request.")
+    max_body_bytes: _Count = _limit(64 * 2**20, "Bytes of one request.")
     max_batch_tokens: _Count = _limit(
         16384, "Tokens in one forward pass. A smaller number needs less memory."
     )

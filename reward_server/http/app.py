@@ -15,7 +15,7 @@ from flask import Flask, Response, g, render_template, request
 from pydantic import BaseModel
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from reward_server.errors import Forbidden, RewardServerError, TooLarge, Unauthorized
+from reward_server.errors import Forbidden, RewardServerError, Unauthorized
 from reward_server.http.answer_schema import (
     Error,
     ErrorAnswer,
@@ -26,6 +26,7 @@ from reward_server.http.answer_schema import (
     UpdateWeightsAnswer,
 )
 from reward_server.http.auth import ApiKeys
+from reward_server.http.bodies import Bodies
 from reward_server.http.openapi import describe
 from reward_server.http.request_schema import (
     RequestLimits,
@@ -75,8 +76,9 @@ def create_app(
     app.url_map.merge_slashes = False
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     # One byte more than the limit: Werkzeug cuts chunked bodies there without an error, and
-    # `_read_body` can then see that the body was longer.
+    # `Bodies` can then see that the body was longer.
     app.config["MAX_CONTENT_LENGTH"] = config.limits.max_body_bytes + 1
+    bodies = Bodies(config.limits.max_body_bytes)
     metrics = service.metrics
 
     @app.before_request
@@ -99,10 +101,15 @@ def create_app(
             response.headers["WWW-Authenticate"] = 'Basic realm="reward server"'
         return response
 
-    def compute_rewards(rollouts: Sequence[SubmittedRollout]) -> list[ScoredRollout]:
+    def compute_rewards(
+        parse: Callable[[bytearray, RequestLimits], Sequence[SubmittedRollout]],
+    ) -> list[ScoredRollout]:
         # Only our own listener can tell whether the connection is still open.
         is_gone = request.environ.get(CLIENT_IS_GONE, lambda: False)
-        return service.compute_rewards(rollouts, is_gone, g.request_id)
+        client = service.new_client(is_gone, g.request_id)
+        with bodies.receive(request) as body:
+            rollouts = service.intake.run(lambda: parse(body, config.limits), client)
+        return service.compute_rewards(rollouts, client)
 
     def reply(make_answer: Callable[[], BaseModel]) -> Response:
         start_s = time.monotonic()
@@ -112,12 +119,12 @@ def create_app(
 
     @app.post("/get_reward")
     def get_reward() -> Response:
-        scored = compute_rewards(parse_get_reward(_read_body(config.limits), config.limits))
+        scored = compute_rewards(parse_get_reward)
         return reply(lambda: GetRewardAnswer.of(scored))
 
     @app.post("/rm")
     def rm() -> Response:
-        (scored,) = compute_rewards([parse_rm(_read_body(config.limits), config.limits)])
+        (scored,) = compute_rewards(lambda body, limits: [parse_rm(body, limits)])
         return reply(lambda: RmAnswer.of(scored))
 
     @app.post("/update_weights")
@@ -126,7 +133,8 @@ def create_app(
             raise Forbidden("only a server with API keys takes weights; see --api-key-file")
         if updater is None:
             raise Forbidden("this backend keeps the weights it started with")
-        path = parse_update_weights(_read_body(config.limits))
+        with bodies.receive(request) as body:
+            path = parse_update_weights(body)
         version = service.waiting.for_result(updater.update(path), _MAX_UPDATE_S)
         return _to_json(UpdateWeightsAnswer(policy_version=version))
 
@@ -186,15 +194,6 @@ def _choose_request_id(sent: str) -> str:
     """The client's own id if it is fit for a log line and a header, else a new one."""
     is_fit = 0 < len(sent) <= _MAX_ID_CHARS and sent.isascii() and sent.isprintable()
     return sent if is_fit else uuid4().hex
-
-
-def _read_body(limits: RequestLimits) -> bytes:
-    """The request's body. It is not read if its announced length exceeds the limit."""
-    if (request.content_length or 0) <= limits.max_body_bytes:
-        body = request.get_data(cache=False)
-        if len(body) <= limits.max_body_bytes:
-            return body
-    raise TooLarge(f"the request is larger than --max-body-bytes, {limits.max_body_bytes}")
 
 
 def _to_error(kind: str, message: str, status: int, field: str | None = None) -> Response:

@@ -294,10 +294,15 @@ def _format_refusal(status: int) -> bytes:
 
 def _create_hang_up_check(descriptor: int) -> Callable[[], bool]:
     """A function that tells whether the client has closed the connection."""
-    poll = select.poll()
     # POLLRDHUP exists on Linux only. Elsewhere only a connection that was reset is noticed.
-    poll.register(descriptor, getattr(select, "POLLRDHUP", select.POLLHUP))
-    return lambda: bool(poll.poll(0))
+    hang_up = getattr(select, "POLLRDHUP", select.POLLHUP)
+
+    def is_gone() -> bool:
+        poll = select.poll()  # each call its own: a poll object serves one thread at a time
+        poll.register(descriptor, hang_up)
+        return bool(poll.poll(0))
+
+    return is_gone
 
 
 def _open_sockets(host: str, port: int) -> list[socket.socket]:

@@ -33,8 +33,12 @@ from pydantic_core import PydanticCustomError
 from reward_server.errors import InvalidRequest, RewardServerError, TooLarge
 from reward_server.pipeline.rollout import SubmittedRollout
 from sar.grading.label import GraderName, Label, LabelError, Mode, parse_label
+from sar.json_values import count_values
 
 _M = TypeVar("_M", bound=BaseModel)
+
+# A query, a prompt, and a label with 26 choices are 34 values.
+_MAX_VALUES_PER_SAMPLE = 64
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ class UpdateWeightsRequest(BaseModel):
     path: str = Field(description="its folder, on the server's machine")
 
 
-def parse_get_reward(body: bytes, limits: RequestLimits) -> list[SubmittedRollout]:
+def parse_get_reward(body: bytes | bytearray, limits: RequestLimits) -> list[SubmittedRollout]:
     """The rollouts of OpenRLHF's request.
 
     Raises:
@@ -182,12 +186,12 @@ def parse_get_reward(body: bytes, limits: RequestLimits) -> list[SubmittedRollou
     return _parse(GetRewardRequest, body, limits).to_rollouts()
 
 
-def parse_rm(body: bytes, limits: RequestLimits) -> SubmittedRollout:
+def parse_rm(body: bytes | bytearray, limits: RequestLimits) -> SubmittedRollout:
     """The rollout of slime's or miles' request. Raises as `parse_get_reward` does."""
     return _parse(RmRequest, body, limits).to_rollout(limits)
 
 
-def parse_update_weights(body: bytes) -> Path:
+def parse_update_weights(body: bytes | bytearray) -> Path:
     """The checkpoint's folder.
 
     Raises:
@@ -199,12 +203,15 @@ def parse_update_weights(body: bytes) -> Path:
     return path
 
 
-def _parse(model: type[_M], body: bytes, limits: RequestLimits | None = None) -> _M:
+def _parse(model: type[_M], body: bytes | bytearray, limits: RequestLimits | None = None) -> _M:
+    max_values = _MAX_VALUES_PER_SAMPLE * (limits.max_samples if limits else 1)
+    if len(body) > max_values and count_values(body) > max_values:
+        raise TooLarge(f"the body holds more than {max_values} JSON values: send fewer rollouts")
     with suppress(ValidationError):  # the common case, and the fastest
         return model.model_validate_json(body, context=limits)
-    # The standard library also reads UTF-16, and lone surrogates: `_check_text` names their field.
+    # The standard library also reads lone surrogates: `_check_text` names their field.
     try:
-        payload = json.loads(body)
+        payload = json.loads(body.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"the body is not JSON: {error}") from error
     try:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 from reward_server.errors import InvalidRequest, RequestTimedOut, ScoringFailed
 from reward_server.observe.metrics import Metrics
 from reward_server.pipeline.batcher import Logprobs
 from reward_server.pipeline.engine import Engine
+from reward_server.pipeline.intake import Intake
 from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
-from reward_server.pipeline.waiting import Deadline, Waiting
+from reward_server.pipeline.waiting import Client, Waiting
 from sar import __version__
 from sar.decision import Decision
 from sar.grading.processes.pool import GraderPool
 from sar.grading.verdict import Verdict
 from sar.reward import Likelihood, Reward, combine
 from sar.tokenization import EncodedRollout
+
+# Characters tokenised before another request has its turn: about 10 ms of work.
+_CHARS_IN_A_ROW = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -27,22 +32,31 @@ class SharedParts:
 
     graders: GraderPool
     sar_weight: float
+    intake: Intake
     waiting: Waiting
     metrics: Metrics
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A rollout that is split and tokenised."""
+
+    rollout: SubmittedRollout
+    prompt: str
+    response: str
+    """The two parts of the rollout's query, special tokens included."""
+    graded_text: str
+    encoded: EncodedRollout
+    template_mismatch: bool
 
 
 @dataclass(frozen=True)
 class _Pending:
     """A rollout that is being graded and scored."""
 
-    rollout: SubmittedRollout
-    prompt: str
-    response: str
-    """The two parts of the rollout's query, special tokens included."""
-    encoded: EncodedRollout
+    prepared: _Prepared
     verdict: Future[Verdict]
     logprobs: Future[Logprobs]
-    template_mismatch: bool
 
 
 class RewardRequest:
@@ -53,19 +67,16 @@ class RewardRequest:
         rollouts: Sequence[SubmittedRollout],
         parts: SharedParts,
         engine: Engine,
-        deadline: Deadline,
-        is_abandoned: Callable[[], bool],
+        client: Client,
     ) -> None:
         """
         Args:
             engine: tokenises and scores all rollouts of this request.
-            is_abandoned: whether the client has closed its connection.
         """
         self._rollouts = rollouts
         self._parts = parts
         self._engine = engine
-        self._deadline = deadline
-        self._is_abandoned = is_abandoned
+        self._client = client
         self._pending: list[_Pending] = []
         self._rewards: list[Reward] = []
 
@@ -80,11 +91,11 @@ class RewardRequest:
             ScoringFailed: the scorer or a grader failed.
         """
         try:
-            for index, rollout in enumerate(self._rollouts):
-                if index:
-                    self._parts.waiting.for_others()
-                self._pending.append(self._submit(index, rollout))
-            self._rewards = [self._collect(pending) for pending in self._pending]
+            for chunk in _split_into_chunks(self._rollouts):
+                prepared = self._parts.intake.run(partial(self._prepare, chunk), self._client)
+                self._pending += map(self._submit, prepared)
+            in_turns = self._parts.waiting.in_turns(self._pending)
+            self._rewards = [self._collect(pending) for pending in in_turns]
         finally:
             for pending in self._pending:  # once one failed, the others are not needed
                 pending.verdict.cancel()
@@ -92,59 +103,71 @@ class RewardRequest:
         return [
             ScoredRollout(
                 reward,
-                pending.template_mismatch,
+                pending.prepared.template_mismatch,
                 policy_version=self._engine.version,
                 policy_age_s=time.monotonic() - self._engine.loaded_at_s,
             )
             for pending, reward in zip(self._pending, self._rewards, strict=True)
         ]
 
-    def record_decisions(self, request_id: str) -> list[Decision]:
+    def record_decisions(self) -> Iterator[Decision]:
         """The reward log's records of the rewards that `compute_rewards` gave."""
-        return [
-            Decision.from_reward(
+        for pending, reward in zip(self._pending, self._rewards, strict=True):
+            prepared = pending.prepared
+            yield Decision.from_reward(
                 reward,
-                request_id=request_id,
-                prompt=pending.prompt,
-                response=pending.response,
-                special_tokens=self._engine.tokenizer.find_special_tokens(pending.response),
-                label_as_sent=pending.rollout.label_as_sent,
-                label=pending.rollout.label,
+                request_id=self._client.request_id,
+                prompt=prepared.prompt,
+                response=prepared.response,
+                special_tokens=self._engine.tokenizer.find_special_tokens(prepared.response),
+                label_as_sent=prepared.rollout.label_as_sent,
+                label=prepared.rollout.label,
                 sar_weight=self._parts.sar_weight,
-                template_mismatch=pending.template_mismatch,
+                template_mismatch=prepared.template_mismatch,
                 model=self._engine.path,
                 server_version=__version__,
                 policy_version=self._engine.version,
                 end_tokens=self._engine.tokenizer.end_tokens,
             )
-            for pending, reward in zip(self._pending, self._rewards, strict=True)
-        ]
 
-    def _submit(self, index: int, rollout: SubmittedRollout) -> _Pending:
-        """Splits and tokenises a rollout, and queues it for a grader and the scorer.
+    def _prepare(self, rollouts: Sequence[tuple[int, SubmittedRollout]]) -> list[_Prepared]:
+        """Splits and tokenises rollouts.
+
+        Args:
+            rollouts: each with its index in the request.
+        Raises:
+            InvalidRequest: a query does not continue its prompt.
+        """
+        prepared = []
+        tokenizer = self._engine.tokenizer
+        for index, rollout in rollouts:
+            start_s = time.monotonic()
+            try:
+                prompt, response = tokenizer.split(rollout.query, rollout.prompt)
+            except ValueError as error:
+                raise InvalidRequest(f"query[{index}]: {error}", f"query[{index}]") from error
+            one = _Prepared(
+                rollout,
+                prompt,
+                response,
+                tokenizer.make_graded_text(prompt, response),
+                tokenizer.encode(prompt, response),
+                template_mismatch=tokenizer.has_other_frame(prompt),
+            )
+            prepared.append(one)
+            self._parts.metrics.add_stage("tokenise", time.monotonic() - start_s)
+        return prepared
+
+    def _submit(self, prepared: _Prepared) -> _Pending:
+        """Queues a rollout for a grader and the scorer.
 
         Raises:
-            InvalidRequest: the query does not continue its prompt. `index` names it.
             NotReady: the server is stopping.
         """
-        start_s = time.monotonic()
-        tokenizer = self._engine.tokenizer
-        try:
-            prompt, response = tokenizer.split(rollout.query, rollout.prompt)
-        except ValueError as error:
-            raise InvalidRequest(f"query[{index}]: {error}", f"query[{index}]") from error
-        text = tokenizer.make_graded_text(prompt, response)
-        verdict = self._parts.graders.submit(text, rollout.label)
-        encoded = tokenizer.encode(prompt, response)
-        self._parts.metrics.add_stage("tokenise", time.monotonic() - start_s)
         return _Pending(
-            rollout,
-            prompt,
-            response,
-            encoded,
-            verdict,
-            self._engine.batcher.submit(encoded.sequences, self._is_abandoned),
-            template_mismatch=tokenizer.has_other_frame(prompt),
+            prepared,
+            self._parts.graders.submit(prepared.graded_text, prepared.rollout.label),
+            self._engine.batcher.submit(prepared.encoded.sequences, self._client.is_gone),
         )
 
     def _collect(self, pending: _Pending) -> Reward:
@@ -153,19 +176,35 @@ class RewardRequest:
         Raises:
             ClientGone, NotReady, RequestTimedOut, ScoringFailed: there is no reward.
         """
-        logprobs = self._deadline.wait_for(pending.logprobs)
+        logprobs = self._client.deadline.wait_for(pending.logprobs)
         try:
-            verdict = self._deadline.wait_for(pending.verdict)
+            verdict = self._client.deadline.wait_for(pending.verdict)
         except RequestTimedOut:
             raise
         except Exception as error:
             raise ScoringFailed(f"a grader failed: {type(error).__name__}: {error}") from error
-        label = pending.rollout.label
+        label = pending.prepared.rollout.label
         reward = combine(
             verdict,
-            Likelihood.from_logprobs(pending.encoded, logprobs),
+            Likelihood.from_logprobs(pending.prepared.encoded, logprobs),
             sar_weight=self._parts.sar_weight,
             mode=label.mode,
         )
         self._parts.metrics.add_reward(label, reward)
         return reward
+
+
+def _split_into_chunks(
+    rollouts: Sequence[SubmittedRollout],
+) -> Iterator[list[tuple[int, SubmittedRollout]]]:
+    """Rollouts that are tokenised in one go, each with its index. Between chunks, other requests
+    have their turn."""
+    chunk: list[tuple[int, SubmittedRollout]] = []
+    num_chars = 0
+    for index, rollout in enumerate(rollouts):
+        if chunk and num_chars + len(rollout.query) > _CHARS_IN_A_ROW:
+            yield chunk
+            chunk, num_chars = [], 0
+        chunk.append((index, rollout))
+        num_chars += len(rollout.query)
+    yield chunk

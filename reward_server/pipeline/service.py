@@ -17,9 +17,10 @@ from reward_server.observe.status import Status
 from reward_server.pipeline.admission import Admission
 from reward_server.pipeline.batcher import BatcherCounters, QueueState
 from reward_server.pipeline.engine import Engine, EngineSlot
+from reward_server.pipeline.intake import Intake
 from reward_server.pipeline.request import RewardRequest, SharedParts
 from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
-from reward_server.pipeline.waiting import IN_THREADS, Deadline, Waiting
+from reward_server.pipeline.waiting import IN_THREADS, Client, Deadline, Waiting
 from sar.grading.processes.pool import GraderPool
 
 _log = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ class RewardService:
         self.engines = EngineSlot()
         self.counters = BatcherCounters()
         """Counters that every engine's batcher continues."""
-        self._parts = SharedParts(graders, sar_weight, waiting, self.metrics)
+        self.intake = Intake()
+        self._parts = SharedParts(graders, sar_weight, self.intake, waiting, self.metrics)
         self._request_timeout_s = limits.request_timeout_s
         self._admission = Admission(limits.max_queued_tokens)
         self._reward_log = reward_log
@@ -99,17 +101,17 @@ class RewardService:
             policy_age_s=time.monotonic() - engine.loaded_at_s if engine else 0.0,
         )
 
+    def new_client(
+        self, is_gone: Callable[[], bool] = lambda: False, request_id: str = ""
+    ) -> Client:
+        """A client whose time for an answer starts now."""
+        return Client(Deadline(self._request_timeout_s, self.waiting), is_gone, request_id)
+
     def compute_rewards(
-        self,
-        rollouts: Sequence[SubmittedRollout],
-        is_abandoned: Callable[[], bool] = lambda: False,
-        request_id: str = "",
+        self, rollouts: Sequence[SubmittedRollout], client: Client
     ) -> list[ScoredRollout]:
         """The rewards of one request, in the order of its rollouts.
 
-        Args:
-            is_abandoned: whether the client has closed its connection.
-            request_id: recorded in the reward log.
         Raises:
             NotReady: the model did not load in time, or the server is stopping.
             Overloaded: the server holds as many tokens as it may.
@@ -117,20 +119,20 @@ class RewardService:
         """
         if not rollouts:
             return []
-        deadline = Deadline(self._request_timeout_s, self.waiting)
 
         def wait_for_engine(loading: Future[Engine]) -> Engine:
             try:
-                return deadline.wait_for(loading)
+                return client.deadline.wait_for(loading)
             except RequestTimedOut as error:
                 raise NotReady("the model is still loading") from error
 
         with self._admission.admit(rollouts), self.engines.borrow(wait_for_engine) as engine:
-            request = RewardRequest(rollouts, self._parts, engine, deadline, is_abandoned)
+            request = RewardRequest(rollouts, self._parts, engine, client)
             scored = request.compute_rewards()
             self._count(scored)
             if self._reward_log:
-                self._reward_log.record(request.record_decisions(request_id))
+                for decision in self.waiting.in_turns(request.record_decisions()):
+                    self._reward_log.record([decision])
         return scored
 
     def _count(self, scored: Sequence[ScoredRollout]) -> None:

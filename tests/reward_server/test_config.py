@@ -43,7 +43,7 @@ def test_no_flag_and_no_variable_give_the_defaults() -> None:
 def test_limits_are_those_that_the_documentation_promises() -> None:
     config = ServerConfig()
     assert (config.request_timeout, config.max_samples_per_request) == (170.0, 8192)
-    assert (config.max_text_chars, config.max_body_bytes) == (1_000_000, 268_435_456)
+    assert (config.max_text_chars, config.max_body_bytes) == (1_000_000, 67_108_864)
     assert config.max_queued_tokens > 0
 
 

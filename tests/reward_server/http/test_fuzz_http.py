@@ -144,7 +144,8 @@ def test_odd_heads(fuzzed: Fuzzed, line: bytes, headers: list[bytes], body: byte
 def test_each_odd_header_is_answered(fuzzed: Fuzzed, line: bytes, header: bytes) -> None:
     answers = fuzzed.send_raw(line + b"\r\n" + header + b"\r\n\r\n")
     assert answers
-    assert set(_statuses(answers)) <= {200, 400, 413}
+    # 499: `send_raw` has closed its side before the body was parsed.
+    assert set(_statuses(answers)) <= {200, 400, 413, 499}
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: ascii(line)[:40])

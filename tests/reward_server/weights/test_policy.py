@@ -221,7 +221,7 @@ def test_a_request_keeps_the_weights_it_began_with(
     samples = _samples()
     made[0].may_go.clear()
     with ThreadPoolExecutor(2) as background:
-        first = background.submit(service.compute_rewards, samples)
+        first = background.submit(service.compute_rewards, samples, service.new_client())
         _wait_until(lambda: service.status.in_flight == 6)
         updating = updater.update(checkpoints[10])
         if has_room:
@@ -229,7 +229,7 @@ def test_a_request_keeps_the_weights_it_began_with(
         else:
             _wait_until(lambda: service.state == "loading")
             assert len(made) == 1  # the new weights are not loaded before the old ones are gone
-        second = background.submit(service.compute_rewards, samples)
+        second = background.submit(service.compute_rewards, samples, service.new_client())
         if has_room:
             second.result(30)
         else:
@@ -248,7 +248,9 @@ def test_a_request_keeps_the_weights_it_began_with(
     with pytest.raises(CheckpointRefused, match="broken"):
         updater.update(broken).result()
     assert service.status.checkpoints_refused == 1
-    assert {s.policy_version for s in service.compute_rewards(samples)} == {10}
+    assert {s.policy_version for s in service.compute_rewards(samples, service.new_client())} == {
+        10
+    }
     updater.close()
     service.engines.close(10)
 
@@ -307,7 +309,7 @@ def test_close_does_not_wait_for_a_load(
             updating = updater.update(checkpoints[10])
             assert loading.wait(10)
             waiting = updater.update(checkpoints[20])
-            accepted = background.submit(service.compute_rewards, _samples())
+            accepted = background.submit(service.compute_rewards, _samples(), service.new_client())
             updater.close()
             # Each update fails at once, though the load goes on.
             for update in (updating, waiting, updater.update(checkpoints[20])):
