@@ -44,7 +44,7 @@ class EngineSlot:
         self._num_borrowers: Counter[Batcher] = Counter()
         self._returned = threading.Condition()
         self.num_refused_checkpoints = 0
-        """Checkpoints refused since the start: incomplete, broken or of another model."""
+        """Checkpoints refused since the start: incomplete, broken or not the policy's."""
 
     @property
     def current(self) -> Engine | None:

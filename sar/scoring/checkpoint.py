@@ -128,13 +128,18 @@ def describe_architecture(model: Any) -> dict[str, str]:
 @torch.inference_mode()
 def _inspect(tensor: Tensor) -> tuple[bool, bool]:
     """Whether a tensor is finite, and whether it holds a matrix that is constant."""
-    matrices = tensor.squeeze()  # convolutions and gates are vectors or matrices with a size of 1
-    if matrices.dim() == 3:
-        low, high = torch.aminmax(matrices.flatten(1), dim=1)
-    else:
-        low, high = torch.aminmax(matrices)
-    is_finite = bool((low.isfinite() & high.isfinite()).all())  # aminmax passes NaN on
-    return is_finite, matrices.dim() > 1 and bool((low == high).any())
+    values = tensor.squeeze()  # convolutions and gates are vectors or matrices with a size of 1
+    is_finite = all(bound.isfinite() for bound in torch.aminmax(values))  # NaN becomes a bound
+    if values.dim() < 2:
+        return is_finite, False
+    # The first row tells most, and saves a second pass.
+    matrices = values.unbind() if values.dim() == 3 else [values]
+    return is_finite, any(_is_constant(m[0]) and _is_constant(m) for m in matrices)
+
+
+def _is_constant(values: Tensor) -> bool:
+    low, high = torch.aminmax(values)
+    return bool(low == high)
 
 
 @torch.inference_mode()

@@ -41,7 +41,11 @@ def edit(name: str, change: Callable[[Any], None]) -> Files:
 
 def template(text: str) -> Files:
     own = (BUNDLED_MODEL / "chat_template.jinja").read_text()
-    return lambda folder: (folder / "chat_template.jinja").write_text(text + own) and None
+
+    def write(folder: Path) -> None:
+        (folder / "chat_template.jinja").write_text(text + own)
+
+    return write
 
 
 def save_again(**changes: Any) -> Files:
@@ -86,7 +90,7 @@ OTHER: dict[str, tuple[Files, str]] = {
         edit("generation_config.json", lambda value: value.update(eos_token_id=[2, 1])),
         "tokens that end a response '<|im_end|> <|im_start|>' instead of '<|im_end|>'",
     ),
-    "template": (template("Be brief. "), "empty-question prompt 'Be brief. <|im_start|>system"),
+    "template": (template("Be brief. "), "empty-question prompt 'Be brief.<|im_start|>system"),
 }
 SAME: dict[str, Files] = {
     "unchanged": lambda folder: None,
