@@ -24,7 +24,7 @@ class InvalidRequest(RewardServerError):
 
 
 class CheckpointRefused(RewardServerError):
-    """The checkpoint is incomplete, broken or of another model. The weights in service stay."""
+    """The checkpoint is incomplete, broken or not the policy's. The weights in service stay."""
 
 
 class Unauthorized(RewardServerError):

@@ -96,12 +96,13 @@ class RolloutTokenizer:
         if standalone_prompt == "chat":
             self._frame = prompt_frame(tokenizer, system_prompt)
             context = empty_question_prompt(tokenizer, system_prompt)
-        self._standalone_ids = self._encode_standalone(context)
-        if not self._standalone_ids:
+        self.standalone_ids = self._encode_standalone(context)
+        """Token ids of the context of ppl_a."""
+        if not self.standalone_ids:
             raise ValueError(f"the standalone prompt {standalone_prompt!r} has no token")
-        if max_context_tokens and len(self._standalone_ids) >= max_context_tokens // 2:
+        if max_context_tokens and len(self.standalone_ids) >= max_context_tokens // 2:
             raise ValueError(
-                f"the standalone prompt has {len(self._standalone_ids)} tokens, too many for a "
+                f"the standalone prompt has {len(self.standalone_ids)} tokens, too many for a "
                 f"context of {max_context_tokens}"
             )
 
@@ -126,7 +127,7 @@ class RolloutTokenizer:
 
     def encode(self, prompt: str, response: str) -> EncodedRollout:
         """Encodes the response after its prompt and after the standalone prompt, cut to fit."""
-        prompt_ids = self._encode_prompt(prompt) or self._standalone_ids
+        prompt_ids = self._encode_prompt(prompt) or self.standalone_ids
         return self.fit_to_context(prompt_ids, self._encode_response(prompt_ids, response))
 
     def fit_to_context(self, prompt_ids: list[int], response_ids: list[int]) -> EncodedRollout:
@@ -143,10 +144,10 @@ class RolloutTokenizer:
             return EncodedRollout([], 0, truncated=False)
         kept_prompt_ids = prompt_ids
         if limit := self._max_context_tokens:
-            room = limit - max(len(prompt_ids), len(self._standalone_ids))
+            room = limit - max(len(prompt_ids), len(self.standalone_ids))
             response_ids = response_ids[: max(room, limit // 2)]
             kept_prompt_ids = prompt_ids[-(limit - len(response_ids)) :]
-        contexts = (kept_prompt_ids, self._standalone_ids)
+        contexts = (kept_prompt_ids, self.standalone_ids)
         return EncodedRollout(
             [TokenSequence(context, response_ids) for context in contexts],
             num_response_tokens,

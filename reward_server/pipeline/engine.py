@@ -6,7 +6,7 @@ import gc
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,8 +27,8 @@ class Engine:
     batcher: Batcher
     path: str = ""
     """Folder or Hugging Face id that the model was loaded from."""
-    architecture: str = ""
-    """Equal for all checkpoints of the same model."""
+    identity: Mapping[str, str] = field(default_factory=dict)
+    """Architecture, tokenizer and empty-question prompt: equal for all checkpoints of a model."""
     has_room_for_copy: Callable[[], bool] = lambda: True
     """Whether a second engine of this size fits into memory now. The function holds no weights."""
     version: int = 0
@@ -44,7 +44,7 @@ class EngineSlot:
         self._num_borrowers: Counter[Batcher] = Counter()
         self._returned = threading.Condition()
         self.num_refused_checkpoints = 0
-        """Checkpoints refused since the start: incomplete, broken or of another model."""
+        """Checkpoints refused since the start: incomplete, broken or not the policy's."""
 
     @property
     def current(self) -> Engine | None:

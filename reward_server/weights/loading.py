@@ -9,6 +9,7 @@ from reward_server.config import ServerConfig
 from reward_server.observe.metrics import Metrics
 from reward_server.pipeline.batcher import Batcher, BatcherCounters
 from reward_server.pipeline.engine import Engine
+from reward_server.weights.identity import describe_tokenizer
 from sar.special_tokens import read_eos_token_ids
 from sar.tokenization import RolloutTokenizer
 
@@ -34,8 +35,9 @@ def load_engine(
 
     limits = [n for n in (scorer.max_context_tokens, config.max_context_tokens) if n]
     max_context_tokens = min(limits, default=None)
+    own = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
     tokenizer = RolloutTokenizer(
-        AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code),
+        own,
         system_prompt=config.system_prompt,
         standalone_prompt=config.standalone_prompt,
         max_context_tokens=max_context_tokens,
@@ -53,7 +55,8 @@ def load_engine(
         config.grader_timeout,
     )
     batcher = Batcher(scorer, config.max_batch_tokens, metrics, counters)
-    return Engine(tokenizer, batcher, path, scorer.architecture, scorer.make_room_check())
+    identity = scorer.architecture | describe_tokenizer(own, tokenizer)
+    return Engine(tokenizer, batcher, path, identity, scorer.make_room_check())
 
 
 def load_scorer(config: ServerConfig, path: str) -> TransformersScorer | VllmScorer:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,6 +20,7 @@ from pathlib import Path
 from reward_server.errors import CheckpointRefused, NotReady
 from reward_server.pipeline.engine import Engine, EngineSlot
 from reward_server.weights.checkpoints import find_missing, list_checkpoints, parse_step
+from reward_server.weights.identity import describe_difference
 from sar.errors import one_line
 
 _POLL_S = 2.0
@@ -32,7 +33,7 @@ class _LastEngine:
     """The last engine in service, without its weights: enough to load it again."""
 
     path: str
-    architecture: str
+    identity: Mapping[str, str]
     version: int
 
 
@@ -156,7 +157,7 @@ class PolicyUpdater:
             NotReady: the first model is not loaded yet.
         """
         if current := self._engines.current:
-            self._last = _LastEngine(current.path, current.architecture, current.version)
+            self._last = _LastEngine(current.path, current.identity, current.version)
         if not self._last:
             raise NotReady("the model is still loading")
         return self._last
@@ -192,12 +193,10 @@ class PolicyUpdater:
         # Raised outside the handler: the caught exception's frames would keep weights in memory.
         if engine is None:
             raise CheckpointRefused(f"checkpoint {str(path)!r}: {reason}", "path")
-        if engine.architecture != last.architecture:
+        if difference := describe_difference(engine.identity, last.identity):
             engine.batcher.close()
             raise CheckpointRefused(
-                f"checkpoint {str(path)!r} is another model: {engine.architecture} instead of "
-                f"{last.architecture}",
-                "path",
+                f"checkpoint {str(path)!r} is another model: {difference}", "path"
             )
         step = parse_step(path)
         return replace(engine, version=last.version + 1 if step is None else step)

@@ -23,6 +23,7 @@ from torch import Tensor
 from sar.errors import first_line
 from sar.memory import free_memory_bytes
 from sar.scoring.base import TokenSequence
+from sar.scoring.checkpoint import describe_architecture, load_model, raise_if_untrained
 from sar.scoring.output_head import OutputHead
 from sar.scoring.packed_attention import PACKED, attend_within_segments
 from sar.scoring.packing import Pack, plan_packs
@@ -112,17 +113,16 @@ class TransformersScorer:
             device: a torch device; "auto": CUDA if there is a GPU, else the CPU.
             dtype: a torch dtype; "auto": float32 on a CPU, the checkpoint's own dtype elsewhere.
         Raises:
-            ValueError: there is no such device, or this scorer does not support the model.
+            ValueError: there is no such device, the checkpoint is not the whole model, no trained
+                model has such weights, or this scorer does not support the model.
         """
-        from transformers import AutoModelForCausalLM
-
         target = resolve_device(device)
         if dtype == "auto" and target.type == "cpu":
             dtype = "float32"
-        model = AutoModelForCausalLM.from_pretrained(
-            path_or_id, dtype=dtype, trust_remote_code=trust_remote_code
-        )
-        return cls(model.to(target).eval(), max_batch_tokens)
+        model = load_model(path_or_id, dtype=dtype, trust_remote_code=trust_remote_code)
+        model = model.to(target).eval()
+        raise_if_untrained(model)
+        return cls(model, max_batch_tokens)
 
     @property
     def max_context_tokens(self) -> int | None:
@@ -134,16 +134,13 @@ class TransformersScorer:
     @property
     def description(self) -> str:
         """One line for logs: class, size, dtype, device."""
-        size = f"{self._count_parameters() / 1e6:.1f}M parameters"
+        size = f"{sum(p.numel() for p in self._model.parameters()) / 1e6:.1f}M parameters"
         return f"{type(self._model).__name__}, {size}, {self._model.dtype}, {self._model.device}"
 
     @property
-    def architecture(self) -> str:
-        """The same text for all checkpoints of one model: class and number of parameters."""
-        return f"{type(self._model).__name__} of {self._count_parameters():,} parameters"
-
-    def _count_parameters(self) -> int:
-        return sum(p.numel() for p in self._model.parameters())
+    def architecture(self) -> dict[str, str]:
+        """Class, sizes and settings by name: the same for all checkpoints of one model."""
+        return describe_architecture(self._model)
 
     def make_room_check(self) -> Callable[[], bool]:
         """Returns a function that tells whether free memory has room for a second such model.

@@ -55,6 +55,8 @@ class VllmScorer:
             tensor_parallel_size: number of GPUs over which the model is split.
         Raises:
             ValueError: vLLM is not installed.
+            RuntimeError: vLLM does not start. It refuses missing and unexpected tensors of an
+                unquantised model, whose names its log has. It does not look for constant ones.
         """
         vllm = import_vllm()
         engine = vllm.LLM(
@@ -89,9 +91,9 @@ class VllmScorer:
         )
 
     @property
-    def architecture(self) -> str:
-        """The same text for all checkpoints of one model."""
-        return ", ".join(self._engine.model_config.architectures)
+    def architecture(self) -> dict[str, str]:
+        """The same for all checkpoints of one model."""
+        return {"class": ", ".join(self._engine.model_config.architectures)}
 
     def make_room_check(self) -> Callable[[], bool]:
         """Returns a function that is always False: vLLM reserves all memory that it may use."""

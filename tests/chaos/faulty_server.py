@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 # Every grader process imports this module again, so slow imports are inside the functions.
 
@@ -33,7 +33,8 @@ class FaultyScorer:
     command."""
 
     max_context_tokens = 1 << 20
-    description = architecture = "stand-in"
+    description = "stand-in"
+    architecture: ClassVar = {"class": "stand-in"}
 
     def __init__(self, control: Path) -> None:
         self._control = control

@@ -213,7 +213,7 @@ def test_a_request_keeps_the_weights_it_began_with(
         if "broken" in path:
             raise ValueError("broken")
         made.append(_StubScorer(-float(len(made) + 1)))
-        return Engine(tokenizer, Batcher(made[-1], 100), path, "one", lambda: has_room)
+        return Engine(tokenizer, Batcher(made[-1], 100), path, {"class": "one"}, lambda: has_room)
 
     service = RewardService(graders, sar_weight=0.2, limits=ServiceLimits(60, 2**31))
     service.engines.start(load("start"))
@@ -299,7 +299,9 @@ def test_close_does_not_wait_for_a_load(
         if path != "start":
             loading.set()
             assert may_load.wait(30)
-        return Engine(tokenizer, Batcher(_StubScorer(-1.0), 100), path, "one", lambda: has_room)
+        return Engine(
+            tokenizer, Batcher(_StubScorer(-1.0), 100), path, {"class": "one"}, lambda: has_room
+        )
 
     service = RewardService(graders, sar_weight=0.2, limits=ServiceLimits(60, 2**31))
     service.engines.start(load("start"))

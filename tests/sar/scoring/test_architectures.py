@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from transformers import (
 
 from sar.perplexity import mean_nll
 from sar.scoring import TokenSequence
+from sar.scoring.checkpoint import load_model, raise_if_untrained
 from sar.scoring.transformers_scorer import TransformersScorer
 
 VOCABULARY = 97
@@ -221,6 +223,23 @@ def test_a_model_that_cannot_be_packed_is_scored_right_or_refused(
     assert f"{type(model).__name__} cannot be packed" in caplog.text
     assert "one at a time" in caplog.text
     assert_close(scorer.response_logprobs(sequences), expected)
+
+
+@pytest.mark.parametrize("name", [*PACKED, *NOT_PACKED])
+def test_a_checkpoint_of_any_architecture_is_the_whole_model(name: str, tmp_path: Path) -> None:
+    if name in PACKED:
+        config = PACKED[name]()
+    else:
+        shape = SHAPE | {"num_key_value_heads": 4} if name in ("mpt", "bloom") else SHAPE
+        config = AutoConfig.for_model(name, **{**shape, **NOT_PACKED[name]})
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).bfloat16()
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    loaded = load_model(str(tmp_path), dtype="float32", trust_remote_code=False)
+    raise_if_untrained(loaded)
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor.float()), key
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
