@@ -107,8 +107,8 @@ def test_health_answers_while_a_hostile_body_is_parsed(
 
 
 def test_health_answers_while_large_requests_are_computed(faulty: FaultyServer) -> None:
-    body = _make_body("Q: 2+3?\nA:", " It is 5. " + "So 2 + 3 = 5, and so on. " * 200, 8192)
-    with _health_is_answered(faulty.address, "8,192 rollouts of 5 kB"):
+    body = _make_body("Q: 2+3?\nA:", " It is 5. " + "So 2 + 3 = 5, and so on. " * 200, 2048)
+    with _health_is_answered(faulty.address, "2,048 rollouts of 5 kB"):
         assert _send(faulty.server, body)[0] == 200
 
 
