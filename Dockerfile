@@ -3,24 +3,28 @@
 #
 # The base is plain Python: PyTorch's wheels contain CUDA, and the driver comes from the host. A CUDA
 # base would hold the same gigabytes twice. BASE_IMAGE may be any Debian or Ubuntu with python3 3.11
-# or newer and its venv module.
-ARG BASE_IMAGE=python:3.11-slim-bookworm
+# or newer and its venv module. The digest is that of Python 3.11.16's image for all architectures.
+ARG BASE_IMAGE=python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
 
 FROM ${BASE_IMAGE} AS build
-# Decides which hardware torch supports: .../whl/cpu, .../whl/cu126, .../whl/cu130 and others.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cu130
+# The build of torch: cuda (13.0) or cpu. requirements/torch-${TORCH}.lock names its files.
+ARG TORCH=cuda
+# The index that torch-cpu.lock names. PyPI does not have the build without CUDA.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /source
 RUN python3 -m venv /opt/venv
-ENV PATH=/opt/venv/bin:$PATH
-COPY pyproject.toml constraints.txt ./
-# torch comes from its own index and alone, so that pip cannot choose another build of it. Everything
-# is installed before the sources are copied, so that a change of ours does not download it again.
-RUN pip install --no-cache-dir --no-deps --index-url "${TORCH_INDEX}" -c constraints.txt torch
-RUN python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-        > requirements.txt \
-    && pip install --no-cache-dir -c constraints.txt -r requirements.txt
+ENV PATH=/opt/venv/bin:$PATH \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_NO_DEPS=1
+COPY requirements ./requirements/
+# pip installs only files whose hash is in a lock file. It builds nothing, because no hash covers what
+# a source distribution is built with. All of this is installed before the sources are copied, so that
+# a change of ours does not download it again.
+RUN pip install --require-hashes --only-binary=:all: -r "requirements/torch-${TORCH}.lock"
+# hadolint ignore=DL3059
+RUN pip install --require-hashes --only-binary=:all: -r requirements/server.lock
 COPY . .
-RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+RUN pip wheel --no-index --no-build-isolation --wheel-dir /wheels .
 
 # Grader processes use libseccomp2, which comes with apt.
 FROM ${BASE_IMAGE}
@@ -30,7 +34,8 @@ RUN useradd --no-log-init --create-home --uid "${UID}" reward \
     && install --directory --owner=reward --group=reward /cache /cache/huggingface
 COPY --from=build /opt/venv /opt/venv
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
-    /opt/venv/bin/pip install --no-cache-dir --no-deps /wheels/*.whl
+    /opt/venv/bin/pip install --no-cache-dir --no-index --no-deps /wheels/*.whl \
+    && /opt/venv/bin/pip check
 # The port is set here because the health check needs it too.
 ENV PATH=/opt/venv/bin:$PATH \
     HF_HOME=/cache/huggingface \

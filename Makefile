@@ -7,6 +7,7 @@
 # make fuzz    sends thousands of bad requests, three minutes; make test sends a few of them
 # make serve   starts the server: make serve MODEL=Qwen/Qwen3-1.7B-Base PORT=5000
 # make lint    ruff, mypy, import rules, hadolint, shellcheck; make format mends what ruff can
+# make lock    writes the lock files in requirements/ again, for the image
 # make image-test   builds the Docker image and runs it, without Docker; as root on Debian
 # make bench   measures speed and memory; minutes on two idle cores
 
@@ -19,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 IN_PARALLEL := -n $(WORKERS) --dist worksteal
 
-.PHONY: demo eval-demo train-demo test test-all chaos fuzz image-test serve lint format bench clean
+.PHONY: demo eval-demo train-demo test test-all chaos fuzz image-test lock serve lint format bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m reward_server.demo
@@ -59,6 +60,9 @@ chaos: .venv/installed-dev
 image-test: .venv/installed-dev
 	IMAGE_TEST=1 $(PYTEST) -s --durations=0 --durations-min=1 tests/image
 
+lock: .venv/installed-dev
+	UV=$(BIN)/uv .ci/lock
+
 fuzz: .venv/installed-dev
 	$(PYTEST) -q -s --hypothesis-profile=fuzz tests/reward_server/http/test_fuzz.py \
 		tests/reward_server/http/test_fuzz_http.py tests/reward_server/http/test_attacks.py
@@ -69,7 +73,7 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/shellcheck --external-sources recipes/*.sh .ci/run
+	$(BIN)/shellcheck --external-sources recipes/*.sh .ci/run .ci/lock
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

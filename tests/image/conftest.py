@@ -140,6 +140,7 @@ def image(base_image: str) -> Iterator[dict[str, Any]]:
             "--pull-never",
             f"--tag={IMAGE}",
             f"--build-arg=BASE_IMAGE={base_image}",
+            "--build-arg=TORCH=cpu",
             f"--build-arg=TORCH_INDEX={torch_index}",
             *(f"--volume={volume}" for volume in volumes),
             str(ROOT),
@@ -188,10 +189,16 @@ def container(image: dict[str, Any]) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def image_bytes(container: str) -> int:
+def image_folder(container: str) -> Path:
+    """The container's files: those of the image, and what its processes wrote."""
+    return Path(run_buildah("mount", container))
+
+
+@pytest.fixture(scope="session")
+def image_bytes(image_folder: Path) -> int:
     """Size of the image's files, including the base image."""
-    folder = run_buildah("mount", container)
-    used = subprocess.run(["du", "-sb", "-x", folder], check=True, capture_output=True, text=True)
+    command = ["du", "-sb", "-x", str(image_folder)]
+    used = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(used.stdout.split()[0])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tests.conftest import TestedServer
     from tests.image.conftest import RunningImage
 
+ROOT = Path(__file__).parents[2]
 MAX_CPU_IMAGE_BYTES = 2_000_000_000
 NUM_PROBLEMS = 3
 
@@ -71,6 +73,43 @@ def test_the_user_can_write_to_the_cache_but_not_to_the_code(running: RunningIma
     assert running.run("sh", "-c", 'touch "$HF_HOME/model" && test -w "$XDG_CACHE_HOME"') == 0
     writable = "find /opt/venv -writable ! -type l | grep -q ."
     assert running.run("sh", "-c", writable) == 1
+
+
+def normalize(name: str) -> str:
+    """A package's name in the one form that all spellings of it have."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_every_package_is_one_of_the_lock_files(running: RunningImage, image_folder: Path) -> None:
+    locks = [ROOT / "requirements" / name for name in ("server.lock", "torch-cpu.lock")]
+    locked = {
+        f"{normalize(name)}=={version}"
+        for lock in locks
+        for name, version in re.findall(r"^([\w.-]+)==(\S+)", lock.read_text(), re.MULTILINE)
+    }
+    found = {
+        f"{normalize(name)}=={version}"
+        for path in image_folder.glob("opt/venv/lib/python3*/site-packages/*.dist-info")
+        for name, version in [path.name.removesuffix(".dist-info").split("-")]
+    }
+    others = {package.partition("==")[0] for package in found - locked}
+    assert others == {"pip", "sar-reward-server"}
+
+
+def test_the_server_writes_nothing_outside_the_cache_and_tmp(
+    running: RunningImage, image: dict[str, Any], image_folder: Path
+) -> None:
+    """compose.yaml makes the rest read-only."""
+    assert running.request("/readyz")[0] == 200
+    (installed,) = image_folder.glob("opt/venv/lib/python3*/site-packages/sar_reward_server-*")
+    written = subprocess.run(
+        ["find", str(image_folder), "-xdev", "-user", image["User"], "-newer", str(installed)],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    folders = {Path(path).relative_to(image_folder).parts[0] for path in written}
+    assert folders <= {"cache", "tmp"}, written
 
 
 def test_a_server_is_healthy_while_its_model_loads(run_image: Callable[..., RunningImage]) -> None:
