@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import threading
-import urllib.request
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -42,50 +38,6 @@ class Recorded(RemoteReward):
         rewards = super().__call__(**given)
         self.calls.append((given, rewards))
         return rewards
-
-
-class Flaky:
-    """A proxy of a real server. It refuses requests that contain certain labels."""
-
-    def __init__(self, server: Any) -> None:
-        self.refused: dict[str, int] = {}
-        """Status by label; 0 closes the connection."""
-        self.num_rollouts: list[int] = []
-        """One number for each request."""
-        flaky = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                data = self.rfile.read(int(self.headers["Content-Length"]))
-                labels = json.loads(data)["labels"]
-                flaky.num_rollouts.append(len(labels))
-                status, body = 200, b""
-                for label in labels:
-                    status = flaky.refused.get(label, status)
-                if status == 0:
-                    return
-                if status == 200:
-                    with urllib.request.urlopen(server.url + self.path, data) as answer:
-                        body = answer.read()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/get_reward"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-
-@pytest.fixture
-def flaky(server: Any) -> Iterator[Flaky]:
-    front = Flaky(server)
-    yield front
-    front.http.shutdown()
-    front.http.server_close()
 
 
 Train = Callable[..., tuple[Recorded, list[dict[str, Any]]]]
@@ -161,7 +113,7 @@ def test_a_run_of_grpo_gets_the_servers_rewards(
 
 
 def test_a_run_goes_on_without_the_rewards_of_a_server_that_fails(
-    train: Train, flaky: Flaky, caplog: pytest.LogCaptureFixture
+    train: Train, flaky: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     flaky.refused = {"18": 500}
     options = {"batch_size": 2, "num_tries": 2, "wait_s": 0.01}
@@ -203,7 +155,7 @@ def call(bundled_tokenizer: Any) -> Callable[..., list[float | None]]:
 
 @pytest.mark.parametrize("fault", [0, 500, 503])
 def test_only_the_chunks_that_fail_have_no_reward(
-    call: Callable[..., Any], flaky: Flaky, fault: int
+    call: Callable[..., Any], flaky: Any, fault: int
 ) -> None:
     flaky.refused = {"9": fault}
     logged: dict[str, float] = {}
@@ -217,9 +169,7 @@ def test_only_the_chunks_that_fail_have_no_reward(
     assert logged["correctness"] == pytest.approx(2 / 3)
 
 
-def test_a_step_without_any_reward_ends_the_training(
-    call: Callable[..., Any], flaky: Flaky
-) -> None:
+def test_a_step_without_any_reward_ends_the_training(call: Callable[..., Any], flaky: Any) -> None:
     """Otherwise a run would continue without rewards while the server is down."""
     flaky.refused = {"7": 500}
     logged: dict[str, float] = {}
