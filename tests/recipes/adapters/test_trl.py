@@ -48,12 +48,17 @@ def train(tmp_path: Path, bundled_model_path: Path) -> Iterator[Train]:
     """Two GRPO steps of the bundled model: the reward function, and TRL's log."""
     import torch
 
-    def run(url: str, *, plain: bool = False, **options: Any) -> Any:
+    def run(url: str, *, plain: bool = False, trainer_options: Any = None, **options: Any) -> Any:
+        import trl
         from datasets import Dataset
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from trl import GRPOConfig, GRPOTrainer
 
         tokenizer = AutoTokenizer.from_pretrained(bundled_model_path)
+        if trainer_options:
+            # TRL wants a template that renders tools, and knows this one.
+            template = Path(trl.__file__).parent / "chat_templates/qwen3.jinja"
+            tokenizer.chat_template = template.read_text()
         prompts: list[Any] = list(map(chat, QUESTIONS))
         if plain:
             prompts = [
@@ -74,6 +79,7 @@ def train(tmp_path: Path, bundled_model_path: Path) -> Iterator[Train]:
                 {"prompt": prompts, "label": list(QUESTIONS.values())}
             ),
             processing_class=tokenizer,
+            **(trainer_options or {}),
         )  # fmt: skip
         trainer.train()
         return reward, [log for log in trainer.state.log_history if "loss" in log]
@@ -127,6 +133,76 @@ def test_a_run_goes_on_without_the_rewards_of_a_server_that_fails(
         # It would be half of that if missing rewards counted as 0.
         assert log["reward"] == pytest.approx(_mean(scored), abs=1e-4)
         assert math.isfinite(log["loss"])
+
+
+def add(a: int, b: int) -> int:
+    """Adds two numbers.
+
+    Args:
+        a: One of them.
+        b: The other.
+    """
+    return a + b
+
+
+class Room:
+    """An environment of TRL's: its methods are tools."""
+
+    def reset(self, **_: Any) -> None:
+        pass
+
+    def look(self) -> str:
+        """Looks around."""
+        return "a room"
+
+
+def roll_out(prompts: list[Any], trainer: Any) -> dict[str, Any]:
+    """A rollout_func whose last token is not the policy's; no reward function sees `env_mask`."""
+    num = len(prompts)
+    return {
+        "prompt_ids": [[1, 2]] * num,
+        "completion_ids": [[3, 4]] * num,
+        "logprobs": [[[-1.0], [-1.0]]] * num,
+        "env_mask": [[1, 0]] * num,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("tools", [add]), ("environment_factory", Room), ("rollout_func", roll_out)],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_trainer_with_tools_stops_at_its_first_step(
+    train: Train, flaky: Any, name: str, value: Any
+) -> None:
+    """Even if no tool was called: prompts name the tools, which a reward function cannot see."""
+    with pytest.raises(ValueError, match=rf"GRPOTrainer\({name}=\.\.\.\)") as error:
+        train(flaky.url, trainer_options={name: value})
+    assert "\n" not in str(error.value)
+    assert flaky.num_rollouts == []
+
+
+def test_what_a_tool_said_is_no_completion(server: Any, bundled_tokenizer: Any) -> None:
+    """The completions say so, whatever else a trainer passes."""
+    reward = RemoteReward(server.url + "/get_reward", bundled_tokenizer)
+    called = {"role": "assistant", "content": "", "tool_calls": []}
+    completion = [called, {"role": "tool", "name": "add", "content": "7"}, {"role": "assistant"}]
+    with pytest.raises(ValueError, match=r"GRPOTrainer\(tools=\.\.\.\)"):
+        reward(
+            prompts=[chat("Q")] * 2,
+            completions=[[called], completion],
+            completion_ids=[[1], [1, 2]],
+            label=["7", "7"],
+        )
+
+
+@pytest.mark.parametrize("fault", [400, 401, 403, 413])
+def test_a_request_that_is_refused_ends_the_training(
+    call: Callable[..., Any], flaky: Any, fault: int
+) -> None:
+    flaky.refused = {"9": fault}
+    with pytest.raises(RewardError, match=f"HTTP {fault}|requires a key"):
+        call(flaky.url, ["7", "9", "8"], batch_size=1)
 
 
 @pytest.fixture
