@@ -101,10 +101,11 @@ bench: .venv/installed-dev
 	$(PIP) install -q -c constraints.txt -e '.[train-demo]'
 	touch $@
 
-# The tests run OpenRLHF's own client, which needs none of its dependencies (vllm, deepspeed, ...).
+# The tests run OpenRLHF's own client and Molt's own agents, which need none of their dependencies
+# (vllm, deepspeed, ...).
 .venv/installed-dev: .venv/installed
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
-	$(PIP) install -q -c constraints.txt --no-deps openrlhf
+	$(PIP) install -q -c constraints.txt --no-deps openrlhf molt-rl
 	touch $@
 
 # verl's configuration needs antlr4 4.9, and constraints.txt has 4.13. What else the tests need is

@@ -21,6 +21,10 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+# For trainers that set rollouts no time limit: the waits between tries last about 20 minutes, so a
+# server may be started again meanwhile.
+PATIENT_NUM_TRIES = 45
+
 _PATH = "/get_reward"
 _MAX_WAIT_S = 30.0
 _RETRIED_CLIENT_ERRORS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}

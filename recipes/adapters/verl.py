@@ -30,7 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
-from recipes.adapters.client import RewardClient, RewardError
+from recipes.adapters.client import PATIENT_NUM_TRIES, RewardClient, RewardError
 
 # Requests of one reward worker at a time; verl starts eight workers.
 _MAX_REQUESTS = 32
@@ -70,9 +70,9 @@ class RewardManager:
                 "function; leave it out"
             )
         self._tokenizer = tokenizer
-        self._client = RewardClient(url, **options)
+        RewardClient(url, **options).check()
+        self._client = RewardClient(url, **{"num_tries": PATIENT_NUM_TRIES, **options})
         self._threads = ThreadPoolExecutor(_MAX_REQUESTS, thread_name_prefix="reward")
-        self._client.check()
 
     async def run_single(self, data: Any) -> dict[str, Any]:
         """Asks for the reward of one rollout.

@@ -117,24 +117,21 @@ def test_a_failure_raises_what_any_process_can_unpickle(
     assert "\n" not in str(error.value)
 
 
-def test_a_failure_that_passes_is_tried_again(
-    flaky: Any, bundled_tokenizer: Any, prompt: str
+def test_rollouts_wait_for_a_server_that_starts_again(
+    flaky: Any, bundled_tokenizer: Any, prompt: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"url": flaky.url, "num_tries": 50, "wait_s": 0.05}
-    manager = RewardManager(make_config("", reward_kwargs=options), bundled_tokenizer)
-    flaky.refused = {"7": 500}
+    waited: list[float] = []
+    monkeypatch.setattr("recipes.adapters.client.time.sleep", waited.append)
+    manager = RewardManager(make_config("", reward_kwargs={"url": flaky.url}), bundled_tokenizer)
     rows = make_rows(bundled_tokenizer.encode(prompt), bundled_tokenizer.encode(RESPONSE), "7")
-
-    async def run() -> Any:
-        task = asyncio.create_task(manager.run_single(rows))
-        while len(flaky.num_rollouts) < 3:
-            await asyncio.sleep(0.01)
-        flaky.refused = {}
-        return await task
-
-    got = asyncio.run(asyncio.wait_for(run(), 120))
+    flaky.refused, flaky.num_refusals = {"7": 500}, 8  # more than the client's own five tries
+    got = asyncio.run(manager.run_single(rows))
     assert got["reward_extra_info"]["correctness"] == 1
-    assert math.isfinite(got["reward_score"])
+    flaky.num_refusals = math.inf
+    waited.clear()
+    with pytest.raises(RuntimeError, match="HTTP 500"):
+        asyncio.run(manager.run_single(rows))
+    assert 15 * 60 < sum(waited) < 30 * 60  # seconds
 
 
 def test_the_run_does_not_start_without_a_server(flaky: Any, bundled_tokenizer: Any) -> None:
