@@ -11,8 +11,9 @@ token by token:
 The label is reward_model.ground_truth: text, or JSON as text (docs/protocol.md). recipes/README.md
 says what verl does with a rollout whose request failed.
 
-The function is for other managers. verl gives it neither the prompt nor the special tokens, so the
-data must have the prompt's text in extra_info.prompt:
+The function is for verl's own managers, except `rate_limited`, which turns errors into rewards of
+0. verl gives it neither the prompt nor the special tokens, so the data must have the prompt's text
+in extra_info.prompt:
 
     reward.custom_reward_function.path=CHECKOUT/recipes/adapters/verl.py
     +reward.custom_reward_function.reward_kwargs.url=http://127.0.0.1:5000/get_reward
