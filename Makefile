@@ -2,6 +2,7 @@
 # make test    the suite without the slow tests, on two cores at once; WORKERS=8 on a larger machine
 # make test-all   every test that needs no GPU and no image, with coverage; a quarter of an hour
 # make chaos   injects faults into live servers; about ten minutes
+# make test-verl   tests recipes/adapters/verl.py inside verl, in an environment of its own
 # make eval-demo   evaluates the bundled model twice and compares the runs
 # make train-demo   trains a small model on three rewards, about 40 minutes; QUICK=1: under ten
 # make fuzz    sends thousands of bad requests, three minutes; make test sends a few of them
@@ -20,7 +21,8 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 IN_PARALLEL := -n $(WORKERS) --dist worksteal
 
-.PHONY: demo eval-demo train-demo test test-all chaos fuzz image-test lock serve lint format bench clean
+.PHONY: demo eval-demo train-demo test test-all test-verl chaos fuzz image-test lock serve lint format \
+	bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m reward_server.demo
@@ -53,6 +55,9 @@ test-all: .venv/installed-dev
 	@for package in sar reward_server eval recipes performance; do \
 		printf '%-14s %3s %%\n' $$package "$$($(BIN)/coverage report --include="$$package/*" --format=total)"; \
 	done
+
+test-verl: build/verl/installed
+	build/verl/bin/python -m pytest tests/recipes/adapters/test_verl_itself.py
 
 chaos: .venv/installed-dev
 	$(PYTEST) -s tests/chaos
@@ -101,10 +106,22 @@ bench: .venv/installed-dev
 	$(PIP) install -q -c constraints.txt -e '.[train-demo]'
 	touch $@
 
-# The tests run OpenRLHF's own client, which needs none of its dependencies (vllm, deepspeed, ...).
+# The tests run OpenRLHF's own client and Molt's own agents, which need none of their dependencies
+# (vllm, deepspeed, ...).
 .venv/installed-dev: .venv/installed
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
-	$(PIP) install -q -c constraints.txt --no-deps openrlhf
+	$(PIP) install -q -c constraints.txt --no-deps openrlhf molt-rl
+	touch $@
+
+# verl's configuration needs antlr4 4.9, and constraints.txt has 4.13. What else the tests need is
+# imported from .venv; pip says that verl would like other versions of some of it.
+build/verl/installed: .venv/installed-dev
+	$(PYTHON) -m venv build/verl
+	echo $(CURDIR)/.venv/lib/python*/site-packages > \
+		$$(echo build/verl/lib/python*/site-packages)/of_dot_venv.pth
+	build/verl/bin/python -m pip install -q --no-deps verl==0.9.1
+	build/verl/bin/python -m pip install -q ray==2.55.0 tensordict==0.10.0 hydra-core==1.3.8 \
+		codetiming==1.4.0 torchdata==0.11.0 cachetools
 	touch $@
 
 clean:

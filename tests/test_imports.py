@@ -19,9 +19,9 @@ LOAD_TRANSFORMERS = {
     "sar.scoring.transformers_scorer",
     "eval.backends.transformers_backend",
 }
-# Scripts that made the bundled model; the trainer loads the agent.
+# Scripts that made the bundled model; trainers load the agents.
 SCRIPTS = {"sar.models.demo_tokenizer", "sar.models.evaluate_demo", "sar.models.train_demo"}
-AGENT = {"recipes.openrlhf_agent"}
+AGENTS = {"recipes.openrlhf_agent", "recipes.adapters.molt"}
 
 
 def module_names(*packages: str) -> set[str]:
@@ -59,7 +59,7 @@ def loaded_by(modules: set[str], heavy: set[str]) -> set[str]:
         ),
         # `--help` of every command is instant.
         (
-            module_names("sar", "eval", "recipes") - LOAD_TRANSFORMERS - SCRIPTS - AGENT,
+            module_names("sar", "eval", "recipes") - LOAD_TRANSFORMERS - SCRIPTS - AGENTS,
             {"transformers", "vllm", "ray", "openrlhf", "deepspeed"},
         ),
     ],

@@ -21,6 +21,10 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+# For trainers that set rollouts no time limit: the waits between tries last about 20 minutes, so a
+# server may be started again meanwhile.
+PATIENT_NUM_TRIES = 45
+
 _PATH = "/get_reward"
 _MAX_WAIT_S = 30.0
 _RETRIED_CLIENT_ERRORS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
@@ -89,17 +93,15 @@ class RewardClient:
             )
         if not queries:
             return []
-        body = {"query": list(queries), "prompts": list(prompts), "labels": list(labels)}
-        for num_tried in range(1, self._num_tries):
-            try:
-                return self._try(body)
-            except RewardError as error:
-                if not error.may_pass:
-                    raise
-                wait_s = min(self._wait_s * 2 ** (num_tried - 1), _MAX_WAIT_S)
-                _log.info("%s; try %d in %g s", error, num_tried + 1, wait_s)
-                time.sleep(wait_s)
-        return self._try(body)
+        return self._send({"query": [*queries], "prompts": [*prompts], "labels": [*labels]})
+
+    def check(self) -> None:
+        """Asks for no rewards, to learn at the start of a run whether the server would give some.
+
+        Raises:
+            RewardError: the server cannot be reached, or refuses the key.
+        """
+        self._send({"query": [], "prompts": [], "labels": []})
 
     def request(self, path: str, body: Any = None) -> tuple[int, Any]:
         """Sends one request, once. Returns the answer's status and JSON (None if it has no JSON).
@@ -127,6 +129,18 @@ class RewardClient:
             return status, json.loads(text)
         except ValueError:
             return status, None
+
+    def _send(self, body: dict[str, list[Any]]) -> list[dict[str, float]]:
+        for num_tried in range(1, self._num_tries):
+            try:
+                return self._try(body)
+            except RewardError as error:
+                if not error.may_pass:
+                    raise
+                wait_s = min(self._wait_s * 2 ** (num_tried - 1), _MAX_WAIT_S)
+                _log.info("%s; try %d in %g s", error, num_tried + 1, wait_s)
+                time.sleep(wait_s)
+        return self._try(body)
 
     def _try(self, body: dict[str, list[Any]]) -> list[dict[str, float]]:
         status, answer = self.request(_PATH, body)

@@ -9,6 +9,9 @@ The dataset has the columns `prompt` (text, or messages) and `label` (the ground
 docs/protocol.md). If a request fails in all its tries, its completions get None: TRL leaves them
 out of the group's baseline and learns nothing from them. The training ends if no completion of a
 step has a reward, or if a request is wrong (a wrong key, for example).
+
+It refuses to train with tools, environments or a rollout_func: prompts then contain the tools, and
+completions their results, so they are not what the policy was asked and wrote.
 """
 
 from __future__ import annotations
@@ -69,21 +72,25 @@ class RemoteReward:
         completion_ids: Sequence[Sequence[int]] | None = None,
         label: Sequence[Any] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
+        environments: Sequence[Any] | None = None,
         **_: Any,
     ) -> list[float | None]:
         """Returns the reward of each completion, None for a completion without one.
 
         Args:
             prompts: texts, or lists of messages.
-            completions: not used, because TRL decodes them without the end-of-sequence token.
+            completions: searched for tools only, because TRL decodes them without the
+                end-of-sequence token.
             completion_ids: token ids of the completions, with the end-of-sequence token if the
                 policy wrote one.
             label: the dataset's column `label`.
             log_metric: takes the mean of each field that the server returns.
+            environments: TRL gives them if it trains with environments.
         Raises:
             RewardError: the request is wrong, or no completion has a reward.
-            ValueError: there are no completion ids or labels.
+            ValueError: there are no completion ids or labels, or the trainer has tools.
         """
+        _refuse_tools(completions, environments, log_metric)
         if completion_ids is None:
             raise ValueError("no completion_ids: this TRL does not give them to reward functions")
         if label is None:
@@ -139,6 +146,26 @@ class RemoteReward:
             raise ValueError(
                 f"field={self._field!r}: the server returns {', '.join(answer)}"
             ) from None
+
+
+def _refuse_tools(completions: Sequence[Any], environments: Any, log_metric: Any) -> None:
+    """
+    Raises:
+        ValueError: the trainer has tools, environments or a rollout_func.
+    Source: TRL 1.16.0, GRPOTrainer._calculate_rewards; `log_metric` is a method of the trainer.
+    """
+    trainer = getattr(log_metric, "__self__", None)
+    found = [] if environments is None else ["environment_factory"]
+    found += [name for name in ("tools", "rollout_func") if getattr(trainer, name, None)]
+    messages = [one for texts in completions if not isinstance(texts, str) for one in texts]
+    if not found and any(message.get("role") == "tool" for message in messages):
+        found.append("tools")
+    if found:
+        raise ValueError(
+            f"GRPOTrainer({found[0]}=...): prompts and completions then contain what tools or "
+            "environments say, and SAR is defined for what the policy was asked and wrote; train "
+            "without"
+        )
 
 
 def _log_means(answers: Sequence[_Answer | None], log_metric: Callable[[str, float], None]) -> None:

@@ -127,6 +127,20 @@ def test_a_wrong_label_is_refused_once_with_the_servers_words(server: Any) -> No
     assert "\n" not in str(raised.value)
 
 
+def test_a_check_at_the_start(server: Any, guarded: Any, scripted: Scripted) -> None:
+    RewardClient(server.url + "/get_reward").check()
+    url = guarded.url.replace("//", "//any:{}@") + "/get_reward"
+    RewardClient(url.format("s3cret%2C%40key%3A1")).check()
+    with pytest.raises(RewardError, match="it requires a key, and got none or a wrong one"):
+        RewardClient(url.format("an0ther"), num_tries=1000).check()
+    nothing: dict[str, Any] = {"rewards": [], "scores": [], "extra_logs": {}}
+    scripted.answers = [HANGS_UP, (503, {}), (200, nothing)]
+    RewardClient(scripted.url, num_tries=3, wait_s=0.001).check()
+    assert [body for _, body in scripted.received] == [
+        {"query": [], "prompts": [], "labels": []}
+    ] * 3
+
+
 @pytest.mark.parametrize(
     "fault", [HANGS_UP, (500, {}), (503, b"<html>"), (408, {}), (429, {})], ids=str
 )

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import threading
-import urllib.request
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -44,50 +40,6 @@ class Recorded(RemoteReward):
         return rewards
 
 
-class Flaky:
-    """A proxy of a real server. It refuses requests that contain certain labels."""
-
-    def __init__(self, server: Any) -> None:
-        self.refused: dict[str, int] = {}
-        """Status by label; 0 closes the connection."""
-        self.num_rollouts: list[int] = []
-        """One number for each request."""
-        flaky = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                data = self.rfile.read(int(self.headers["Content-Length"]))
-                labels = json.loads(data)["labels"]
-                flaky.num_rollouts.append(len(labels))
-                status, body = 200, b""
-                for label in labels:
-                    status = flaky.refused.get(label, status)
-                if status == 0:
-                    return
-                if status == 200:
-                    with urllib.request.urlopen(server.url + self.path, data) as answer:
-                        body = answer.read()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/get_reward"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-
-@pytest.fixture
-def flaky(server: Any) -> Iterator[Flaky]:
-    front = Flaky(server)
-    yield front
-    front.http.shutdown()
-    front.http.server_close()
-
-
 Train = Callable[..., tuple[Recorded, list[dict[str, Any]]]]
 
 
@@ -96,12 +48,17 @@ def train(tmp_path: Path, bundled_model_path: Path) -> Iterator[Train]:
     """Two GRPO steps of the bundled model: the reward function, and TRL's log."""
     import torch
 
-    def run(url: str, *, plain: bool = False, **options: Any) -> Any:
+    def run(url: str, *, plain: bool = False, trainer_options: Any = None, **options: Any) -> Any:
+        import trl
         from datasets import Dataset
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from trl import GRPOConfig, GRPOTrainer
 
         tokenizer = AutoTokenizer.from_pretrained(bundled_model_path)
+        if trainer_options:
+            # TRL wants a template that renders tools, and knows this one.
+            template = Path(trl.__file__).parent / "chat_templates/qwen3.jinja"
+            tokenizer.chat_template = template.read_text()
         prompts: list[Any] = list(map(chat, QUESTIONS))
         if plain:
             prompts = [
@@ -122,6 +79,7 @@ def train(tmp_path: Path, bundled_model_path: Path) -> Iterator[Train]:
                 {"prompt": prompts, "label": list(QUESTIONS.values())}
             ),
             processing_class=tokenizer,
+            **(trainer_options or {}),
         )  # fmt: skip
         trainer.train()
         return reward, [log for log in trainer.state.log_history if "loss" in log]
@@ -161,7 +119,7 @@ def test_a_run_of_grpo_gets_the_servers_rewards(
 
 
 def test_a_run_goes_on_without_the_rewards_of_a_server_that_fails(
-    train: Train, flaky: Flaky, caplog: pytest.LogCaptureFixture
+    train: Train, flaky: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     flaky.refused = {"18": 500}
     options = {"batch_size": 2, "num_tries": 2, "wait_s": 0.01}
@@ -175,6 +133,76 @@ def test_a_run_goes_on_without_the_rewards_of_a_server_that_fails(
         # It would be half of that if missing rewards counted as 0.
         assert log["reward"] == pytest.approx(_mean(scored), abs=1e-4)
         assert math.isfinite(log["loss"])
+
+
+def add(a: int, b: int) -> int:
+    """Adds two numbers.
+
+    Args:
+        a: One of them.
+        b: The other.
+    """
+    return a + b
+
+
+class Room:
+    """An environment of TRL's: its methods are tools."""
+
+    def reset(self, **_: Any) -> None:
+        pass
+
+    def look(self) -> str:
+        """Looks around."""
+        return "a room"
+
+
+def roll_out(prompts: list[Any], trainer: Any) -> dict[str, Any]:
+    """A rollout_func whose last token is not the policy's; no reward function sees `env_mask`."""
+    num = len(prompts)
+    return {
+        "prompt_ids": [[1, 2]] * num,
+        "completion_ids": [[3, 4]] * num,
+        "logprobs": [[[-1.0], [-1.0]]] * num,
+        "env_mask": [[1, 0]] * num,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("tools", [add]), ("environment_factory", Room), ("rollout_func", roll_out)],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_trainer_with_tools_stops_at_its_first_step(
+    train: Train, flaky: Any, name: str, value: Any
+) -> None:
+    """Even if no tool was called: prompts name the tools, which a reward function cannot see."""
+    with pytest.raises(ValueError, match=rf"GRPOTrainer\({name}=\.\.\.\)") as error:
+        train(flaky.url, trainer_options={name: value})
+    assert "\n" not in str(error.value)
+    assert flaky.num_rollouts == []
+
+
+def test_what_a_tool_said_is_no_completion(server: Any, bundled_tokenizer: Any) -> None:
+    """The completions say so, whatever else a trainer passes."""
+    reward = RemoteReward(server.url + "/get_reward", bundled_tokenizer)
+    called = {"role": "assistant", "content": "", "tool_calls": []}
+    completion = [called, {"role": "tool", "name": "add", "content": "7"}, {"role": "assistant"}]
+    with pytest.raises(ValueError, match=r"GRPOTrainer\(tools=\.\.\.\)"):
+        reward(
+            prompts=[chat("Q")] * 2,
+            completions=[[called], completion],
+            completion_ids=[[1], [1, 2]],
+            label=["7", "7"],
+        )
+
+
+@pytest.mark.parametrize("fault", [400, 401, 403, 413])
+def test_a_request_that_is_refused_ends_the_training(
+    call: Callable[..., Any], flaky: Any, fault: int
+) -> None:
+    flaky.refused = {"9": fault}
+    with pytest.raises(RewardError, match=f"HTTP {fault}|requires a key"):
+        call(flaky.url, ["7", "9", "8"], batch_size=1)
 
 
 @pytest.fixture
@@ -203,7 +231,7 @@ def call(bundled_tokenizer: Any) -> Callable[..., list[float | None]]:
 
 @pytest.mark.parametrize("fault", [0, 500, 503])
 def test_only_the_chunks_that_fail_have_no_reward(
-    call: Callable[..., Any], flaky: Flaky, fault: int
+    call: Callable[..., Any], flaky: Any, fault: int
 ) -> None:
     flaky.refused = {"9": fault}
     logged: dict[str, float] = {}
@@ -217,9 +245,7 @@ def test_only_the_chunks_that_fail_have_no_reward(
     assert logged["correctness"] == pytest.approx(2 / 3)
 
 
-def test_a_step_without_any_reward_ends_the_training(
-    call: Callable[..., Any], flaky: Flaky
-) -> None:
+def test_a_step_without_any_reward_ends_the_training(call: Callable[..., Any], flaky: Any) -> None:
     """Otherwise a run would continue without rewards while the server is down."""
     flaky.refused = {"7": 500}
     logged: dict[str, float] = {}

@@ -50,12 +50,11 @@ def test_rewards_are_the_servers(server: Any, prompt: str, label: str) -> None:
     body = {"query": [prompt + "3 + 4 = 7. Answer: 7"], "prompts": [prompt], "labels": [label]}
     _, answer = server.request("/get_reward", body)
     assert got["score"] == pytest.approx(answer["rewards"][0], abs=1e-5)
-    assert got["acc"] == got["correctness"] == answer["scores"][0]
+    assert got["correctness"] == answer["scores"][0]
     assert got["sar"] == pytest.approx(answer["extra_logs"]["sar"][0], abs=1e-5)
     assert got["template_mismatch"] == 0
-    # verl's validation adds "reward" itself.
-    assert "reward" not in got
-    assert set(got) == {"score", "acc", *answer["extra_logs"]}
+    # verl's validation adds "reward" itself, and counts failed rollouts as an "acc" of 0.
+    assert set(got) == {"score", *answer["extra_logs"]}
 
 
 def test_it_is_loaded_from_its_file(server: Any, prompt: str) -> None:
@@ -67,7 +66,7 @@ def test_it_is_loaded_from_its_file(server: Any, prompt: str) -> None:
     spec.loader.exec_module(module)
     url = server.url + "/get_reward"
     got = module.compute_score("gsm8k", "Answer: 7", "7", {"prompt": prompt}, url=url)
-    assert got["acc"] == 1
+    assert got["correctness"] == 1
 
 
 @pytest.mark.parametrize("extra_info", [{}, {"prompt": None}, {"prompt": [{"role": "user"}]}])
@@ -77,6 +76,22 @@ def test_a_missing_prompt_is_named(server: Any, extra_info: dict[str, Any]) -> N
     ) as error:
         call(server.url + "/get_reward", "7", extra_info)
     assert "\n" not in str(error.value)
+
+
+def test_several_turns_are_refused(server: Any, prompt: str) -> None:
+    """The response would contain what tools said, and nothing tells it from the policy's words."""
+    for num_turns in (3, 4):
+        extra_info = {"prompt": prompt, "num_turns": num_turns}
+        with pytest.raises(ValueError, match=f"the rollout has {num_turns} turns") as error:
+            compute_score("gsm8k", "7", "7", extra_info, url=server.url + "/get_reward")
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("fault", [0, 401, 413, 500])
+def test_a_server_that_fails_raises(flaky: Any, prompt: str, fault: int) -> None:
+    flaky.refused = {"7": fault}
+    with pytest.raises(RewardError, match=f"HTTP {fault}|cannot be reached|requires a key"):
+        call(flaky.url, "7", {"prompt": prompt})
 
 
 def test_a_failure_raises(server: Any, prompt: str) -> None:
