@@ -127,7 +127,8 @@ def create_app(
         if updater is None:
             raise Forbidden("this backend keeps the weights it started with")
         path = parse_update_weights(_read_body(config.limits))
-        version = service.waiting.for_result(updater.update(path), _MAX_UPDATE_S)
+        is_gone = request.environ.get(CLIENT_IS_GONE, lambda: False)
+        version = service.waiting.for_result(updater.update(path, is_gone), _MAX_UPDATE_S)
         return _to_json(UpdateWeightsAnswer(policy_version=version))
 
     @app.get("/healthz")
