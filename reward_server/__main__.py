@@ -92,7 +92,9 @@ class Server:
         self.service.engines.start(engine)
         _log.info("ready: rewards are correctness + %s x SAR", self.config.sar_weight)
         if self.updater and self.config.follow is not None:
-            self.updater.follow(Path(self.config.follow))
+            from reward_server.weights.follower import Follower
+
+            Follower(Path(self.config.follow), self.updater, self.service.engines).start()
 
     def stop(self) -> bool:
         """Answers the requests in flight and closes the scorer; False if one took too long."""

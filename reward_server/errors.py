@@ -24,7 +24,20 @@ class InvalidRequest(RewardServerError):
 
 
 class CheckpointRefused(RewardServerError):
-    """The checkpoint is incomplete, broken or not the policy's. The weights in service stay."""
+    """The checkpoint is broken or not the policy's. The weights in service stay."""
+
+
+class CheckpointIncomplete(CheckpointRefused):
+    """A file of the checkpoint is missing, cut off or not readable. The weights in service stay."""
+
+
+class CheckpointNotLoaded(RewardServerError):
+    """Loading the checkpoint failed for a reason that may pass, such as too little memory. The
+    weights in service stay."""
+
+
+class Busy(RewardServerError):
+    """A checkpoint is being loaded, and another one waits. Send the request again later."""
 
 
 class Unauthorized(RewardServerError):

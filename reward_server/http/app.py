@@ -135,7 +135,8 @@ def create_app(
             raise Forbidden("this backend keeps the weights it started with")
         with bodies.receive(request) as body:
             path = parse_update_weights(body)
-        version = service.waiting.for_result(updater.update(path), _MAX_UPDATE_S)
+        is_gone = request.environ.get(CLIENT_IS_GONE, lambda: False)
+        version = service.waiting.for_result(updater.update(path, is_gone), _MAX_UPDATE_S)
         return _to_json(UpdateWeightsAnswer(policy_version=version))
 
     @app.get("/healthz")

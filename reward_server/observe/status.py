@@ -48,6 +48,16 @@ class Status(BaseModel):
     busy_share: float = _gauge("busy_share", "share of the latest stretch of work in the scorer")
     grader_restarts: int = _counter("grader_restarts", "grader processes that were late or died")
     checkpoints_refused: int = _counter("checkpoints_refused", "checkpoints that were refused")
+    checkpoint_failures: int = _counter(
+        "checkpoint_failures", "failed loads, and looks at --follow, that are tried again"
+    )
+    checkpoints_incomplete: int = _gauge(
+        "checkpoints_incomplete", "new checkpoints that stay incomplete for over a minute"
+    )
+    follow_newest_step: int = _gauge("follow_newest_step", "newest step in the --follow folder")
+    follow_look_age_s: float = _gauge(
+        "follow_look_age_seconds", "seconds since the last look at --follow that succeeded"
+    )
     decisions_not_logged: int = _counter("decisions_not_logged", "rewards not in the reward log")
     policy_version: int = _gauge("policy_version", "training step of the weights; 0: the first")
     policy_age_s: float = _gauge("policy_age_seconds", "seconds since the weights were loaded")

@@ -36,6 +36,25 @@ class Engine:
     loaded_at_s: float = field(default_factory=time.monotonic)
 
 
+@dataclass
+class CheckpointCounters:
+    """What happened to the policy's checkpoints since the server started."""
+
+    num_refused: int = 0
+    """Refused because they are incomplete, broken or not the policy's."""
+    num_not_loaded: int = 0
+    """Attempts to load one that failed for a reason that may pass."""
+    num_failed_looks: int = 0
+    """Looks at the folder of `--follow` that failed."""
+    num_incomplete: int = 0
+    """Checkpoints of `--follow` that stay incomplete."""
+    newest_step: int = 0
+    """The newest step in the folder of `--follow`, complete or not."""
+    looked_at_s: float | None = None
+    """`time.monotonic()` of the last look at that folder that succeeded; at first, of the start.
+    None without `--follow`."""
+
+
 class EngineSlot:
     """Holds the one engine that new requests use. A request keeps the engine that it borrowed."""
 
@@ -43,8 +62,7 @@ class EngineSlot:
         self._engine: Future[Engine] = Future()
         self._num_borrowers: Counter[Batcher] = Counter()
         self._returned = threading.Condition()
-        self.num_refused_checkpoints = 0
-        """Checkpoints refused since the start: incomplete, broken or not the policy's."""
+        self.checkpoints = CheckpointCounters()
 
     @property
     def current(self) -> Engine | None:

@@ -80,6 +80,7 @@ class RewardService:
         engine = self.engines.current
         done = engine.batcher.counters if engine else self.counters
         queue = engine.batcher.queue if engine else QueueState(0, 0, 0.0)
+        checkpoints, looked_at_s = self.engines.checkpoints, self.engines.checkpoints.looked_at_s
         return Status(
             ready=self.state == "ready",
             rollouts=self._num_rollouts,
@@ -95,7 +96,11 @@ class RewardService:
             busy_s=done.busy_s,
             busy_share=done.busy_share,
             grader_restarts=self._parts.graders.num_restarts,
-            checkpoints_refused=self.engines.num_refused_checkpoints,
+            checkpoints_refused=checkpoints.num_refused,
+            checkpoint_failures=checkpoints.num_not_loaded + checkpoints.num_failed_looks,
+            checkpoints_incomplete=checkpoints.num_incomplete,
+            follow_newest_step=checkpoints.newest_step,
+            follow_look_age_s=0.0 if looked_at_s is None else time.monotonic() - looked_at_s,
             decisions_not_logged=self._reward_log.num_dropped if self._reward_log else 0,
             policy_version=engine.version if engine else 0,
             policy_age_s=time.monotonic() - engine.loaded_at_s if engine else 0.0,

@@ -9,6 +9,7 @@ from reward_server.config import ServerConfig
 from reward_server.observe.metrics import Metrics
 from reward_server.pipeline.batcher import Batcher, BatcherCounters
 from reward_server.pipeline.engine import Engine
+from reward_server.weights.checkpoints import LORA_ADVICE
 from reward_server.weights.identity import describe_tokenizer
 from sar.special_tokens import read_eos_token_ids
 from sar.tokenization import RolloutTokenizer
@@ -30,6 +31,7 @@ def load_engine(
     Raises:
         Exception: of any kind; a broken model folder raises whatever the libraries do.
     """
+    _refuse_adapter(path)
     scorer = load_scorer(config, path)
     from transformers import AutoTokenizer  # slow: imported after a missing vLLM was reported
 
@@ -57,6 +59,18 @@ def load_engine(
     batcher = Batcher(scorer, config.max_batch_tokens, metrics, counters)
     identity = scorer.architecture | describe_tokenizer(own, tokenizer)
     return Engine(tokenizer, batcher, path, identity, scorer.make_room_check())
+
+
+def _refuse_adapter(path: str) -> None:
+    """
+    Raises:
+        ValueError: the model is a LoRA adapter. transformers would load it if peft is installed,
+            and its base model from wherever the adapter says.
+    """
+    from transformers.utils import find_adapter_config_file
+
+    if find_adapter_config_file(path) is not None:
+        raise ValueError(f"it {LORA_ADVICE}")
 
 
 def load_scorer(config: ServerConfig, path: str) -> TransformersScorer | VllmScorer:

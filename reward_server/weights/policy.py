@@ -17,13 +17,22 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reward_server.errors import CheckpointRefused, NotReady
+from reward_server.errors import (
+    CheckpointIncomplete,
+    CheckpointNotLoaded,
+    CheckpointRefused,
+    ClientGone,
+    NotReady,
+    RewardServerError,
+)
 from reward_server.pipeline.engine import Engine, EngineSlot
-from reward_server.weights.checkpoints import find_missing, list_checkpoints, parse_step
+from reward_server.weights.checkpoints import find_flaw, parse_step
 from reward_server.weights.identity import describe_difference
+from reward_server.weights.update_queue import Source, Update, UpdateQueue
 from sar.errors import one_line
 
-_POLL_S = 2.0
+# What Rust, in which safetensors is written, adds to the messages of the system's errors.
+_RUST_SYSTEM_ERROR = "(os error "
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +47,7 @@ class _LastEngine:
 
 
 class PolicyUpdater:
-    """Loads checkpoints into an engine slot, one at a time."""
+    """Loads checkpoints into an engine slot, one at a time, in a thread of its own."""
 
     def __init__(self, engines: EngineSlot, load: Callable[[str], Engine]) -> None:
         """
@@ -49,94 +58,80 @@ class PolicyUpdater:
         self._engines = engines
         self._load = load
         self._last: _LastEngine | None = None
-        self._one_at_a_time = threading.Lock()
-        self._stopping = threading.Event()
-        self._updates: set[Future[int]] = set()
-
-    def update(self, path: Path) -> Future[int]:
-        """Starts to load a checkpoint. The future gives its policy version once it is in service.
-
-        The future raises `CheckpointRefused` if the checkpoint cannot be used: the old weights stay
-        in service, or are loaded again. It raises `NotReady` if the first model is not loaded yet,
-        or the server is stopping.
-        """
-        future: Future[int] = Future()
-        self._updates.add(future)
-        future.add_done_callback(self._updates.discard)
+        self._queue = UpdateQueue()
         # A daemon thread: loading may take minutes, and a server that stops does not wait for it.
-        threading.Thread(target=self._run, args=(path, future), name="policy", daemon=True).start()
-        return future
+        threading.Thread(target=self._run, name="policy", daemon=True).start()
 
-    def follow(self, folder: Path) -> None:
-        """Loads each new complete checkpoint of a trainer's folder, until `close`."""
-        threading.Thread(target=self._follow, args=(folder,), name="follow", daemon=True).start()
+    def update(
+        self, path: Path, is_gone: Callable[[], bool] = lambda: False, source: Source = "request"
+    ) -> Future[int]:
+        """Asks for a checkpoint. The future gives its policy version once it is in service.
+
+        The future raises `CheckpointRefused` if the checkpoint cannot be used, and
+        `CheckpointNotLoaded` if loading it failed for a reason that may pass: the old weights stay
+        in service, or are loaded again. It raises `NotReady` if the first model is not loaded yet,
+        or the server is stopping, and `ClientGone` if all clients left before loading began.
+
+        Args:
+            is_gone: tells whether the client that asks has left. Any thread may call it.
+            source: who asks.
+        Raises:
+            Busy, NotReady: see `UpdateQueue.add`.
+        """
+        return self._queue.add(path, is_gone, source)
 
     @property
     def is_loading(self) -> bool:
         """Whether a checkpoint is being loaded."""
-        return self._one_at_a_time.locked()
+        return self._queue.is_loading
+
+    def wait_for_close(self, timeout_s: float) -> bool:
+        """Whether updates are stopped within this time."""
+        return self._queue.wait_for_close(timeout_s)
 
     def close(self) -> None:
         """Stops updates: those that are not finished raise `NotReady` at once. Does not wait for a
         checkpoint that is being loaded."""
-        self._stopping.set()
-        for future in list(self._updates):
-            with suppress(InvalidStateError):
-                future.set_exception(NotReady("the server is stopping"))
+        self._queue.close()
 
-    def _run(self, path: Path, future: Future[int]) -> None:
-        with suppress(InvalidStateError):  # `close` has already set an exception
-            try:
-                self._raise_if_stopping()  # before the wait for a checkpoint that is being loaded
-                with self._one_at_a_time:
-                    self._raise_if_stopping()
-                    version = self._update(path)
-                future.set_result(version)
-            except Exception as error:  # noqa: BLE001  the caller gets every error from the future
-                future.set_exception(error)
+    def _run(self) -> None:
+        while update := self._queue.take():
+            if not self._queue.wait_for_close(0):
+                self._process(update)
+            self._queue.finish()
 
-    def _raise_if_stopping(self) -> None:
-        if self._stopping.is_set():
-            raise NotReady("the server is stopping")
-
-    def _follow(self, folder: Path) -> None:
-        last_step = -1
-        while not self._stopping.wait(_POLL_S):
-            try:
-                found = list_checkpoints(folder)
-            except OSError as error:
-                _log.error("cannot read --follow %s: %s", folder, error)
-                continue
-            # The newest first; if it is not complete yet, an older one is better than waiting.
-            for step in sorted((step for step in found if step > last_step), reverse=True):
-                if not find_missing(found[step]):
-                    last_step = step  # also if it is refused: it would be refused again
-                    self._wait_for(self.update(found[step]))
-                    break
-
-    def _wait_for(self, update: Future[int]) -> None:
+    def _process(self, update: Update) -> None:
         try:
-            update.result()
-        except CheckpointRefused:
-            pass  # `_update` has logged and counted it
-        except NotReady as error:
-            _log.info("a checkpoint was not loaded: %s", error)
-        except Exception:  # noqa: BLE001  the next checkpoint may load
-            _log.exception("a checkpoint could not be loaded")
+            if update.is_abandoned:
+                raise ClientGone("the client left before its checkpoint was loaded")
+            version = self._update(update.path)
+        except RewardServerError as error:
+            # Without its traceback, whose frames would keep the refused weights in memory.
+            update.fail(error.with_traceback(None))
+        except Exception as error:  # noqa: BLE001  whoever waits gets it
+            _log.exception("checkpoint %s could not be loaded", update.path)
+            update.fail(error.with_traceback(None))
+        else:
+            with suppress(InvalidStateError):  # `close` has already set an exception
+                update.version.set_result(version)
 
     def _update(self, path: Path) -> int:
-        """Puts a checkpoint in service. Counts and logs one that is refused."""
+        """Puts a checkpoint in service. Counts and logs one that is not."""
         try:
             return self._put_in_service(path)
         except CheckpointRefused as error:
-            self._engines.num_refused_checkpoints += 1
+            self._engines.checkpoints.num_refused += 1
+            _log.error("%s", error)
+            raise
+        except CheckpointNotLoaded as error:
+            self._engines.checkpoints.num_not_loaded += 1
             _log.error("%s", error)
             raise
 
     def _put_in_service(self, path: Path) -> int:
         """Loads a checkpoint, gives new requests its engine, and returns its policy version."""
-        if missing := find_missing(path):
-            raise CheckpointRefused(f"checkpoint {str(path)!r} lacks {missing}", "path")
+        if flaw := find_flaw(path):
+            raise CheckpointIncomplete(f"checkpoint {str(path)!r}: {flaw}", "path")
         started_s = time.monotonic()
         last = self._remember_last()
         current = self._engines.current
@@ -163,36 +158,43 @@ class PolicyUpdater:
         return self._last
 
     def _load_in_place(self, path: Path, last: _LastEngine) -> Engine:
-        """Frees the old weights, then loads the new. If these are refused, loads the old again."""
+        """Frees the old weights, then loads the new. If that fails, loads the old again."""
         if self._engines.current:
             self._engines.withdraw()
         try:
             return self._load_checkpoint(path, last)
-        except CheckpointRefused:
-            self._reload(last)
-            raise
+        except RewardServerError as error:
+            # Without its traceback, whose frames would keep the refused weights in memory.
+            failure = error.with_traceback(None)
+        self._reload(last)
+        raise failure
 
     def _reload(self, last: _LastEngine) -> None:
         try:
             engine = self._load(last.path)
         except Exception:  # noqa: BLE001  its files may be overwritten or deleted
             _log.exception("cannot reload %s: requests wait for the next checkpoint", last.path)
-        else:
-            self._engines.start(replace(engine, version=last.version))
+            return
+        if difference := describe_difference(engine.identity, last.identity):
+            engine.batcher.close()
+            _log.error(
+                "%s is another model by now: %s; requests wait for the next checkpoint",
+                last.path,
+                difference,
+            )
+            return
+        self._engines.start(replace(engine, version=last.version))
 
     def _load_checkpoint(self, path: Path, last: _LastEngine) -> Engine:
         """
         Raises:
             CheckpointRefused: the checkpoint is broken, or of another model than `last`.
+            CheckpointNotLoaded: loading failed for a reason that may pass.
         """
-        engine, reason = None, ""
-        try:
-            engine = self._load(str(path))
-        except Exception as error:  # noqa: BLE001  a broken checkpoint can raise anything
-            reason = one_line(error)
+        engine = self._try_to_load(path)
         # Raised outside the handler: the caught exception's frames would keep weights in memory.
-        if engine is None:
-            raise CheckpointRefused(f"checkpoint {str(path)!r}: {reason}", "path")
+        if isinstance(engine, RewardServerError):
+            raise engine
         if difference := describe_difference(engine.identity, last.identity):
             engine.batcher.close()
             raise CheckpointRefused(
@@ -200,3 +202,27 @@ class PolicyUpdater:
             )
         step = parse_step(path)
         return replace(engine, version=last.version + 1 if step is None else step)
+
+    def _try_to_load(self, path: Path) -> Engine | RewardServerError:
+        try:
+            return self._load(str(path))
+        except Exception as error:  # noqa: BLE001  a broken checkpoint can raise anything
+            return _describe_failure(path, error)
+
+
+def _describe_failure(path: Path, error: Exception) -> RewardServerError:
+    """What to raise when loading a checkpoint has failed."""
+    text = f"checkpoint {str(path)!r}: {one_line(error)}"
+    if _may_pass(error):
+        return CheckpointNotLoaded(text, "path")
+    if find_flaw(path):  # a file was deleted or written meanwhile
+        return CheckpointIncomplete(text, "path")
+    return CheckpointRefused(text, "path")
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same checkpoint may be loaded without an error later."""
+    from sar.scoring.transformers_scorer import is_out_of_memory
+
+    is_of_system = isinstance(error, OSError) or _RUST_SYSTEM_ERROR in str(error)
+    return is_of_system or is_out_of_memory(error)

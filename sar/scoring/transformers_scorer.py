@@ -176,7 +176,7 @@ class TransformersScorer:
         try:
             return self._score_pack(pack)
         except (RuntimeError, MemoryError) as error:
-            if len(pack.members) == 1 or not _is_out_of_memory(error):
+            if len(pack.members) == 1 or not is_out_of_memory(error):
                 raise
         # Outside the handler: the exception keeps the tensors of its stack frames in memory.
         _log.warning(
@@ -272,7 +272,7 @@ class TransformersScorer:
             # The layout is the same, so only a leak between sequences can change the others.
             beside_another = self._score(_CHANGED_PROBE, _PROBE_PACK_TOKENS)
         except Exception as error:  # a model that does not support this can raise anything
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             return first_line(error)
         difference = np.abs(np.concatenate(got) - np.concatenate(expected)).mean()
@@ -326,7 +326,8 @@ def _measure_free_bytes(device: torch.device) -> int:
     return free_memory_bytes()
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of PyTorch or Python says that memory ran out."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         "can't allocate memory" in str(error)  # on a CPU, PyTorch raises a plain RuntimeError
     )

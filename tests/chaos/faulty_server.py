@@ -9,13 +9,18 @@ CONTROL is a JSON file of orders. These are read before every batch:
 - `above`: only batches with more sequences than this fail.
 These are read before a checkpoint is loaded:
 - `load_s`: seconds that loading takes.
+- `fail_load`: how loading fails: as `fail`, or `io`.
 - `has_room`: whether memory has room for it while the old weights stay loaded.
 
-The environment variables `READ_TIMEOUT_S` and `WRITE_TIMEOUT_S` replace the listener's constants.
+The environment variables `READ_TIMEOUT_S` and `WRITE_TIMEOUT_S` replace the listener's constants,
+`POLL_S`, `PATIENCE_S` and `FIRST_RETRY_S` the follower's. With `FOLLOW_AS`, a user id, the follower
+may read what that user may.
 """
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import logging
 import os
@@ -66,10 +71,12 @@ def _read_orders(control: Path) -> dict[str, Any]:
 
 def _load(control: Path, path: str) -> FaultyScorer:
     """Spends `load_s` inside PyTorch, like a real load. A sleeping thread would end more easily."""
+    logging.getLogger("reward_server").info("loading %s", path)
+    if fail := _read_orders(control).get("fail_load"):
+        raise _create_failure(fail)
     if load_s := _read_orders(control).get("load_s"):
         import torch
 
-        logging.getLogger("reward_server").info("loading %s", path)
         end_s = time.monotonic() + load_s
         while time.monotonic() < end_s:
             torch.zeros(1000).add_(1)
@@ -84,6 +91,8 @@ def _compute_logprobs(sequence: Any) -> Any:
 
 
 def _create_failure(kind: str) -> Exception:
+    if kind == "io":
+        return OSError(errno.EIO, "Input/output error")
     if kind == "memory":
         return MemoryError()
     if kind == "cuda":
@@ -93,15 +102,35 @@ def _create_failure(kind: str) -> Exception:
     return RuntimeError("told to fail")
 
 
+def _follow_as(user_id: int) -> None:
+    """Gives the follower's thread the access to files of another user. Linux has this for each
+    thread; the whole server could not even read Python under another user."""
+    from reward_server.weights.follower import Follower
+
+    run = Follower._run
+
+    def run_as_user(self: Follower) -> None:
+        ctypes.CDLL(None).setfsuid(user_id)
+        run(self)
+
+    Follower._run = run_as_user  # type: ignore[method-assign]
+
+
 def main() -> int:
     from reward_server import __main__ as entry
     from reward_server.http import listener
-    from reward_server.weights import loading
+    from reward_server.weights import follower, loading
 
     control, *arguments = sys.argv[1:]
-    for name in ("READ_TIMEOUT_S", "WRITE_TIMEOUT_S"):
-        if name in os.environ:
-            setattr(listener, f"_{name}", float(os.environ[name]))
+    for module, names in (
+        (listener, ("READ_TIMEOUT_S", "WRITE_TIMEOUT_S")),
+        (follower, ("POLL_S", "PATIENCE_S", "FIRST_RETRY_S")),
+    ):
+        for name in names:
+            if name in os.environ:
+                setattr(module, f"_{name}", float(os.environ[name]))
+    if "FOLLOW_AS" in os.environ:
+        _follow_as(int(os.environ["FOLLOW_AS"]))
     loading.load_scorer = cast(Any, lambda config, path: _load(Path(control), path))
     return entry.main(arguments)
 

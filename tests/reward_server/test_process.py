@@ -157,6 +157,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, s
         "half the weights": broken("b", "model.safetensors", weights[: len(weights) // 2]),
         "unknown architecture": broken("f", "config.json", b'{"model_type": "none-such"}'),
         "half a tokenizer": broken("h", "tokenizer.json", b'{"version": "1.0", "trunc'),
+        "a LoRA adapter": broken("l", "adapter_config.json", b"{}"),
         "unknown hub id": "no-such-owner/no-such-model",
     }
     cases = {name: (["--model", model], model) for name, model in models.items()}
@@ -195,6 +196,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, s
         "half the weights",
         "unknown architecture",
         "half a tokenizer",
+        "a LoRA adapter",
         "unknown hub id",
         "missing folder",
         "no CUDA",

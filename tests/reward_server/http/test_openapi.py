@@ -63,7 +63,9 @@ def test_it_names_the_routes_of_the_application_and_no_other() -> None:
 @pytest.mark.parametrize("path", ["/get_reward", "/rm"])
 def test_every_error_has_its_status_there(path: str) -> None:
     responses = describe(needs_key=False)["paths"][path]["post"]["responses"]
-    statuses = {"200", "400", "401", "403", "408", "413", "499", "500", "503", "504"} | {"default"}
+    statuses = {"200", "400", "401", "403", "408", "409", "413", "499", "500", "503", "504"} | {
+        "default"
+    }
     assert set(responses) == statuses
     for status, kind in STATUSES.values():
         assert f"`{kind}`" in responses[str(int(status))]["description"], kind

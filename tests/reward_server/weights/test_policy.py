@@ -257,8 +257,13 @@ def test_a_request_keeps_the_weights_it_began_with(
 
 @pytest.mark.parametrize("has_room", [True, False])
 def test_the_old_weights_leave_memory(
-    graders: GraderPool, bundled_tokenizer: Any, checkpoints: dict[int, Path], has_room: bool
+    graders: GraderPool,
+    bundled_tokenizer: Any,
+    checkpoints: dict[int, Path],
+    has_room: bool,
+    tmp_path: Path,
 ) -> None:
+    """And so do those of a checkpoint that is refused, before the old ones are loaded again."""
     models: list[weakref.ref[Any]] = []
     tokenizer = RolloutTokenizer(bundled_tokenizer, system_prompt="")
 
@@ -283,6 +288,11 @@ def test_the_old_weights_leave_memory(
     updater = PolicyUpdater(service.engines, load)
     for step in (10, 20, 10):
         assert updater.update(checkpoints[step]).result() == step
+        assert num_in_memory() == 1
+    _write_other_model(checkpoints[10], tmp_path / "other")
+    for _ in range(2):
+        with pytest.raises(CheckpointRefused, match="another model"):
+            updater.update(tmp_path / "other").result()
         assert num_in_memory() == 1
     updater.close()
     service.engines.close(10)
@@ -314,9 +324,11 @@ def test_close_does_not_wait_for_a_load(
             accepted = background.submit(service.compute_rewards, _samples(), service.new_client())
             updater.close()
             # Each update fails at once, though the load goes on.
-            for update in (updating, waiting, updater.update(checkpoints[20])):
+            for update in (updating, waiting):
                 with pytest.raises(NotReady, match="stopping"):
                     update.result(5)
+            with pytest.raises(NotReady, match="stopping"):
+                updater.update(checkpoints[20])
             if has_room:
                 accepted.result(30)
             assert updater.is_loading
