@@ -194,7 +194,7 @@ def _make_logs(reward: Reward, grade: dict[str, float], mismatch: bool) -> dict[
         "ppl_qa": likelihood.ppl_qa,
         "ppl_a": likelihood.ppl_a,
         "response_tokens": float(likelihood.num_response_tokens),
-        "truncated": float(likelihood.truncated),
+        "over_context": float(likelihood.over_context),
         "template_mismatch": float(mismatch),
     }
 
