@@ -103,8 +103,8 @@ class AgentExecutor(SingleTurnAgentExecutor):
         Args, Returns: see OpenRLHF's `AgentExecutorBase`.
         Raises:
             LabelError: the label is not valid.
-            ValueError: there are images, the engine caches prefixes, or the prompt cannot be found
-                in the decoded rollout.
+            ValueError: there are images, the engine caches prefixes, the rollout has several
+                turns, or the prompt cannot be found in the decoded rollout.
             RuntimeError: no server gave the correctness, or vLLM did not score the rollout.
         """
         if images:
@@ -119,6 +119,11 @@ class AgentExecutor(SingleTurnAgentExecutor):
             prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine
         )
         tokenizer = self._get_tokenizer(hf_tokenizer, max_length)
+        if (num_ranges := len(output["action_ranges"])) != 1:
+            raise ValueError(
+                f"the rollout has {num_ranges} action ranges; SAR is defined for one response to "
+                "one prompt (docs/training.md, 'Several turns')"
+            )
         ((start, end),) = output["action_ranges"]
         ids = output["observation_tokens"]
         encoded = tokenizer.fit_to_context(ids[:start], ids[start:end])
@@ -194,7 +199,7 @@ def _make_logs(reward: Reward, grade: dict[str, float], mismatch: bool) -> dict[
         "ppl_qa": likelihood.ppl_qa,
         "ppl_a": likelihood.ppl_a,
         "response_tokens": float(likelihood.num_response_tokens),
-        "truncated": float(likelihood.truncated),
+        "over_context": float(likelihood.over_context),
         "template_mismatch": float(mismatch),
     }
 

@@ -2,7 +2,7 @@
 
 Checks reward servers before a run. It sends each server a right and a wrong rollout, as OpenRLHF
 would. It compares the server's model, tokenizer and prompts with the policy's, and its SAR weight
-with --sar-weight.
+with --sar-weight. It refuses a policy that would run code from its own folder (auto_map).
 If all is well it prints a line for each server and exits with 0, else one line and exits with 1.
 """
 
@@ -21,6 +21,8 @@ from pathlib import PurePosixPath
 from typing import Any, Self
 
 from recipes.adapters.client import RewardClient, RewardError
+from recipes.launch.plain_copy import read_source
+from recipes.launch.settings import LaunchError
 from sar.errors import first_line
 from sar.grading.label import LabelError, parse_label
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
@@ -173,6 +175,43 @@ class Policy:
             )
 
 
+def check_code(name: str) -> None:
+    """Checks that transformers' own code runs the model, not code from the model's folder.
+
+    OpenRLHF loads models with `trust_remote_code=True`: an `auto_map` in a config then names files
+    of the folder or hub id, whose code replaces transformers'.
+
+    Args:
+        name: a folder or hub id.
+    Raises:
+        CheckFailed: a config has an `auto_map`, transformers does not have such a model, or the
+            config cannot be loaded.
+    """
+    import transformers
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    try:
+        config, _ = transformers.PreTrainedConfig.get_config_dict(name)
+        configs = {"config.json": config, "tokenizer_config.json": get_tokenizer_config(name)}
+    except Exception as error:  # a broken folder may raise anything
+        raise CheckFailed(f"cannot load the config of {name}: {first_line(error)}") from error
+    if not config:
+        raise CheckFailed(f"cannot load the config of {name}: it has no config.json")
+    model_type = config.get("model_type")
+    if model_type not in transformers.CONFIG_MAPPING:
+        raise CheckFailed(
+            f"{name}: transformers {transformers.__version__} has no model of the type "
+            f"{model_type!r}, and code from the model's folder is not run"
+        )
+    for file, values in configs.items():
+        if values.get("auto_map"):
+            raise CheckFailed(
+                f"{name}: its {file} has auto_map, so OpenRLHF would run code from the model's "
+                "folder, which may pack samples wrongly or fail to save; set PLAIN_COPY=1 to train "
+                "from a copy without it"
+            )
+
+
 def _make_probe(tokenizer: Any, prompt: str, response: str) -> Probe:
     """Source: OpenRLHF 0.11.2, openrlhf/utils/agent.py, SingleTurnAgentExecutor.execute."""
     prompt_ids = tokenizer(text=prompt, add_special_tokens=False)["input_ids"]
@@ -247,9 +286,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _make_parser().parse_args(argv)
     try:
         servers = _check_all(arguments)
-    except (CheckFailed, RewardError) as error:
+        source = read_source(arguments.model)
+    except (CheckFailed, RewardError, LaunchError) as error:
         sys.stderr.write(f"preflight: {error}\n")
         return 1
+    if source:
+        print(
+            f"preflight: trains from {arguments.model}, a copy of {source} without auto_map: "
+            "OpenRLHF would run the code that it names, in place of transformers'"
+        )
     for server in servers:
         print(
             f"preflight: {server.name}: rewards as expected; {server.info.model}, SAR weight "
@@ -276,6 +321,7 @@ def _check_all(arguments: argparse.Namespace) -> list[Server]:
                 f"{first.name} has a SAR weight of {first.info.sar_weight:g}, and {server.name} "
                 f"one of {server.info.sar_weight:g}"
             )
+    check_code(arguments.model)
     policy = Policy.load(arguments.model, messages)
     if arguments.on_policy:
         policy.check_system_prompt(os.environ.get("SYSTEM_PROMPT", DEFAULT_SYSTEM_PROMPT))

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from sar.grading.graded_text import make_graded_text
 from sar.grading.label import GraderName, Label, Mode
@@ -22,6 +22,8 @@ SCHEMA = 1
 
 # JSON has no tuples and enums: pydantic converts these fields. Other types have to match exactly.
 _CONVERTED = Field(strict=False)
+# Older logs have the second name.
+_RENAMED = Field(validation_alias=AliasChoices("over_context", "truncated"))
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Decision:
     sar_weight: float
     reward: float
     num_response_tokens: int
-    truncated: bool
+    over_context: Annotated[bool, _RENAMED]
+    """True if the prompt or the response was cut to fit the context. `truncated` in older logs."""
     template_mismatch: bool
     policy_version: str | int | None
     model: str
@@ -131,7 +134,7 @@ class Decision:
 
     @property
     def likelihood(self) -> Likelihood:
-        return Likelihood(self.nll_qa, self.nll_a, self.num_response_tokens, self.truncated)
+        return Likelihood(self.nll_qa, self.nll_a, self.num_response_tokens, self.over_context)
 
     def to_json(self) -> str:
         """One line of JSON, without a line break at its end.
@@ -170,7 +173,7 @@ def _reward_fields(
         "reason": reward.verdict.reason,
         "answer": reward.verdict.answer,
         "label_unreadable": reward.verdict.label_unreadable,
-        **asdict(reward.likelihood),  # nll_qa, nll_a, num_response_tokens, truncated
+        **asdict(reward.likelihood),  # nll_qa, nll_a, num_response_tokens, over_context
         "grader": grader,
         "mode": mode,
         "correctness": reward.correctness,

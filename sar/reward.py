@@ -28,7 +28,7 @@ class Likelihood:
     nll_a: float
     num_response_tokens: int
     """All tokens of the response, including those that did not fit."""
-    truncated: bool
+    over_context: bool
 
     @classmethod
     def from_logprobs(
@@ -45,7 +45,7 @@ class Likelihood:
             nll_qa=mean_nll(logprobs_qa_T),
             nll_a=mean_nll(logprobs_a_T),
             num_response_tokens=encoded.num_response_tokens,
-            truncated=encoded.truncated,
+            over_context=encoded.over_context,
         )
 
     @property
@@ -62,7 +62,7 @@ class Likelihood:
 
 
 # An empty response has no improbable token: both perplexities are 1, and SAR is 0.
-EMPTY_RESPONSE = Likelihood(nll_qa=0.0, nll_a=0.0, num_response_tokens=0, truncated=False)
+EMPTY_RESPONSE = Likelihood(nll_qa=0.0, nll_a=0.0, num_response_tokens=0, over_context=False)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class EncodedRollout:
     no token."""
     num_response_tokens: int
     """All tokens of the response, including those that were cut."""
-    truncated: bool
+    over_context: bool
     """True if the prompt or the response was cut to fit the context."""
 
 
@@ -141,7 +141,7 @@ class RolloutTokenizer:
         """
         num_response_tokens = len(response_ids)
         if not response_ids:
-            return EncodedRollout([], 0, truncated=False)
+            return EncodedRollout([], 0, over_context=False)
         kept_prompt_ids = prompt_ids
         if limit := self._max_context_tokens:
             room = limit - max(len(prompt_ids), len(self.standalone_ids))
@@ -151,7 +151,7 @@ class RolloutTokenizer:
         return EncodedRollout(
             [TokenSequence(context, response_ids) for context in contexts],
             num_response_tokens,
-            truncated=len(kept_prompt_ids) < len(prompt_ids)
+            over_context=len(kept_prompt_ids) < len(prompt_ids)
             or len(response_ids) < num_response_tokens,
         )
 

@@ -327,7 +327,7 @@ def decision() -> Callable[..., Any]:
         prompt: str = "What is 2 + 3?",
     ) -> Decision:
         parsed = parse_label(label)
-        likelihood = Likelihood(nll_qa, nll_a, num_response_tokens=9, truncated=False)
+        likelihood = Likelihood(nll_qa, nll_a, num_response_tokens=9, over_context=False)
         verdict = Verdict(reason, answer)
         return Decision.from_reward(
             combine(verdict, likelihood, sar_weight=sar_weight, mode=parsed.mode),

@@ -21,12 +21,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).absolute().parents[2]))
 
 from recipes.launch.command import (
+    adapt_flags,
     build_command,
     build_flags,
     build_preflight,
     build_python_path,
+    choose_output,
+    find_value,
     format_command,
 )
+from recipes.launch.plain_copy import make_plain_copy
+from recipes.launch.prompts import plan_passes, write_prompts
+from recipes.launch.resume import check_checkpoints
 from recipes.launch.settings import LaunchError, Settings, describe_settings
 
 _MODELS_FILE = Path(__file__).with_name("models.toml")
@@ -52,11 +58,24 @@ def launch(algorithm: str, arguments: Sequence[str]) -> int:
     if model not in models:
         raise LaunchError(f"no settings for the model '{model}'; there are {known}")
     settings = Settings.read(os.environ, models[model])
-    flags = build_flags(algorithm, model, settings)
-    command = build_command(settings, flags, [f for f in more_flags if f != "--dry-run"])
+    is_dry_run = "--dry-run" in more_flags
+    more_flags = [flag for flag in more_flags if flag != "--dry-run"]
+    output, data = choose_output(algorithm, model, settings), Path(settings.data)
+    num_passes, prompts_per_pass = plan_passes(data, settings.steps)
+    flags = build_flags(algorithm, settings, output, num_passes)
+    notes = adapt_flags(flags, more_flags)
+    command = build_command(settings, flags, more_flags)
     print(format_command(command), flush=True)
-    if "--dry-run" in more_flags:
+    sys.stderr.writelines(f"{algorithm}.sh: {note}\n" for note in notes)
+    if is_dry_run:
         return 0
+    roles = ("_actor",) if algorithm == "grpo" else ("_actor", "_critic")
+    check_checkpoints(Path(find_value(flags, more_flags, "--ckpt.path")), roles)
+    write_prompts(data, prompts_per_pass, flags["--data.prompt_dataset"])
+    if settings.plain_copy:
+        # A cluster's other nodes see OUTPUT, but not this machine's cache of the hub.
+        copy = Path(flags["--actor.model_name_or_path"])
+        make_plain_copy(settings.model_path, copy, link=not settings.ray_address)
     environ = {**os.environ, "PYTHONPATH": build_python_path()}
     preflight = subprocess.run(build_preflight(settings, flags), env=environ)  # noqa: S603
     if preflight.returncode:

@@ -14,8 +14,8 @@ Departures from the paper (arXiv:2509.05489) and its authors' scripts:
 
 from __future__ import annotations
 
+import argparse
 import json
-import math
 import os
 import re
 import shlex
@@ -35,60 +35,43 @@ from recipes.launch.settings import (
 RECIPES = Path(__file__).absolute().parents[1]
 
 
-def plan_passes(data: Path, num_steps: int) -> tuple[int, int]:
-    """Splits the steps into equal passes over the data: OpenRLHF counts passes, not steps.
-
-    Each pass has a whole number of steps, so the passes may have more than `num_steps` together.
-    The excess is less than one step per pass.
-
-    Returns:
-        The number of passes, and the number of prompts that each one uses.
-    Raises:
-        LaunchError: the data is missing, or too small for one step.
-    """
-    for name in ("train.jsonl", "eval.jsonl"):
-        file = data / name
-        if not file.is_file() or not file.stat().st_size:
-            raise LaunchError(
-                f"DATA={data} has no {name}; make it: "
-                f"python recipes/prepare_data.py --output {data}"
-            )
-    with (data / "train.jsonl").open("rb") as lines:
-        num_prompts = sum(1 for _ in lines)
-    steps_in_data = num_prompts // PROMPTS_PER_STEP
-    if not steps_in_data:
-        raise LaunchError(
-            f"{data}/train.jsonl has {num_prompts} prompts, and a step takes {PROMPTS_PER_STEP}"
-        )
-    num_passes = math.ceil(num_steps / steps_in_data)
-    return num_passes, math.ceil(num_steps / num_passes) * PROMPTS_PER_STEP
-
-
-def build_flags(algorithm: str, model: str, settings: Settings) -> dict[str, Any]:
-    """OpenRLHF's flags and their values. True: the flag has no value; a tuple: it has several.
-
-    Raises:
-        LaunchError: the data is missing, or too small for one step.
-    """
-    num_passes, prompts_per_pass = plan_passes(Path(settings.data), settings.steps)
+def choose_output(algorithm: str, model: str, settings: Settings) -> Path:
+    """The folder of the run. The default's name tells runs apart."""
     name = f"{algorithm}-{model}"
     if settings.sar_weight:
         name += f"-sar{settings.sar_weight}"
-    reward: dict[str, Any] = {"--reward.remote_url": settings.reward_urls}
     if settings.on_policy:
         name += "-on-policy"
+    return Path(settings.output or f"runs/{name}").resolve()
+
+
+def build_flags(
+    algorithm: str, settings: Settings, output: Path, num_passes: int
+) -> dict[str, Any]:
+    """OpenRLHF's flags and their values. True: the flag has no value; a tuple: it has several.
+
+    Args:
+        output: the run's folder. It will hold train.jsonl, and the model with PLAIN_COPY=1.
+        num_passes: passes over train.jsonl.
+    """
+    reward: dict[str, Any] = {"--reward.remote_url": settings.reward_urls}
+    if settings.on_policy:
         reward = {"--train.agent_func_path": RECIPES / "openrlhf_agent.py"}
-    data = Path(settings.data).resolve()
-    output = Path(settings.output or f"runs/{name}").resolve()
+    trained_model = settings.model_path
+    if settings.plain_copy:  # the name stays, because the server's model must have the same
+        trained_model = str(output / "model" / Path(settings.model_path).name)
     return {
-        "--actor.model_name_or_path": settings.model_path,
+        "--actor.model_name_or_path": trained_model,
         **reward,
-        **(_build_grpo_flags(settings) if algorithm == "grpo" else _build_ppo_flags(settings)),
-        "--data.prompt_dataset": data / "train.jsonl", "--data.prompt_split": "train",
+        **(
+            _build_grpo_flags(settings) if algorithm == "grpo"
+            else _build_ppo_flags(settings, trained_model)
+        ),
+        "--data.prompt_dataset": output / "train.jsonl", "--data.prompt_split": "train",
         "--data.input_key": "prompt", "--data.label_key": "label",
         "--data.apply_chat_template": True,
-        "--data.max_samples": prompts_per_pass, "--data.max_len": ROLLOUT_TOKENS,
-        "--eval.dataset": data / "eval.jsonl", "--eval.split": "train",
+        "--data.max_len": ROLLOUT_TOKENS,
+        "--eval.dataset": Path(settings.data).resolve() / "eval.jsonl", "--eval.split": "train",
         "--eval.steps": settings.eval_steps, "--eval.temperature": 0,
         "--eval.n_samples_per_prompt": 1,
 
@@ -101,7 +84,8 @@ def build_flags(algorithm: str, model: str, settings: Settings) -> dict[str, Any
         "--actor.adam.lr": "1e-6", "--actor.adam.betas": (0.9, 0.999),
         "--actor.adam.weight_decay": 0.01,
         "--actor.lr_scheduler": "constant", "--actor.lr_warmup_ratio": 0,
-        "--actor.eps_clip": 0.2, "--actor.loss_agg_mode": "token-mean",
+        # The authors train with verl's dual clip of 3. OpenRLHF's default is none.
+        "--actor.eps_clip": 0.2, "--actor.dual_clip": 3, "--actor.loss_agg_mode": "token-mean",
 
         "--actor.num_nodes": settings.num_nodes,
         "--actor.num_gpus_per_node": settings.gpus_per_node,
@@ -132,12 +116,12 @@ def _build_grpo_flags(settings: Settings) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _build_ppo_flags(settings: Settings) -> dict[str, Any]:
+def _build_ppo_flags(settings: Settings, model: str) -> dict[str, Any]:
     return {
         "--algo.advantage.estimator": "gae",
         "--algo.advantage.gamma": 1, "--algo.advantage.lambd": 1,
         "--algo.kl.init_coef": 0,  # no KL, and so no reference model
-        "--critic.model_name_or_path": settings.model_path,
+        "--critic.model_name_or_path": model,
         "--critic.num_nodes": settings.num_nodes,
         "--critic.num_gpus_per_node": settings.gpus_per_node,
         "--critic.adam.lr": "2e-6", "--critic.adam.betas": (0.9, 0.999),
@@ -145,6 +129,43 @@ def _build_ppo_flags(settings: Settings) -> dict[str, Any]:
         "--critic.lr_scheduler": "constant", "--critic.lr_warmup_ratio": 0,
         "--critic.value_clip": 0.5,
     }  # fmt: skip
+
+
+def adapt_flags(flags: dict[str, Any], more_flags: Sequence[str]) -> list[str]:
+    """Removes flags that OpenRLHF refuses beside the user's.
+
+    Returns:
+        Lines for the user, about what the user's flags change.
+    Raises:
+        LaunchError: the user's flags contradict each other.
+    """
+    notes = []
+    if "--train.async_enable" in more_flags:
+        if "--vllm.enable_sleep" in more_flags:
+            raise LaunchError(
+                "OpenRLHF refuses --train.async_enable with --vllm.enable_sleep; leave one out"
+            )
+        del flags["--vllm.enable_sleep"]
+        num_engines = find_value(flags, more_flags, "--vllm.num_engines")
+        size = find_value(flags, more_flags, "--vllm.tensor_parallel_size")
+        notes.append(
+            f"with --train.async_enable vLLM has GPUs of its own: {num_engines} x {size} "
+            "(--vllm.num_engines, TENSOR_PARALLEL) beside the NUM_NODES x GPUS_PER_NODE that "
+            "train. Ray waits until the machine has as many"
+        )
+    if any(word.partition("=")[0] == "--train.agent_func_path" for word in more_flags):
+        notes.append(
+            "with --train.agent_func_path OpenRLHF asks no reward server; the agent gives the "
+            "rewards"
+        )
+    return notes
+
+
+def find_value(flags: Mapping[str, Any], more_flags: Sequence[str], flag: str) -> str:
+    """The value that OpenRLHF takes: the user's last one, else the recipe's."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(flag, dest="value", default=str(flags[flag]))
+    return str(parser.parse_known_args(more_flags)[0].value)
 
 
 def build_command(
@@ -181,7 +202,12 @@ def _build_agent_environ(settings: Settings) -> dict[str, str]:
 
 def build_preflight(settings: Settings, flags: Mapping[str, Any]) -> list[str]:
     """The command that checks every reward server before the training."""
-    command = [settings.python, str(RECIPES / "preflight.py"), "--model", settings.model_path]
+    command = [
+        settings.python,
+        str(RECIPES / "preflight.py"),
+        "--model",
+        str(flags["--actor.model_name_or_path"]),
+    ]
     command += ["--data", str(flags["--data.prompt_dataset"])]
     for url in settings.reward_urls.split(","):
         command += ["--url", url]

@@ -87,6 +87,11 @@ class Settings:
         "",
     )
     model_path: str = setting("The model to train: a folder or hub id.")
+    plain_copy: bool = setting(
+        "1: train from OUTPUT/model, a copy of MODEL_PATH without auto_map in its config.json. "
+        "OpenRLHF would run the code that auto_map names. The weights are links, or copies with "
+        "RAY_ADDRESS."
+    )
     zero_stage: str = setting("DeepSpeed ZeRO stage: 2 splits gradients, 3 also splits weights.")
     tensor_parallel: int = setting("GPUs that share one vLLM engine.")
     vllm_memory: str = setting("Share of a GPU's memory that vLLM takes to generate.")

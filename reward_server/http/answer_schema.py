@@ -27,7 +27,7 @@ class RmAnswer(BaseModel):
     ppl_qa: FiniteFloat = Field(description="perplexity of the response given the prompt")
     ppl_a: FiniteFloat = Field(description="perplexity given the empty-question prompt")
     response_tokens: int = Field(description="tokens of the response")
-    truncated: _Flag = Field(description="1: longer than the context; its start was scored")
+    over_context: _Flag = Field(description="1: longer than the context; its start was scored")
     no_answer: _Flag = Field(description="1: the response gives no answer")
     grader_timeout: _Flag = Field(description="1: grading timed out; correctness is 0")
     grader_crashed: _Flag = Field(description="1: grading crashed graders; correctness is 0")
@@ -52,7 +52,7 @@ def _get_numbers(scored: ScoredRollout) -> dict[str, Any]:
         "ppl_qa": likelihood.ppl_qa,
         "ppl_a": likelihood.ppl_a,
         "response_tokens": likelihood.num_response_tokens,
-        "truncated": int(likelihood.truncated),
+        "over_context": int(likelihood.over_context),
         "no_answer": int(verdict.reason is Reason.NO_ANSWER),
         "grader_timeout": int(verdict.reason is Reason.TIMEOUT),
         "grader_crashed": int(verdict.reason is Reason.CRASHED),

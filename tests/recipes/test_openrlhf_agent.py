@@ -27,7 +27,7 @@ AGENT = ROOT / "recipes" / "openrlhf_agent.py"
 CONTEXT_TOKENS = 1024  # of the bundled model
 PROBLEMS = list(islice(generate(seed=31, held_out=True), 3))
 GRADING = {"correctness", "no_answer", "grader_timeout", "grader_crashed", "label_unreadable"}
-OWN = {"sar", "ppl_qa", "ppl_a", "response_tokens", "truncated", "template_mismatch"}
+OWN = {"sar", "ppl_qa", "ppl_a", "response_tokens", "over_context", "template_mismatch"}
 
 
 @dataclasses.dataclass
@@ -253,7 +253,7 @@ def test_one_token_too_many_is_cut(model: Any, bundled_tokenizer: Any) -> None:
         max_length=num_prompt + len(response), max_tokens=len(response),
     )  # fmt: skip
     assert len(output["observation_tokens"]) == num_prompt + len(response)
-    assert output["extra_logs"]["truncated"] == 1.0
+    assert output["extra_logs"]["over_context"] == 1.0
     assert output["extra_logs"]["response_tokens"] == len(response)
     assert [ids[-len(response) + 1 :] for ids in engine.asked] == [response[:-1]] * 2
 

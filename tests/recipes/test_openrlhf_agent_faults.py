@@ -17,7 +17,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from openrlhf.utils import agent
 
 from recipes.adapters.client import RewardClient
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
@@ -115,6 +117,35 @@ def test_what_cannot_be_rewarded_is_not_generated(
     with pytest.raises(ValueError, match=said):
         execute(asked, bundled_tokenizer, **arguments)
     assert asked.num_calls == 0
+
+
+def test_a_rollout_of_several_turns_is_refused(
+    bundled_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What OpenRLHF's own multi-turn executor makes: two responses, a tool's text between them."""
+    turns = iter([False, True])
+
+    class Environment(agent.AgentInstanceBase):  # type: ignore[misc]
+        def __init__(self) -> None:
+            pass
+
+        async def step(self, *_: Any, **__: Any) -> dict[str, Any]:
+            feedback = "\nTool: 5\n"
+            return {"rewards": np.zeros(1), "environment_feedback": feedback, "done": next(turns)}
+
+    class Talkative(Engine):
+        async def generate(self, *given: Any, **named: Any) -> Any:
+            output = await super().generate(*given, **named)
+            output.outputs[0].text = "5"
+            return output
+
+    async def execute_turns(_: Any, *given: Any) -> Any:
+        return await agent.MultiTurnAgentExecutor(Environment).execute(*given)
+
+    monkeypatch.setattr(agent.SingleTurnAgentExecutor, "execute", execute_turns)
+    with pytest.raises(ValueError, match="has 2 action ranges; SAR is defined for one") as raised:
+        execute(Talkative([5]), bundled_tokenizer)
+    assert "\n" not in str(raised.value)
 
 
 def closed_port() -> int:

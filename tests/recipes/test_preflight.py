@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from recipes.launch.plain_copy import make_plain_copy
 from recipes.preflight import _RIGHT, CheckFailed, Policy, Server, main
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 
@@ -148,10 +149,22 @@ def test_no_chat_template(run: Run, server: Any, tmp_path: Path, bundled_model_p
 
 def test_no_model(run: Run, server: Any, tmp_path: Path, bundled_model_path: Path) -> None:
     nowhere = tmp_path / bundled_model_path.name
-    assert_one_line(run(reward_url(server), model=nowhere), f"load the tokenizer of {nowhere}")
+    assert_one_line(run(reward_url(server), model=nowhere), f"load the config of {nowhere}")
     nowhere.mkdir()
+    shutil.copy(bundled_model_path / "config.json", nowhere)
     (nowhere / "tokenizer.json").write_text("{")
     assert_one_line(run(reward_url(server), model=nowhere), f"load the tokenizer of {nowhere}")
+
+
+def test_own_code(run: Run, server: Any, tmp_path: Path, bundled_model_path: Path) -> None:
+    own, copy = (tmp_path / name / bundled_model_path.name for name in ("own", "copy"))
+    shutil.copytree(bundled_model_path, own)
+    config = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "a.B"}}))
+    assert_one_line(run(reward_url(server), model=own), "has auto_map", "set PLAIN_COPY=1")
+    make_plain_copy(str(own), copy, link=True)
+    said = run(reward_url(server), model=copy)[1]
+    assert said.startswith(f"preflight: trains from {copy}, a copy of {own} without auto_map")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ CONTEXT_TOKENS = 1024  # of the bundled model
 SAR_WEIGHT = 0.2
 PROBLEMS = list(islice(generate(seed=20260901, held_out=True), 256))
 EXTRA_LOGS = {
-    "correctness", "sar", "ppl_qa", "ppl_a", "response_tokens", "truncated", "no_answer",
+    "correctness", "sar", "ppl_qa", "ppl_a", "response_tokens", "over_context", "no_answer",
     "grader_timeout", "grader_crashed", "label_unreadable", "template_mismatch", "policy_version",
     "policy_age_s",
 }  # fmt: skip
@@ -122,7 +122,7 @@ class Reference:
             "ppl_qa": ppl_qa,
             "ppl_a": ppl_a,
             "response_tokens": len(response_ids),
-            "truncated": int(len(kept_ids) < len(response_ids)),
+            "over_context": int(len(kept_ids) < len(response_ids)),
         }
 
     def _perplexity(self, context_ids: list[int], response_ids: list[int]) -> float:
@@ -339,7 +339,7 @@ def test_a_response_beyond_the_context_is_cut_for_sar_and_graded_whole(
         label=str(problem.answer),
     )
     expected = reference.expected(prompt_ids, response_ids, correct=ends_right)
-    assert expected["truncated"] == 1
+    assert expected["over_context"] == 1
     _assert_agrees(output, expected)
 
 

@@ -28,7 +28,7 @@ def decision(
     nll_qa: float = 0.25,
     nll_a: float = 0.75,
 ) -> Decision:
-    likelihood = Likelihood(nll_qa, nll_a, num_response_tokens=9, truncated=False)
+    likelihood = Likelihood(nll_qa, nll_a, num_response_tokens=9, over_context=False)
     return Decision.from_reward(
         combine(Verdict(Reason.CORRECT, "5"), likelihood, sar_weight=0.2, mode="train"),
         request_id="r1",
@@ -57,6 +57,7 @@ VALUES = {
     "int": st.integers(),
     "float": NUMBERS,
     "bool": st.booleans(),
+    "Annotated[bool, _RENAMED]": st.booleans(),
     "Annotated[Reason, _CONVERTED]": st.sampled_from(Reason),
     "GraderName": st.sampled_from(get_args(GraderName)),
     "Mode": st.sampled_from(["train", "eval"]),
@@ -98,7 +99,7 @@ def test_a_number_that_is_not_finite_is_neither_written_nor_read(value: float) -
         ({"nll_a": "0.5"}, "nll_a is '0.5': Input should be a valid number"),
         ({"nll_a": True}, "nll_a is 'True': Input should be a valid number"),
         ({"nll_a": 10**400}, "nll_a is"),
-        ({"truncated": 1}, "truncated is '1'"),
+        ({"over_context": 1}, "over_context is '1'"),
         ({"num_response_tokens": 1.5}, "num_response_tokens is '1.5'"),
         ({"reason": "right"}, "reason is 'right'"),
         ({"mode": "test"}, "mode is 'test': Input should be 'train' or 'eval'"),
@@ -118,6 +119,17 @@ def test_an_error_names_a_missing_field_and_an_unknown_field_is_ignored() -> Non
     assert Decision.from_json(json.dumps({**record, "later": [1]})).to_json() == json.dumps(record)
     del record["nll_qa"]
     with pytest.raises(ValueError, match="nll_qa is missing"):
+        Decision.from_json(json.dumps(record))
+
+
+@pytest.mark.parametrize("over_context", [False, True])
+def test_a_log_from_before_over_context_was_renamed(over_context: bool) -> None:
+    one = replace(decision(), over_context=over_context)
+    record = json.loads(one.to_json())
+    record["truncated"] = record.pop("over_context")
+    assert Decision.from_json(json.dumps(record)) == one
+    del record["truncated"]
+    with pytest.raises(ValueError, match="over_context is missing"):
         Decision.from_json(json.dumps(record))
 
 

@@ -12,7 +12,7 @@ from sar.grading.label import Mode
 from sar.grading.verdict import Reason, Verdict
 from sar.reward import DEFAULT_SAR_WEIGHT, EMPTY_RESPONSE, Likelihood, combine
 
-HALF = Likelihood(nll_qa=0.0, nll_a=math.log(2), num_response_tokens=7, truncated=False)
+HALF = Likelihood(nll_qa=0.0, nll_a=math.log(2), num_response_tokens=7, over_context=False)
 
 
 def test_the_default_weight_is_the_papers() -> None:
@@ -48,6 +48,6 @@ def test_an_empty_response_has_perplexities_of_one_and_no_sar() -> None:
 
 @given(st.floats(-1e300, 1e300), st.floats(-1e300, 1e300), st.floats(-100, 100))
 def test_rewards_are_bounded_by_the_weight(nll_qa: float, nll_a: float, weight: float) -> None:
-    likelihood = Likelihood(nll_qa, nll_a, num_response_tokens=1, truncated=False)
+    likelihood = Likelihood(nll_qa, nll_a, num_response_tokens=1, over_context=False)
     reward = combine(Verdict(Reason.CORRECT), likelihood, sar_weight=weight, mode="train")
     assert 1 - abs(weight) <= reward.value <= 1 + abs(weight)

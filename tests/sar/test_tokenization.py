@@ -218,7 +218,7 @@ def test_the_ids_that_are_scored_are_the_policys(tokenizer: Any, response: str) 
             names = tokenizer.convert_ids_to_tokens(sequence.response_ids)
             assert names == tokenizer.convert_ids_to_tokens(response_ids), prompt
         assert encoded.num_response_tokens == len(response_ids)
-        assert not encoded.truncated
+        assert not encoded.over_context
 
 
 @pytest.mark.parametrize("num_pads", [0, 1, 7])
@@ -342,7 +342,7 @@ def test_an_empty_response_has_nothing_to_score(tokenizer: Any) -> None:
     encoded = rollout_tokenizer(tokenizer, max_context_tokens=64).encode("Q: 2+2?", "")
     assert encoded.sequences == []
     assert encoded.num_response_tokens == 0
-    assert not encoded.truncated
+    assert not encoded.over_context
 
 
 def test_graders_get_no_special_tokens(bundled_tokenizer: Any) -> None:

@@ -68,11 +68,11 @@ def test_what_is_cut_to_fit_the_context(
     assert encoded.num_response_tokens == num_response
     assert kept == response_ids[: len(kept)] != []
     assert context == prompt_ids[-len(context) :] != []
-    assert encoded.truncated == (len(kept) < num_response or len(context) < num_prompt)
+    assert encoded.over_context == (len(kept) < num_response or len(context) < num_prompt)
 
     widest = max(num_prompt, num_standalone)
     if widest + num_response <= limit:
-        assert not encoded.truncated
+        assert not encoded.over_context
     elif num_prompt <= limit // 2:
         assert len(context) == num_prompt
         assert len(kept) == min(num_response, limit - widest)
@@ -83,7 +83,7 @@ def test_what_is_cut_to_fit_the_context(
 
 def test_without_a_limit_nothing_is_cut(bundled_tokenizer: Any) -> None:
     encoded = rollout_tokenizer(bundled_tokenizer).encode("1" * 5000, "2" * 5000)
-    assert not encoded.truncated
+    assert not encoded.over_context
     assert len(encoded.sequences[0]) == 10_000
 
 

@@ -37,7 +37,7 @@ def scored(
 
 
 def test_the_response_says_what_a_reward_is_made_of() -> None:
-    likelihood = Likelihood(math.log(2), math.log(4), num_response_tokens=9, truncated=True)
+    likelihood = Likelihood(math.log(2), math.log(4), num_response_tokens=9, over_context=True)
     body = get_reward_answer(
         [scored(Reason.CORRECT, likelihood, mismatch=True), scored(Reason.NO_ANSWER)]
     )
@@ -49,7 +49,7 @@ def test_the_response_says_what_a_reward_is_made_of() -> None:
     assert logs["ppl_qa"] == pytest.approx([2.0, 1.0])
     assert logs["ppl_a"] == pytest.approx([4.0, 1.0])
     assert logs["response_tokens"] == [9, 0]
-    assert logs["truncated"] == [1, 0]
+    assert logs["over_context"] == [1, 0]
     assert logs["no_answer"] == [0, 1]
     assert logs["template_mismatch"] == [1, 0]
 

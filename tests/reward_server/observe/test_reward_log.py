@@ -33,7 +33,7 @@ WAIT_S = 10.0
 
 
 def decision(number: int = 0, response: str = "So it is 5.") -> Decision:
-    likelihood = Likelihood(0.25, 0.5 + number / 1000, num_response_tokens=7, truncated=False)
+    likelihood = Likelihood(0.25, 0.5 + number / 1000, num_response_tokens=7, over_context=False)
     reward = combine(Verdict(Reason.CORRECT, "5"), likelihood, sar_weight=0.2, mode="train")
     return Decision.from_reward(
         reward,
