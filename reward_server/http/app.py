@@ -107,7 +107,7 @@ def create_app(
         # Only our own listener can tell whether the connection is still open.
         is_gone = request.environ.get(CLIENT_IS_GONE, lambda: False)
         client = service.new_client(is_gone, g.request_id)
-        with bodies.receive(request) as body:
+        with bodies.receive(request.stream, request.content_length) as body:
             rollouts = service.intake.run(lambda: parse(body, config.limits), client)
         return service.compute_rewards(rollouts, client)
 
@@ -133,7 +133,7 @@ def create_app(
             raise Forbidden("only a server with API keys takes weights; see --api-key-file")
         if updater is None:
             raise Forbidden("this backend keeps the weights it started with")
-        with bodies.receive(request) as body:
+        with bodies.receive(request.stream, request.content_length) as body:
             path = parse_update_weights(body)
         is_gone = request.environ.get(CLIENT_IS_GONE, lambda: False)
         version = service.waiting.for_result(updater.update(path, is_gone), _MAX_UPDATE_S)

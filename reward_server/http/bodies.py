@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from flask import Request
+from typing import IO
 
 from reward_server.errors import Overloaded, TooLarge
 
@@ -31,19 +30,21 @@ class Bodies:
         self._counting = threading.Lock()
 
     @contextmanager
-    def receive(self, request: Request) -> Iterator[bytearray]:
+    def receive(self, stream: IO[bytes], num_bytes: int | None) -> Iterator[bytearray]:
         """A request's body, whose memory counts for as long as the block runs.
 
+        Args:
+            num_bytes: the Content-Length; None if there is none.
         Raises:
             TooLarge: it exceeds the limit. It is not read if its announced length does.
             Overloaded: there is no memory for another large body now.
         """
-        if (request.content_length or 0) > self._max_body_bytes:
+        if (num_bytes or 0) > self._max_body_bytes:
             raise self._make_too_large()
         body = bytearray()
         num_counted = 0
         try:
-            while piece := request.stream.read(_PIECE_BYTES):
+            while piece := stream.read(_PIECE_BYTES):
                 body += piece
                 if len(body) > self._max_body_bytes:
                     raise self._make_too_large()
