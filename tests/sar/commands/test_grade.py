@@ -343,7 +343,7 @@ BAD_ROWS = [
     ('{"response": "x", "label": 5}', "'label': a label is a string or an object, not a number"),
     ('{"response": "x", "label": {"answer": "5", "garder": "math"}}', "unknown label field"),
     ('{"response": "x", "label": "5", "expected": "no"}', "'expected' is 'no'; it must be 0, 1,"),
-    ('{"response": "x", "label": "5", "expected": 2}', "'expected' is '2'; it must be 0, 1,"),
+    ('{"response": "x", "label": "5", "expected": 2}', "'expected' is 2; it must be 0, 1,"),
 ]
 
 
