@@ -16,7 +16,7 @@ import threading
 from datetime import UTC, datetime
 from types import TracebackType
 
-from sar.terminal import make_printable
+from sar.terminal import join_lines, make_printable
 
 # Long enough for a report of a library. What is quoted in our own messages is much shorter.
 _MAX_MESSAGE_CHARS = 2000
@@ -64,7 +64,7 @@ class _TextFormatter(logging.Formatter):
         text = _cut_message(record)
         if record.exc_info:
             text += "\n" + _cut_traceback(self, record)
-        lines = (make_printable(line.rstrip()) for line in text.splitlines())
+        lines = (make_printable(join_lines(line)) for line in text.splitlines())
         record.message = " | ".join(filter(None, lines))
         record.asctime = self.formatTime(record)
         return self.formatMessage(record)

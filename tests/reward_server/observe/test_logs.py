@@ -122,7 +122,7 @@ def test_text_has_one_line_for_each_event_without_control_characters(
     messages = [line.split(" ", 3)[3] for line in lines]
     assert len(messages) == 9
     assert messages[0].startswith("2026-01-01 00:00:00,000 ERROR forged | ")
-    assert messages[1] == r"\x1b[1mLOAD REPORT\x1b[0m | Key | Status | ---- |   a | MISSING"
+    assert messages[1] == r"\x1b[1mLOAD REPORT\x1b[0m | Key | Status | ---- | a | MISSING"
     assert len(messages[2]) < 2100
     assert "(19,998,000 more characters)" in messages[2]
     for message in messages[3:5]:
