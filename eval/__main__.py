@@ -6,10 +6,11 @@ Each command has its own --help.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+
+from sar.arguments import CommandParser
 
 _COMMANDS = {
     "run": "ask a model the problems of benchmarks, grade its responses and record them",
@@ -21,7 +22,7 @@ _COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m eval",
         description=__doc__.split("\n\n")[1] if __doc__ else None,
         usage="%(prog)s {" + ",".join(_COMMANDS) + "} ...",

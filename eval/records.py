@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from eval.errors import UserError
+from sar.errors import first_line, quote
 from sar.files import write_atomically
 
 RUN_FILE = "run.json"
@@ -123,8 +124,8 @@ def read_run(output: Path) -> RunDescription:
         return RunDescription.from_json(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{output}: no run here ({RUN_FILE} is missing)") from None
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: {error}") from error
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: {first_line(error)}") from error
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -148,8 +149,8 @@ def iter_records(path: Path) -> Iterator[Record]:
                 values = json.loads(line)
                 _check_fields(Record, values)
                 yield Record(**values)
-            except (ValueError, TypeError) as error:
-                raise UserError(f"{path}, line {number}: {error}") from error
+            except (ValueError, TypeError, RecursionError) as error:
+                raise UserError(f"{path}, line {number}: {first_line(error)}") from error
 
 
 _RECORD_FIELDS = tuple(f.name for f in fields(Record))
@@ -186,5 +187,5 @@ def _check_fields(kind: Any, values: Any) -> None:
     wanted = {f.name for f in fields(kind)}
     missing, unknown = wanted - values.keys(), values.keys() - wanted
     if missing or unknown:
-        names = ", ".join(map(repr, sorted(missing or unknown)))
+        names = ", ".join(map(quote, sorted(missing or unknown)))
         raise ValueError(f"{'missing' if missing else 'unknown'} field {names}")

@@ -20,7 +20,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from sar.arguments import looks_like_folder
+from sar.arguments import CommandParser, looks_like_folder
+from sar.errors import quote
 from sar.memory import total_memory_bytes
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 from sar.reward import DEFAULT_SAR_WEIGHT
@@ -261,7 +262,7 @@ def parse_args(argv: Sequence[str] | None = None) -> ServerConfig:
             parser.error(str(detail["ctx"]["error"]))
         name = str(detail["loc"][0])
         source = _to_flag(name) + " " if name in flags else _to_variable(name) + "="
-        parser.error(f"{source}{str(detail['input'])!r}: must be {_describe_values(name)}")
+        parser.error(f"{source}{quote(str(detail['input']))}: must be {_describe_values(name)}")
 
 
 def render_docs() -> str:
@@ -335,7 +336,7 @@ def _to_variable(name: str) -> str:
 
 def _build_parser() -> argparse.ArgumentParser:
     """A parser that collects the text of the flags given; `ServerConfig` checks it."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m reward_server",
         usage="%(prog)s [--model PATH_OR_ID] [--port PORT] [options]; --help lists them",
         description="Serves correctness + SAR rewards to OpenRLHF (--reward.remote_url).",

@@ -5,6 +5,8 @@ The docstring of each class is what /openapi.json says about it.
 
 from __future__ import annotations
 
+from sar.errors import MAX_MESSAGE_CHARS, shorten
+
 
 class RewardServerError(Exception):
     """The server failed in a way that it did not foresee."""
@@ -12,11 +14,12 @@ class RewardServerError(Exception):
     def __init__(self, message: str, field: str | None = None) -> None:
         """
         Args:
-            message: one line for whoever sent the request.
+            message: one line for whoever sent the request. A part that somebody else wrote
+                belongs in `sar.errors.quote`; what is too long all the same is cut.
             field: the field of the request at fault, such as `labels[3].grader`.
         """
-        super().__init__(message)
-        self.field = field
+        super().__init__(shorten(message, MAX_MESSAGE_CHARS))
+        self.field = None if field is None else shorten(field)
 
 
 class InvalidRequest(RewardServerError):

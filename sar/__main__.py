@@ -6,12 +6,13 @@ Each command has its own --help.
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+
+from sar.arguments import CommandParser
 
 _COMMANDS = {
     "grade": "grade a response, or a file of them, and say why each is right or wrong",
@@ -21,7 +22,7 @@ _COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m sar",
         description=__doc__.split("\n\n")[1] if __doc__ else None,
         usage="%(prog)s {" + ",".join(_COMMANDS) + "} ...",

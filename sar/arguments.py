@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
+
+from sar.errors import MAX_MESSAGE_CHARS, quote, shorten
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argparse parser whose errors are one short line, whatever the command line holds."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(shorten(message, MAX_MESSAGE_CHARS))
 
 
 def number(
@@ -24,7 +33,7 @@ def number(
         if not low <= value <= high:  # NaN fails this too
             name = "a whole number" if kind is int else "a number"
             bounds = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {name} {bounds}")
+            raise argparse.ArgumentTypeError(f"{quote(text)} is not {name} {bounds}")
         return value
 
     return parse

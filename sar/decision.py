@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from sar.errors import MAX_MESSAGE_CHARS, quote, shorten
 from sar.grading.graded_text import make_graded_text
 from sar.grading.label import GraderName, Label, Mode
 from sar.grading.verdict import Reason, Verdict
@@ -161,8 +162,8 @@ class Decision:
             if first["type"] == "missing":
                 message = f"{first['loc'][0]} is missing"
             elif first["loc"]:
-                message = f"{first['loc'][0]} is {str(first['input'])[:80]!r}: {message}"
-            raise ValueError(message) from error
+                message = f"{first['loc'][0]} is {quote(first['input'], 80)}: {message}"
+            raise ValueError(shorten(message, MAX_MESSAGE_CHARS)) from error
 
 
 def _reward_fields(
@@ -189,7 +190,7 @@ def _check_schema(record: object) -> object:
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")
     if record.get("schema") != SCHEMA:
-        raise ValueError(f"schema {record.get('schema')!r}; this version reads {SCHEMA}")
+        raise ValueError(f"schema {quote(record.get('schema'))}; this version reads {SCHEMA}")
     return record
 
 

@@ -1,14 +1,48 @@
-"""One-line messages of exceptions: some libraries write a page, or begin with an empty line."""
+"""Error messages of one short line, whatever they quote: a client's text, or a library's page."""
 
 from __future__ import annotations
 
+from sar.terminal import make_printable
+
+MAX_ECHO_CHARS = 200
+"""Of a text that somebody else wrote, in an error or a log line."""
+MAX_MESSAGE_CHARS = 500
+"""Of a whole message of ours, which may quote two such texts."""
+
+
+def shorten(text: str, max_chars: int = MAX_ECHO_CHARS) -> str:
+    """The start of a text in one line of printable characters, and how much of it is left out.
+
+    Args:
+        max_chars: of the start. Characters that a terminal could act on are escaped, and an escape
+            counts as long as it is.
+    """
+    start = ""
+    num_shown = 0
+    for char in text[:max_chars]:
+        shown = make_printable(char)
+        if len(start) + len(shown) > max_chars:
+            break
+        start += shown
+        num_shown += 1
+    num_left_out = len(text) - num_shown
+    return f"{start}... ({num_left_out:,} more characters)" if num_left_out else start
+
+
+def quote(value: object, max_chars: int = MAX_ECHO_CHARS) -> str:
+    """The start of a value's `repr`, such as a text in quotation marks; see `shorten`."""
+    try:
+        return shorten(repr(value), max_chars)
+    except (ValueError, RecursionError):  # a number of over 4,300 digits; lists in lists in lists
+        return f"{type(value).__name__} that is too large to show"
+
 
 def first_line(error: BaseException) -> str:
-    """The first line of the message; the exception's class if the message is empty."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    """The first line of the message, shortened; the exception's class if the message is empty."""
+    return shorten(str(error).strip().partition("\n")[0]) or type(error).__name__
 
 
 def one_line(error: BaseException) -> str:
-    """The exception's class and the first line of its message."""
+    """The exception's class and the first line of its message, shortened."""
     name, line = type(error).__name__, first_line(error)
     return name if line == name else f"{name}: {line}"

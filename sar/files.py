@@ -10,18 +10,23 @@ from typing import TextIO
 
 
 @contextmanager
-def open_atomically(path: Path) -> Iterator[TextIO]:
+def open_atomically(path: Path, *, is_private: bool = False) -> Iterator[TextIO]:
     """Opens a text file (UTF-8) that appears under its name only once the block has succeeded.
 
     The text goes to `path` + ".partial" first. If the block raises, that file is removed and
     whatever was at `path` stays.
 
+    Args:
+        is_private: only this user may read the file, whatever the umask.
     Raises:
         OSError: the file cannot be written.
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        partial.unlink(missing_ok=True)  # it would keep its mode
+        mode = 0o600 if is_private else 0o666
+        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(fd, "w", encoding="utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -13,11 +13,15 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+from sar.errors import quote
+
 # A shorter overlap of two texts may be chance: it does not prove that the prompt was cut.
 _MIN_OVERLAP_CHARS = 4
 # A query may start with thousands of special tokens. We look for the prompt at the query's start,
 # and after each of the last 8 of them.
 _MAX_TRIED_SPECIALS = 8
+# Of a text in an error message: 60 characters and their quotation marks, if few need an escape.
+_MAX_QUOTED_CHARS = 80
 
 
 def split_query(
@@ -55,8 +59,9 @@ def split_query(
             if overlap := _measure_overlap(version, rest):
                 return rest[:overlap], rest[overlap:]
     raise ValueError(
-        f"the query does not start with its prompt: the query starts {query[:60]!r}, "
-        f"the prompt {prompt[:60]!r} and ends {prompt[-60:]!r}"
+        "the query does not start with its prompt: the query starts "
+        f"{quote(query[:60], _MAX_QUOTED_CHARS)}, the prompt "
+        f"{quote(prompt[:60], _MAX_QUOTED_CHARS)} and ends {quote(prompt[-60:], _MAX_QUOTED_CHARS)}"
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from sar.decision import Decision
+from sar.errors import first_line, one_line
 from sar.grading.label import GraderName, Label, LabelError, Mode, parse_label
 from sar.grading.processes.pool import GraderPool
 from sar.grading.verdict import Verdict
@@ -137,7 +138,7 @@ def read_log(
                 if not line.endswith(b"\n"):
                     on_torn(place)
                     return
-                raise RescoreError(f"{place}: not a decision: {error}") from error
+                raise RescoreError(f"{place}: not a decision: {first_line(error)}") from error
             yield LoggedDecision(place, decision)
 
 
@@ -176,18 +177,27 @@ def regrade(
         try:
             found = verdict.result()
         except Exception as error:
-            message = f"{logged.place}: a grader failed: {type(error).__name__}: {error}"
-            raise RescoreError(message) from error
+            raise RescoreError(f"{logged.place}: a grader failed: {one_line(error)}") from error
         yield _rescore_one(logged, found, label.grader, label.mode, sar_weight)
 
 
 def write_all(rescored: Iterable[Rescored], output: TextIO | None) -> Summary:
-    """Writes all decisions to `output`, if there is one, and returns what changed."""
+    """Writes all decisions to `output`, if there is one, and returns what changed.
+
+    Raises:
+        RescoreError: a decision cannot be written. JSON can hold half a character (a lone
+            surrogate), and what Python's reader takes for a number: both have no place in UTF-8
+            or in JSON.
+    """
     summary = Summary()
     for one in rescored:
         summary.add(one)
         if output:
-            output.write(one.to_json() + "\n")
+            try:
+                output.write(one.to_json() + "\n")
+            except ValueError as error:
+                message = f"{one.place}: the decision cannot be written: {first_line(error)}"
+                raise RescoreError(message) from error
     return summary
 
 

@@ -34,6 +34,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 MIN_FUZZ_CASES = 5000
+# Room for an error's message, the client's request id, the time and the status.
+MAX_LOG_LINE_CHARS = 750
 # Each example goes through a socket to another process, so none has a deadline.
 hypothesis.settings.register_profile("fuzz", deadline=None)
 
@@ -172,6 +174,9 @@ class Fuzzed:
         assert self.server.request("/healthz")[1]["in_flight"] == 0
         log = self.server.log.read_text()
         assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:3000]
+        for line in log.split("\n"):
+            assert line.isprintable(), line[:3000]
+            assert len(line) <= MAX_LOG_LINE_CHARS, line[:3000]
 
     def _check(
         self, response: http.client.HTTPResponse, method: str = "", path: str = ""

@@ -29,6 +29,7 @@ from pathlib import Path
 
 from eval.benchmarks.base import Benchmark, Problem
 from eval.benchmarks.rows import HubSource, Row, RowError, download_from_hub
+from sar.errors import first_line
 
 _FILE = "data_instances.json"
 _INTRODUCTION = "Choose one of these answers:"
@@ -70,8 +71,8 @@ def _read_samples(paths: list[Path]) -> Iterator[Row]:
     for path in paths:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RowError(f"{path}: not JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise RowError(f"{path}: not JSON: {first_line(error)}") from error
         samples = content.get("samples") if isinstance(content, dict) else None
         if not isinstance(samples, list):
             raise RowError(f"{path}, field 'samples': expected a list of samples")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from eval.errors import UserError
-from sar.errors import one_line
+from sar.errors import first_line, one_line, quote, shorten
 from sar.grading.label import GraderName, Label, LabelError, parse_label
 
 _INSTALL = "pip install -c constraints.txt -e '.[eval]'"
@@ -69,7 +69,7 @@ class Row:
         texts = {key: text for key, text in value.items() if text is not None}
         for key, text in texts.items():
             if not isinstance(text, str):
-                self._refuse(field, "a string", text, prefix=f"{key!r}: ")
+                self._refuse(field, "a string", text, prefix=f"{quote(key)}: ")
         return texts
 
     def make_label(
@@ -91,7 +91,7 @@ class Row:
 
     def _get(self, field: str) -> Any:
         if field not in self.values:
-            names = ", ".join(map(repr, self.values))
+            names = shorten(", ".join(map(repr, self.values)))
             raise self.make_error(field, f"is missing; the row has {names}")
         return self.values[field]
 
@@ -128,8 +128,8 @@ def read_jsonl_rows(path: Path) -> Iterator[Row]:
             where = f"{path}, line {number}"
             try:
                 values = json.loads(line.decode("utf-8"))
-            except ValueError as error:
-                raise RowError(f"{where}: not JSON: {error}") from error
+            except (ValueError, RecursionError) as error:
+                raise RowError(f"{where}: not JSON: {first_line(error)}") from error
             if not isinstance(values, dict):
                 raise RowError(f"{where}: expected an object, found {_name_type(values)}")
             yield Row(where, index, values)

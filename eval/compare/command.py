@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.statistics.metrics import NUM_RESAMPLES
-from sar.arguments import number
+from sar.arguments import CommandParser, number
+from sar.errors import MAX_MESSAGE_CHARS, shorten
 
 
 def main(argv: Sequence[str]) -> int:
@@ -21,7 +22,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         _compare(_parse_args(argv))
     except (ValueError, OSError) as error:
-        print(f"python -m eval compare: {error}", file=sys.stderr)
+        message = shorten(str(error), MAX_MESSAGE_CHARS)
+        print(f"python -m eval compare: {message}", file=sys.stderr)
         return 2
     return 0
 
@@ -57,7 +59,7 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m eval compare",
         description="Compares runs over the same problems; the first run is the baseline.",
     )

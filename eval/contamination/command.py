@@ -16,7 +16,9 @@ from typing import Any
 from eval.benchmarks import Problem, choose_benchmarks, load_problems
 from eval.contamination.overlap import ContaminatedProblem, ContaminationSearch, iter_training_rows
 from eval.records import write_json
+from sar.arguments import CommandParser
 from sar.contamination import NGRAM_WORDS
+from sar.errors import MAX_MESSAGE_CHARS, shorten
 
 
 def main(argv: Sequence[str]) -> int:
@@ -35,7 +37,8 @@ def main(argv: Sequence[str]) -> int:
             arguments.output.parent.mkdir(parents=True, exist_ok=True)
             write_json(arguments.output, report)
     except (ValueError, OSError) as error:
-        print(f"python -m eval contamination: {error}", file=sys.stderr)
+        message = shorten(str(error), MAX_MESSAGE_CHARS)
+        print(f"python -m eval contamination: {message}", file=sys.stderr)
         return 2
     print(_format_table(report))
     return 0
@@ -106,7 +109,7 @@ def _format_table(report: Mapping[str, Any]) -> str:
 
 
 def _parse_args(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m eval contamination",
         description="Finds benchmark problems in a training file.",
     )

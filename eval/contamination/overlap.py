@@ -14,6 +14,7 @@ from typing import Any
 
 from eval.benchmarks import Problem
 from sar.contamination import NGRAM_WORDS, ContaminationIndex, Match
+from sar.errors import first_line
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,9 @@ def iter_training_rows(path: Path) -> Iterator[tuple[int, int, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(
-                    f"{path}, line {number}: not JSON ({error}); each line must be one JSON value"
+                    f"{path}, line {number}: not JSON ({first_line(error)}); each line "
+                    "must be one JSON value"
                 ) from None
             yield number, len(line), row

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 from eval.benchmarks import BENCHMARKS, Benchmark
+from sar.arguments import CommandParser
 
 
 def main(argv: Sequence[str]) -> int:
     """Prints one paragraph per benchmark. Exit code: 0."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m eval list", description="Shows the benchmarks, their sources and licences."
     )
     parser.parse_args(argv)

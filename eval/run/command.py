@@ -45,6 +45,7 @@ from eval.run.progress import Progress
 from eval.run.prompts import PromptStyle, choose_prompt_style
 from eval.run.summary_table import format_summary
 from eval.statistics.metrics import summarize
+from sar.errors import MAX_MESSAGE_CHARS, shorten
 from sar.grading.processes.pool import GraderPool
 
 
@@ -70,7 +71,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         return run(config)
     except UserError as error:
-        print(f"python -m eval run: {error}", file=sys.stderr)
+        message = shorten(str(error), MAX_MESSAGE_CHARS)
+        print(f"python -m eval run: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command resumes this run", file=sys.stderr)

@@ -12,7 +12,7 @@ from typing import Any
 from eval.benchmarks import choose_benchmarks
 from eval.errors import UserError
 from eval.run.prompts import PROMPT_STYLES
-from sar.arguments import looks_like_folder, number
+from sar.arguments import CommandParser, looks_like_folder, number
 
 BUNDLED = "bundled"
 _COUNT = number(1, kind=int)
@@ -146,7 +146,7 @@ FIXED_SETTINGS = tuple(f.name for f in fields(RunConfig) if f.metadata["is_fixed
 
 def parse_args(argv: Sequence[str]) -> RunConfig:
     """Reads the command line; exits with code 2 and a message if it is wrong."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m eval run",
         description="Asks a model the problems of benchmarks, grades its responses and records "
         "them. The same command resumes an interrupted run.",

@@ -39,6 +39,7 @@ from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
 from reward_server.pipeline.service import RewardService
 from reward_server.pipeline.waiting import CLIENT_IS_GONE
 from reward_server.weights.policy import PolicyUpdater
+from sar.errors import MAX_MESSAGE_CHARS, shorten
 
 _KEY_HEADER = "Authorization"
 _ID_HEADER = "X-Request-Id"
@@ -198,7 +199,8 @@ def _choose_request_id(sent: str) -> str:
 
 
 def _to_error(kind: str, message: str, status: int, field: str | None = None) -> Response:
-    return _to_json(ErrorAnswer(error=Error(type=kind, message=message, field=field)), status)
+    error = Error(type=kind, message=shorten(message, MAX_MESSAGE_CHARS), field=field)
+    return _to_json(ErrorAnswer(error=error), status)
 
 
 def _to_json(answer: BaseModel, status: int = 200) -> Response:

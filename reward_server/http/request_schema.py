@@ -11,6 +11,7 @@ Source: slime at 624b824, slime/rollout/rm_hub/__init__.py, remote_rm; miles at 
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from pydantic_core import PydanticCustomError
 
 from reward_server.errors import InvalidRequest, RewardServerError, TooLarge
 from reward_server.pipeline.rollout import SubmittedRollout
+from sar.errors import first_line, quote
 from sar.grading.label import GraderName, Label, LabelError, Mode, parse_label
 from sar.json_values import count_values
 
@@ -57,13 +59,7 @@ class _ParsedLabel(NamedTuple):
 
 def _check_text(text: str, info: ValidationInfo[Any], part: str = "") -> str:
     """Refuses a text that is too long or not Unicode. `part` is the field's part, `.choices`."""
-    limits: RequestLimits = info.context
-    if len(text) > limits.max_text_chars:
-        raise PydanticCustomError(
-            "too_large",
-            "has {num_chars} characters: --max-text-chars is {limit}",
-            {"num_chars": len(text), "limit": limits.max_text_chars},
-        )
+    _check_length(len(text), info)
     try:
         text.encode()
     except UnicodeEncodeError as error:  # a lone surrogate, which JSON can contain as an escape
@@ -71,9 +67,44 @@ def _check_text(text: str, info: ValidationInfo[Any], part: str = "") -> str:
     return text
 
 
+def _check_length(num_chars: int, info: ValidationInfo[Any]) -> None:
+    limits: RequestLimits = info.context
+    if num_chars > limits.max_text_chars:
+        raise PydanticCustomError(
+            "too_large",
+            "has {num_chars} characters: --max-text-chars is {limit}",
+            {"num_chars": num_chars, "limit": limits.max_text_chars},
+        )
+
+
+def _count_chars(value: Any, limit: int) -> int:
+    """Characters of a JSON value: of its keys, texts and numbers, and one for each value.
+
+    Stops soon after `limit`, so that the rest of a larger value costs nothing.
+    """
+    num_chars = 0
+    waiting = [value]
+    while waiting and num_chars + len(waiting) <= limit:
+        one = waiting.pop()
+        num_chars += 1
+        if isinstance(one, str):
+            num_chars += len(one)
+        elif isinstance(one, int):
+            num_chars += one.bit_length() // 3  # about as many digits
+        elif isinstance(one, dict):
+            num_chars += sum(map(len, one))
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+    return num_chars + len(waiting)
+
+
 def _read_label(value: Any, info: ValidationInfo[Any]) -> _ParsedLabel:
+    # Before it is parsed: a text may be JSON, and an object may hold anything.
     if isinstance(value, str):
-        _check_text(value, info)  # before it is parsed, as it may be JSON
+        _check_text(value, info)
+    else:
+        _check_length(_count_chars(value, info.context.max_text_chars), info)
     label = parse_label(value)
     _check_text(label.answer, info)
     for choice in label.choices:
@@ -197,10 +228,10 @@ def parse_update_weights(body: bytes | bytearray) -> Path:
     Raises:
         InvalidRequest: the request names none, or it does not exist here.
     """
-    path = Path(_parse(UpdateWeightsRequest, body).path)
-    if not path.is_dir():
-        raise InvalidRequest(f"there is no folder {str(path)!r} on this machine", "path")
-    return path
+    path = _parse(UpdateWeightsRequest, body).path
+    if not os.path.isdir(path):
+        raise InvalidRequest(f"there is no folder {quote(path)} on this machine", "path")
+    return Path(path)
 
 
 def _parse(model: type[_M], body: bytes | bytearray, limits: RequestLimits | None = None) -> _M:
@@ -213,7 +244,7 @@ def _parse(model: type[_M], body: bytes | bytearray, limits: RequestLimits | Non
     try:
         payload = json.loads(body.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not JSON: {error}") from error
+        raise InvalidRequest(f"the body is not JSON: {first_line(error)}") from error
     try:
         return model.model_validate(payload, context=limits)
     except ValidationError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import threading
 import time
 from collections import deque
@@ -39,7 +40,9 @@ class RewardLog:
     ) -> None:
         """
         Args:
-            directory: created if it does not exist. Files of earlier runs are kept.
+            directory: created if it does not exist, for this user only, as the files are. One that
+                exists keeps its mode, with a warning if other users may read it. Files of earlier
+                runs are kept.
             max_file_bytes: a line that would make a file larger goes into the next file.
             max_queued_chars: text that may wait to be written. Bounds the memory of the queue.
         Raises:
@@ -48,6 +51,7 @@ class RewardLog:
         self.num_dropped = 0
         """Decisions that were not written: queue full, log closed, or not representable as JSON."""
         self._file = _RotatedFile(directory, max_file_bytes)
+        _warn_if_open_to_others(directory)
         self._max_queued_chars = max_queued_chars
         self._queue: deque[Decision] = deque()
         self._queued_chars = 0
@@ -209,13 +213,13 @@ class _RotatedFile:
         return self._open_next()
 
     def _open_next(self) -> int:
-        self._directory.mkdir(parents=True, exist_ok=True)
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = None
         while fd is None:
             path = self._directory / f"{self._prefix}-{self._next_number:05d}.jsonl"
             # Servers in two containers can have the same process id and start in the same second.
             with suppress(FileExistsError):
-                fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o666)
+                fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o600)
             self._next_number += 1
         self._fd, self._path, self._size_bytes = fd, path, 0
         return fd
@@ -228,6 +232,18 @@ class _RotatedFile:
         except OSError:
             self._size_bytes += 1  # so that `close` does not delete the file as empty
             self.close()
+
+
+def _warn_if_open_to_others(directory: Path) -> None:
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        _log.warning(
+            "--reward-log %s is open to other users (mode %o). They cannot read its new files, but "
+            "may read older ones; to close it: chmod -R go= %s",
+            directory,
+            mode,
+            directory,
+        )
 
 
 def _size_chars(decision: Decision) -> int:

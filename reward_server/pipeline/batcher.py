@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from reward_server.errors import ClientGone, NotReady, ScoringFailed
 from reward_server.observe.metrics import Metrics
+from sar.errors import one_line
 from sar.scoring import LogprobScorer, TokenSequence
 
 # A bucket goes first after this many batches in a row that took nothing from it.
@@ -226,7 +227,8 @@ class Batcher:
         self._num_failures_in_a_row += 1
         self._failed_at_s = time.monotonic()
         trace = failure if self._num_failures_in_a_row == 1 else None
-        _log.error("scoring %d rollouts failed: %r", len(jobs), failure, exc_info=trace)
+        reason = one_line(failure)
+        _log.error("scoring %d rollouts failed: %s", len(jobs), reason, exc_info=trace)
         # Its frames hold the tensors of the failed call, which may be what memory ran out for.
         traceback.clear_frames(failure.__traceback__)
         if len(jobs) > 1:
@@ -235,8 +237,7 @@ class Batcher:
         elif not is_retry:
             self._score(jobs, is_retry=True)
         else:
-            message = f"the scorer failed: {type(failure).__name__}: {failure}"
-            jobs[0].future.set_exception(ScoringFailed(message))
+            jobs[0].future.set_exception(ScoringFailed(f"the scorer failed: {reason}"))
 
     def _next_batch(self) -> list[_Job]:
         """Waits for jobs and takes as many as fit; empty once closed and done."""

@@ -17,6 +17,7 @@ from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
 from reward_server.pipeline.waiting import Client, Waiting
 from sar import __version__
 from sar.decision import Decision
+from sar.errors import one_line
 from sar.grading.processes.pool import GraderPool
 from sar.grading.verdict import Verdict
 from sar.reward import Likelihood, Reward, combine
@@ -182,7 +183,7 @@ class RewardRequest:
         except RequestTimedOut:
             raise
         except Exception as error:
-            raise ScoringFailed(f"a grader failed: {type(error).__name__}: {error}") from error
+            raise ScoringFailed(f"a grader failed: {one_line(error)}") from error
         label = pending.prepared.rollout.label
         reward = combine(
             verdict,

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from reward_server.config import ServerConfig
+from reward_server.observe.logs import adopt_loggers
 from reward_server.observe.metrics import Metrics
 from reward_server.pipeline.batcher import Batcher, BatcherCounters
 from reward_server.pipeline.engine import Engine
@@ -76,8 +77,11 @@ def _refuse_adapter(path: str) -> None:
 def load_scorer(config: ServerConfig, path: str) -> TransformersScorer | VllmScorer:
     """Loads the model at `path` with the configured backend."""
     if config.backend == "vllm":
+        from sar.scoring.vllm_import import import_vllm
         from sar.scoring.vllm_scorer import VllmScorer
 
+        import_vllm()  # adds the handlers that `adopt_loggers` removes, in this process
+        adopt_loggers("vllm", "transformers", "huggingface_hub")
         return VllmScorer.from_pretrained(
             path,
             dtype=config.dtype,
@@ -85,13 +89,11 @@ def load_scorer(config: ServerConfig, path: str) -> TransformersScorer | VllmSco
             tensor_parallel_size=config.tensor_parallel_size,
             trust_remote_code=config.trust_remote_code,
         )
-    from transformers.utils import logging as transformers_logging
+    import transformers.utils.logging  # noqa: F401  adds the handlers that `adopt_loggers` removes
 
     from sar.scoring.transformers_scorer import TransformersScorer
 
-    # transformers logs with a handler and format of its own; use the server's instead.
-    transformers_logging.disable_default_handler()
-    transformers_logging.enable_propagation()
+    adopt_loggers("transformers", "huggingface_hub")
     return TransformersScorer.from_pretrained(
         path,
         device=config.device,

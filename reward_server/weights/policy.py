@@ -29,7 +29,7 @@ from reward_server.pipeline.engine import Engine, EngineSlot
 from reward_server.weights.checkpoints import find_flaw, parse_step
 from reward_server.weights.identity import describe_difference
 from reward_server.weights.update_queue import Source, Update, UpdateQueue
-from sar.errors import one_line
+from sar.errors import one_line, quote
 
 # What Rust, in which safetensors is written, adds to the messages of the system's errors.
 _RUST_SYSTEM_ERROR = "(os error "
@@ -131,7 +131,7 @@ class PolicyUpdater:
     def _put_in_service(self, path: Path) -> int:
         """Loads a checkpoint, gives new requests its engine, and returns its policy version."""
         if flaw := find_flaw(path):
-            raise CheckpointIncomplete(f"checkpoint {str(path)!r}: {flaw}", "path")
+            raise CheckpointIncomplete(f"checkpoint {quote(str(path))}: {flaw}", "path")
         started_s = time.monotonic()
         last = self._remember_last()
         current = self._engines.current
@@ -198,7 +198,7 @@ class PolicyUpdater:
         if difference := describe_difference(engine.identity, last.identity):
             engine.batcher.close()
             raise CheckpointRefused(
-                f"checkpoint {str(path)!r} is another model: {difference}", "path"
+                f"checkpoint {quote(str(path))} is another model: {difference}", "path"
             )
         step = parse_step(path)
         return replace(engine, version=last.version + 1 if step is None else step)
@@ -212,7 +212,7 @@ class PolicyUpdater:
 
 def _describe_failure(path: Path, error: Exception) -> RewardServerError:
     """What to raise when loading a checkpoint has failed."""
-    text = f"checkpoint {str(path)!r}: {one_line(error)}"
+    text = f"checkpoint {quote(str(path))}: {one_line(error)}"
     if _may_pass(error):
         return CheckpointNotLoaded(text, "path")
     if find_flaw(path):  # a file was deleted or written meanwhile

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from sar.arguments import CommandParser
 from sar.commands.grader_options import add_grader_options
 from sar.errors import one_line
 from sar.grading.label import GraderName, LabelError, parse_label
-from sar.terminal import make_printable
 
 _RESPONSE_OPTIONS = ("label", "explain")
 _FILE_OPTIONS = ("response_key", "label_key", "expected_key", "output")
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:
         raise
     except (OSError, RuntimeError) as error:
-        sys.stderr.write(f"error: {make_printable(one_line(error))}\n")
+        sys.stderr.write(f"error: {one_line(error)}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m sar grade",
         usage="%(prog)s RESPONSE --label LABEL [options]\n       %(prog)s --file FILE [options]",
         description=(
@@ -139,7 +139,7 @@ def _grade_response(parser: argparse.ArgumentParser, arguments: argparse.Namespa
     try:
         label = parse_label(arguments.label, arguments.grader)
     except LabelError as error:
-        parser.error(f"--label: {make_printable(str(error))}")
+        parser.error(f"--label: {error}")
     response = arguments.response
     if response == "-":
         response = sys.stdin.buffer.read().decode("utf-8", "replace")

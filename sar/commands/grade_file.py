@@ -16,13 +16,12 @@ from typing import TextIO
 from sar.commands.grade_rows import BadRow, Keys, Row, read_rows
 from sar.commands.grade_table import GradedRow, Summary, Table
 from sar.commands.grader_options import open_graders
-from sar.errors import one_line
+from sar.errors import MAX_MESSAGE_CHARS, one_line, shorten
 from sar.files import open_atomically
 from sar.grading.label import GraderName
 from sar.grading.processes.pool import GraderPool
 from sar.grading.verdict import Verdict
 from sar.read_ahead import read_ahead
-from sar.terminal import make_printable
 
 # For output that goes to a file or a pipe.
 _WIDTH_WITHOUT_TERMINAL = 160
@@ -47,7 +46,8 @@ def grade_file(file: Path, keys: Keys, arguments: argparse.Namespace) -> int:
         for graded in _grade(rows, graders, num_ahead):
             if isinstance(graded, BadRow):
                 summary.add_bad(graded)
-                sys.stderr.write(f"error: {file}:{graded.line}: {make_printable(graded.error)}\n")
+                message = f"{file}:{graded.line}: {graded.error}"
+                sys.stderr.write(f"error: {shorten(message, MAX_MESSAGE_CHARS)}\n")
             else:
                 summary.add(graded)
                 sys.stdout.write(table.format_row(graded))
@@ -92,7 +92,7 @@ def _read_with_progress(
 
 
 def _open_output(path: Path | None) -> AbstractContextManager[TextIO | None]:
-    return open_atomically(path) if path else nullcontext()
+    return open_atomically(path, is_private=True) if path else nullcontext()
 
 
 def _to_json(graded: GradedRow | BadRow) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from sar.commands.grader_options import open_graders
 from sar.commands.verdict_text import UNREADABLE, name_verdict, say_why
+from sar.errors import one_line
 from sar.grading.explain import Excerpt, Explanation
 from sar.grading.label import GraderName, Label, names_grader
 from sar.grading.processes.pool import GraderPool
@@ -58,7 +59,7 @@ def _explain(
     try:
         return [*lines, *_format_explanation(graders.explain(response, label, verdict))]
     except Exception as error:  # noqa: BLE001  the verdict stands without its explanation
-        return [*lines, ("read as", f"not known: {type(error).__name__}: {error}")]
+        return [*lines, ("read as", f"not known: {one_line(error)}")]
 
 
 def _say_who_chose(label: Label, arguments: argparse.Namespace) -> str:

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sar.errors import quote
 from sar.grading.graded_text import make_graded_text
 from sar.grading.label import GraderName, Label, LabelError, parse_label
 
 _FORM = "each line must be one JSON object"
 _MAX_NAMED_KEYS = 10
+_MAX_NAME_CHARS = 30
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def _read_row(line: int, row: dict[str, Any], keys: Keys, grader: GraderName | N
 
 def _get(row: dict[str, Any], key: str, option: str) -> Any:
     if key not in row:
-        found = ", ".join(map(repr, list(row)[:_MAX_NAMED_KEYS])) or "no fields"
+        names = (quote(name, _MAX_NAME_CHARS) for name in list(row)[:_MAX_NAMED_KEYS])
+        found = ", ".join(names) or "no fields"
         raise ValueError(f"no {key!r}; the row has {found}: name the right one with {option}")
     return row[key]
 
@@ -140,6 +143,6 @@ def _get_expected(row: dict[str, Any], keys: Keys) -> bool | None:
         return None
     if not isinstance(expected, (bool, int, float)) or expected not in (0, 1):
         raise ValueError(
-            f"{keys.expected!r} is {str(expected)[:40]!r}; it must be 0, 1, true or false"
+            f"{keys.expected!r} is {quote(expected, 40)}; it must be 0, 1, true or false"
         )
     return bool(expected)

@@ -12,8 +12,9 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, get_args
 
-from sar.arguments import number
+from sar.arguments import CommandParser, number
 from sar.commands.grader_options import add_grader_options, open_graders
+from sar.errors import MAX_MESSAGE_CHARS, shorten
 from sar.files import open_atomically
 from sar.grading.label import GraderName
 
@@ -33,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m sar rescore",
         description=(
             "Computes the rewards in a log again and reports what changed. The log comes from "
@@ -72,7 +73,7 @@ def _rescore_files(arguments: argparse.Namespace, is_regrading: bool) -> int:
         ):
             summary = write_all(rescored, output)
     except (RescoreError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {shorten(str(error), MAX_MESSAGE_CHARS)}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("stopped: no output was written\n")
@@ -131,7 +132,7 @@ def _open_output(path: Path | None, logs: Sequence[Path]) -> AbstractContextMana
         raise RescoreError(
             f"--output {path}: would replace a log or be read as one; choose another folder"
         )
-    return open_atomically(path)
+    return open_atomically(path, is_private=True)  # as the log is
 
 
 def _format_summary(summary: Summary) -> str:

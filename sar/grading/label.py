@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from sar.errors import first_line, quote
+
 GraderName = Literal["math", "choice", "boolean", "exact"]
 Mode = Literal["train", "eval"]
 
@@ -45,6 +47,8 @@ _FUNCTION = re.compile(r"\b(?:sin|cos|tan|cot|log|ln|exp|sqrt|pi)\b")
 # LogicBench's name for an option: `choice_2`.
 _OPTION_NAME = re.compile(r"\bchoice_([1-9]|1\d|2[0-6])\b")
 _MAX_CHOICES = len(string.ascii_uppercase)
+# Of a value in an error message: a typical answer, and the start of a solution.
+_MAX_QUOTED_CHARS = 60
 # `{"answer": 5` and `{'answer': 5`, but not the set `{1, 2}`.
 _MEANT_AS_JSON = re.compile(r"""\s*\{\s*['"]\w+['"]\s*:""")
 # In JSON, `\frac` with one backslash becomes a form feed and `rac`; `\neq` a line feed and `eq`.
@@ -221,7 +225,10 @@ def _check_choices(choices: Any) -> tuple[str, ...]:
 def _check_option(value: dict[str, Any], field: str, allowed: tuple[str, ...]) -> Any:
     option = value.get(field)
     if option is not None and option not in allowed:
-        raise LabelError(f"unknown {field} {_quote(option)}; one of {', '.join(allowed)}", field)
+        raise LabelError(
+            f"unknown {field} {_quote(option)}; one of {', '.join(allowed)}",
+            field,
+        )
     return option
 
 
@@ -233,15 +240,15 @@ def _parse_json_object(text: str) -> dict[str, Any] | None:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         if _MEANT_AS_JSON.match(text):
-            raise LabelError(f"the label looks like a JSON object but is not: {error}") from error
+            raise LabelError(
+                f"the label looks like a JSON object but is not: {first_line(error)}"
+            ) from error
         return None  # for example the set {1, 2}
     return value if isinstance(value, dict) else None
 
 
 def _quote(value: object) -> str:
-    """Returns the start of a value for an error message of one line."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    return quote(value, _MAX_QUOTED_CHARS)
 
 
 def _name_type(value: object) -> str:

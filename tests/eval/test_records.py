@@ -124,6 +124,8 @@ def test_an_incomplete_line_longer_than_a_block(tmp_path: Path) -> None:
     [
         ("{", "line 2: "),
         ("[]", "line 2: expected an object, found list"),
+        ("[" * 100_000, "line 2: "),
+        (json.dumps({"\x1b" * 10**6: 1}), "line 2: .{,300}$"),
         (json.dumps({k: v for k, v in asdict(RECORD).items() if k != "seed"}), "missing .* 'seed'"),
         (json.dumps({**asdict(RECORD), "score": 1}), "unknown field 'score'"),
     ],
@@ -143,7 +145,7 @@ def test_run_description(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"model": 1}', "nonsense"])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"model": 1}', "nonsense", "[" * 10**5])
 def test_a_broken_run_description(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(UserError, match=r"run\.json: "):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sar.arguments import number
+from sar.errors import quote
 
 
 @pytest.mark.parametrize(
@@ -41,4 +42,4 @@ def test_any_other_text_is_refused_by_name(
     for text in texts:
         with pytest.raises(argparse.ArgumentTypeError) as caught:
             number(*limits)(text)
-        assert str(caught.value) == f"{text!r} {complaint}"
+        assert str(caught.value) == f"{quote(text)} {complaint}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,20 @@ def test_a_folder_in_the_place_of_the_file_is_an_error_and_stays(tmp_path: Path)
     with pytest.raises(OSError, match="a"):
         write_atomically(tmp_path / "a", "text")
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+@pytest.mark.parametrize("umask", [0, 0o022])
+def test_a_private_file_can_be_read_by_this_user_only(tmp_path: Path, umask: int) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    (tmp_path / "a.txt.partial").write_text("of a process that was killed")
+    before = os.umask(umask)
+    try:
+        with open_atomically(path, is_private=True) as file:
+            file.write("new")
+        write_atomically(tmp_path / "b.txt", "for all")
+    finally:
+        os.umask(before)
+    assert path.read_text() == "new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "b.txt").stat().st_mode) == 0o666 & ~umask

@@ -286,7 +286,12 @@ def test_rows_that_do_not_fit(
 
 @pytest.mark.parametrize(
     ("line", "complaint"),
-    [(b"{", "not JSON"), (b"[1]", "expected an object, found a list"), (b"\xff{}", "not JSON")],
+    [
+        (b"{", "not JSON"),
+        (b"[1]", "expected an object, found a list"),
+        (b"\xff{}", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+    ],
 )
 def test_lines_that_are_not_rows(tmp_path: Path, line: bytes, complaint: str) -> None:
     good = b'{"question": "1+1?", "answer": "#### 2"}'

@@ -206,8 +206,11 @@ def test_an_unreadable_training_file_is_reported_before_benchmarks_load(
 def test_user_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torn = tmp_path / "torn.jsonl"
     torn.write_text('{"prompt": "fine"}\n\n{"prompt": \n')
+    nested = tmp_path / "nested.jsonl"
+    nested.write_text("[" * 100_000)
     for arguments, part in (
         ([torn, "--benchmarks", "demo"], "torn.jsonl, line 3: not JSON"),
+        ([nested, "--benchmarks", "demo"], "nested.jsonl, line 1: not JSON"),
         ([tmp_path / "absent", "--benchmarks", "demo"], "absent"),
         ([torn, "--benchmarks", "nonsense"], "no benchmark 'nonsense'"),
         ([torn, "--benchmarks", "demo", "--n", "0"], "n-grams of 0 words"),

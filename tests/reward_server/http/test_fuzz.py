@@ -34,7 +34,7 @@ FUZZ = settings(
 )
 # For tests whose requests are all scored, which takes longer.
 SCORED = settings(FUZZ, max_examples=300 if IS_LONG else 20)
-MAX_MESSAGE_CHARS = 1000
+MAX_MESSAGE_CHARS = 600
 
 schema = schemathesis.openapi.from_dict(describe(needs_key=False))
 
@@ -158,6 +158,58 @@ def test_almost_valid_requests(fuzzed: Fuzzed, text: str) -> None:
         assert 5 < len(value["error"]["message"]) < MAX_MESSAGE_CHARS
     else:
         assert set(value["scores"]) <= {0.0, 1.0}
+
+
+HOSTILE_TEXT = st.sampled_from(
+    ["x" * 100_000, "\n\r\x1b[2J\u2028\x85" * 200, "\ud83d" * 300, "\U000e0001" * 900, "\0"]
+) | st.text(st.characters(), max_size=20)
+HOSTILE = st.recursive(
+    ODD | HOSTILE_TEXT | st.integers(-(10**4000), 10**4000),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            HOSTILE_TEXT | st.sampled_from(["answer", "grader", "mode", "choices"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=6,
+)
+HOSTILE_FIELDS = st.dictionaries(
+    st.sampled_from(["query", "prompts", "labels", "prompt", "response", "label"]), HOSTILE
+)
+
+
+@st.composite
+def hostile_requests(draw: st.DrawFn) -> bytes:
+    """The JSON text of a request with huge, deeply nested or unprintable values."""
+    label = draw(HOSTILE)
+    for _ in range(draw(st.sampled_from([0, 0, 5, 150]))):
+        label = [label]
+    text = draw(HOSTILE_TEXT)
+    ordinary = [
+        {"query": ["Q: 5"], "prompts": ["Q:"], "labels": [label]},
+        {"query": [text], "prompts": ["Q:"], "labels": ["5"]},
+        {"query": ["Q: 5"], "prompts": [text], "labels": ["5"]},
+        {"prompt": "Q:", "response": "5", "label": draw(st.sampled_from([label, text]))},
+    ]
+    body = draw(st.sampled_from(ordinary) | HOSTILE_FIELDS)
+    return json.dumps(body, ensure_ascii=draw(st.booleans())).encode(errors="surrogatepass")
+
+
+@given(hostile_requests(), st.sampled_from(["/get_reward", "/rm"]))
+@FUZZ
+def test_an_error_is_one_short_line_in_the_answer_and_in_the_log(
+    fuzzed: Fuzzed, body: bytes, path: str
+) -> None:
+    """`Fuzzed` checks the log's lines at the end."""
+    status, value = fuzzed.send(body, path=path)
+    assert status in (200, 400, 413)
+    if status != 200:
+        error = value["error"]
+        assert error["message"].isprintable()
+        assert len(error["message"]) <= MAX_MESSAGE_CHARS
+        assert error["field"] is None or len(error["field"]) < 30
 
 
 ENCODINGS = ["utf-8-sig", "utf-16", "utf-16-be", "utf-32", "latin-1", "utf-7", "cp037"]

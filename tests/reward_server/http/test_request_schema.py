@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward_server.errors import InvalidRequest, TooLarge
-from reward_server.http.request_schema import RequestLimits, parse_get_reward
+from reward_server.errors import InvalidRequest, RewardServerError, TooLarge
+from reward_server.http.request_schema import (
+    RequestLimits,
+    parse_get_reward,
+    parse_update_weights,
+)
 from reward_server.pipeline.rollout import SubmittedRollout
 from sar.grading.label import Label
 
@@ -20,6 +25,15 @@ LIMITS = RequestLimits(max_samples=8192, max_text_chars=1_000_000, max_body_byte
 
 def parse(body: bytes) -> list[SubmittedRollout]:
     return parse_get_reward(body, LIMITS)
+
+
+def refuse(body: bytes, limits: RequestLimits) -> tuple[str, str | None]:
+    """The error's message and field; an empty message if there is none."""
+    try:
+        parse_get_reward(body, limits)
+    except RewardServerError as error:
+        return str(error), error.field
+    return "", None
 
 
 def request(**changes: Any) -> bytes:
@@ -216,3 +230,110 @@ def test_a_text_that_is_too_long_is_named(name: str) -> None:
     parse_get_reward(request(**texts), limits)
     with pytest.raises(TooLarge, match=rf"{name}\[1\] has 21 characters: --max-text-chars is 20"):
         parse_get_reward(request(**texts | {name: [texts[name][0], "x" * 21]}), limits)
+
+
+MEGABYTE = "x" * 10**6
+HUGE: list[dict[str, Any]] = [
+    {MEGABYTE: 1},
+    {"answer": "4", MEGABYTE: 1},
+    {"answer": MEGABYTE},
+    {"answer": [MEGABYTE]},
+    {"answer": {MEGABYTE: MEGABYTE}},
+    {"answer": int("9" * 4000)},
+    {"answer": "4", "grader": MEGABYTE},
+    {"answer": "4", "grader": [MEGABYTE]},
+    {"answer": "4", "mode": {MEGABYTE: 1}},
+    {"answer": "4", "choices": MEGABYTE},
+    {"answer": "4", "choices": [[MEGABYTE]]},
+    {"answer": "A", "choices": [MEGABYTE]},
+    {"answer": "4", "choices": ["x"] * 10**6},
+    {"answer": "4", "choices": {str(n): n for n in range(10**5)}},
+    {str(n): n for n in range(10**5)},
+    {"answer": "4", "weight": [[]] * 10**5},
+]
+
+
+@pytest.mark.parametrize("label", HUGE, ids=range(len(HUGE)))
+def test_the_whole_label_object_counts_against_the_limit(label: dict[str, Any]) -> None:
+    limits = RequestLimits(max_samples=9, max_text_chars=1000, max_body_bytes=2**28)
+    for sent in (label, json.dumps(label)):
+        with pytest.raises(TooLarge, match=r"^labels\[0\] has ") as caught:
+            parse_get_reward(request(labels=[sent]), limits)
+        assert caught.value.field == "labels[0]"
+        assert len(str(caught.value)) < 100
+
+
+def test_a_label_object_counts_as_the_text_that_it_holds() -> None:
+    label = {"answer": "B", "choices": ["red", "blue"], "grader": "choice"}
+    num_chars = len("answerBchoicesredbluegraderchoice")
+    for limit, fits in ((num_chars - 1, False), (2 * num_chars, True)):
+        limits = RequestLimits(max_samples=9, max_text_chars=limit, max_body_bytes=2**28)
+        body = request(query=["a"], prompts=["a"], labels=[label])
+        if fits:
+            assert parse_get_reward(body, limits)[0].label_as_sent == label
+            continue
+        with pytest.raises(TooLarge, match=f"--max-text-chars is {limit}"):
+            parse_get_reward(body, limits)
+
+
+@pytest.mark.parametrize("label", HUGE, ids=range(len(HUGE)))
+def test_a_huge_label_within_the_limit_is_not_echoed(label: dict[str, Any]) -> None:
+    limits = RequestLimits(max_samples=9, max_text_chars=2**30, max_body_bytes=2**28)
+    for sent in (label, json.dumps(label)):
+        message, field = refuse(request(labels=[sent]), limits)
+        assert len(message) < 300
+        assert field in {None, "labels[0]", *(f"labels[0].{name}" for name in label)}
+
+
+hostile_texts = st.text(st.characters(), max_size=20).flatmap(
+    lambda text: st.sampled_from(
+        [text, text * 100, "\n\r\x1b\u2028\ud83d" * 50, "\U000e0001" * 999]
+    )
+)
+hostile_values = st.recursive(
+    st.none() | st.integers(-(10**4000), 10**4000) | st.floats() | hostile_texts,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            hostile_texts | st.sampled_from(["answer", "grader", "mode", "choices"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {}, optional=dict.fromkeys(("query", "prompts", "labels"), hostile_values)
+    )
+    | st.fixed_dictionaries(
+        {"query": st.just(["Q: 4"]), "prompts": st.just(["Q:"])}
+        | {"labels": st.lists(hostile_values, min_size=1, max_size=1)}
+    )
+)
+def test_no_error_echoes_more_than_a_short_line(payload: dict[str, Any]) -> None:
+    message, field = refuse(json.dumps(payload).encode(), LIMITS)
+    assert message.isprintable()
+    assert len(message) <= 600
+    assert field is None or re.fullmatch(r"[a-z\[\]0-9.]{1,30}", field)
+
+
+@pytest.mark.parametrize(
+    "path", ["/" + MEGABYTE, "/no/such\n\x1b[2J\ud800", "/\0", "", MEGABYTE], ids=range(5)
+)
+def test_a_folder_that_cannot_be_is_an_invalid_request(path: str) -> None:
+    with pytest.raises(InvalidRequest, match="there is no folder '") as caught:
+        parse_update_weights(json.dumps({"path": path}).encode())
+    assert caught.value.field == "path"
+    assert len(str(caught.value)) < 300
+    assert str(caught.value).isprintable()
+
+
+def test_an_error_bounds_its_own_message_and_field() -> None:
+    error = InvalidRequest("line\r\n" + MEGABYTE, "labels\n[" + MEGABYTE)
+    assert str(error).isprintable()
+    assert len(str(error)) < 600
+    assert str(error.field).isprintable()
+    assert len(str(error.field)) < 300

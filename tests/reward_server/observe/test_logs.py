@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -59,6 +60,89 @@ def test_text_starts_each_event_with_its_time_and_level() -> None:
     lines = _log_lines("text")
     levels = [m[1] for line in lines if (m := re.match(r"\d{4}-.{18} ([A-Z]+) ", line))]
     assert levels == ["INFO", "ERROR", "WARNING"]
+
+
+HOSTILE = r"""
+import sys, threading, warnings, logging
+from reward_server.observe.logs import adopt_loggers, start_logging
+other = logging.getLogger("a_library")
+other.addHandler(logging.StreamHandler())
+other.propagate = False
+start_logging(sys.argv[1])
+adopt_loggers("a_library")
+log = logging.getLogger("reward_server.x")
+evil = "\r2026-01-01 00:00:00,000 ERROR forged\n\x1b[2J\x85\u2028\u2029\x9b31m\u202e\ud83d"
+log.info("%s", evil)
+log.info("\x1b[1mLOAD REPORT\x1b[0m\n\nKey | Status\n----\n  a | MISSING\n")
+log.warning("%s", "x" * 20_000_000)
+for error in (evil, evil * 200_000):
+    try:
+        try:
+            raise KeyError(evil)
+        except KeyError as cause:
+            raise ValueError(error) from cause
+    except ValueError:
+        log.exception("failed")
+warnings.warn(evil)
+other.warning("a library's own\nformat")
+def fail():
+    raise RuntimeError(evil)
+thread = threading.Thread(target=fail, name="t")
+thread.start()
+thread.join()
+fail()
+"""
+
+
+def _log_hostile(log_format: str, **environ: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", HOSTILE, log_format],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, **environ},
+    )
+    assert done.returncode == 1
+    text = done.stderr.decode()
+    assert text.endswith("\n")
+    return text[:-1].split("\n")
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [{}, {"LANG": "C", "LC_ALL": "C"}, {"PYTHONIOENCODING": "ascii:strict"}],
+    ids=["usual", "C", "ascii"],
+)
+def test_text_has_one_line_for_each_event_without_control_characters(
+    environ: dict[str, str],
+) -> None:
+    lines = _log_hostile("text", **environ)
+    assert all(line.isprintable() for line in lines)
+    assert all(re.match(r"\d{4}-.{18} [A-Z]+ ", line) for line in lines)
+    messages = [line.split(" ", 3)[3] for line in lines]
+    assert len(messages) == 9
+    assert messages[0].startswith("2026-01-01 00:00:00,000 ERROR forged | ")
+    assert messages[1] == r"\x1b[1mLOAD REPORT\x1b[0m | Key | Status | ---- | a | MISSING"
+    assert len(messages[2]) < 2100
+    assert "(19,998,000 more characters)" in messages[2]
+    for message in messages[3:5]:
+        assert message.startswith("failed | Traceback (most recent call last): | ")
+        assert " | ValueError: " in message
+        assert len(message) < 150_000
+    assert "UserWarning" in messages[5]
+    assert messages[6] == "a library's own | format"
+    assert messages[7].startswith("not caught in thread t | Traceback")
+    assert messages[8].startswith("not caught | Traceback")
+
+
+def test_json_stays_one_line_for_each_event_and_bounded() -> None:
+    lines = _log_hostile("json")
+    events = [json.loads(line) for line in lines]
+    assert len(events) == 9
+    assert all(line.isascii() and line.isprintable() for line in lines)
+    assert all(len(line) < 150_000 for line in lines)
+    assert len(events[2]["message"]) < 2100
+    assert "RuntimeError: " in events[8]["traceback"]
 
 
 KEY = "a-key-that-is-nowhere-to-be-seen"

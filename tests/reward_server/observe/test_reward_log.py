@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -58,6 +59,10 @@ def read_all(folder: Path) -> list[Decision]:
 
     files = sorted(folder.glob("*.jsonl"))
     return [logged.decision for file in files for logged in read_log(file, on_torn=torn)]
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
@@ -386,3 +391,35 @@ def test_no_message_holds_a_prompt_or_response(
     log.close(timeout_s=0.1)
     assert caplog.records
     assert "SECRET" not in caplog.text
+
+
+@pytest.mark.parametrize("umask", [0, 0o022, 0o077])
+def test_only_this_user_can_read_the_log(tmp_path: Path, umask: int) -> None:
+    folder = tmp_path / "log"
+    before = os.umask(umask)
+    try:
+        log = RewardLog(folder, max_file_bytes=1)
+        log.record([decision(n) for n in range(3)])
+        log.close()
+    finally:
+        os.umask(before)
+    files = list(folder.iterdir())
+    assert len(files) == 3
+    assert {mode_of(file) for file in files} == {0o600}
+    assert mode_of(folder) == 0o700
+
+
+def test_a_folder_that_others_can_read_keeps_its_mode_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tmp_path.chmod(0o755)
+    log = RewardLog(tmp_path)
+    log.record([decision()])
+    log.close()
+    assert mode_of(tmp_path) == 0o755
+    assert [mode_of(file) for file in tmp_path.iterdir()] == [0o600]
+    assert f"--reward-log {tmp_path} is open to other users (mode 755)" in caplog.text
+    caplog.clear()
+    tmp_path.chmod(0o700)
+    RewardLog(tmp_path).close()
+    assert not caplog.records
