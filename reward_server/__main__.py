@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # When stopping, requests get this much more than --request-timeout: the model may still be
 # loading, and answers have to be sent.
 _DRAIN_MARGIN_S = 10.0
+_SIGNAL_POLL_S = 0.2
 # How long the scorer may take to end a batch whose requests are gone.
 _CLOSE_S = 5.0
 
@@ -54,7 +55,10 @@ def main(argv: list[str] | None = None) -> int:
         except CannotStart as error:
             _log.error("%s", error)
             return 1
-        stop.wait()
+        # The system may deliver a signal to another thread. Only this one runs Python's handlers, and
+        # a wait without an end would not notice.
+        while not stop.wait(_SIGNAL_POLL_S):
+            pass
         status = 0 if server.stop() else 1
     if status or (server.updater and server.updater.is_loading):
         # A thread still works. A normal exit would wait for it, or stop it inside PyTorch, which
