@@ -26,6 +26,7 @@ import gevent
 from gevent.event import Event
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
+from reward_server.http import framing
 from reward_server.pipeline.waiting import CLIENT_IS_GONE, Waiting
 
 _MAX_DESCRIPTORS = 65536
@@ -180,8 +181,19 @@ class _Handler(WSGIHandler):
             return None
         return None if self.server.state.is_stopping else outcome
 
+    def read_request(self, raw_requestline: str) -> bool:
+        framing.check_request_line(raw_requestline)
+        return bool(super().read_request(raw_requestline))
+
+    def MessageClass(self, source: Any, _: int) -> Any:
+        head = framing.read_head(source, self.request_version)
+        return super().MessageClass(io.BytesIO(head), 0)
+
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
+        if self.wsgi_input.chunked_input:
+            # gevent's own reader accepts control characters in extensions and trailers.
+            self.wsgi_input = framing.ChunkedInput(self.rfile, self.wsgi_input.socket)
         environ[CLIENT_IS_GONE] = _create_hang_up_check(self.socket.fileno())
         return environ
 
