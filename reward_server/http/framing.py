@@ -1,9 +1,9 @@
 """Where an HTTP request begins and ends, by the letter of RFC 9112.
 
 gevent, and Python's email parser, which reads headers for it, are lenient: they fold lines, take a
-bare CR as the end of a line, and let one of two lengths win. A proxy in front of the server may read
-the same bytes otherwise, and take a part of one request for the next. So a request that is not plainly
-well-formed is an error, and the listener closes its connection.
+bare CR as the end of a line, and let one of two lengths win. A proxy in front of the server may
+read the same bytes otherwise, and take a part of one request for the next. So a request that is not
+plainly well-formed is an error, and the listener closes its connection.
 
 Stricter than the RFC asks: a line must end in CR LF, not in LF alone, and a repeated Content-Length
 is refused even if both agree.
