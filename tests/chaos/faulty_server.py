@@ -12,6 +12,7 @@ These are read before a checkpoint is loaded:
 - `has_room`: whether memory has room for it while the old weights stay loaded.
 
 The environment variables `READ_TIMEOUT_S` and `WRITE_TIMEOUT_S` replace the listener's constants.
+`NUM_DESCRIPTORS` limits the file descriptors of the server.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -101,6 +103,8 @@ def main() -> int:
     for name in ("READ_TIMEOUT_S", "WRITE_TIMEOUT_S"):
         if name in os.environ:
             setattr(listener, f"_{name}", float(os.environ[name]))
+    if "NUM_DESCRIPTORS" in os.environ:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(os.environ["NUM_DESCRIPTORS"]),) * 2)
     loading.load_scorer = cast(Any, lambda config, path: _load(Path(control), path))
     return entry.main(arguments)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from reward_server.config import ServerConfig, parse_args
-import yaml
 
 if TYPE_CHECKING:
     from tests.conftest import TestedServer
