@@ -8,8 +8,8 @@ unreachable. So a part of the descriptors is kept back. When the others are in u
 2. If all are being computed, a new connection gets answers to GET only, such as `/healthz`. A POST
    gets 503. So half of what is kept back serves connections, and half only the process itself.
 
-A descriptor's number says how many are open, whoever opened them: the system gives out the lowest
-number that is free.
+The process's own descriptors are counted by the numbers of those that connections get: the system
+gives out the lowest number that is free.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ class Connections:
         self._first_kept_back = num_descriptors - kept_back
         self._first_for_process = num_descriptors - kept_back // 2
         self._max_closing = max(1, kept_back // 4)
+        self._num_open = 0
+        self._num_others = 0  # descriptors of the process itself, as far as seen
+        self._handled: set[Handled] = set()
         self._waiting: dict[Handled, None] = {}  # longest first
         self._closing: set[Handled] = set()
         self._limited: set[Any] = set()
@@ -58,14 +61,21 @@ class Connections:
 
     def admit(self, connection: Any) -> bool:
         """Makes room for a connection just accepted. False if there is none: close it."""
-        if connection.fileno() < self._first_kept_back:
+        self._num_open += 1
+        self._num_others = max(self._num_others, connection.fileno() + 1 - self._num_open)
+        if self._num_used - len(self._closing) <= self._first_kept_back:
             return True
         self._log_once_a_minute()
         if not self._close_longest_waiting():
-            if connection.fileno() >= self._first_for_process:
+            if self._num_used > self._first_for_process:
+                self._num_open -= 1
                 return False
             self._limited.add(connection)
         return True
+
+    @property
+    def _num_used(self) -> int:
+        return self._num_open + self._num_others
 
     def on_accept_error(self, error: OSError) -> None:
         """Makes room after a failed accept, if there was no descriptor for it."""
@@ -77,10 +87,14 @@ class Connections:
     def must_pause(self) -> bool:
         """Whether to accept nothing for a moment, until descriptors are free."""
         is_starved, self._is_starved = self._is_starved, False
-        return is_starved or len(self._closing) >= self._max_closing
+        # It cannot be told yet whether connections that nobody handles yet are waiting.
+        is_full = self._num_used >= self._first_kept_back
+        is_unclear = is_full and len(self._handled) < self._num_open
+        return is_starved or is_unclear or len(self._closing) >= self._max_closing
 
     def wait(self, handled: Handled) -> None:
         """Notes that from now on a connection waits for its client."""
+        self._handled.add(handled)
         self._waiting.pop(handled, None)
         self._waiting[handled] = None
 
@@ -94,6 +108,8 @@ class Connections:
 
     def forget(self, handled: Handled, connection: Any) -> None:
         """Notes that a connection is closed."""
+        self._num_open -= 1
+        self._handled.discard(handled)
         self._waiting.pop(handled, None)
         self._closing.discard(handled)
         self._limited.discard(connection)

@@ -237,6 +237,7 @@ class _Handler(WSGIHandler):
             self._refuse(int(outcome[0]))
             _linger(self.socket)
             return None
+        gevent.sleep(0)  # others get a turn between requests that came all at once
         return None if self.server.state.is_stopping else outcome
 
     def read_request(self, raw_requestline: str) -> bool:

@@ -47,7 +47,7 @@ def _assert_is_quiet(server: FaultyServer) -> None:
     assert len(lines) < 60, log
 
 
-@pytest.fixture(scope="module", params=[64, 256])
+@pytest.fixture(scope="module", params=[256, 64])
 def scarce(
     start_faulty: Callable[..., FaultyServer], request: pytest.FixtureRequest
 ) -> Iterator[FaultyServer]:
