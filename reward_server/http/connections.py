@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import errno
 import logging
-import resource
 import time
 from typing import Any, Protocol
 
-_MAX_DESCRIPTORS = 65536
 _MAX_KEPT_BACK = 1024
 _LOG_INTERVAL_S = 60.0
 
@@ -132,12 +130,3 @@ class Connections:
                 "wait longest for their client; this line comes once a minute",
                 self._num_descriptors,
             )
-
-
-def raise_descriptor_limit() -> int:
-    """Allows as many open descriptors as the system permits, and returns their number. The usual
-    default is only 1,024."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    return limit

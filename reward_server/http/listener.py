@@ -7,7 +7,6 @@ For that `_Handler` and `_Body` override names that gevent does not document: se
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import logging
@@ -17,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -26,10 +25,10 @@ from gevent.event import Event
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from reward_server.http import framing
-from reward_server.http.connections import Connections, raise_descriptor_limit
+from reward_server.http.connections import Connections
+from reward_server.http.sockets import BACKLOG, open_sockets, raise_descriptor_limit
 from reward_server.pipeline.waiting import CLIENT_IS_GONE, Waiting
 
-_BACKLOG = 4096
 # Time for a request's head to arrive, from the connection's start or its previous answer, and then
 # for the body. Ends clients that hold a connection by sending a byte now and then.
 _READ_TIMEOUT_S = 60.0
@@ -75,7 +74,7 @@ class Listener:
             OSError: an address cannot be listened on.
         """
         num_descriptors = raise_descriptor_limit()
-        self._sockets = _open_sockets(host, port)
+        self._sockets = open_sockets(host, port)
         self.addresses: list[tuple[str, int]] = [s.getsockname()[:2] for s in self._sockets]
         """Host and port of each listening socket."""
         self._state = _State(Connections(num_descriptors))
@@ -172,7 +171,7 @@ def _create_server(listening: socket.socket, app: Callable[..., Any], state: _St
         environ={"SERVER_NAME": host, "SERVER_PORT": str(port)},
         handler_class=_Handler,
     )
-    server.max_accept = _BACKLOG
+    server.max_accept = BACKLOG
     server.state = state
     return server
 
@@ -380,29 +379,3 @@ def _create_hang_up_check(descriptor: int) -> Callable[[], bool]:
     # POLLRDHUP exists on Linux only. Elsewhere only a connection that was reset is noticed.
     poll.register(descriptor, getattr(select, "POLLRDHUP", select.POLLHUP))
     return lambda: bool(poll.poll(0))
-
-
-def _open_sockets(host: str, port: int) -> list[socket.socket]:
-    """Listens on every address that the host name has on this machine, on the same port."""
-    sockets: list[socket.socket] = []
-    with ExitStack() as closing:
-        for family, _, _, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            same_port = sockets[0].getsockname()[1] if sockets else port
-            try:
-                listening = socket.create_server(
-                    (address[0], same_port, *address[2:]), family=family, backlog=_BACKLOG
-                )
-            except OSError as error:
-                # localhost may resolve to an IPv6 address on a machine without IPv6.
-                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                    raise
-                unavailable = error
-            else:
-                listening.setblocking(False)
-                sockets.append(closing.enter_context(listening))
-        if not sockets:
-            raise unavailable
-        closing.pop_all()  # none failed: they stay open
-    return sockets

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -222,3 +223,22 @@ def test_a_client_that_reads_no_answer_is_ended(faulty: FaultyServer, chaos: Hel
         chaos.wait_until(lambda: faulty.process.num_fds() > descriptors, within_s=SOON_S)
         ended_s = chaos.wait_until(lambda: faulty.process.num_fds() <= descriptors, within_s=SOON_S)
     print(f"ended after {ended_s:.1f} s")
+
+
+def test_clients_that_send_many_requests_at_once_do_not_block_others(
+    start_faulty: Callable[..., FaultyServer],
+) -> None:
+    """Twenty connections with 200 requests each: between two of them, others get a turn."""
+    server = start_faulty()
+    page = b"GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n"
+    with ExitStack() as attacks:
+        for _ in range(20):
+            attack = attacks.enter_context(socket.create_connection(server.address, timeout=30))
+            attack.sendall(page * 200)
+        started = time.monotonic()
+        assert server.health["ready"]
+        print(f"health within {time.monotonic() - started:.2f} s")
+        _, metrics = server.server.request("/metrics")
+        served = re.findall(r"^reward_server_requests_total\S* (\d+)", metrics, re.MULTILINE)
+        assert sum(map(int, served)) < 3000
+    assert server.stop() == 0
