@@ -1,5 +1,6 @@
 # docker build -t sar-reward-server .
-# docker run --gpus all -p 5000:5000 sar-reward-server --model Qwen/Qwen3-1.7B-Base --host 0.0.0.0
+# docker run --gpus all -p 127.0.0.1:5000:5000 sar-reward-server \
+#     --model Qwen/Qwen3-1.7B-Base --host 0.0.0.0 --allow-anyone
 #
 # The base is plain Python: PyTorch's wheels contain CUDA, and the driver comes from the host. A CUDA
 # base would hold the same gigabytes twice. BASE_IMAGE may be any Debian or Ubuntu with python3 3.11

@@ -55,8 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         except CannotStart as error:
             _log.error("%s", error)
             return 1
-        # The system may deliver a signal to another thread. Only this one runs Python's handlers, and
-        # a wait without an end would not notice.
+        # The system may deliver a signal to another thread. Only this one runs Python's handlers,
+        # and a wait without an end would not notice.
         while not stop.wait(_SIGNAL_POLL_S):
             pass
         status = 0 if server.stop() else 1
@@ -127,6 +127,7 @@ def build_server(config: ServerConfig, cleanup: ExitStack) -> Server:
     from reward_server.http.app import AppConfig, create_app
     from reward_server.http.auth import ApiKeys
     from reward_server.http.listener import IN_GREENLETS
+    from reward_server.http.origins import AllowedHosts, find_own_names
     from reward_server.http.request_schema import RequestLimits
     from reward_server.observe.metrics import Metrics
     from reward_server.observe.reward_log import RewardLog
@@ -168,6 +169,10 @@ def build_server(config: ServerConfig, cleanup: ExitStack) -> Server:
                 config.max_samples_per_request, config.max_text_chars, config.max_body_bytes
             ),
             ApiKeys(config.api_keys),
+            AllowedHosts(
+                config.allowed_host_names,
+                find_own_names(config.host, is_reachable=config.is_reachable),
+            ),
         ),
         updater,
     )
@@ -202,8 +207,8 @@ def _warn_of_unsafe_settings(config: ServerConfig) -> None:
         _log.warning("no --model: serving the bundled demo model, which is no use for training")
     if config.is_reachable and not config.api_keys:
         _log.warning(
-            "--host %s without a key: everyone who can reach this port can use the server; see "
-            "--api-key-file",
+            "--host %s --allow-anyone: everyone who can reach this port can use the server without "
+            "a key",
             config.host,
         )
 

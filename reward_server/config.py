@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
+from ipaddress import ip_address
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -31,6 +33,7 @@ ENV_PREFIX = "REWARD_SERVER_"
 # Memory for a queued token: its part of the request's text, and its id in two sequences.
 _BYTES_PER_QUEUED_TOKEN = 128
 _MIN_KEY_CHARS = 8
+_HOST_NAME = re.compile(r"\*|[^\s:/@,*]+")
 
 
 def _setting(
@@ -118,7 +121,9 @@ class ServerConfig(BaseSettings):
     )
 
     host: str = _listening(
-        "127.0.0.1", "Address to listen on. With 0.0.0.0, other machines can connect: set a key."
+        "127.0.0.1",
+        "Address to listen on. With 0.0.0.0, other machines can connect. That needs a key, or "
+        "--allow-anyone.",
     )
     port: _Port = _listening(5000, "Port to listen on. 0 picks a free port.")
     url_file: str | None = _listening(
@@ -135,6 +140,16 @@ class ServerConfig(BaseSettings):
         None,
         "One API key. Not a flag, because every user of a machine can read its command lines.",
         in_words="no key",
+    )
+
+    allow_anyone: bool = _listening(
+        False, "Let other machines connect although there is no key.", in_words="off"
+    )
+    allowed_hosts: str = _listening(
+        "",
+        "Host names, with commas between them, that clients without a key may use in their URL "
+        "besides this machine's own; also the hosts of web pages that may send requests. *: all.",
+        in_words="this machine's names",
     )
 
     request_timeout: float = _limit(
@@ -200,7 +215,15 @@ class ServerConfig(BaseSettings):
     @property
     def is_reachable(self) -> bool:
         """True if other machines can reach the server."""
-        return self.host not in ("localhost", "::1") and not self.host.startswith("127.")
+        try:
+            return not ip_address(self.host).is_loopback
+        except ValueError:  # a name
+            return self.host != "localhost"
+
+    @property
+    def allowed_host_names(self) -> tuple[str, ...]:
+        """The names of `--allowed-hosts`."""
+        return tuple(name.strip() for name in self.allowed_hosts.split(",") if name.strip())
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -220,7 +243,18 @@ class ServerConfig(BaseSettings):
             )
         if self.backend == "vllm" and self.follow is not None:
             raise ValueError(f"--follow {self.follow!r}: not with --backend vllm")
+        for name in self.allowed_host_names:
+            if not _HOST_NAME.fullmatch(name):
+                raise ValueError(
+                    f"--allowed-hosts {name!r}: must be a host name without scheme and port, such "
+                    "as rewards.example.org, or *"
+                )
         self._api_keys = self._read_api_keys()
+        if self.is_reachable and not self._api_keys and not self.allow_anyone:
+            raise ValueError(
+                f"--host {self.host}: other machines could use the server without a key; set "
+                f"--api-key-file or {_to_variable('api_key')}, or allow it with --allow-anyone"
+            )
         return self
 
     def _read_api_keys(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from reward_server.launch import ServerProcess
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 # Statuses of requests refused before they reach a route; `default` in the document.
-_REFUSED = {400, 404, 405, 408, 414}
+_REFUSED = {400, 403, 404, 405, 408, 414}
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # One worker a core: with more threads than cores, idle OpenMP threads spin and tests take eight

@@ -28,6 +28,7 @@ from reward_server.http.answer_schema import (
 from reward_server.http.auth import ApiKeys
 from reward_server.http.bodies import Bodies
 from reward_server.http.openapi import describe
+from reward_server.http.origins import AllowedHosts
 from reward_server.http.request_schema import (
     RequestLimits,
     parse_get_reward,
@@ -60,6 +61,7 @@ class AppConfig:
     sar_weight: float
     limits: RequestLimits
     keys: ApiKeys = field(default_factory=ApiKeys)
+    hosts: AllowedHosts = field(default_factory=AllowedHosts)
 
 
 def create_app(
@@ -82,17 +84,26 @@ def create_app(
     bodies = Bodies(config.limits.max_body_bytes)
     metrics = service.metrics
 
-    @app.before_request
-    def begin() -> None:
-        g.start_s = time.monotonic()
-        g.request_id = _choose_request_id(request.headers.get(_ID_HEADER, ""))
-        if request.path not in _OPEN and not config.keys.authorizes(
-            request.headers.get(_KEY_HEADER)
-        ):
+    def check_access() -> None:
+        """Raises unless the request may be answered. One with a key may come under any host name:
+        no page knows the key."""
+        host = request.headers.get("Host")
+        config.hosts.check_origin(request.headers.get("Origin"), host)
+        needs_key = config.keys.are_required
+        if needs_key and config.keys.authorizes(request.headers.get(_KEY_HEADER)):
+            return
+        if needs_key and request.path not in _OPEN:
             raise Unauthorized(
                 "a key is needed: 'Authorization: Bearer KEY', or http://any:KEY@host/get_reward "
                 "as --reward.remote_url"
             )
+        config.hosts.check_host(host)
+
+    @app.before_request
+    def begin() -> None:
+        g.start_s = time.monotonic()
+        g.request_id = _choose_request_id(request.headers.get(_ID_HEADER, ""))
+        check_access()
 
     @app.after_request
     def end(response: Response) -> Response:

@@ -7,18 +7,16 @@ For that `_Handler` and `_Body` override names that gevent does not document: se
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import logging
-import resource
 import select
 import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -26,13 +24,16 @@ import gevent
 from gevent.event import Event
 from gevent.pywsgi import WSGIHandler, WSGIServer
 
+from reward_server.http import framing
+from reward_server.http.connections import Connections
+from reward_server.http.sockets import BACKLOG, open_sockets, raise_descriptor_limit
 from reward_server.pipeline.waiting import CLIENT_IS_GONE, Waiting
 
-_MAX_DESCRIPTORS = 65536
-_BACKLOG = 4096
 # Time for a request's head to arrive, from the connection's start or its previous answer, and then
 # for the body. Ends clients that hold a connection by sending a byte now and then.
 _READ_TIMEOUT_S = 60.0
+# How long to accept nothing while descriptors are short.
+_ACCEPT_PAUSE_S = 0.02
 # Time for the client to take each part of the answer.
 _WRITE_TIMEOUT_S = 60.0
 # Reads of one connection before other connections get a turn. A usual request needs fewer.
@@ -72,11 +73,11 @@ class Listener:
         Raises:
             OSError: an address cannot be listened on.
         """
-        _raise_descriptor_limit()
-        self._sockets = _open_sockets(host, port)
+        num_descriptors = raise_descriptor_limit()
+        self._sockets = open_sockets(host, port)
         self.addresses: list[tuple[str, int]] = [s.getsockname()[:2] for s in self._sockets]
         """Host and port of each listening socket."""
-        self._state = _State()
+        self._state = _State(Connections(num_descriptors))
         self._app = app
         self._started = threading.Event()
         threading.Thread(target=self._run, name="http", daemon=True).start()
@@ -120,14 +121,48 @@ class Listener:
 class _State:
     """What all connections of a listener share."""
 
-    num_requests = 0
-    """Requests whose first line has arrived and whose answer is not yet sent."""
-    is_stopping = False
+    def __init__(self, connections: Connections) -> None:
+        self.connections = connections
+        self.num_requests = 0
+        """Requests whose first line has arrived and whose answer is not yet sent."""
+        self.is_stopping = False
 
 
-def _create_server(listening: socket.socket, app: Callable[..., Any], state: _State) -> WSGIServer:
+class _Server(WSGIServer):
+    """Accepts connections while there are descriptors for them. (gevent's server logs a traceback
+    for each accept that fails, and lets nobody in until a descriptor happens to be free.)"""
+
+    state: _State
+
+    def do_read(self) -> Any:
+        connections = self.state.connections
+        try:
+            accepted = super().do_read()
+        except OSError as error:
+            if self.is_fatal_error(error):
+                raise
+            connections.on_accept_error(error)
+            return None
+        if accepted and not connections.admit(accepted[0]):
+            accepted[0].close()
+            return None
+        return accepted
+
+    def full(self) -> bool:
+        """gevent asks this before each accept, and stops accepting if it is True."""
+        if not self.state.connections.must_pause():
+            return False
+        gevent.spawn_later(_ACCEPT_PAUSE_S, self._accept_again)
+        return True
+
+    def _accept_again(self) -> None:
+        if self.started:
+            self.start_accepting()
+
+
+def _create_server(listening: socket.socket, app: Callable[..., Any], state: _State) -> _Server:
     host, port = listening.getsockname()[:2]
-    server = WSGIServer(
+    server = _Server(
         listening,
         app,
         log=None,
@@ -136,7 +171,7 @@ def _create_server(listening: socket.socket, app: Callable[..., Any], state: _St
         environ={"SERVER_NAME": host, "SERVER_PORT": str(port)},
         handler_class=_Handler,
     )
-    server.max_accept = _BACKLOG
+    server.max_accept = BACKLOG
     server.state = state
     return server
 
@@ -150,11 +185,33 @@ class _Handler(WSGIHandler):
     """
 
     _is_counted = False
+    _is_computing = False
     wsgi_input: Any
 
-    def __init__(self, connection: Any, address: Any, server: WSGIServer) -> None:
+    def __init__(self, connection: Any, address: Any, server: _Server) -> None:
         incoming = io.BufferedReader(_Incoming(connection))
         super().__init__(connection, address, server, incoming)
+
+    def handle(self) -> None:
+        connection = self.socket
+        try:
+            super().handle()
+        finally:
+            self.server.state.connections.forget(self, connection)
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether the next step is the client's: to send the request or to take the answer."""
+        return not (self._is_computing and self.wsgi_input.is_read)
+
+    def hang_up(self) -> None:
+        """Ends the connection. Whoever reads or writes it gets an error or its end."""
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+
+    def _wait_for_client(self) -> None:
+        self._is_computing = False
+        self.server.state.connections.wait(self)
 
     def read_requestline(self) -> str:
         line: str = super().read_requestline()
@@ -164,6 +221,7 @@ class _Handler(WSGIHandler):
         return line
 
     def handle_one_request(self) -> Any:
+        self._wait_for_client()
         self._reading = gevent.Timeout.start_new(_READ_TIMEOUT_S)
         try:
             outcome = super().handle_one_request()
@@ -178,10 +236,22 @@ class _Handler(WSGIHandler):
             self._refuse(int(outcome[0]))
             _linger(self.socket)
             return None
+        gevent.sleep(0)  # others get a turn between requests that came all at once
         return None if self.server.state.is_stopping else outcome
+
+    def read_request(self, raw_requestline: str) -> bool:
+        framing.check_request_line(raw_requestline)
+        return bool(super().read_request(raw_requestline))
+
+    def MessageClass(self, source: Any, _: int) -> Any:
+        head = framing.read_head(source, self.request_version)
+        return super().MessageClass(io.BytesIO(head), 0)
 
     def get_environ(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environ()
+        if self.wsgi_input.chunked_input:
+            # gevent's own reader accepts control characters in extensions and trailers.
+            self.wsgi_input = framing.ChunkedInput(self.rfile, self.wsgi_input.socket)
         environ[CLIENT_IS_GONE] = _create_hang_up_check(self.socket.fileno())
         return environ
 
@@ -189,6 +259,12 @@ class _Handler(WSGIHandler):
         self._reading.close()
         self.wsgi_input = _Body(self.wsgi_input, self.content_length, self.socket)
         self.environ["wsgi.input"] = self.wsgi_input
+        self._is_computing = True
+        if self.server.state.connections.is_limited(self.socket):
+            self.close_connection = True
+            if self.command not in ("GET", "HEAD"):
+                self._refuse(HTTPStatus.SERVICE_UNAVAILABLE)
+                return
         try:
             super().run_application()
         except gevent.Timeout:
@@ -199,6 +275,7 @@ class _Handler(WSGIHandler):
             self.close_connection = True
 
     def _sendall(self, data: bytes) -> None:
+        self._wait_for_client()
         with gevent.Timeout(_WRITE_TIMEOUT_S, TimeoutError("the client does not read")):
             super()._sendall(data)
 
@@ -208,7 +285,11 @@ class _Handler(WSGIHandler):
             self._refuse(error_code)
 
     def _refuse(self, status: int) -> None:
-        _log.warning("%d to %s: the listener refused the request", status, self.client_address[0])
+        connections = self.server.state.connections
+        if not (connections.is_closing(self) or connections.is_limited(self.socket)):
+            # These have a line of their own, once a minute.
+            client = self.client_address[0]
+            _log.warning("%d to %s: the listener refused the request", status, client)
         with suppress(OSError):
             self.code = status
             self._sendall(_format_refusal(status))
@@ -303,36 +384,3 @@ def _create_hang_up_check(descriptor: int) -> Callable[[], bool]:
         return bool(poll.poll(0))
 
     return is_gone
-
-
-def _open_sockets(host: str, port: int) -> list[socket.socket]:
-    """Listens on every address that the host name has on this machine, on the same port."""
-    sockets: list[socket.socket] = []
-    with ExitStack() as closing:
-        for family, _, _, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            same_port = sockets[0].getsockname()[1] if sockets else port
-            try:
-                listening = socket.create_server(
-                    (address[0], same_port, *address[2:]), family=family, backlog=_BACKLOG
-                )
-            except OSError as error:
-                # localhost may resolve to an IPv6 address on a machine without IPv6.
-                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                    raise
-                unavailable = error
-            else:
-                listening.setblocking(False)
-                sockets.append(closing.enter_context(listening))
-        if not sockets:
-            raise unavailable
-        closing.pop_all()  # none failed: they stay open
-    return sockets
-
-
-def _raise_descriptor_limit() -> None:
-    """Allows as many open connections as the system permits. The usual default is only 1,024."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MAX_DESCRIPTORS)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

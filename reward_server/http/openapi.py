@@ -89,7 +89,8 @@ def describe(*, needs_key: bool) -> dict[str, Any]:
             "schemas": schemas["$defs"],
             "responses": {
                 "Refused": _answer(
-                    "Refused before it reached a route: 404 unknown path, 405 wrong method, "
+                    "Refused before it reached a route: 403 a Host or Origin that is not this "
+                    "server's, 404 unknown path, 405 wrong method, 503 too many open connections, "
                     "400, 408 or 414 not HTTP, too slow or too long.",
                     _ref(ErrorAnswer),
                 )

@@ -14,7 +14,7 @@ These are read before a checkpoint is loaded:
 
 The environment variables `READ_TIMEOUT_S` and `WRITE_TIMEOUT_S` replace the listener's constants,
 `POLL_S`, `PATIENCE_S` and `FIRST_RETRY_S` the follower's. With `FOLLOW_AS`, a user id, the follower
-may read what that user may.
+may read what that user may. `NUM_DESCRIPTORS` limits the file descriptors of the server.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import errno
 import json
 import logging
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -131,6 +132,8 @@ def main() -> int:
                 setattr(module, f"_{name}", float(os.environ[name]))
     if "FOLLOW_AS" in os.environ:
         _follow_as(int(os.environ["FOLLOW_AS"]))
+    if "NUM_DESCRIPTORS" in os.environ:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(os.environ["NUM_DESCRIPTORS"]),) * 2)
     loading.load_scorer = cast(Any, lambda config, path: _load(Path(control), path))
     return entry.main(arguments)
 

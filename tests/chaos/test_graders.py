@@ -121,7 +121,7 @@ def test_all_graders_stopped(own: FaultyServer, rollouts: list[Rollout], chaos: 
     answers = own.post_all(rollouts)
     print(f"all graders stopped: all answered after {time.monotonic() - started:.1f} s")
     chaos.assert_rewarded(list(zip(rollouts, answers, strict=True)))
-    assert time.monotonic() - started < GRADER_TIMEOUT_S + 5
+    assert time.monotonic() - started < GRADER_TIMEOUT_S + 20
     chaos.wait_until(lambda: not any(map(psutil.Process.is_running, stopped)))
 
 

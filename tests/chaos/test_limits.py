@@ -75,7 +75,7 @@ def test_a_body_that_is_too_large(
         while data := connection.recv(1 << 16):
             received += data
     _assert_refused(chaos.parse_answer(received), 413, "too_large")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize("where", ["query", "prompts", "labels", "json label", "choices"])
@@ -175,7 +175,7 @@ def test_malformed_chunks(limited: FaultyServer, chaos: Helpers, body: bytes) ->
 )
 def test_malformed_heads(limited: FaultyServer, chaos: Helpers, head: bytes) -> None:
     received = b""
-    with socket.create_connection(limited.address, timeout=1) as connection, suppress(TimeoutError):
+    with socket.create_connection(limited.address, timeout=30) as connection:
         connection.sendall(head)
         while data := connection.recv(1 << 16):
             received += data

@@ -305,7 +305,7 @@ def find_free_port() -> int:
 def run_image(
     image: dict[str, Any], container: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., RunningImage]]:
-    """Starts the image's entry point: `run_image("--host", "0.0.0.0", HF_ENDPOINT="...")`."""
+    """Starts the image's entry point: `run_image("--grader-workers", "2", HF_ENDPOINT="...")`."""
     started: list[RunningImage] = []
 
     def start(*arguments: str, **env: str) -> RunningImage:

@@ -28,7 +28,7 @@ NUM_PROBLEMS = 3
 @pytest.fixture(scope="module")
 def running(run_image: Callable[..., RunningImage]) -> RunningImage:
     """The image with its bundled model, ready."""
-    running = run_image("--host", "0.0.0.0")
+    running = run_image("--host", "0.0.0.0", "--allow-anyone")
     running.wait_for("/readyz", 200)
     return running
 
@@ -116,7 +116,7 @@ def test_a_server_is_healthy_while_its_model_loads(run_image: Callable[..., Runn
     """The README's command, with a model hub that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as hub:
         loading = run_image(
-            *("--model", "Qwen/Qwen3-1.7B-Base", "--host", "0.0.0.0"),
+            *("--model", "Qwen/Qwen3-1.7B-Base", "--host", "0.0.0.0", "--allow-anyone"),
             HF_ENDPOINT=f"http://127.0.0.1:{hub.getsockname()[1]}",
             HF_HUB_OFFLINE="0",
             HF_HUB_ETAG_TIMEOUT="60",

@@ -127,7 +127,7 @@ def test_a_run_that_fails_ends_the_others(tmp_path: Path, monkeypatch: pytest.Mo
     ended = []
 
     def train(run: Run, settings: Settings, stop: threading.Event) -> None:
-        seconds = "60" if run.arm is BASELINE else "0"
+        seconds = "600" if run.arm is BASELINE else "0"
         code = f"import sys, time; time.sleep({seconds}); sys.exit(4)"
         tmp_path.joinpath(run.arm.name).mkdir()
         try:
@@ -143,7 +143,7 @@ def test_a_run_that_fails_ends_the_others(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ProcessFailed, match=r"exit code 4: .*sar/train\.log"):
         _run_all(runs, SHORT, tmp_path, jobs=2)
     assert ended == [BASELINE]
-    assert time.monotonic() - started_s < 40
+    assert time.monotonic() - started_s < 90
 
 
 @pytest.mark.slow

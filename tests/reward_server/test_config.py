@@ -55,7 +55,8 @@ def test_a_config_is_frozen() -> None:
 SETTINGS = [
     ("model", "Qwen/Qwen3-1.7B-Base", "Qwen/Qwen3-1.7B-Base"),
     ("model", str(ROOT), str(ROOT)),
-    ("host", "0.0.0.0", "0.0.0.0"),
+    ("host", "127.0.0.2", "127.0.0.2"),
+    ("allowed_hosts", "a.example, B.example", "a.example, B.example"),
     ("port", "0", 0),
     ("port", "65535", 65535),
     ("sar_weight", "0", 0.0),
@@ -322,10 +323,50 @@ def test_a_bad_key_file_is_named_with_its_flag(
         ("::", True),
         ("10.0.0.1", True),
         ("node-1", True),
+        ("127.example.org", True),
     ],
 )
 def test_is_reachable(host: str, reachable: bool) -> None:
-    assert ServerConfig(host=host).is_reachable is reachable
+    assert ServerConfig(host=host, allow_anyone=True).is_reachable is reachable
+
+
+def test_a_server_that_others_can_reach_needs_a_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("a-key-of-some-length")
+    for flags, environ in (
+        (["--api-key-file", str(keys)], {}),
+        (["--allow-anyone"], {}),
+        ([], {variable("api_key"): "a-key-of-some-length"}),
+        ([], {variable("allow_anyone"): "true"}),
+    ):
+        assert parse_args(["--host", "0.0.0.0", *flags], environ).host == "0.0.0.0"
+    for host in ("0.0.0.0", "::", "10.0.0.1", "node-1", "127.example.org"):
+        with pytest.raises(SystemExit) as caught:
+            parse_args(["--host", host], {})
+        assert caught.value.code == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"--host {host}: " in error
+        assert "--api-key-file" in error
+        assert "--allow-anyone" in error
+
+
+def test_allowed_hosts() -> None:
+    config = parse_args(["--allowed-hosts", " a.example,B.example ,"], {})
+    assert config.allowed_host_names == ("a.example", "B.example")
+    assert parse_args([], {}).allowed_host_names == ()
+    assert parse_args(["--allowed-hosts", "*"], {}).allowed_host_names == ("*",)
+
+
+@pytest.mark.parametrize("name", ["http://a.example", "a.example:5000", "a b", "*.example"])
+def test_an_allowed_host_that_can_never_match_is_refused(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_args(["--allowed-hosts", f"good.example,{name}"], {})
+    assert caught.value.code == 2
+    assert f"--allowed-hosts {name!r}: " in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -166,7 +166,8 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, s
     cases["unknown device"] = (["--device", "gpu"], "gpu")
     cases["port in use"] = (["--port", port], port)
     cases["port out of range"] = (["--port", "70000"], "70000")
-    cases["unknown host"] = (["--host", "256.1.1.1"], "256.1.1.1")
+    cases["unknown host"] = (["--host", "256.1.1.1", "--allow-anyone"], "256.1.1.1")
+    cases["reachable without a key"] = (["--host", "0.0.0.0"], "--host 0.0.0.0")
     cases["unknown flag"] = (["--modle", "x"], "--modle")
     cases["small context"] = (["--max-context-tokens", "20"], "20")
     arguments = folder / "arguments"
@@ -204,6 +205,7 @@ def refusals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, s
         "port in use",
         "port out of range",
         "unknown host",
+        "reachable without a key",
         "unknown flag",
         "small context",
     ],

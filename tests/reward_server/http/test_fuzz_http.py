@@ -139,6 +139,36 @@ def test_odd_heads(fuzzed: Fuzzed, line: bytes, headers: list[bytes], body: byte
     fuzzed.send_raw(b"\r\n".join([line, *headers, b"", b""]) + body)
 
 
+FRAMING = [
+    b"Content-Length: %d" % len(ONE),
+    b"Content-Length: 0",
+    b"Content-Length: 5, 5",
+    b"Content-Length : 5",
+    b"Transfer-Encoding: chunked",
+    b"Transfer-Encoding: chunked, chunked",
+    b"Transfer-Encoding: x",
+    b"Transfer-Encoding:\x0bchunked",
+    b"X: y\rTransfer-Encoding: chunked",
+    b"X: y\nContent-Length: 5",
+    b" chunked",
+]
+
+
+@given(
+    st.lists(st.sampled_from(FRAMING), min_size=1, max_size=4),
+    st.sampled_from([ONE, b"%x\r\n%b\r\n0\r\n\r\n" % (len(ONE), ONE), b"0\r\n\r\n", b""]),
+    st.sampled_from([b"HTTP/1.0", b"HTTP/1.1"]),
+)
+@FUZZ
+def test_nothing_after_a_refused_request_is_answered(
+    fuzzed: Fuzzed, framing: list[bytes], body: bytes, version: bytes
+) -> None:
+    head = b"\r\n".join([b"POST /get_reward " + version, *framing, b"", b""])
+    statuses = _statuses(fuzzed.send_raw(head + body + HEALTH))
+    is_clear = len(framing) == 1 and framing[0] in (FRAMING[0], FRAMING[1], FRAMING[4])
+    assert is_clear or statuses == [400]
+
+
 @pytest.mark.parametrize("header", HEADERS, ids=lambda header: ascii(header)[:40])
 @pytest.mark.parametrize("line", [b"GET / HTTP/1.1", b"POST /get_reward HTTP/1.1"])
 def test_each_odd_header_is_answered(fuzzed: Fuzzed, line: bytes, header: bytes) -> None:

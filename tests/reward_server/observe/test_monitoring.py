@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from reward_server.config import ServerConfig, parse_args
+
 if TYPE_CHECKING:
     from tests.conftest import TestedServer
 
@@ -99,3 +101,33 @@ def test_mounts_and_build_arguments_of_the_compose_files_exist(name: str) -> Non
             assert not source.startswith(".") or (ROOT / source).exists(), source
     arguments = services["reward-server"]["build"]["args"]
     assert set(arguments) <= set(re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(), re.M))
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.gpu.yaml"])
+def test_compose_opens_the_port_to_others_only_with_a_key(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (published,) = load(ROOT / "compose.yaml")["services"]["reward-server"]["ports"]
+    command = load(ROOT / name)["services"]["reward-server"]["command"]
+
+    def start(**environ: str) -> ServerConfig:
+        return parse_args([_interpolate(part, {"MODEL": "a/b", **environ}) for part in command])
+
+    assert _interpolate(published, {}) == "127.0.0.1:5000:5000"
+    assert start().host == "0.0.0.0"
+    for address in ("0.0.0.0", "10.0.0.5"):
+        with pytest.raises(SystemExit):
+            start(BIND=address)
+    monkeypatch.setenv("REWARD_SERVER_API_KEY", "a-key-of-some-length")
+    assert start(BIND="10.0.0.5").host == "0.0.0.0"
+
+
+def _interpolate(text: str, environ: dict[str, str]) -> str:
+    """Replaces `${NAME:-default}`, `${NAME:+replacement}` and `${NAME:?error}` as Compose does."""
+
+    def replace(match: re.Match[str]) -> str:
+        name, kind, word = match.groups()
+        value = environ.get(name, "")
+        return (word if value else "") if kind == ":+" else value or word
+
+    return re.sub(r"\$\{(\w+)(:[-+?])([^}]*)\}", replace, text)

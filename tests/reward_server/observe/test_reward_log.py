@@ -30,7 +30,7 @@ from sar.reward import Likelihood, combine
 
 ROOT = Path(__file__).parents[3]
 WRITER = Path(__file__).parent / "reward_log_writer.py"
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 def decision(number: int = 0, response: str = "So it is 5.") -> Decision:

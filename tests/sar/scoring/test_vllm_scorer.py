@@ -358,7 +358,7 @@ def test_the_server_says_in_a_line_and_at_once_that_vllm_is_missing(tmp_path: Pa
     assert "Traceback" not in log
     (error,) = [line for line in log.splitlines() if "ERROR" in line]
     assert "pip install -c constraints.txt -e '.[vllm]'" in error
-    assert took_s < 20  # about one second on an idle machine; loading torch takes several
+    assert took_s < 60  # about one second on an idle machine; loading torch takes several
 
 
 def test_the_server_hands_its_settings_to_vllm(tmp_path: Path) -> None:

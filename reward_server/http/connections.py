@@ -1,0 +1,132 @@
+"""How many connections may be open, so that the process never runs out of file descriptors.
+
+Graders, the reward log and checkpoints need descriptors too, and a server that cannot accept is
+unreachable. So a part of the descriptors is kept back. When the others are in use:
+
+1. A new connection takes the place of the one that has waited longest for its client: idle, or in
+   the middle of a request or an answer. A request that is being computed is never ended.
+2. If all are being computed, a new connection gets answers to GET only, such as `/healthz`. A POST
+   gets 503. So half of what is kept back serves connections, and half only the process itself.
+
+The process's own descriptors are counted by the numbers of those that connections get: the system
+gives out the lowest number that is free.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from typing import Any, Protocol
+
+_MAX_KEPT_BACK = 1024
+_LOG_INTERVAL_S = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+class Handled(Protocol):
+    """A connection, as the listener handles it."""
+
+    @property
+    def waits_for_client(self) -> bool: ...
+
+    def hang_up(self) -> None:
+        """Ends the connection. Its descriptor becomes free a little later."""
+
+
+class Connections:
+    """The open connections of a listener. Used by one thread."""
+
+    def __init__(self, num_descriptors: int) -> None:
+        """
+        Args:
+            num_descriptors: as many as the process may have open.
+        """
+        kept_back = min(_MAX_KEPT_BACK, num_descriptors // 2)
+        self._num_descriptors = num_descriptors
+        self._first_kept_back = num_descriptors - kept_back
+        self._first_for_process = num_descriptors - kept_back // 2
+        self._max_closing = max(1, kept_back // 4)
+        self._num_open = 0
+        self._num_others = 0  # descriptors of the process itself, as far as seen
+        self._handled: set[Handled] = set()
+        self._waiting: dict[Handled, None] = {}  # longest first
+        self._closing: set[Handled] = set()
+        self._limited: set[Any] = set()
+        self._is_starved = False
+        self._next_log_s = 0.0
+
+    def admit(self, connection: Any) -> bool:
+        """Makes room for a connection just accepted. False if there is none: close it."""
+        self._num_open += 1
+        self._num_others = max(self._num_others, connection.fileno() + 1 - self._num_open)
+        if self._num_used - len(self._closing) <= self._first_kept_back:
+            return True
+        self._log_once_a_minute()
+        if not self._close_longest_waiting():
+            if self._num_used > self._first_for_process:
+                self._num_open -= 1
+                return False
+            self._limited.add(connection)
+        return True
+
+    @property
+    def _num_used(self) -> int:
+        return self._num_open + self._num_others
+
+    def on_accept_error(self, error: OSError) -> None:
+        """Makes room after a failed accept, if there was no descriptor for it."""
+        self._is_starved = True
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            self._log_once_a_minute()
+            self._close_longest_waiting()
+
+    def must_pause(self) -> bool:
+        """Whether to accept nothing for a moment, until descriptors are free."""
+        is_starved, self._is_starved = self._is_starved, False
+        # It cannot be told yet whether connections that nobody handles yet are waiting.
+        is_full = self._num_used >= self._first_kept_back
+        is_unclear = is_full and len(self._handled) < self._num_open
+        return is_starved or is_unclear or len(self._closing) >= self._max_closing
+
+    def wait(self, handled: Handled) -> None:
+        """Notes that from now on a connection waits for its client."""
+        self._handled.add(handled)
+        self._waiting.pop(handled, None)
+        self._waiting[handled] = None
+
+    def is_limited(self, connection: Any) -> bool:
+        """Whether a connection gets answers to GET only."""
+        return connection in self._limited
+
+    def is_closing(self, handled: Handled) -> bool:
+        """Whether a connection was ended to make room."""
+        return handled in self._closing
+
+    def forget(self, handled: Handled, connection: Any) -> None:
+        """Notes that a connection is closed."""
+        self._num_open -= 1
+        self._handled.discard(handled)
+        self._waiting.pop(handled, None)
+        self._closing.discard(handled)
+        self._limited.discard(connection)
+
+    def _close_longest_waiting(self) -> bool:
+        while self._waiting:
+            handled = next(iter(self._waiting))
+            del self._waiting[handled]
+            if handled.waits_for_client:  # else it waits again when its answer is sent
+                self._closing.add(handled)
+                handled.hang_up()
+                return True
+        return False
+
+    def _log_once_a_minute(self) -> None:
+        if time.monotonic() >= self._next_log_s:
+            self._next_log_s = time.monotonic() + _LOG_INTERVAL_S
+            _log.warning(
+                "too many open connections for %d file descriptors (ulimit -n): ending those that "
+                "wait longest for their client; this line comes once a minute",
+                self._num_descriptors,
+            )
