@@ -55,10 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         except CannotStart as error:
             _log.error("%s", error)
             return 1
-        # The system may deliver a signal to another thread. Only this one runs Python's handlers,
-        # and a wait without an end would not notice.
-        while not stop.wait(_SIGNAL_POLL_S):
-            pass
+        _wait_for(stop)
         status = 0 if server.stop() else 1
     if status or (server.updater and server.updater.is_loading):
         # A thread still works. A normal exit would wait for it, or stop it inside PyTorch, which
@@ -225,6 +222,13 @@ def _stop_on_signal() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, set_stop)
     return stop
+
+
+def _wait_for(stop: threading.Event) -> None:
+    """Waits in short steps. The system may give a signal to another thread; only the main thread
+    runs Python's handlers, and it would not notice during a wait without an end."""
+    while not stop.wait(_SIGNAL_POLL_S):
+        pass
 
 
 if __name__ == "__main__":

@@ -109,13 +109,20 @@ class Listener:
         return True
 
     def _run(self) -> None:
-        self._loop = gevent.get_hub().loop
+        hub = gevent.get_hub()
+        hub.print_exception = _log_exception  # its own writes to standard error, past the log
+        self._loop = hub.loop
         self._servers = [_create_server(s, self._app, self._state) for s in self._sockets]
         for server in self._servers:
             server.start()
         self._started.set()
         while True:  # gevent serves requests while this thread sleeps
             gevent.sleep(3600)
+
+
+def _log_exception(_context: Any, *exc_info: Any) -> None:
+    """Logs an exception that ended a greenlet."""
+    _log.error("a connection ended with an error of the server", exc_info=exc_info)
 
 
 class _State:

@@ -102,7 +102,8 @@ def test_flag_and_variable_are_the_same(name: str, text: str, value: object) -> 
 
 
 def test_every_setting_is_tested_here() -> None:
-    tried = {name for name, *_ in SETTINGS} | {"trust_remote_code", "api_key_file", "api_key"}
+    others = {"trust_remote_code", "allow_anyone", "api_key_file", "api_key"}
+    tried = {name for name, *_ in SETTINGS} | others
     assert tried == set(ServerConfig.model_fields)
 
 

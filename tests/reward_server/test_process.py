@@ -114,6 +114,29 @@ def test_ctrl_c_while_loading_answers_what_is_held(
     assert "Traceback" not in starting.log.read_text()
 
 
+_SIGNAL_IN_ANOTHER_THREAD = """
+import signal, threading, time
+from reward_server.__main__ import _stop_on_signal, _wait_for
+stop = _stop_on_signal()
+def receive():
+    time.sleep(0.5)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    time.sleep(60)
+threading.Thread(target=receive, daemon=True).start()
+_wait_for(stop)
+"""
+
+
+def test_a_signal_that_another_thread_receives_stops_the_server() -> None:
+    """The system chooses the thread. It does not always choose the main thread."""
+    subprocess.run(
+        [sys.executable, "-c", _SIGNAL_IN_ANOTHER_THREAD],
+        check=True,
+        cwd=ROOT,
+        timeout=50,
+    )
+
+
 # Runs the real command line several times in forked processes, so that torch is imported once.
 _DRIVER = """
 import os, runpy, sys, traceback
