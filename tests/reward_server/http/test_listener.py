@@ -239,3 +239,23 @@ def test_a_rollout_whose_client_has_gone_is_not_scored(
     assert counters["rollouts"] == len(rollouts) * 8
     assert counters["in_flight"] == 0
     assert slow.stop() == 0
+
+
+def test_an_error_that_ends_a_connection_is_logged(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """gevent would write it to standard error, in many lines and as the client sent it."""
+    from gevent.pywsgi import WSGIHandler
+
+    from reward_server.http.listener import Listener, _Handler
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_Handler, "_wait_for_client", lambda self: 1 // 0)
+        listener = Listener(WSGIHandler, host="127.0.0.1", port=0)
+        with socket.create_connection(listener.addresses[0], 60) as client:
+            assert client.recv(1) == b""
+        listener.stop_listening()
+    (record,) = (r for r in caplog.records if "a connection ended" in r.getMessage())
+    assert record.exc_info
+    assert record.exc_info[0] is ZeroDivisionError
+    assert "ZeroDivisionError" not in capfd.readouterr().err.replace(caplog.text, "")
