@@ -39,6 +39,8 @@ _OPTION_WRAPPERS = (
     re.compile(r"(.*?)\s*[.):\]]", re.DOTALL),
 )
 _MAX_WRAPPERS = 6
+# A letter in six wrappers is shorter.
+_MAX_OPTION_CHARS = 200
 # `(C) Paris`, `C. Paris`: the letter and the text of an option.
 _LETTER_AND_TEXT = re.compile(r"\(?([A-Za-z])(?:\)|[.:])\s+\S")
 # The most options of a public benchmark (MMLU-Pro: A to J). A bare `N` or `R` is mathematics.
@@ -164,6 +166,9 @@ def read_choice_letter(text: str, num_choices: int = _MAX_CHOICES) -> str | None
 
 def _unwrap_letter(text: str) -> tuple[str, bool]:
     """Returns the letter that a text consists of, or "", and whether its form is an option's."""
+    text = text.strip()
+    if len(text) > _MAX_OPTION_CHARS:  # the patterns, and NFKC, can take the square of its length
+        return "", False
     text = unicodedata.normalize("NFKC", replace_option_names(text)).strip()
     is_option = False
     for _ in range(_MAX_WRAPPERS):

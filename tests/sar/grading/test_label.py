@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import string
+import time
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -282,3 +284,19 @@ def test_logicbenchs_own_names_of_options_are_letters() -> None:
     assert label.answer == "B"
     with pytest.raises(LabelError, match="choice_3"):
         parse_label({"answer": "choice_3", "grader": "choice", "choices": ["red", "blue"]})
+
+
+@pytest.mark.parametrize(
+    "unit", [" ", "\n", "\u0301\u0323", "(", "option ", "choice_1", "$", "\\boxed{", "*", "a. "]
+)
+def test_a_long_label_takes_time_that_grows_with_its_length(unit: str) -> None:
+    def measure(num_chars: int) -> float:
+        label = "a" + unit * (num_chars // len(unit)) + "b"
+        started = time.perf_counter()
+        with suppress(LabelError):
+            parse_label(label)
+        return time.perf_counter() - started
+
+    measure(1000)
+    # The square of 200 would be 40,000. A second is allowed for what the machine does besides.
+    assert measure(200_000) < 2000 * measure(1000) + 1
