@@ -18,8 +18,8 @@ from torch import Tensor
 from sar.terminal import cut, make_printable
 
 # How many names an error lists, and how many columns each may take.
-_MAX_NAMES = 5
-_MAX_NAME_WIDTH = 200
+_MAX_NAMES = 2
+_MAX_NAME_WIDTH = 100
 # Settings that change what a model computes and not how many parameters it has.
 _SETTINGS = (
     "vocab_size",
@@ -59,6 +59,9 @@ def load_model(path_or_id: str, *, dtype: str, trust_remote_code: bool) -> Any:
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that they are in `found`: the error names none
+            # A file that is overwritten or cut while it is mapped changes the weights, or ends the
+            # process with SIGBUS.
+            disable_mmap=True,
         )
     except RuntimeError as error:
         if names := report.unconverted:
@@ -83,7 +86,7 @@ def raise_if_untrained(model: Any) -> None:
     """Reads each tensor once, where it lies, and refuses values that no trained model has.
 
     A vector may be constant: norms start at one and biases at zero. A matrix may not, nor one
-    matrix of a stack, such as one expert's. Tables of biases, which some models have, may be.
+    matrix of a stack, such as one expert's. Matrices with "bias" in their name may be constant.
 
     Raises:
         ValueError: tensors hold NaN or infinity, are constant, or let nothing through; the message
@@ -132,7 +135,7 @@ def _inspect(tensor: Tensor) -> tuple[bool, bool]:
     is_finite = all(bound.isfinite() for bound in torch.aminmax(values))  # NaN becomes a bound
     if values.dim() < 2:
         return is_finite, False
-    # The first row tells most, and saves a second pass.
+    # Look at the first row before the whole matrix: it is rarely constant.
     matrices = values.unbind() if values.dim() == 3 else [values]
     return is_finite, any(_is_constant(m[0]) and _is_constant(m) for m in matrices)
 
@@ -144,7 +147,7 @@ def _is_constant(values: Tensor) -> bool:
 
 @torch.inference_mode()
 def _is_blocking_norm(module: Any) -> bool:
-    """Whether a norm with weights of zero answers the same to any input.
+    """Whether a norm's weights are all zero and it gives the same output for every input.
 
     Zeros are right in norms that add one to their weights, such as Gemma's.
     """

@@ -70,7 +70,7 @@ class OutputHead:
             # This is one kernel, which reads the model's dtype and sums in float32.
             logprobs_CV = self(hidden_CH, body).log_softmax(dim=1, dtype=torch.float32)
             return logprobs_CV.gather(1, targets_C[:, None])[:, 0]
-        logits_C = torch.empty(len(targets_C), device=targets_C.device)
+        logits_C = torch.empty(len(targets_C), dtype=torch.float32, device=targets_C.device)
         normalizers_C = torch.full_like(logits_C, -torch.inf)
         for number, block in enumerate(self._blocks):
             self._model._modules[self._name] = block

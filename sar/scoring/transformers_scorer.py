@@ -217,7 +217,8 @@ class TransformersScorer:
         rows = max(1, self._logits_bytes // (4 * self._head.num_words))
         # Allocated before the loop: small results between the logits of two chunks would keep the
         # allocator from reusing the logits' memory.
-        logprobs_N = torch.empty(len(targets_N), device=targets_N.device)
+        # With its dtype: transformers changes the default of all threads while it loads a model.
+        logprobs_N = torch.empty(len(targets_N), dtype=torch.float32, device=targets_N.device)
         for hidden_CH, targets_C, logprobs_C in zip(
             hidden_NH.split(rows), targets_N.split(rows), logprobs_N.split(rows), strict=True
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from sar.scoring.checkpoint import describe_architecture
+from sar.scoring import TokenSequence
+from sar.scoring.checkpoint import describe_architecture, load_model
 from sar.scoring.transformers_scorer import TransformersScorer
 
 SHAPE: dict[str, Any] = {
@@ -125,7 +127,7 @@ def test_a_checkpoint_that_is_not_the_policy_is_refused_by_the_names_of_its_tens
     assert message in error
     assert "\n" not in error
     assert len(error) < 1000
-    assert error.count("and 86 more") == 2 * (fault in ("compiled", "parallel")) + (fault == "none")
+    assert error.count("and 89 more") == 2 * (fault in ("compiled", "parallel")) + (fault == "none")
     assert "LOAD REPORT" not in caplog.text
 
 
@@ -254,3 +256,37 @@ def test_an_architecture_is_the_same_for_all_checkpoints_of_a_model_only(tmp_pat
     ):
         differing = {k for k, v in describe(**change).items() if v != describe()[k]}
         assert set(change) <= differing
+
+
+def test_files_that_are_overwritten_later_do_not_change_the_weights(
+    tmp_path: Path, bundled_model_path: Path
+) -> None:
+    folder = shutil.copytree(bundled_model_path, tmp_path / "model")
+    model = load_model(str(folder), dtype="float32", trust_remote_code=False)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(0, 2)
+        num_bytes = file.tell()
+        file.seek(num_bytes // 2)
+        file.write(bytes(num_bytes - num_bytes // 2))
+    assert all(torch.equal(before[name], now) for name, now in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_scores_do_not_change_while_another_thread_loads_a_model(
+    bundled_model_path: Path, dtype: torch.dtype
+) -> None:
+    """transformers sets torch's default dtype, which all threads share, while it loads."""
+    scorer = TransformersScorer.from_pretrained(
+        str(bundled_model_path), device="cpu", max_batch_tokens=1024
+    )
+    sequences = [TokenSequence([5, 6, 7], list(range(8, 40)))] * 3
+    expected = scorer.response_logprobs(sequences)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        scored = scorer.response_logprobs(sequences)
+    finally:
+        torch.set_default_dtype(before)
+    for one, other in zip(scored, expected, strict=True):
+        assert one.tolist() == pytest.approx(other.tolist(), abs=1e-6)
