@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from reward_server.config import ServerConfig, parse_args
 from reward_server.observe.logs import start_logging
-from sar.errors import one_line
+from sar.errors import MAX_MESSAGE_CHARS, one_line
 from sar.files import write_atomically
 
 if TYPE_CHECKING:
@@ -88,8 +88,10 @@ class Server:
         model = self.config.model_path
         try:
             engine = self.load(model)
-        except Exception as error:  # a broken model folder can raise anything
-            raise CannotStart(f"cannot serve --model {model}: {one_line(error)}") from error
+        # A broken model folder can raise anything: also what is no Exception, a panic in Rust.
+        except BaseException as error:
+            reason = one_line(error, MAX_MESSAGE_CHARS)
+            raise CannotStart(f"cannot serve --model {model}: {reason}") from error
         self.service.engines.start(engine)
         _log.info("ready: rewards are correctness + %s x SAR", self.config.sar_weight)
         if self.updater and self.config.follow is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from sar.grading.graded_text import COMMON_END_TOKENS, sort_longest_first
@@ -33,13 +34,19 @@ def list_end_tokens(tokenizer: Any, eos_token_ids: Iterable[int] = ()) -> list[s
 
 
 def read_eos_token_ids(path_or_id: str) -> list[int]:
-    """Returns the `eos_token_id` of a checkpoint's generation_config; empty if it has none."""
+    """Returns the `eos_token_id` of a checkpoint's generation_config; empty if it has none.
+
+    Raises:
+        OSError, ValueError: the file cannot be read.
+    """
     from transformers import GenerationConfig
 
     try:
         stated = GenerationConfig.from_pretrained(path_or_id).eos_token_id
-    except (OSError, ValueError):  # many checkpoints have no such file
-        return []
+    except OSError:
+        if (Path(path_or_id) / "generation_config.json").exists():
+            raise
+        return []  # many checkpoints have no such file
     return [
         int(id_) for id_ in (stated if isinstance(stated, list) else [stated]) if id_ is not None
     ]

@@ -126,11 +126,14 @@ def _check(checkpoint: Path) -> None:
 
 
 def _list_weight_files(checkpoint: Path) -> list[str]:
-    """One file, or the shards that an index names. A folder with both must have both whole."""
-    has_index = os.path.lexists(checkpoint / _INDEX)
-    names = _read_shard_names(checkpoint / _INDEX) if has_index else []
-    if not has_index or os.path.lexists(checkpoint / _SINGLE_FILE):
-        names.append(_SINGLE_FILE)
+    """One file, or the shards that an index names."""
+    if not os.path.lexists(checkpoint / _INDEX):
+        return [_SINGLE_FILE]
+    names = _read_shard_names(checkpoint / _INDEX)
+    if _SINGLE_FILE not in names and os.path.lexists(checkpoint / _SINGLE_FILE):
+        raise _Flaw(
+            f"it holds {_SINGLE_FILE} and, in {_INDEX}, other weights: delete those that are old"
+        )
     return names
 
 

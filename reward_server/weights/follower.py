@@ -36,7 +36,7 @@ _READ_AGAIN_S = 30.0
 # A load that failed is tried again after this time, then after twice the time, and so on.
 _FIRST_RETRY_S = 10.0
 _MAX_RETRY_S = 600.0
-_STILL_WRITTEN = "its files still change"
+_STILL_CHANGING = "its files still change"
 
 _log = logging.getLogger(__name__)
 
@@ -56,18 +56,26 @@ class _Candidate:
     retry_at_s: float = 0.0
     is_refused: bool = False
     """Not to be loaded unless its files change."""
-    is_reported: bool = False
+    reported_flaw: str = ""
+    """The flaw that the log has named."""
+    loaded_signature: Hashable = None
+    """Of the files that were loaded last; None if none were."""
 
     def inspect(self, now_s: float) -> None:
         """Finds out whether the checkpoint is complete. Files that have changed since the last
-        look may be still written, even if they are complete by what they contain."""
+        look may still be changing, even if they are complete by what they contain."""
         signature = read_signature(self.path)
         if signature != self.signature:
             self.signature, self.changed_at_s = signature, now_s
-            self.flaw, self.read_again_at_s = _STILL_WRITTEN, now_s
+            self.flaw, self.read_again_at_s = _STILL_CHANGING, now_s
             self.retry_s, self.retry_at_s, self.is_refused = _FIRST_RETRY_S, now_s, False
         elif self.flaw and now_s >= self.read_again_at_s:
             self.flaw, self.read_again_at_s = find_flaw(self.path), now_s + _READ_AGAIN_S
+
+    @property
+    def is_in_service(self) -> bool:
+        """Whether its files are those that were loaded last."""
+        return self.signature == self.loaded_signature
 
     def is_stuck(self, now_s: float) -> bool:
         """Whether it has been incomplete for longer than a trainer needs to write it."""
@@ -100,10 +108,11 @@ class Follower:
         """
         self._folder = folder
         self._updater = updater
+        self._engines = engines
         self._counters = engines.checkpoints
         self._started_s = time.monotonic()
         self._counters.looked_at_s = self._started_s
-        self._served_step = -1
+        self._last_step = -1
         self._candidates: dict[int, _Candidate] = {}
         self._loading: tuple[int, Future[int]] | None = None
         self._reported: set[str] = set()
@@ -146,7 +155,12 @@ class Follower:
         self._counters.newest_step = max(found, default=0)
         if not found and now_s - self._started_s >= _PATIENCE_S:
             self._report_empty_folder()
-        steps = sorted((step for step in found if step > self._served_step), reverse=True)
+        engine = self._engines.current
+        # /update_weights may have loaded a later step than this follower.
+        last_step = max(self._last_step, engine.version if engine and engine.version else -1)
+        # The step in service is looked at again: its files may change after they were loaded.
+        is_newer = lambda step: step > last_step or step == last_step == self._last_step  # noqa: E731
+        steps = sorted(filter(is_newer, found), reverse=True)
         self._candidates = {
             step: self._candidates.get(step) or _Candidate(found[step], now_s) for step in steps
         }
@@ -157,14 +171,23 @@ class Follower:
             if self._loading and step <= self._loading[0]:
                 break
             candidate.inspect(now_s)
+            if step == self._last_step and (candidate.flaw or candidate.is_in_service):
+                continue  # a trainer may also delete what is in service
             if candidate.is_stuck(now_s):
                 num_incomplete += 1
                 self._report_stuck(candidate)
             if not candidate.flaw and not candidate.is_refused:
                 if not self._loading and now_s >= candidate.retry_at_s:
-                    self._loading = step, self._updater.update(candidate.path, source="follower")
-                break
+                    self._load(step, candidate)
+                if self._loading:
+                    break
         self._counters.num_incomplete = num_incomplete
+
+    def _load(self, step: int, candidate: _Candidate) -> None:
+        if candidate.loaded_signature is not None:
+            _log.warning("checkpoint %s changed after it was loaded", candidate.path)
+        candidate.loaded_signature = candidate.signature
+        self._loading = step, self._updater.update(candidate.path, source="follower")
 
     def _end_load(self, now_s: float) -> None:
         """Takes the result of a load that has ended."""
@@ -173,13 +196,13 @@ class Follower:
         step, version = self._loading
         self._loading = None
         if not (error := version.exception()):
-            self._served_step = step
+            self._last_step = step
         elif candidate := self._candidates.get(step):  # otherwise it was deleted meanwhile
             candidate.note_failure(error, now_s)
 
     def _report_stuck(self, candidate: _Candidate) -> None:
-        if not candidate.is_reported:
-            candidate.is_reported = True
+        if candidate.reported_flaw != candidate.flaw:
+            candidate.reported_flaw = candidate.flaw
             text = "checkpoint %s stays incomplete and is not loaded: %s"
             _log.warning(text, candidate.path, candidate.flaw)
 
@@ -193,6 +216,11 @@ class Follower:
             self._report_once(
                 f"--follow {self._folder} holds only DeepSpeed's own checkpoints ({shards.name}), "
                 "which the server cannot load: train with --ckpt.save_hf"
+            )
+        else:
+            self._report_once(
+                f"--follow {self._folder} holds no global_stepN_hf: is it the trainer's "
+                "--ckpt.path, and does it save with --ckpt.save_hf? The server goes on looking"
             )
 
     def _report_once(self, message: str) -> None:

@@ -27,7 +27,7 @@ _TEMPLATE, _PROMPT = "chat template", "empty-question prompt"
 _SAMPLE = (
     "It's 12345,67 apples , isn 't it ?  They'RE\u00a0\ufb01ne\u2026\n\n\tdef f(x):\r\n    return 2"
     " \u00e9e\u0301 \u4f60\u597d\uff0c\u4e16 \u041f\u0440\u0438 \U0001f642"
-    " $\\frac{1}{2}$ <think> \\boxed{7}. "
+    " $\\frac{1}{2}$ <think> \\boxed{7}. x=1==y+2 "
 )
 
 
@@ -42,7 +42,9 @@ def describe_tokenizer(tokenizer: Any, rollouts: RolloutTokenizer) -> dict[str, 
     words = hashlib.sha256()
     for token, id_ in vocabulary:  # one by one, so that other threads run between
         words.update(f"{id_} {token}\n".encode(errors="surrogatepass"))
-    sample_ids = tokenizer.encode(_SAMPLE, add_special_tokens=False)
+    # White space around a special token may belong to it.
+    special = "".join(f"a {token} b{token}c\n{token}\n" for token in tokenizer.all_special_tokens)
+    sample_ids = tokenizer.encode(_SAMPLE + special, add_special_tokens=False)
     return {
         "vocabulary": f"{len(vocabulary)} tokens, digest {words.hexdigest()[:8]}",
         "merges": f"digest {_digest(_read_merges(tokenizer))}",
@@ -50,7 +52,10 @@ def describe_tokenizer(tokenizer: Any, rollouts: RolloutTokenizer) -> dict[str, 
         "decoding of a sample text": tokenizer.decode(sample_ids, skip_special_tokens=False),
         "special tokens": " ".join(sorted(list_special_tokens(tokenizer))),
         "EOS token": str(tokenizer.eos_token),
-        "tokens that end a response": " ".join(sorted(rollouts.end_tokens)),
+        # The padding token may differ, and is not among the end tokens unless it is the EOS token.
+        "tokens that end a response": " ".join(
+            sorted({*rollouts.end_tokens, tokenizer.pad_token or tokenizer.eos_token})
+        ),
         _TEMPLATE: f"digest {_digest(f'{tokenizer.bos_token} {tokenizer.chat_template}')}",
         _PROMPT: tokenizer.decode(rollouts.standalone_ids, skip_special_tokens=False),
     }
@@ -59,8 +64,8 @@ def describe_tokenizer(tokenizer: Any, rollouts: RolloutTokenizer) -> dict[str, 
 def describe_difference(new: Mapping[str, str], old: Mapping[str, str]) -> str:
     """One line on how two identities differ; empty if they are of the same model."""
     names = [name for name in {**old, **new} if new.get(name) != old.get(name)]
-    # A template that renders the same prompt may be written otherwise. A template that states the
-    # date renders another prompt every day.
+    # Refuse another chat template only if it also renders another empty-question prompt. A template
+    # alone may be rewritten; a prompt alone may contain today's date.
     if not {_TEMPLATE, _PROMPT} <= set(names):
         names = [name for name in names if name not in (_TEMPLATE, _PROMPT)]
     shown = [
@@ -85,7 +90,7 @@ def _show_change(new: str, old: str) -> str:
 
 
 def _read_merges(tokenizer: Any) -> str:
-    """What the vocabulary leaves open: a BPE model's merges, a unigram model's probabilities.
+    """A BPE model's merges, or a unigram model's probabilities; the vocabulary has neither.
 
     Empty for a tokenizer written in Python, of which the sample text shows the most.
     """

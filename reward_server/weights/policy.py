@@ -26,10 +26,10 @@ from reward_server.errors import (
     RewardServerError,
 )
 from reward_server.pipeline.engine import Engine, EngineSlot
-from reward_server.weights.checkpoints import find_flaw, parse_step
+from reward_server.weights.checkpoints import find_flaw, parse_step, read_signature
 from reward_server.weights.identity import describe_difference
 from reward_server.weights.update_queue import Source, Update, UpdateQueue
-from sar.errors import one_line, quote
+from sar.errors import MAX_MESSAGE_CHARS, one_line, quote
 
 # What Rust, in which safetensors is written, adds to the messages of the system's errors.
 _RUST_SYSTEM_ERROR = "(os error "
@@ -108,7 +108,7 @@ class PolicyUpdater:
         except RewardServerError as error:
             # Without its traceback, whose frames would keep the refused weights in memory.
             update.fail(error.with_traceback(None))
-        except Exception as error:  # noqa: BLE001  whoever waits gets it
+        except BaseException as error:  # noqa: BLE001  whoever waits gets it
             _log.exception("checkpoint %s could not be loaded", update.path)
             update.fail(error.with_traceback(None))
         else:
@@ -172,7 +172,7 @@ class PolicyUpdater:
     def _reload(self, last: _LastEngine) -> None:
         try:
             engine = self._load(last.path)
-        except Exception:  # noqa: BLE001  its files may be overwritten or deleted
+        except BaseException:  # noqa: BLE001  its files may be overwritten or deleted
             _log.exception("cannot reload %s: requests wait for the next checkpoint", last.path)
             return
         if difference := describe_difference(engine.identity, last.identity):
@@ -204,15 +204,22 @@ class PolicyUpdater:
         return replace(engine, version=last.version + 1 if step is None else step)
 
     def _try_to_load(self, path: Path) -> Engine | RewardServerError:
+        before = read_signature(path)
         try:
-            return self._load(str(path))
-        except Exception as error:  # noqa: BLE001  a broken checkpoint can raise anything
+            engine = self._load(str(path))
+        # Also what is no Exception: a panic in Rust, in which tokenizers are written.
+        except BaseException as error:  # noqa: BLE001
             return _describe_failure(path, error)
+        if read_signature(path) != before:
+            engine.batcher.close()
+            text = f"checkpoint {quote(str(path))}: its files changed while they were loaded"
+            return CheckpointIncomplete(text, "path")
+        return engine
 
 
-def _describe_failure(path: Path, error: Exception) -> RewardServerError:
+def _describe_failure(path: Path, error: BaseException) -> RewardServerError:
     """What to raise when loading a checkpoint has failed."""
-    text = f"checkpoint {quote(str(path))}: {one_line(error)}"
+    text = f"checkpoint {quote(str(path))}: {one_line(error, MAX_MESSAGE_CHARS)}"
     if _may_pass(error):
         return CheckpointNotLoaded(text, "path")
     if find_flaw(path):  # a file was deleted or written meanwhile
@@ -220,7 +227,7 @@ def _describe_failure(path: Path, error: Exception) -> RewardServerError:
     return CheckpointRefused(text, "path")
 
 
-def _may_pass(error: Exception) -> bool:
+def _may_pass(error: BaseException) -> bool:
     """Whether the same checkpoint may be loaded without an error later."""
     from sar.scoring.transformers_scorer import is_out_of_memory
 

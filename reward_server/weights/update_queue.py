@@ -33,7 +33,7 @@ class Update:
         """Whether all clients that wait for it have left."""
         return all(is_gone() for is_gone in self.gone_checks)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Ends the update with an error, unless it has ended already."""
         with suppress(InvalidStateError):
             self.version.set_exception(error)

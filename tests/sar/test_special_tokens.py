@@ -117,3 +117,10 @@ def test_the_reward_log_tells_the_graded_text(decision: Any) -> None:
         "5<|pad|>6<|end|>7", special_tokens=("<|pad|>", "<|end|>"), end_tokens=("<|end|>",)
     )
     assert Decision.from_json(logged.to_json()).graded_text == "5\n6"
+
+
+def test_a_generation_config_that_is_cut_off_is_an_error(tmp_path: Path) -> None:
+    assert read_eos_token_ids(str(tmp_path)) == []
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1,')
+    with pytest.raises(OSError, match="generation_config"):
+        read_eos_token_ids(str(tmp_path))

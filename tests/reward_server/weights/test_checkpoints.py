@@ -291,3 +291,13 @@ def test_deepspeed_shards_are_recognised(tmp_path: Path, parent: str) -> None:
     assert find_deepspeed_checkpoint(tmp_path) is None
     (tmp_path / parent / "global_step25").mkdir(parents=True)
     assert find_deepspeed_checkpoint(tmp_path) == tmp_path / parent / "global_step25"
+
+
+def test_old_weights_beside_new_ones_are_refused(
+    tmp_path: Path, checkpoints: dict[int, Path]
+) -> None:
+    """transformers would load the single file, whichever is newer."""
+    folder = shutil.copytree(checkpoints[20], tmp_path / "both")
+    assert find_flaw(folder) == ""
+    shutil.copy(checkpoints[10] / "model.safetensors", folder)
+    assert "delete those that are old" in find_flaw(folder)

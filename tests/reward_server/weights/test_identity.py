@@ -88,7 +88,7 @@ OTHER: dict[str, tuple[Files, str]] = {
     "EOS token": (save_again(eos_token="<|endoftext|>"), "EOS token '<|endoftext|>' instead of"),
     "EOS ids": (
         edit("generation_config.json", lambda value: value.update(eos_token_id=[2, 1])),
-        "tokens that end a response '<|im_end|> <|im_start|>' instead of '<|im_end|>'",
+        "tokens that end a response '<|endoftext|> <|im_end|> <|im_start|>' instead",
     ),
     "template": (template("Be brief. "), "empty-question prompt 'Be brief.<|im_start|>system"),
 }
