@@ -180,7 +180,11 @@ class RolloutTokenizer:
         if the standalone prompt is not "chat".
         """
         before, after = self._frame
-        return not (before in prompt and prompt.endswith(after))
+        start = prompt
+        for token in (self._tokenizer.pad_token, self._tokenizer.bos_token):
+            while token and start.startswith(token) and not start.startswith(before):
+                start = start.removeprefix(token)
+        return not (start.startswith(before) and prompt.endswith(after))
 
     def _encode_prompt(self, prompt: str) -> list[int]:
         return self._cache_prompt(prompt).ids
