@@ -161,7 +161,7 @@ class ServerConfig(BaseSettings):
     )
     max_queued_tokens: _Count = _limit(
         lambda: total_memory_bytes() // 4 // _BYTES_PER_QUEUED_TOKEN,
-        "Tokens that all requests in the server may hold, estimated at four characters each. "
+        "Tokens that all requests in the server may hold, estimated at four bytes of text each. "
         "Requests beyond that are refused.",
         in_words=f"a quarter of the memory, at {_BYTES_PER_QUEUED_TOKEN} bytes per token",
     )

@@ -48,7 +48,8 @@ class Unauthorized(RewardServerError):
 
 
 class Forbidden(RewardServerError):
-    """This server was not started with what the request needs."""
+    """This server was not started with what the request needs, or the request comes from a foreign
+    web page or is for a foreign host."""
 
 
 class TooLarge(RewardServerError):
@@ -56,7 +57,7 @@ class TooLarge(RewardServerError):
 
 
 class Overloaded(RewardServerError):
-    """The server already holds as many waiting tokens as it may."""
+    """The server already holds as much as it may: waiting tokens, or bodies not yet parsed."""
 
 
 class NotReady(RewardServerError):

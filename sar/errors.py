@@ -14,8 +14,8 @@ def shorten(text: str, max_chars: int = MAX_ECHO_CHARS) -> str:
     """The start of a text in one line of printable characters, and how much of it is left out.
 
     Args:
-        max_chars: of the start. Characters that a terminal could act on are escaped, and an escape
-            counts as long as it is.
+        max_chars: length of the part that is kept. Characters that a terminal could act on are
+            escaped; an escaped character counts as its escape.
     """
     start = ""
     num_shown = 0
@@ -37,12 +37,12 @@ def quote(value: object, max_chars: int = MAX_ECHO_CHARS) -> str:
         return f"{type(value).__name__} that is too large to show"
 
 
-def first_line(error: BaseException) -> str:
+def first_line(error: BaseException, max_chars: int = MAX_ECHO_CHARS) -> str:
     """The first line of the message, shortened; the exception's class if the message is empty."""
-    return shorten(str(error).strip().partition("\n")[0]) or type(error).__name__
+    return shorten(str(error).strip().partition("\n")[0], max_chars) or type(error).__name__
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: BaseException, max_chars: int = MAX_ECHO_CHARS) -> str:
     """The exception's class and the first line of its message, shortened."""
-    name, line = type(error).__name__, first_line(error)
+    name, line = type(error).__name__, first_line(error, max_chars)
     return name if line == name else f"{name}: {line}"

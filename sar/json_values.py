@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 _CHUNK_BYTES = 1 << 20
 _QUOTE, _BACKSLASH = ord('"'), ord("\\")
-# A value follows each of these bytes, except in an empty array or object.
+# A value follows each of these bytes. An empty array or object has none: an upper bound.
 _BEFORE_VALUE = tuple(b"[{,")
 
 _Positions = npt.NDArray[np.intp]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
 from flask import Flask, Response, g, render_template, request
@@ -38,9 +39,11 @@ from reward_server.http.request_schema import (
 from reward_server.http.statuses import STATUSES
 from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
 from reward_server.pipeline.service import RewardService
-from reward_server.pipeline.waiting import CLIENT_IS_GONE
+from reward_server.pipeline.waiting import CLIENT_IS_GONE, Client
 from reward_server.weights.policy import PolicyUpdater
 from sar.errors import MAX_MESSAGE_CHARS, shorten
+
+_T = TypeVar("_T")
 
 _KEY_HEADER = "Authorization"
 _ID_HEADER = "X-Request-Id"
@@ -78,11 +81,9 @@ def create_app(
     # /openapi.json documents neither Flask's redirect of `//healthz` nor its answers to OPTIONS.
     app.url_map.merge_slashes = False
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    # One byte more than the limit: Werkzeug cuts chunked bodies there without an error, and
-    # `Bodies` can then see that the body was longer.
-    app.config["MAX_CONTENT_LENGTH"] = config.limits.max_body_bytes + 1
     bodies = Bodies(config.limits.max_body_bytes)
     metrics = service.metrics
+    api_document = json.dumps(describe(needs_key=config.keys.are_required)).encode()
 
     def check_access() -> None:
         """Raises unless the request may be answered. One with a key may come under any host name:
@@ -113,15 +114,20 @@ def create_app(
             response.headers["WWW-Authenticate"] = 'Basic realm="reward server"'
         return response
 
+    def find_client() -> Client:
+        # Only our own listener can tell whether the connection is still open.
+        is_gone = request.environ.get(CLIENT_IS_GONE, lambda: False)
+        return service.new_client(is_gone, g.request_id)
+
+    def parse_body(parse: Callable[[bytearray, RequestLimits], _T], client: Client) -> _T:
+        with bodies.receive(request.stream, request.content_length) as body:
+            return service.intake.run(lambda: parse(body, config.limits), client, len(body))
+
     def compute_rewards(
         parse: Callable[[bytearray, RequestLimits], Sequence[SubmittedRollout]],
     ) -> list[ScoredRollout]:
-        # Only our own listener can tell whether the connection is still open.
-        is_gone = request.environ.get(CLIENT_IS_GONE, lambda: False)
-        client = service.new_client(is_gone, g.request_id)
-        with bodies.receive(request.stream, request.content_length) as body:
-            rollouts = service.intake.run(lambda: parse(body, config.limits), client)
-        return service.compute_rewards(rollouts, client)
+        client = find_client()
+        return service.compute_rewards(parse_body(parse, client), client)
 
     def reply(make_answer: Callable[[], BaseModel]) -> Response:
         start_s = time.monotonic()
@@ -145,10 +151,9 @@ def create_app(
             raise Forbidden("only a server with API keys takes weights; see --api-key-file")
         if updater is None:
             raise Forbidden("this backend keeps the weights it started with")
-        with bodies.receive(request.stream, request.content_length) as body:
-            path = parse_update_weights(body)
-        is_gone = request.environ.get(CLIENT_IS_GONE, lambda: False)
-        version = service.waiting.for_result(updater.update(path, is_gone), _MAX_UPDATE_S)
+        client = find_client()
+        path = parse_body(lambda body, _: parse_update_weights(body), client)
+        version = service.waiting.for_result(updater.update(path, client.is_gone), _MAX_UPDATE_S)
         return _to_json(UpdateWeightsAnswer(policy_version=version))
 
     @app.get("/healthz")
@@ -170,8 +175,7 @@ def create_app(
 
     @app.get("/openapi.json")
     def openapi() -> Response:
-        document = json.dumps(describe(needs_key=config.keys.are_required))
-        return Response(document, mimetype=_JSON)
+        return Response(api_document, mimetype=_JSON)
 
     @app.get("/", strict_slashes=False)
     def index() -> str:

@@ -1,4 +1,4 @@
-"""Reads the bodies of requests, and bounds the memory that large ones take together."""
+"""Reads the bodies of requests, and bounds the memory that they take together."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from reward_server.errors import Overloaded, TooLarge
+from reward_server.errors import InvalidRequest, Overloaded, TooLarge
 
-_PIECE_BYTES = 1 << 20
-# A trainer's requests hold a few rollouts each. Only larger bodies share the bounded memory, so
-# that nobody who fills it can keep a trainer out.
+_PIECE_BYTES = 1 << 16
+# A trainer's requests hold a few rollouts each. They have a share of their own and a larger one, so
+# that whoever fills the other share does not keep them out.
 _SMALL_BYTES = 1 << 20
-_MAX_LARGE_BODIES = 4
+# What small and large bodies may take, in bodies of the largest size.
+_SMALL_SHARE, _LARGE_SHARE = 16, 4
 
 
 class Bodies:
@@ -22,12 +23,11 @@ class Bodies:
     def __init__(self, max_body_bytes: int) -> None:
         """
         Args:
-            max_body_bytes: limit of one body. Large bodies may take four times that together.
+            max_body_bytes: limit of one body.
         """
         self._max_body_bytes = max_body_bytes
-        self._max_large_bytes = _MAX_LARGE_BODIES * max_body_bytes
-        self._num_large_bytes = 0
-        self._counting = threading.Lock()
+        self._small = _Memory(_SMALL_SHARE * max_body_bytes)
+        self._large = _Memory(_LARGE_SHARE * max_body_bytes)
 
     @contextmanager
     def receive(self, stream: IO[bytes], num_bytes: int | None) -> Iterator[bytearray]:
@@ -37,32 +37,57 @@ class Bodies:
             num_bytes: the Content-Length; None if there is none.
         Raises:
             TooLarge: it exceeds the limit. It is not read if its announced length does.
-            Overloaded: there is no memory for another large body now.
+            Overloaded: other bodies take all the memory that bodies may take.
+            InvalidRequest: it is cut off, or its chunks are malformed.
         """
         if (num_bytes or 0) > self._max_body_bytes:
             raise self._make_too_large()
         body = bytearray()
-        num_counted = 0
+        memory, num_taken = self._small, 0
         try:
-            while piece := stream.read(_PIECE_BYTES):
-                body += piece
-                if len(body) > self._max_body_bytes:
+            while piece := _read(stream):
+                if len(body) + len(piece) > self._max_body_bytes:
                     raise self._make_too_large()
-                if len(body) > _SMALL_BYTES:
-                    self._count(len(body) - num_counted)
-                    num_counted = len(body)
+                if memory is self._small and len(body) + len(piece) > _SMALL_BYTES:
+                    memory.give_back(num_taken)
+                    memory, num_taken = self._large, 0
+                num_bytes = len(body) + len(piece) - num_taken
+                memory.take(num_bytes)
+                num_taken += num_bytes
+                body += piece
             yield body
         finally:
-            self._count(-num_counted)
-
-    def _count(self, num_bytes: int) -> None:
-        with self._counting:
-            if num_bytes > 0 and self._num_large_bytes + num_bytes > self._max_large_bytes:
-                raise Overloaded(
-                    f"requests of more than {_SMALL_BYTES} bytes already fill "
-                    f"{self._num_large_bytes} bytes of memory: send smaller ones, or again later"
-                )
-            self._num_large_bytes += num_bytes
+            memory.give_back(num_taken)
 
     def _make_too_large(self) -> TooLarge:
         return TooLarge(f"the request is larger than --max-body-bytes, {self._max_body_bytes}")
+
+
+def _read(stream: IO[bytes]) -> bytes:
+    try:
+        return stream.read(_PIECE_BYTES)
+    except OSError as error:
+        raise InvalidRequest("the body is cut off, or its chunks are malformed") from error
+
+
+class _Memory:
+    """Counts the bytes that some bodies take."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._counting = threading.Lock()
+
+    def take(self, num_bytes: int) -> None:
+        """Raises `Overloaded` if there is not so much left."""
+        with self._counting:
+            if self._num_bytes + num_bytes > self._max_bytes:
+                raise Overloaded(
+                    f"requests that are not parsed yet take {self._num_bytes} bytes of memory, of "
+                    f"at most {self._max_bytes}: send this one again later"
+                )
+            self._num_bytes += num_bytes
+
+    def give_back(self, num_bytes: int) -> None:
+        with self._counting:
+            self._num_bytes -= num_bytes

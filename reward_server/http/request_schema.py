@@ -41,6 +41,7 @@ _M = TypeVar("_M", bound=BaseModel)
 
 # A query, a prompt, and a label with 26 choices are 34 values.
 _MAX_VALUES_PER_SAMPLE = 64
+_MAX_DIGITS = 100
 
 
 @dataclass(frozen=True)
@@ -242,13 +243,20 @@ def _parse(model: type[_M], body: bytes | bytearray, limits: RequestLimits | Non
         return model.model_validate_json(body, context=limits)
     # The standard library also reads lone surrogates: `_check_text` names their field.
     try:
-        payload = json.loads(body.decode("utf-8", "surrogatepass"))
+        payload = json.loads(body.decode("utf-8", "surrogatepass"), parse_int=_read_int)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"the body is not JSON: {first_line(error)}") from error
     try:
         return model.model_validate(payload, context=limits)
     except ValidationError as error:
         raise _convert_error(model, error) from None
+
+
+def _read_int(digits: str) -> int:
+    """Refuses a long number, which takes the square of its length to read. No field is a number."""
+    if len(digits) > _MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits):,} digits")
+    return int(digits)
 
 
 def _convert_error(model: type[BaseModel], error: ValidationError) -> RewardServerError:

@@ -10,7 +10,7 @@ from reward_server.errors import Overloaded
 from reward_server.pipeline.rollout import SubmittedRollout
 
 # A rough estimate will do: the limit bounds memory, which grows with the text.
-_CHARS_PER_TOKEN = 4
+_BYTES_PER_TOKEN = 4
 
 
 class Admission:
@@ -19,7 +19,7 @@ class Admission:
     def __init__(self, max_queued_tokens: int) -> None:
         """
         Args:
-            max_queued_tokens: estimated from the texts, at four characters a token.
+            max_queued_tokens: estimated from the texts, at four bytes a token.
         """
         self._max_queued_tokens = max_queued_tokens
         self._queued_tokens = 0
@@ -34,7 +34,7 @@ class Admission:
         Raises:
             Overloaded: with this request, more tokens would wait than the limit allows.
         """
-        num_tokens = sum(len(rollout.query) for rollout in rollouts) // _CHARS_PER_TOKEN
+        num_tokens = sum(map(_count_bytes, rollouts)) // _BYTES_PER_TOKEN
         with self._counting:
             # A request that exceeds the limit by itself is admitted when nothing else waits.
             if self.num_in_flight and self._queued_tokens + num_tokens > self._max_queued_tokens:
@@ -52,3 +52,9 @@ class Admission:
     def _add(self, num_rollouts: int, num_tokens: int) -> None:
         self.num_in_flight += num_rollouts
         self._queued_tokens += num_tokens
+
+
+def _count_bytes(rollout: SubmittedRollout) -> int:
+    """Memory of a rollout's texts. One emoji makes each character of a text take four bytes."""
+    texts = (rollout.query, rollout.prompt, rollout.label.answer, *rollout.label.choices)
+    return sum(len(text) if text.isascii() else 4 * len(text) for text in texts)

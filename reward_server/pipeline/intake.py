@@ -15,20 +15,26 @@ from reward_server.pipeline.waiting import Client
 
 _T = TypeVar("_T")
 
-# The tokenizer works outside the GIL, so a second thread is not held up by a first long text. More
-# would only compete with the thread that serves connections.
+# The tokenizer works outside the GIL, so two threads do more than one. More would only compete with
+# the thread that serves connections.
 _NUM_THREADS = 2
+# Longer than the rollouts of a training run. Such texts take a thread of their own, so that whoever
+# sends them does not keep trainers waiting.
+_LONG_CHARS = 1 << 18
 
 
 class Intake:
-    """Runs the work of requests in the order in which it comes."""
+    """Runs the work of requests in the order in which it comes, long work apart."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="intake")
+        self._long = ThreadPoolExecutor(1, thread_name_prefix="intake-long")
 
-    def run(self, work: Callable[[], _T], client: Client) -> _T:
+    def run(self, work: Callable[[], _T], client: Client, num_chars: int) -> _T:
         """Runs `work` in an intake thread, waits for it, and returns its result.
 
+        Args:
+            num_chars: length of the text that the work reads.
         Raises:
             ClientGone: the client had left before the work began, so it was not done.
             RequestTimedOut: the client's deadline passed first.
@@ -40,7 +46,7 @@ class Intake:
                 raise ClientGone("the client has gone")
             return work()
 
-        future = self._threads.submit(start)
+        future = (self._long if num_chars > _LONG_CHARS else self._threads).submit(start)
         try:
             return client.deadline.wait_for(future)
         finally:

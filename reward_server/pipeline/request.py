@@ -46,6 +46,8 @@ class _Prepared:
     prompt: str
     response: str
     """The two parts of the rollout's query, special tokens included."""
+    special_tokens: tuple[str, ...]
+    """Those of the response, for the reward log."""
     graded_text: str
     encoded: EncodedRollout
     template_mismatch: bool
@@ -93,7 +95,9 @@ class RewardRequest:
         """
         try:
             for chunk in _split_into_chunks(self._rollouts):
-                prepared = self._parts.intake.run(partial(self._prepare, chunk), self._client)
+                num_chars = sum(len(one.query) + len(one.prompt) for _, one in chunk)
+                work = partial(self._prepare, chunk)
+                prepared = self._parts.intake.run(work, self._client, num_chars)
                 self._pending += map(self._submit, prepared)
             in_turns = self._parts.waiting.in_turns(self._pending)
             self._rewards = [self._collect(pending) for pending in in_turns]
@@ -120,7 +124,7 @@ class RewardRequest:
                 request_id=self._client.request_id,
                 prompt=prepared.prompt,
                 response=prepared.response,
-                special_tokens=self._engine.tokenizer.find_special_tokens(prepared.response),
+                special_tokens=prepared.special_tokens,
                 label_as_sent=prepared.rollout.label_as_sent,
                 label=prepared.rollout.label,
                 sar_weight=self._parts.sar_weight,
@@ -151,6 +155,7 @@ class RewardRequest:
                 rollout,
                 prompt,
                 response,
+                tokenizer.find_special_tokens(response),
                 tokenizer.make_graded_text(prompt, response),
                 tokenizer.encode(prompt, response),
                 template_mismatch=tokenizer.has_other_frame(prompt),

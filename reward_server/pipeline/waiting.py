@@ -13,7 +13,7 @@ from reward_server.errors import RequestTimedOut
 _T = TypeVar("_T")
 
 # Small against the 8,192 rollouts of a large request; each takes about 0.1 ms.
-_ITEMS_IN_A_ROW = 64
+_ITEMS_IN_A_ROW = 16
 
 CLIENT_IS_GONE = "reward_server.client_is_gone"
 """Key of the WSGI environment under which the listener puts a function that tells whether the

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 _PROBE = Path(__file__).parent / "health_probe.py"
-_HEALTH_S = 4.0
+_HEALTH_S = 10.0
 _MEGABYTE = 1 << 20
 _Address = tuple[str, int]
 
@@ -115,7 +115,6 @@ def test_health_answers_while_large_requests_are_computed(faulty: FaultyServer) 
 def test_who_has_gone_is_not_parsed(faulty: FaultyServer, chaos: Helpers) -> None:
     """40 clients send a million characters and leave."""
     body = _make_body("Q: 2+3?\nA:", "abc def 12, " * 83_000)
-    abandoned = faulty.health["abandoned"]
     with _health_is_answered(faulty.address, "40 million characters of clients that left"):
         cpu_s = _cpu_s(faulty.process)
         assert _send(faulty.server, body)[0] == 200
@@ -127,7 +126,6 @@ def test_who_has_gone_is_not_parsed(faulty: FaultyServer, chaos: Helpers) -> Non
         cpu_s = _cpu_s(faulty.process) - cpu_s
     # Computing them all would take 41 times as long.
     assert cpu_s < 20 * one_s
-    assert faulty.health["abandoned"] >= abandoned
 
 
 def _cpu_s(process: psutil.Process) -> float:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack
 import pytest
 
 import reward_server.http.bodies
-from reward_server.errors import Overloaded, TooLarge
+from reward_server.errors import InvalidRequest, Overloaded, TooLarge
 from reward_server.http.bodies import Bodies
 
 _SMALL, _LIMIT = 100, 1000
@@ -53,3 +53,24 @@ def test_large_bodies_share_memory_and_give_it_back() -> None:
                 held.enter_context(_receive(bodies, b"x" * (_SMALL + 1)))
             with _receive(bodies, b"x" * _SMALL) as received:
                 assert len(received) == _SMALL  # a trainer's request is not kept out
+
+
+def test_small_bodies_share_memory_of_their_own() -> None:
+    bodies = Bodies(_LIMIT)
+    with ExitStack() as held:
+        for _ in range(16 * _LIMIT // _SMALL):
+            held.enter_context(_receive(bodies, b"x" * _SMALL))
+        with pytest.raises(Overloaded):
+            held.enter_context(_receive(bodies, b"x"))
+        held.enter_context(_receive(Bodies(_LIMIT), b"x" * _LIMIT))
+    with _receive(bodies, b"x"):
+        pass
+
+
+def test_a_body_that_is_cut_off_is_an_error_of_the_client() -> None:
+    class _Cut(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise OSError("unexpected end of file while reading chunked data")
+
+    with pytest.raises(InvalidRequest, match="cut off"), Bodies(_LIMIT).receive(_Cut(), None):
+        pass
