@@ -18,9 +18,12 @@ from typing import Any
 
 from gevent.pywsgi import MAX_REQUEST_LINE, Input
 
-_MAX_HEADER_BYTES = 65536
+# With the longest first line, a head takes at most 64 KiB of memory while it arrives.
+_MAX_HEADERS_BYTES = 65536 - MAX_REQUEST_LINE
 _MAX_HEADERS = 100
 _MAX_READ_BYTES = 65536
+
+_FRAMING_NAMES = (b"host", b"content-length", b"transfer-encoding")
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 # Printable characters, the tab, and bytes that are not ASCII. No other control characters: some
@@ -49,16 +52,16 @@ def read_head(source: Any, version: str) -> bytes:
         source: a buffered file, after the request's first line.
         version: of the request, such as "HTTP/1.1".
     Raises:
-        ValueError: a line is malformed, or the end of the body is not clear.
+        ValueError: a line is malformed, the head is too large, or the end of the body is not clear.
     """
-    lines = []
-    values: dict[bytes, list[bytes]] = {}
+    head = bytearray()
+    values: dict[bytes, list[bytes]] = {name: [] for name in _FRAMING_NAMES}
     for match in _read_headers(source):
-        lines.append(match[0])
-        values.setdefault(match[1].lower(), []).append(match[2].strip(b" \t"))
-    lengths = values.get(b"content-length", [])
-    codings = values.get(b"transfer-encoding", [])
-    if len(values.get(b"host", [])) > 1:
+        head += match[0]
+        if (name := match[1].lower()) in values:
+            values[name].append(match[2].strip(b" \t"))
+    hosts, lengths, codings = (values[name] for name in _FRAMING_NAMES)
+    if len(hosts) > 1:
         raise ValueError("more than one Host")
     if len(lengths) + len(codings) > 1:
         raise ValueError("more than one Content-Length or Transfer-Encoding")
@@ -66,18 +69,20 @@ def read_head(source: Any, version: str) -> bytes:
         raise ValueError("the Content-Length is not a number of bytes")
     if codings and (codings[0].lower() != b"chunked" or version != "HTTP/1.1"):
         raise ValueError("a Transfer-Encoding that is not chunked, or not in HTTP/1.1")
-    return b"".join([*lines, b"\r\n"])
+    return bytes(head + b"\r\n")
 
 
 def _read_headers(source: Any) -> Iterator[re.Match[bytes]]:
     """Reads header or trailer lines up to an empty one. Group 1 is the name, group 2 the value."""
+    num_bytes_left = _MAX_HEADERS_BYTES
     for _ in range(_MAX_HEADERS + 1):
-        line = source.readline(_MAX_HEADER_BYTES)
+        line = source.readline(num_bytes_left)
         if line == b"\r\n":
             return
         match = _HEADER.fullmatch(line)
         if not match:
-            raise ValueError("a header is malformed, too long or cut off")
+            raise ValueError("a header is malformed or cut off, or all are too long together")
+        num_bytes_left -= len(line)
         yield match
     raise ValueError(f"more than {_MAX_HEADERS} headers")
 
