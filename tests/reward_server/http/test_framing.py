@@ -8,7 +8,7 @@ import io
 import json
 import socket
 import tracemalloc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -123,7 +123,7 @@ def test_a_head_that_is_still_arriving_takes_little_memory(size: int) -> None:
         def readable(self) -> bool:
             return True
 
-        def readinto(self, buffer: memoryview) -> int:
+        def readinto(self, buffer: Any) -> int:
             self.peak_bytes = max(self.peak_bytes, tracemalloc.get_traced_memory()[0])
             line = b"X: ".ljust(size, b"y") + b"\r\n"
             start = self.num_sent % len(line)
