@@ -16,12 +16,18 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import gevent
 from gevent.pywsgi import MAX_REQUEST_LINE, Input
 
 # With the longest first line, a head takes at most 64 KiB of memory while it arrives.
 _MAX_HEADERS_BYTES = 65536 - MAX_REQUEST_LINE
 _MAX_HEADERS = 100
 _MAX_READ_BYTES = 65536
+# A chunk costs time however small it is. Of tiny ones, clients have no need to send many.
+_MAX_TINY_CHUNKS = 4096
+_MIN_MEAN_CHUNK_BYTES = 16
+# Chunks of one connection before other connections get a turn.
+_MAX_CHUNKS_IN_A_ROW = 64
 
 _FRAMING_NAMES = (b"host", b"content-length", b"transfer-encoding")
 
@@ -98,13 +104,15 @@ class ChunkedInput(Input):
         """
         super().__init__(source, None, socket=connection, chunked_input=True)
         self._num_left = 0  # bytes of the current chunk
+        self._num_chunks = 0
+        self._num_bytes = 0  # of all chunks so far, by their sizes
         self._is_over = False
 
     def read(self, length: int | None = None) -> bytes:
         """Reads like a file.
 
         Raises:
-            OSError: the chunks are malformed, or the client has closed the connection.
+            OSError: the chunks are malformed or mostly tiny, or the connection is closed.
         """
         self._send_100_continue()
         wanted = sys.maxsize if length is None or length < 0 else length
@@ -128,6 +136,7 @@ class ChunkedInput(Input):
             raise OSError("the size of a chunk is malformed")
         self._num_left = int(match[1], 16)
         if self._num_left:
+            self._count_chunk()
             return
         try:
             for _ in _read_headers(self.rfile):
@@ -135,3 +144,15 @@ class ChunkedInput(Input):
         except ValueError as error:
             raise OSError(f"in the trailers: {error}") from error
         self._is_over = True
+
+    def _count_chunk(self) -> None:
+        self._num_chunks += 1
+        self._num_bytes += self._num_left
+        is_tiny = self._num_bytes < _MIN_MEAN_CHUNK_BYTES * self._num_chunks
+        if is_tiny and self._num_chunks > _MAX_TINY_CHUNKS:
+            raise OSError(
+                f"more than {_MAX_TINY_CHUNKS} chunks of less than {_MIN_MEAN_CHUNK_BYTES} bytes "
+                "on average"
+            )
+        if self._num_chunks % _MAX_CHUNKS_IN_A_ROW == 0:
+            gevent.sleep(0)

@@ -11,6 +11,7 @@ import tracemalloc
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import gevent
 import pytest
 
 from reward_server.http import framing
@@ -171,7 +172,15 @@ def test_bad_first_lines_are_refused_and_end_the_connection(
     assert _send(server, line + HOST + b"\r\n" + SECOND, is_all=False) == [400]
 
 
+def _cut(body: bytes, size: int) -> bytes:
+    """A body in chunks of `size` bytes."""
+    pieces = (body[start : start + size] for start in range(0, len(body), size))
+    return b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in pieces) + b"0\r\n\r\n"
+
+
 BODIES = {
+    "many tiny chunks": _cut(ONE.ljust(5_000), 1),
+    "many tiny chunks after a larger one": b"7d0\r\n%2000b\r\n" % b"" + _cut(ONE.ljust(5_000), 1),
     "no size": b"\r\n" + CHUNKS,
     "a sign": b"+" + CHUNKS,
     "a minus sign": b"-" + CHUNKS,
@@ -209,6 +218,23 @@ BODIES = {
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 def test_bad_chunks_are_refused_and_end_the_connection(server: TestedServer, body: bytes) -> None:
     assert _send(server, LINE + HOST + CODING + b"\r\n" + body + SECOND) == [400]
+
+
+def test_others_have_a_turn_between_the_chunks_of_one_client() -> None:
+    """All chunks have arrived, so no read waits for the client."""
+    num_turns = 0
+
+    def count_turns() -> None:
+        nonlocal num_turns
+        while True:
+            num_turns += 1
+            gevent.sleep(0)
+
+    other = gevent.spawn(count_turns)
+    body = framing.ChunkedInput(io.BytesIO(_cut(b" " * 100_000, 100)), None)
+    assert len(body.read()) == 100_000
+    other.kill()
+    assert num_turns >= 10
 
 
 def test_chunks_need_http_1_1(server: TestedServer) -> None:
@@ -252,6 +278,8 @@ GOOD = {
     + b"\r\n"
     + b"".join(b"1\r\n%c\r\n" % byte for byte in ONE)
     + b"000\r\n\r\n",
+    "many small chunks": CODING + b"\r\n" + _cut(ONE.ljust(100_000), 16),
+    "as many tiny chunks as allowed": CODING + b"\r\n" + _cut(ONE.ljust(4_096), 1),
     "extensions": CODING + b"\r\n" + CHUNKS.replace(b"\r\n", b' ;a="b;c";d\r\n', 1),
     "trailers": CODING + b"\r\n" + CHUNKS[:-2] + b"a: b\r\nc:\r\n\r\n",
     "100-continue": b"Expect: 100-continue\r\n" + LENGTH + b"\r\n" + ONE,
