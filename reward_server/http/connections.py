@@ -21,6 +21,8 @@ from typing import Any, Protocol
 
 _MAX_KEPT_BACK = 1024
 _LOG_INTERVAL_S = 60.0
+# No connection is ended sooner: its request may be on its way.
+_MIN_WAIT_S = 0.02
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class Connections:
         self._num_open = 0
         self._num_others = 0  # descriptors of the process itself, as far as seen
         self._handled: set[Handled] = set()
-        self._waiting: dict[Handled, None] = {}  # longest first
+        self._waiting: dict[Handled, float] = {}  # since when (monotonic); longest first
         self._closing: set[Handled] = set()
         self._limited: set[Any] = set()
         self._is_starved = False
@@ -88,7 +90,10 @@ class Connections:
     def must_pause(self) -> bool:
         """Whether to accept nothing for a moment, until descriptors are free."""
         is_starved, self._is_starved = self._is_starved, False
-        return is_starved or len(self._closing) >= self._max_closing
+        longest_since = next(iter(self._waiting.values()), 0.0)
+        is_early = time.monotonic() - longest_since < _MIN_WAIT_S
+        is_full = self._num_used >= self._first_kept_back
+        return is_starved or (is_full and is_early) or len(self._closing) >= self._max_closing
 
     def must_yield(self) -> bool:
         """Whether the connections that were just accepted must run before the next accept.
@@ -102,7 +107,7 @@ class Connections:
         """Notes that from now on a connection waits for its client."""
         self._handled.add(handled)
         self._waiting.pop(handled, None)
-        self._waiting[handled] = None
+        self._waiting[handled] = time.monotonic()
 
     def is_limited(self, connection: Any) -> bool:
         """Whether a connection gets answers to GET only."""
