@@ -21,6 +21,8 @@ from typing import Any, Protocol
 
 _MAX_KEPT_BACK = 1024
 _LOG_INTERVAL_S = 60.0
+# No connection is ended sooner: its request may be on its way.
+_MIN_WAIT_S = 0.02
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +32,9 @@ class Handled(Protocol):
 
     @property
     def waits_for_client(self) -> bool: ...
+
+    @property
+    def is_receiving(self) -> bool: ...
 
     def hang_up(self) -> None:
         """Ends the connection. Its descriptor becomes free a little later."""
@@ -51,7 +56,7 @@ class Connections:
         self._num_open = 0
         self._num_others = 0  # descriptors of the process itself, as far as seen
         self._handled: set[Handled] = set()
-        self._waiting: dict[Handled, None] = {}  # longest first
+        self._waiting: dict[Handled, float] = {}  # since when (monotonic); longest first
         self._closing: set[Handled] = set()
         self._limited: set[Any] = set()
         self._is_starved = False
@@ -85,23 +90,31 @@ class Connections:
     def must_pause(self) -> bool:
         """Whether to accept nothing for a moment, until descriptors are free."""
         is_starved, self._is_starved = self._is_starved, False
-        # It cannot be told yet whether connections that nobody handles yet are waiting.
+        longest_since = next(iter(self._waiting.values()), 0.0)
+        is_early = time.monotonic() - longest_since < _MIN_WAIT_S
         is_full = self._num_used >= self._first_kept_back
-        is_unclear = is_full and len(self._handled) < self._num_open
-        return is_starved or is_unclear or len(self._closing) >= self._max_closing
+        return is_starved or (is_full and is_early) or len(self._closing) >= self._max_closing
+
+    def must_yield(self) -> bool:
+        """Whether the connections that were just accepted must run before the next accept.
+
+        Until then it cannot be told whether they wait for their client, and could be ended.
+        """
+        is_full = self._num_used >= self._first_kept_back
+        return is_full and len(self._handled) < self._num_open
 
     def wait(self, handled: Handled) -> None:
         """Notes that from now on a connection waits for its client."""
         self._handled.add(handled)
         self._waiting.pop(handled, None)
-        self._waiting[handled] = None
+        self._waiting[handled] = time.monotonic()
 
     def is_limited(self, connection: Any) -> bool:
         """Whether a connection gets answers to GET only."""
         return connection in self._limited
 
     def is_closing(self, handled: Handled) -> bool:
-        """Whether a connection was ended to make room."""
+        """Whether the server itself has ended a connection, to make room or to stop."""
         return handled in self._closing
 
     def forget(self, handled: Handled, connection: Any) -> None:
@@ -112,15 +125,24 @@ class Connections:
         self._closing.discard(handled)
         self._limited.discard(connection)
 
+    def end_receiving(self) -> None:
+        """Ends every connection whose client has not sent a whole request."""
+        for handled in [one for one in self._handled if one.is_receiving]:
+            self._close(handled)
+
     def _close_longest_waiting(self) -> bool:
         while self._waiting:
             handled = next(iter(self._waiting))
             del self._waiting[handled]
             if handled.waits_for_client:  # else it waits again when its answer is sent
-                self._closing.add(handled)
-                handled.hang_up()
+                self._close(handled)
                 return True
         return False
+
+    def _close(self, handled: Handled) -> None:
+        self._waiting.pop(handled, None)
+        self._closing.add(handled)
+        handled.hang_up()
 
     def _log_once_a_minute(self) -> None:
         if time.monotonic() >= self._next_log_s:

@@ -16,11 +16,20 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import gevent
 from gevent.pywsgi import MAX_REQUEST_LINE, Input
 
-_MAX_HEADER_BYTES = 65536
+# With the longest first line, a head takes at most 64 KiB of memory while it arrives.
+_MAX_HEADERS_BYTES = 65536 - MAX_REQUEST_LINE
 _MAX_HEADERS = 100
 _MAX_READ_BYTES = 65536
+# A chunk costs time however small it is. Of tiny ones, clients have no need to send many.
+_MAX_TINY_CHUNKS = 4096
+_MIN_MEAN_CHUNK_BYTES = 16
+# Chunks of one connection before other connections get a turn.
+_MAX_CHUNKS_IN_A_ROW = 64
+
+_FRAMING_NAMES = (b"host", b"content-length", b"transfer-encoding")
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 # Printable characters, the tab, and bytes that are not ASCII. No other control characters: some
@@ -49,16 +58,16 @@ def read_head(source: Any, version: str) -> bytes:
         source: a buffered file, after the request's first line.
         version: of the request, such as "HTTP/1.1".
     Raises:
-        ValueError: a line is malformed, or the end of the body is not clear.
+        ValueError: a line is malformed, the head is too large, or the end of the body is not clear.
     """
-    lines = []
-    values: dict[bytes, list[bytes]] = {}
+    head = bytearray()
+    values: dict[bytes, list[bytes]] = {name: [] for name in _FRAMING_NAMES}
     for match in _read_headers(source):
-        lines.append(match[0])
-        values.setdefault(match[1].lower(), []).append(match[2].strip(b" \t"))
-    lengths = values.get(b"content-length", [])
-    codings = values.get(b"transfer-encoding", [])
-    if len(values.get(b"host", [])) > 1:
+        head += match[0]
+        if (name := match[1].lower()) in values:
+            values[name].append(match[2].strip(b" \t"))
+    hosts, lengths, codings = (values[name] for name in _FRAMING_NAMES)
+    if len(hosts) > 1:
         raise ValueError("more than one Host")
     if len(lengths) + len(codings) > 1:
         raise ValueError("more than one Content-Length or Transfer-Encoding")
@@ -66,18 +75,20 @@ def read_head(source: Any, version: str) -> bytes:
         raise ValueError("the Content-Length is not a number of bytes")
     if codings and (codings[0].lower() != b"chunked" or version != "HTTP/1.1"):
         raise ValueError("a Transfer-Encoding that is not chunked, or not in HTTP/1.1")
-    return b"".join([*lines, b"\r\n"])
+    return bytes(head + b"\r\n")
 
 
 def _read_headers(source: Any) -> Iterator[re.Match[bytes]]:
     """Reads header or trailer lines up to an empty one. Group 1 is the name, group 2 the value."""
+    num_bytes_left = _MAX_HEADERS_BYTES
     for _ in range(_MAX_HEADERS + 1):
-        line = source.readline(_MAX_HEADER_BYTES)
+        line = source.readline(num_bytes_left)
         if line == b"\r\n":
             return
         match = _HEADER.fullmatch(line)
         if not match:
-            raise ValueError("a header is malformed, too long or cut off")
+            raise ValueError("a header is malformed or cut off, or all are too long together")
+        num_bytes_left -= len(line)
         yield match
     raise ValueError(f"more than {_MAX_HEADERS} headers")
 
@@ -93,13 +104,15 @@ class ChunkedInput(Input):
         """
         super().__init__(source, None, socket=connection, chunked_input=True)
         self._num_left = 0  # bytes of the current chunk
+        self._num_chunks = 0
+        self._num_bytes = 0  # of all chunks so far, by their sizes
         self._is_over = False
 
     def read(self, length: int | None = None) -> bytes:
         """Reads like a file.
 
         Raises:
-            OSError: the chunks are malformed, or the client has closed the connection.
+            OSError: the chunks are malformed or mostly tiny, or the connection is closed.
         """
         self._send_100_continue()
         wanted = sys.maxsize if length is None or length < 0 else length
@@ -123,6 +136,7 @@ class ChunkedInput(Input):
             raise OSError("the size of a chunk is malformed")
         self._num_left = int(match[1], 16)
         if self._num_left:
+            self._count_chunk()
             return
         try:
             for _ in _read_headers(self.rfile):
@@ -130,3 +144,15 @@ class ChunkedInput(Input):
         except ValueError as error:
             raise OSError(f"in the trailers: {error}") from error
         self._is_over = True
+
+    def _count_chunk(self) -> None:
+        self._num_chunks += 1
+        self._num_bytes += self._num_left
+        is_tiny = self._num_bytes < _MIN_MEAN_CHUNK_BYTES * self._num_chunks
+        if is_tiny and self._num_chunks > _MAX_TINY_CHUNKS:
+            raise OSError(
+                f"more than {_MAX_TINY_CHUNKS} chunks of less than {_MIN_MEAN_CHUNK_BYTES} bytes "
+                "on average"
+            )
+        if self._num_chunks % _MAX_CHUNKS_IN_A_ROW == 0:
+            gevent.sleep(0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import select
 import socket
 import threading
 import time
@@ -26,7 +25,13 @@ from gevent.pywsgi import WSGIHandler, WSGIServer
 
 from reward_server.http import framing
 from reward_server.http.connections import Connections
-from reward_server.http.sockets import BACKLOG, open_sockets, raise_descriptor_limit
+from reward_server.http.sockets import (
+    BACKLOG,
+    Incoming,
+    create_hang_up_check,
+    open_sockets,
+    raise_descriptor_limit,
+)
 from reward_server.pipeline.waiting import CLIENT_IS_GONE, Waiting
 
 # Time for a request's head to arrive, from the connection's start or its previous answer, and then
@@ -36,10 +41,10 @@ _READ_TIMEOUT_S = 60.0
 _ACCEPT_PAUSE_S = 0.02
 # Time for the client to take each part of the answer.
 _WRITE_TIMEOUT_S = 60.0
-# Reads of one connection before other connections get a turn. A usual request needs fewer.
-_MAX_READS_IN_A_ROW = 8
 # How long to read on after a refusal: a client that is still sending reads the answer later.
 _LINGER_S = 2.0
+# Time for requests that are still arriving when the server stops.
+_LAST_READ_S = 5.0
 _DRAIN_POLL_S = 0.05
 # Polls in a row without an open request. A sent request may not have been read at the first one.
 _NUM_DRAIN_POLLS = 3
@@ -86,13 +91,16 @@ class Listener:
     def stop_listening(self) -> None:
         """Stops accepting connections, so that trainers connect to another or to the next server.
 
-        Connections that the operating system has already accepted are still served.
+        Connections that the operating system has already accepted are still served. They have
+        `_LAST_READ_S` to send the rest of a request.
         """
 
         def stop() -> None:
             gevent.sleep(_DRAIN_POLL_S)  # time to accept the connections in the backlog
             for server in self._servers:
                 server.close()
+            gevent.sleep(_LAST_READ_S)
+            self._state.connections.end_receiving()
 
         self._state.is_stopping = True
         self._loop.run_callback_threadsafe(gevent.spawn, stop)
@@ -157,10 +165,13 @@ class _Server(WSGIServer):
 
     def full(self) -> bool:
         """gevent asks this before each accept, and stops accepting if it is True."""
-        if not self.state.connections.must_pause():
-            return False
-        gevent.spawn_later(_ACCEPT_PAUSE_S, self._accept_again)
-        return True
+        if self.state.connections.must_pause():
+            gevent.spawn_later(_ACCEPT_PAUSE_S, self._accept_again)
+            return True
+        if self.state.connections.must_yield():
+            gevent.spawn(self._accept_again)  # runs after the connections accepted before it
+            return True
+        return False
 
     def _accept_again(self) -> None:
         if self.started:
@@ -192,11 +203,12 @@ class _Handler(WSGIHandler):
     """
 
     _is_counted = False
+    _is_reading_head = False
     _is_computing = False
     wsgi_input: Any
 
     def __init__(self, connection: Any, address: Any, server: _Server) -> None:
-        incoming = io.BufferedReader(_Incoming(connection))
+        incoming = io.BufferedReader(Incoming(connection))
         super().__init__(connection, address, server, incoming)
 
     def handle(self) -> None:
@@ -210,6 +222,11 @@ class _Handler(WSGIHandler):
     def waits_for_client(self) -> bool:
         """Whether the next step is the client's: to send the request or to take the answer."""
         return not (self._is_computing and self.wsgi_input.is_read)
+
+    @property
+    def is_receiving(self) -> bool:
+        """Whether the request has not arrived in full."""
+        return self._is_reading_head or (self._is_computing and not self.wsgi_input.is_read)
 
     def hang_up(self) -> None:
         """Ends the connection. Whoever reads or writes it gets an error or its end."""
@@ -229,6 +246,7 @@ class _Handler(WSGIHandler):
 
     def handle_one_request(self) -> Any:
         self._wait_for_client()
+        self._is_reading_head = True
         self._reading = gevent.Timeout.start_new(_READ_TIMEOUT_S)
         try:
             outcome = super().handle_one_request()
@@ -259,13 +277,14 @@ class _Handler(WSGIHandler):
         if self.wsgi_input.chunked_input:
             # gevent's own reader accepts control characters in extensions and trailers.
             self.wsgi_input = framing.ChunkedInput(self.rfile, self.wsgi_input.socket)
-        environ[CLIENT_IS_GONE] = _create_hang_up_check(self.socket.fileno())
+        environ[CLIENT_IS_GONE] = create_hang_up_check(self.socket.fileno())
         return environ
 
     def run_application(self) -> None:
         self._reading.close()
         self.wsgi_input = _Body(self.wsgi_input, self.content_length, self.socket)
         self.environ["wsgi.input"] = self.wsgi_input
+        self._is_reading_head = False
         self._is_computing = True
         if self.server.state.connections.is_limited(self.socket):
             self.close_connection = True
@@ -304,24 +323,6 @@ class _Handler(WSGIHandler):
     def _handle_client_error(self, error: Exception) -> tuple[str, bytes]:
         # gevent's own method logs what the client sent, which may include an API key.
         return "400", b""
-
-
-class _Incoming(io.RawIOBase):
-    """The bytes of a connection. Lets other connections run between reads: otherwise a client that
-    sends without pause would keep the server for itself."""
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self._num_reads = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._num_reads += 1
-        if self._num_reads > _MAX_READS_IN_A_ROW:
-            gevent.sleep(0)
-        return int(self._connection.recv_into(buffer))
 
 
 class _Body:
@@ -378,16 +379,3 @@ def _format_refusal(status: int) -> bytes:
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body
-
-
-def _create_hang_up_check(descriptor: int) -> Callable[[], bool]:
-    """A function that tells whether the client has closed the connection."""
-    # POLLRDHUP exists on Linux only. Elsewhere only a connection that was reset is noticed.
-    hang_up = getattr(select, "POLLRDHUP", select.POLLHUP)
-
-    def is_gone() -> bool:
-        poll = select.poll()  # each call its own: a poll object serves one thread at a time
-        poll.register(descriptor, hang_up)
-        return bool(poll.poll(0))
-
-    return is_gone

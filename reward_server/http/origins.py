@@ -8,6 +8,7 @@ the browser sends that name as `Host`. Programs such as OpenRLHF and curl send n
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import socket
 from collections.abc import Sequence
@@ -36,13 +37,26 @@ class AllowedHosts:
         self._named = {name.lower() for name in names}
         self._names = self._named | {name.lower() for name in own}
 
-    def check_origin(self, origin: str | None, host: str | None) -> None:
+    def check_origin(
+        self, origin: str | None, host: str | None, *, method: str = "GET", site: str | None = None
+    ) -> None:
         """Raises `Forbidden` if a page of another host sends the request.
+
+        A link of a stranger to a page of this server may be followed: such a GET has no `Origin`.
 
         Args:
             origin, host: the request's headers; None if it has none.
+            method: of the request, such as "POST".
+            site: the header `Sec-Fetch-Site`; None if the request has none.
         """
-        if origin is None or self._allows_all:
+        if self._allows_all:
+            return
+        if origin is None:
+            if method == "POST" and site == "cross-site":
+                raise Forbidden(
+                    "a web page of another site sends this POST (Sec-Fetch-Site: cross-site) and "
+                    "does not tell its Origin; to allow it, start with --allowed-hosts '*'"
+                )
             return
         authority = origin.rpartition("://")[2].lower()
         is_own = "://" in origin and authority == (host or "").lower()
@@ -61,7 +75,7 @@ class AllowedHosts:
         if host is None or self._allows_all:
             return
         name = _parse_name(host)
-        is_address = name.startswith("[") or name.rpartition(".")[2].isdigit()
+        is_address = _is_address(name)
         is_private = bool(name) and ("." not in name or name.endswith(_PRIVATE))
         if not (is_address or is_private or name in self._names):
             raise Forbidden(_explain("Host", host))
@@ -82,6 +96,14 @@ def _parse_name(authority: str) -> str:
     """The name in `name:port`, in lower case; empty if it is malformed."""
     match = _AUTHORITY.fullmatch(authority)
     return match[1].lower().removesuffix(".") if match else ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _explain(header: str, value: str) -> str:

@@ -125,6 +125,21 @@ def test_a_starved_server_uses_no_processor(
     assert server.stop() == 0
 
 
+def test_health_is_answered_soon_after_a_burst_of_connections(
+    start_faulty: Callable[..., FaultyServer],
+) -> None:
+    """The server must accept all of them before the health page: they came first."""
+    server = start_faulty("--grader-workers", "2", NUM_DESCRIPTORS="1024")
+    started = time.monotonic()
+    with _flood(server, 4000, HEAD):
+        assert server.server.request("/healthz")[0] == 200
+        took_s = time.monotonic() - started
+    print(f"/healthz {took_s:.1f} s after the start of a burst of 4,000 connections")
+    assert took_s < SOON_S
+    _assert_is_quiet(server)
+    assert server.stop() == 0
+
+
 def test_a_checkpoint_is_loaded_during_a_flood(
     start_faulty: Callable[..., FaultyServer], checkpoints: dict[int, Path]
 ) -> None:

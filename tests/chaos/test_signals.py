@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,6 +67,36 @@ def test_sigterm_answers_everything_that_was_sent(
     print(f"SIGTERM with {NUM_IN_FLIGHT} in flight: ended {time.monotonic() - started:.1f} s later")
     chaos.assert_rewarded(list(zip(many, answers, strict=True)))
     chaos.wait_until(lambda: not any(map(psutil.Process.is_running, descendants)))
+    assert "ERROR" not in own.log_text
+    assert "Traceback" not in own.log_text
+
+
+@pytest.mark.slow
+def test_clients_that_do_not_finish_their_request_do_not_delay_sigterm(
+    start_faulty: Callable[..., FaultyServer], rollouts: list[Rollout], chaos: Helpers
+) -> None:
+    """What was sent in full is answered, although it takes longer than the others may."""
+    own = start_faulty()
+    own.tell(step_s=8)
+    head = b"POST /get_reward HTTP/1.1\r\nHost: here\r\n"
+    unfinished = (
+        b"",
+        b"POST /get_",
+        head,
+        head + b"Content-Length: 1000\r\n\r\n",
+        head + b"Content-Length: 1000\r\n\r\n{",
+        head + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+    )
+    with ExitStack() as held:
+        for data in unfinished:
+            client = held.enter_context(socket.create_connection(own.address, 60))
+            client.sendall(data)
+        started = time.monotonic()
+        stop = lambda: own.server.process.send_signal(signal.SIGTERM)  # noqa: E731
+        answers = chaos.run(_send_then(own, rollouts[:2], chaos, stop))
+        assert own.server.process.wait(30) == 0
+    print(f"SIGTERM with unfinished requests: ended {time.monotonic() - started:.1f} s later")
+    chaos.assert_rewarded(list(zip(rollouts[:2], answers, strict=True)))
     assert "ERROR" not in own.log_text
     assert "Traceback" not in own.log_text
 

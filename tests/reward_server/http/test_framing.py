@@ -4,12 +4,17 @@ is read as a second request (RFC 9112, sections 2 to 7).
 
 from __future__ import annotations
 
+import io
 import json
 import socket
-from typing import TYPE_CHECKING
+import tracemalloc
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import gevent
 import pytest
+
+from reward_server.http import framing
 
 if TYPE_CHECKING:
     from tests.conftest import TestedServer
@@ -95,6 +100,9 @@ HEADS = {
     "a form feed in a value": b"X: y\x0cContent-Length: 5\r\n" + LENGTH,
     "a file separator in a value": b"X: y\x1cContent-Length: 5\r\n" + LENGTH,
     "two hosts": HOST + LENGTH,
+    "a long header": b"X: " + b"y" * 70_000 + b"\r\n" + LENGTH,
+    "headers that are long together": (b"X: " + b"y" * 7_000 + b"\r\n") * 10 + LENGTH,
+    "one header more than allowed": b"X: y\r\n" * 99 + LENGTH,
 }
 
 
@@ -103,6 +111,37 @@ def test_bad_heads_are_refused_and_end_the_connection(server: TestedServer, head
     body = CHUNKS if b"chunked" in headers else ONE
     data = LINE + HOST + headers + b"\r\n" + body + SECOND
     assert _send(server, data, is_all=False) == [400]
+
+
+@pytest.mark.parametrize("size", [10, 1_000, 60_000])
+def test_a_head_that_is_still_arriving_takes_little_memory(size: int) -> None:
+    class Endless(io.RawIOBase):
+        """Sends headers without end, and notes the memory that they take."""
+
+        peak_bytes = 0
+        num_sent = 0
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            self.peak_bytes = max(self.peak_bytes, tracemalloc.get_traced_memory()[0])
+            line = b"X: ".ljust(size, b"y") + b"\r\n"
+            start = self.num_sent % len(line)
+            sent = (line * (len(buffer) // len(line) + 2))[start : start + len(buffer)]
+            self.num_sent += len(sent)
+            buffer[:] = sent
+            return len(sent)
+
+    source = Endless()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="header"):
+            framing.read_head(io.BufferedReader(source), "HTTP/1.1")
+    finally:
+        tracemalloc.stop()
+    assert source.num_sent < 100_000
+    assert source.peak_bytes < 300_000
 
 
 LINES = {
@@ -133,7 +172,15 @@ def test_bad_first_lines_are_refused_and_end_the_connection(
     assert _send(server, line + HOST + b"\r\n" + SECOND, is_all=False) == [400]
 
 
+def _cut(body: bytes, size: int) -> bytes:
+    """A body in chunks of `size` bytes."""
+    pieces = (body[start : start + size] for start in range(0, len(body), size))
+    return b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in pieces) + b"0\r\n\r\n"
+
+
 BODIES = {
+    "many tiny chunks": _cut(ONE.ljust(5_000), 1),
+    "many tiny chunks after a larger one": b"7d0\r\n%2000b\r\n" % b"" + _cut(ONE.ljust(5_000), 1),
     "no size": b"\r\n" + CHUNKS,
     "a sign": b"+" + CHUNKS,
     "a minus sign": b"-" + CHUNKS,
@@ -162,12 +209,32 @@ BODIES = {
     "a bare CR in a trailer": CHUNKS[:-2] + b"a: b\rc: d\r\n\r\n",
     "a folded trailer": CHUNKS[:-2] + b"a: b\r\n c\r\n\r\n",
     "too many trailers": CHUNKS[:-2] + b"a: b\r\n" * 1000 + b"\r\n",
+    "trailers that are long together": CHUNKS[:-2]
+    + (b"a: " + b"b" * 7_000 + b"\r\n") * 10
+    + b"\r\n",
 }
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 def test_bad_chunks_are_refused_and_end_the_connection(server: TestedServer, body: bytes) -> None:
     assert _send(server, LINE + HOST + CODING + b"\r\n" + body + SECOND) == [400]
+
+
+def test_others_have_a_turn_between_the_chunks_of_one_client() -> None:
+    """All chunks have arrived, so no read waits for the client."""
+    num_turns = 0
+
+    def count_turns() -> None:
+        nonlocal num_turns
+        while True:
+            num_turns += 1
+            gevent.sleep(0)
+
+    other = gevent.spawn(count_turns)
+    body = framing.ChunkedInput(io.BytesIO(_cut(b" " * 100_000, 100)), None)
+    assert len(body.read()) == 100_000
+    other.kill()
+    assert num_turns >= 10
 
 
 def test_chunks_need_http_1_1(server: TestedServer) -> None:
@@ -202,6 +269,7 @@ GOOD = {
     "tabs and spaces around a value": b"Content-Length:\t " + SIZE + b" \t\r\n\r\n" + ONE,
     "no space before a value": b"Content-Length:" + SIZE + b"\r\n\r\n" + ONE,
     "a value that is not ASCII": b"X: \xff\tz\r\n" + LENGTH + b"\r\n" + ONE,
+    "many long headers": (b"X: " + b"y" * 500 + b"\r\n") * 90 + LENGTH + b"\r\n" + ONE,
     "an empty value": b"X:\r\n" + LENGTH + b"\r\n" + ONE,
     "chunks": CODING + b"\r\n" + CHUNKS,
     "chunks in capitals": b"TRANSFER-ENCODING: Chunked \r\n\r\n"
@@ -210,6 +278,8 @@ GOOD = {
     + b"\r\n"
     + b"".join(b"1\r\n%c\r\n" % byte for byte in ONE)
     + b"000\r\n\r\n",
+    "many small chunks": CODING + b"\r\n" + _cut(ONE.ljust(100_000), 16),
+    "as many tiny chunks as allowed": CODING + b"\r\n" + _cut(ONE.ljust(4_096), 1),
     "extensions": CODING + b"\r\n" + CHUNKS.replace(b"\r\n", b' ;a="b;c";d\r\n', 1),
     "trailers": CODING + b"\r\n" + CHUNKS[:-2] + b"a: b\r\nc:\r\n\r\n",
     "100-continue": b"Expect: 100-continue\r\n" + LENGTH + b"\r\n" + ONE,

@@ -54,6 +54,12 @@ FOREIGN_HOSTS = [
     "evil.example/localhost",
     "localhost,evil.example",
     "\xff.example",
+    "evil.example.1",
+    "evil.example.1:5000",
+    "evil.example.\xb2",
+    "127.0.0.\xb9",
+    "127.0.0.\u0661",
+    "[::evil]",
     "evil.example" * 1000,
 ]
 
@@ -114,6 +120,25 @@ def test_foreign_origins(origin: str) -> None:
     with pytest.raises(Forbidden, match=r"Origin .*--allowed-hosts"):
         AllowedHosts().check_origin(origin, "localhost:5000")
     AllowedHosts(["*"]).check_origin(origin, "localhost:5000")
+
+
+@pytest.mark.parametrize("site", [None, "none", "same-origin", "same-site", "cross-site"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+def test_a_page_that_hides_its_origin(method: str, site: str | None) -> None:
+    if method == "POST" and site == "cross-site":
+        with pytest.raises(Forbidden, match=r"Sec-Fetch-Site.*--allowed-hosts"):
+            AllowedHosts().check_origin(None, "localhost:5000", method=method, site=site)
+    else:
+        AllowedHosts().check_origin(None, "localhost:5000", method=method, site=site)
+    AllowedHosts(["*"]).check_origin(None, "localhost:5000", method=method, site=site)
+
+
+@pytest.mark.parametrize("site", [None, "none", "same-origin", "cross-site"])
+def test_a_foreign_origin_counts_whatever_the_browser_says_of_the_site(site: str | None) -> None:
+    allowed = AllowedHosts(["rewards.example.org"])
+    allowed.check_origin("https://rewards.example.org", "10.0.0.1", method="POST", site=site)
+    with pytest.raises(Forbidden, match="Origin"):
+        allowed.check_origin("http://evil.example", "10.0.0.1", method="POST", site=site)
 
 
 def _request(
