@@ -89,7 +89,12 @@ def create_app(
         """Raises unless the request may be answered. One with a key may come under any host name:
         no page knows the key."""
         host = request.headers.get("Host")
-        config.hosts.check_origin(request.headers.get("Origin"), host)
+        config.hosts.check_origin(
+            request.headers.get("Origin"),
+            host,
+            method=request.method,
+            site=request.headers.get("Sec-Fetch-Site"),
+        )
         needs_key = config.keys.are_required
         if needs_key and config.keys.authorizes(request.headers.get(_KEY_HEADER)):
             return

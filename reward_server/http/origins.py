@@ -34,7 +34,7 @@ class AllowedHosts:
             own: names of this machine.
         """
         self._allows_all = ANY_HOST in names
-        self._named = {name.lower() for name in names}
+        self._named = {name.lower().removesuffix(".") for name in names}
         self._names = self._named | {name.lower() for name in own}
 
     def check_origin(

@@ -192,6 +192,14 @@ def test_friends_are_answered(server: TestedServer, headers: dict[str, str], ver
         assert b"access-control" not in answer.lower()
 
 
+def test_a_post_of_another_site_without_its_origin_gets_nothing(server: TestedServer) -> None:
+    headers = {"Host": "localhost:5000", "Sec-Fetch-Site": "cross-site"}
+    status, answer = _request(server, "POST", "/get_reward", headers)
+    assert status == 403
+    assert b"Sec-Fetch-Site" in answer
+    assert _request(server, "GET", "/", headers)[0] == 200  # a link was followed
+
+
 def test_a_preflight_is_not_granted(server: TestedServer) -> None:
     headers = {
         "Host": "localhost:5000",
