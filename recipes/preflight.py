@@ -222,7 +222,7 @@ def _make_probe(tokenizer: Any, prompt: str, response: str) -> Probe:
 
 
 def check_settings(
-    server: Server, sar_weight: float | None, policy: str, model: str | None
+    server: Server, sar_weight: float | None, policy: str, model: str | None, step: int | None
 ) -> None:
     """Compares what a server reports about itself with what the run needs.
 
@@ -230,6 +230,7 @@ def check_settings(
         sar_weight: the weight that the server must have; None for any.
         policy: the policy's folder or hub id.
         model: the model that the server must report; None for any.
+        step: the last step whose weights the server may have; None for any.
     Raises:
         CheckFailed: the server differs, or is not ready.
     """
@@ -243,6 +244,11 @@ def check_settings(
         raise CheckFailed(
             f"{server.name}: it serves {info.model}, not {model}; start it with "
             f"--model {policy}, or name the model it may serve: --server-model {info.model}"
+        )
+    if step is not None and info.policy_version > step:
+        raise CheckFailed(
+            f"{server.name}: it scores with weights of step {info.policy_version}, and the run "
+            f"starts from step {step}; restart it, with --follow at this run's checkpoints if any"
         )
 
 
@@ -313,14 +319,9 @@ def _check_all(arguments: argparse.Namespace) -> list[Server]:
     servers = [Server(url) for url in arguments.url]
     messages = _DEFAULT_PROMPT if arguments.data is None else _read_first_prompt(arguments.data)
     for server in servers:
-        check_settings(server, arguments.sar_weight, arguments.model, model)
-    first, *others = servers
-    for server in others:
-        if server.info.sar_weight != first.info.sar_weight and not arguments.on_policy:
-            raise CheckFailed(
-                f"{first.name} has a SAR weight of {first.info.sar_weight:g}, and {server.name} "
-                f"one of {server.info.sar_weight:g}"
-            )
+        check_settings(server, arguments.sar_weight, arguments.model, model, arguments.step)
+    if not arguments.on_policy:
+        _compare(servers)
     check_code(arguments.model)
     policy = Policy.load(arguments.model, messages)
     if arguments.on_policy:
@@ -328,6 +329,26 @@ def _check_all(arguments: argparse.Namespace) -> list[Server]:
     for server in servers:
         check_rewards(server, policy, on_policy=arguments.on_policy)
     return servers
+
+
+def _compare(servers: Sequence[Server]) -> None:
+    """
+    Raises:
+        CheckFailed: two servers give different rewards for the same rollout.
+    """
+    first, *others = servers
+    for server in others:
+        if server.info.sar_weight != first.info.sar_weight:
+            raise CheckFailed(
+                f"{first.name} has a SAR weight of {first.info.sar_weight:g}, and {server.name} "
+                f"one of {server.info.sar_weight:g}"
+            )
+        if server.info.policy_version != first.info.policy_version:
+            raise CheckFailed(
+                f"{first.name} scores with weights of step {first.info.policy_version}, and "
+                f"{server.name} with those of step {server.info.policy_version}; wait until both "
+                "have loaded the same, or restart them with the same --model and --follow"
+            )
 
 
 def _read_first_prompt(path: str) -> list[dict[str, str]]:
@@ -375,6 +396,9 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", required=True, help="the policy's folder or hub id")
     parser.add_argument(
         "--data", help="train.jsonl, for its system prompt (default: prepare_data.py's)"
+    )
+    parser.add_argument(
+        "--step", type=int, help="the step that the run starts from; no server may be at a later one"
     )
     parser.add_argument("--sar-weight", type=float, help="SAR weight that all servers must have")
     parser.add_argument(

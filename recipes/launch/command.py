@@ -200,8 +200,12 @@ def _build_agent_environ(settings: Settings) -> dict[str, str]:
     return environ
 
 
-def build_preflight(settings: Settings, flags: Mapping[str, Any]) -> list[str]:
-    """The command that checks every reward server before the training."""
+def build_preflight(settings: Settings, flags: Mapping[str, Any], step: int) -> list[str]:
+    """The command that checks every reward server before the training.
+
+    Args:
+        step: that the run continues from; 0 for a new run.
+    """
     command = [
         settings.python,
         str(RECIPES / "preflight.py"),
@@ -213,6 +217,7 @@ def build_preflight(settings: Settings, flags: Mapping[str, Any]) -> list[str]:
         command += ["--url", url]
     if settings.on_policy:
         return [*command, "--on-policy"]
+    command += ["--step", str(step)]
     if settings.sar_weight:
         command += ["--sar-weight", settings.sar_weight]
     if settings.server_model:

@@ -305,6 +305,21 @@ def test_servers_with_something_wrong(
     assert_one_line(run(canned.url), canned.url, part)
 
 
+def test_weights_of_a_later_step_than_the_runs(run: Run, canned: Canned) -> None:
+    """As of a server that followed a run whose OUTPUT was deleted."""
+    options = {"server_model": "demo"}
+    later = "it scores with weights of step 3, and the run starts from step 2; restart it"
+    assert_one_line(run(canned.url, step="2", **options), canned.url, later)
+    for step in ("3", "4"):
+        assert "weights of step" not in run(canned.url, step=step, **options)[1]
+
+
+def test_servers_with_weights_of_different_steps(run: Run, canned: Canned, server: Any) -> None:
+    url = reward_url(server)
+    said = f"{url} scores with weights of step 0, and {canned.url} with those of step 3; wait"
+    assert_one_line(run(url, canned.url, server_model="elsewhere/demo"), said)
+
+
 @pytest.mark.parametrize(
     ("reward", "more_tokens", "mismatch", "part"),
     [

@@ -84,10 +84,18 @@ def test_preflight_comes_first(start: Start, tmp_path: Path) -> None:
     assert preflight == (
         f"{RECIPES}/preflight.py --model google/gemma-3-1b-it --data {tmp_path}/out/train.jsonl "
         "--url http://any:k%2Cey@one:5000/get_reward --url http://two:5000/get_reward "
-        "--sar-weight 0.2 --server-model copy"
+        "--step 0 --sar-weight 0.2 --server-model copy"
     )
     assert training.startswith("-m openrlhf.cli.train_ppo_ray --actor.model_name_or_path")
     assert f"--reward.remote_url {TWO_URLS} " in training
+
+
+def test_preflight_knows_the_step_that_the_run_continues_from(start: Start, tmp_path: Path) -> None:
+    for role in ("_actor", "_critic"):
+        (tmp_path / f"out/checkpoints/{role}/global_step50").mkdir(parents=True)
+        (tmp_path / f"out/checkpoints/{role}/latest").write_text("global_step50")
+    assert start("ppo").returncode == 0
+    assert " --step 50" in ran(tmp_path)[0]
 
 
 def test_nothing_is_trained_after_a_failed_preflight(start: Start, tmp_path: Path) -> None:
