@@ -398,7 +398,9 @@ def _make_parser() -> argparse.ArgumentParser:
         "--data", help="train.jsonl, for its system prompt (default: prepare_data.py's)"
     )
     parser.add_argument(
-        "--step", type=int, help="the step that the run starts from; no server may be at a later one"
+        "--step",
+        type=int,
+        help="the step that the run starts from; no server may be at a later one",
     )
     parser.add_argument("--sar-weight", type=float, help="SAR weight that all servers must have")
     parser.add_argument(

@@ -59,7 +59,8 @@ def build_flags(
         reward = {"--train.agent_func_path": RECIPES / "openrlhf_agent.py"}
     trained_model = settings.model_path
     if settings.plain_copy:  # the name stays, because the server's model must have the same
-        trained_model = str(output / "model" / Path(settings.model_path).name)
+        name = os.path.basename(os.path.abspath(settings.model_path))  # of "." and "..", too
+        trained_model = str(output / "model" / name)
     return {
         "--actor.model_name_or_path": trained_model,
         **reward,

@@ -232,6 +232,12 @@ def test_a_copy_without_the_models_own_code_is_trained(
     assert not (copy / "model.safetensors").is_symlink()
 
 
+def test_a_copy_of_this_folder_has_its_name(start: Start, tmp_path: Path) -> None:
+    done = start("grpo", "--dry-run", model="Phi-3.5-mini", MODEL_PATH=".")
+    copy = f"{tmp_path}/out/model/{tmp_path.name}"
+    assert f"--actor.model_name_or_path {copy} " in done.stdout
+
+
 def test_notes_on_flags_that_change_who_gives_rewards_or_has_gpus(start: Start) -> None:
     done = start(
         "grpo", "--dry-run", "--train.async_enable", "--vllm.num_engines=2",
