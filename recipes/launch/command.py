@@ -233,5 +233,6 @@ def build_python_path() -> str:
 
 def format_command(command: Sequence[str]) -> str:
     """The command as one types it, one flag a line, with the keys in URLs hidden."""
-    words = [shlex.quote(re.sub("//[^/@,]*@", "//***@", word)) for word in command]
+    # A key may have an @ of its own, so everything up to the last one is hidden.
+    words = [shlex.quote(re.sub("//[^/,]*@", "//***@", word)) for word in command]
     return " ".join(f"\\\n    {word}" if word.startswith("--") else word for word in words)

@@ -118,6 +118,14 @@ def test_a_dry_run_starts_nothing(start: Start, tmp_path: Path) -> None:
     assert "secret1" not in done.stdout
 
 
+@pytest.mark.parametrize("more", [{}, {"ON_POLICY": "1"}, {"RAY_ADDRESS": "http://head:8265"}])
+def test_a_key_with_special_characters_does_not_show(more: dict[str, str], start: Start) -> None:
+    urls = "http://any:sec@RETPART1@a:5000/get_reward,https://u:x@PART2@@b/get_reward"
+    done = start("grpo", "--dry-run", REWARD_URLS=urls, **more)
+    assert "PART" not in done.stdout + done.stderr
+    assert "@a:5000/get_reward," in done.stdout
+
+
 class Rows(list[dict[str, int]]):
     """Stands in for OpenRLHF's `PromptDataset`."""
 
