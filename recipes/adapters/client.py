@@ -151,7 +151,14 @@ class RewardClient:
             raise RewardError(f"{self.name}: {_explain(status, answer)}", may_pass=may_pass)
         try:
             return _read_rewards(answer, len(body["query"]))
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise RewardError(
                 f"{self.name}: its answer is not that of a reward server: "
                 f"{type(error).__name__}: {error}"

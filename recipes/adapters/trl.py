@@ -8,8 +8,9 @@
 The dataset has the columns `prompt` (text, or messages) and `label` (the ground truth; see
 docs/protocol.md). If a request fails in all its tries, its completions get None: TRL leaves them
 out of the group's baseline and learns nothing from them. The training ends if no completion of a
-step has a reward, or if a request is wrong (a wrong key, for example). With several reward functions
-it also ends if one request fails: TRL adds up the others' rewards, so a None would count as 0.
+step has a reward, or if a request is wrong (a wrong key, for example). With several reward
+functions it also ends if one request fails: TRL adds up the others' rewards, so a None would count
+as 0.
 
 It refuses to train with tools, environments or a rollout_func: prompts then contain the tools, and
 completions their results, so they are not what the policy was asked and wrote.

@@ -214,6 +214,7 @@ def build_preflight(settings: Settings, flags: Mapping[str, Any], step: int) -> 
         str(flags["--actor.model_name_or_path"]),
     ]
     command += ["--data", str(flags["--data.prompt_dataset"])]
+    command += ["--eval-data", str(flags["--eval.dataset"])]
     for url in settings.reward_urls.split(","):
         command += ["--url", url]
     if settings.on_policy:

@@ -8,8 +8,8 @@ folder's metric.json. Actor and critic are saved at the same time, and each cont
    loaded.
 2. A critic without `latest`, or at another step, continues without a word.
 
-The weights alone are in `--ckpt.path`/global_step{N}_hf. A reward server that follows the folder would
-score with weights of a later step than the run's, until the run has come there again.
+The weights alone are in `--ckpt.path`/global_step{N}_hf. A reward server that follows the folder
+would score with weights of a later step than the run's, until the run has come there again.
 """
 
 from __future__ import annotations

@@ -167,25 +167,13 @@ def test_own_code(run: Run, server: Any, tmp_path: Path, bundled_model_path: Pat
     assert said.startswith(f"preflight: trains from {copy}, a copy of {own} without auto_map")
 
 
-@pytest.mark.parametrize(
-    ("line", "part"),
-    [
-        ("", "line 1: not a row of prepare_data.py"),
-        ('{"prompt": "text", "label": "3"}', "line 1: not a row of prepare_data.py"),
-        ('{"prompt": [{"role": "user", "content": null}], "label": "3"}', "line 1: not a row"),
-        ('{"prompt": [{"role": "user", "content": "?"}]}', "line 1: not a row"),
-        ('{"prompt": [{"role": "user", "content": "?"}], "label": ""}', "answer is empty"),
-    ],
-)
-def test_other_data(run: Run, tmp_path: Path, line: str, part: str) -> None:
-    path = tmp_path / "train.jsonl"
-    path.write_text(line)
-    assert_one_line(run("http://127.0.0.1:1/get_reward", data=str(path)), str(path), part)
-
-
-def test_no_data(run: Run, tmp_path: Path) -> None:
-    result = run("http://127.0.0.1:1/get_reward", data=str(tmp_path / "x"))
-    assert_one_line(result, f"{tmp_path / 'x'}: cannot be read: No such file")
+@pytest.mark.parametrize("flag", ["data", "eval_data"])
+def test_the_labels_of_every_row(run: Run, canned: Canned, tmp_path: Path, flag: str) -> None:
+    """tests/recipes/test_data_rows.py has the other mistakes."""
+    path = train_file(tmp_path, "", '{"answer": "3", "mode": "eval"}')
+    row = Path(path).read_text()
+    Path(path).write_text(row * 2 + row.replace("eval", "evaluation"))
+    assert_one_line(run(canned.url, **{flag: path}), f"{path}, line 3: ", "evaluation")
 
 
 @pytest.mark.parametrize(
@@ -383,7 +371,7 @@ def test_a_recipe_stops_at_the_wrong_server_and_starts_with_the_right_one(
     train_file(tmp_path, DEFAULT_SYSTEM_PROMPT)
     row = (tmp_path / "train.jsonl").read_text()
     (tmp_path / "train.jsonl").write_text(row * 128)
-    (tmp_path / "eval.jsonl").write_text(row)
+    (tmp_path / "eval.jsonl").write_text(row.replace('3\\"', '3\\", \\"mode\\": \\"eval\\"'))
     package = tmp_path / "stand_in/openrlhf/cli"
     package.mkdir(parents=True)
     for folder in (package, package.parent):

@@ -83,6 +83,7 @@ def test_preflight_comes_first(start: Start, tmp_path: Path) -> None:
     preflight, training = ran(tmp_path)
     assert preflight == (
         f"{RECIPES}/preflight.py --model google/gemma-3-1b-it --data {tmp_path}/out/train.jsonl "
+        f"--eval-data {tmp_path}/data/eval.jsonl "
         "--url http://any:k%2Cey@one:5000/get_reward --url http://two:5000/get_reward "
         "--step 0 --sar-weight 0.2 --server-model copy"
     )

@@ -148,7 +148,7 @@ def test_a_failure_beside_another_reward_function_ends_the_training(
     """TRL would add the others' rewards to a 0 for each None."""
     flaky.refused = {"18": 500}
     options = {"batch_size": 2, "num_tries": 2, "wait_s": 0.01}
-    with pytest.raises(RewardError, match="HTTP 500.*; with several reward_funcs") as error:
+    with pytest.raises(RewardError, match=r"HTTP 500.*; with several reward_funcs") as error:
         train(flaky.url, other_rewards=[give_one], **options)
     assert "\n" not in str(error.value)
 
