@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -299,6 +300,41 @@ def test_a_cluster_gets_the_agents_settings_with_the_job(
     assert json.loads(after(words, "--runtime-env-json")) == {
         "env_vars": expected_of_workers(**more)
     }
+
+
+@pytest.mark.parametrize("char", [*"$;&`|<>()*?#~!{['\"\\\n\t"])
+@pytest.mark.parametrize("setting", ["OUTPUT", "REWARD_URLS", "MODEL_PATH", "flag"])
+def test_words_that_a_clusters_shell_would_change(char: str, setting: str, start: Start) -> None:
+    values = {
+        "OUTPUT": f"/runs/a{char}b",
+        "REWARD_URLS": f"http://any:se{char}cret@a:5000/get_reward",
+        "MODEL_PATH": f"/models/a{char}b",
+    }
+    flags, more = [f"--train.seed=a{char}b"], {}
+    if setting != "flag":
+        flags, more = [], {setting: values[setting]}
+    done = start("grpo", "--dry-run", *flags, **CLUSTER, **more)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"grpo.sh: with RAY_ADDRESS a shell would change {char!r} in ")
+    assert "cret" not in done.stderr
+    assert start("grpo", "--dry-run", *flags, **more).returncode == 0
+
+
+def test_a_cluster_gets_the_words_of_the_command(start: Start) -> None:
+    """Ray 2.55 joins the words like this, and runs the line in a shell."""
+    done = start(
+        "grpo",
+        "--dry-run",
+        OUTPUT="/runs/a b/Ünder",
+        MODEL_PATH="/m/a-b_c.d,e:f@g%20+=1",
+        **CLUSTER,
+    )
+    words = shlex.split(done.stdout.replace("\\\n", " "))
+    job = words[words.index("--") + 1 :]
+    line = subprocess.list2cmdline([sys.executable, "-c", "import sys; print(sys.argv[1:])", *job])
+    seen = subprocess.run(line, shell=True, capture_output=True, text=True, check=True).stdout
+    assert ast.literal_eval(seen) == job
+    assert "/runs/a b/Ünder/train.jsonl" in job
 
 
 def test_a_cluster_without_rays_command_is_one_line(start: Start) -> None:
