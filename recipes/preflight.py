@@ -2,7 +2,8 @@
 
 Checks reward servers before a run. It sends each server a right and a wrong rollout, as OpenRLHF
 would. It compares the server's model, tokenizer and prompts with the policy's, and its SAR weight
-with --sar-weight. It refuses a policy that would run code from its own folder (auto_map).
+with --sar-weight, and checks the label of every row. It refuses a policy that would run code from
+its own folder (auto_map).
 If all is well it prints a line for each server and exits with 0, else one line and exits with 1.
 """
 
@@ -21,10 +22,10 @@ from pathlib import PurePosixPath
 from typing import Any, Self
 
 from recipes.adapters.client import RewardClient, RewardError
+from recipes.data_rows import check_rows
 from recipes.launch.plain_copy import read_source
 from recipes.launch.settings import LaunchError
 from sar.errors import first_line
-from sar.grading.label import LabelError, parse_label
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 from sar.tokenization import RolloutTokenizer
 
@@ -222,7 +223,7 @@ def _make_probe(tokenizer: Any, prompt: str, response: str) -> Probe:
 
 
 def check_settings(
-    server: Server, sar_weight: float | None, policy: str, model: str | None
+    server: Server, sar_weight: float | None, policy: str, model: str | None, step: int | None
 ) -> None:
     """Compares what a server reports about itself with what the run needs.
 
@@ -230,6 +231,7 @@ def check_settings(
         sar_weight: the weight that the server must have; None for any.
         policy: the policy's folder or hub id.
         model: the model that the server must report; None for any.
+        step: the last step whose weights the server may have; None for any.
     Raises:
         CheckFailed: the server differs, or is not ready.
     """
@@ -243,6 +245,11 @@ def check_settings(
         raise CheckFailed(
             f"{server.name}: it serves {info.model}, not {model}; start it with "
             f"--model {policy}, or name the model it may serve: --server-model {info.model}"
+        )
+    if step is not None and info.policy_version > step:
+        raise CheckFailed(
+            f"{server.name}: it scores with weights of step {info.policy_version}, and the run "
+            f"starts from step {step}; restart it, with --follow at this run's checkpoints if any"
         )
 
 
@@ -307,20 +314,17 @@ def _check_all(arguments: argparse.Namespace) -> list[Server]:
     """Checks every server, and returns them.
 
     Raises:
-        CheckFailed, RewardError: of the first check that failed.
+        CheckFailed, RewardError, LaunchError: of the first check that failed.
     """
     model = None if arguments.on_policy else arguments.server_model or arguments.model
     servers = [Server(url) for url in arguments.url]
-    messages = _DEFAULT_PROMPT if arguments.data is None else _read_first_prompt(arguments.data)
+    messages = _DEFAULT_PROMPT if arguments.data is None else check_rows(arguments.data)
+    if arguments.eval_data is not None:
+        check_rows(arguments.eval_data, are_evaluated=True)
     for server in servers:
-        check_settings(server, arguments.sar_weight, arguments.model, model)
-    first, *others = servers
-    for server in others:
-        if server.info.sar_weight != first.info.sar_weight and not arguments.on_policy:
-            raise CheckFailed(
-                f"{first.name} has a SAR weight of {first.info.sar_weight:g}, and {server.name} "
-                f"one of {server.info.sar_weight:g}"
-            )
+        check_settings(server, arguments.sar_weight, arguments.model, model, arguments.step)
+    if not arguments.on_policy:
+        _compare(servers)
     check_code(arguments.model)
     policy = Policy.load(arguments.model, messages)
     if arguments.on_policy:
@@ -330,30 +334,24 @@ def _check_all(arguments: argparse.Namespace) -> list[Server]:
     return servers
 
 
-def _read_first_prompt(path: str) -> list[dict[str, str]]:
-    """Reads the messages of a training file's first row.
-
-    Raises:
-        CheckFailed: the row has no messages, or its label is not valid.
+def _compare(servers: Sequence[Server]) -> None:
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            row = json.loads(file.readline())
-        messages = row["prompt"]
-        if not messages or not all(
-            isinstance(message[key], str) for message in messages for key in ("role", "content")
-        ):
-            raise TypeError
-        parse_label(row["label"])
-    except OSError as error:
-        raise CheckFailed(f"{path}: cannot be read: {error.strerror}") from error
-    except LabelError as error:
-        raise CheckFailed(f"{path}, line 1: {error}") from error
-    except (ValueError, KeyError, TypeError):
-        raise CheckFailed(
-            f"{path}, line 1: not a row of prepare_data.py, with prompt (messages) and label"
-        ) from None
-    return list(messages)
+    Raises:
+        CheckFailed: two servers give different rewards for the same rollout.
+    """
+    first, *others = servers
+    for server in others:
+        if server.info.sar_weight != first.info.sar_weight:
+            raise CheckFailed(
+                f"{first.name} has a SAR weight of {first.info.sar_weight:g}, and {server.name} "
+                f"one of {server.info.sar_weight:g}"
+            )
+        if server.info.policy_version != first.info.policy_version:
+            raise CheckFailed(
+                f"{first.name} scores with weights of step {first.info.policy_version}, and "
+                f"{server.name} with those of step {server.info.policy_version}; wait until both "
+                "have loaded the same, or restart them with the same --model and --follow"
+            )
 
 
 def _base_name(model: str) -> str:
@@ -374,7 +372,17 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--model", required=True, help="the policy's folder or hub id")
     parser.add_argument(
-        "--data", help="train.jsonl, for its system prompt (default: prepare_data.py's)"
+        "--data",
+        help="train.jsonl, whose labels are checked, and whose system prompt is used (default: "
+        "prepare_data.py's prompt)",
+    )
+    parser.add_argument(
+        "--eval-data", help='eval.jsonl, whose labels are checked to be valid, with "mode": "eval"'
+    )
+    parser.add_argument(
+        "--step",
+        type=int,
+        help="the step that the run starts from; no server may be at a later one",
     )
     parser.add_argument("--sar-weight", type=float, help="SAR weight that all servers must have")
     parser.add_argument(

@@ -127,7 +127,7 @@ class RewardClient:
             raise RewardError(f"{self.name}: cannot be reached: {reason}", may_pass=True) from None
         try:
             return status, json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter: lists in lists in lists
             return status, None
 
     def _send(self, body: dict[str, list[Any]]) -> list[dict[str, float]]:
@@ -151,7 +151,14 @@ class RewardClient:
             raise RewardError(f"{self.name}: {_explain(status, answer)}", may_pass=may_pass)
         try:
             return _read_rewards(answer, len(body["query"]))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise RewardError(
                 f"{self.name}: its answer is not that of a reward server: "
                 f"{type(error).__name__}: {error}"
@@ -213,10 +220,13 @@ def _read_rewards(answer: Any, num_rollouts: int) -> list[dict[str, float]]:
     """Turns an answer's lists into one mapping per rollout.
 
     Raises:
-        KeyError, TypeError, ValueError, OverflowError: the answer does not have a finite number
-            for each rollout.
+        AttributeError, KeyError, TypeError, ValueError, OverflowError: the answer does not have a
+            finite number for each rollout, or has two of the same name.
     """
-    columns = {"reward": answer["rewards"], "score": answer["scores"], **answer["extra_logs"]}
+    columns = {"reward": answer["rewards"], "score": answer["scores"]}
+    if doubled := sorted(columns.keys() & answer["extra_logs"].keys()):
+        raise ValueError(f"extra_logs has {doubled[0]!r}, which would replace the real one")
+    columns |= answer["extra_logs"]
     for name, values in columns.items():
         if len(values) != num_rollouts:
             raise ValueError(f"{len(values)} numbers of {name} for {num_rollouts} rollouts")

@@ -58,13 +58,20 @@ class AgentRunner(StepEnvRunner):
 
         super().__init__(RewardEnv)
 
-    async def execute(self, *arguments: Any, images: Any = None, **options: Any) -> Any:
+    async def execute(
+        self, *arguments: Any, images: Any = None, tools: Any = None, **options: Any
+    ) -> Any:
         """Generates and scores one rollout; see Molt's `Runner.execute`.
 
         Raises:
             RewardError: the server gave no reward.
-            ValueError: the prompt has images.
+            ValueError: the prompt has images or tools.
         """
         if images:
             raise ValueError("the prompt has images, and SAR is defined for text only")
+        if tools:
+            raise ValueError(
+                "the prompt has tools, and SAR is defined for rollouts without; leave out "
+                "--data.tools_key"
+            )
         return await super().execute(*arguments, **options)

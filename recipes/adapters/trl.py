@@ -8,7 +8,9 @@
 The dataset has the columns `prompt` (text, or messages) and `label` (the ground truth; see
 docs/protocol.md). If a request fails in all its tries, its completions get None: TRL leaves them
 out of the group's baseline and learns nothing from them. The training ends if no completion of a
-step has a reward, or if a request is wrong (a wrong key, for example).
+step has a reward, or if a request is wrong (a wrong key, for example). With several reward
+functions it also ends if one request fails: TRL adds up the others' rewards, so a None would count
+as 0.
 
 It refuses to train with tools, environments or a rollout_func: prompts then contain the tools, and
 completions their results, so they are not what the policy was asked and wrote.
@@ -52,7 +54,7 @@ class RemoteReward:
             tokenizer: the trainer's processing class.
             field: the field to return: "reward", or a part of it such as "sar" or "correctness".
             batch_size: rollouts in one request. All requests of a step are sent at once.
-            chat_template_kwargs: the same as the GRPOConfig's.
+            chat_template_kwargs: the same as the GRPOConfig's; the first step checks it.
             client_options: timeout_s, num_tries and wait_s of RewardClient.
         Raises:
             ValueError: the URL is not valid, or the batch size is not positive.
@@ -87,10 +89,14 @@ class RemoteReward:
             log_metric: takes the mean of each field that the server returns.
             environments: TRL gives them if it trains with environments.
         Raises:
-            RewardError: the request is wrong, or no completion has a reward.
-            ValueError: there are no completion ids or labels, or the trainer has tools.
+            RewardError: the request is wrong, no completion has a reward, or one has none and the
+                trainer has several reward functions.
+            ValueError: there are no completion ids or labels, the trainer has tools, or its
+                chat_template_kwargs are not these.
         """
-        _refuse_tools(completions, environments, log_metric)
+        trainer = getattr(log_metric, "__self__", None)  # `log_metric` is its method
+        _refuse_tools(completions, environments, trainer)
+        self._check_template(trainer)
         if completion_ids is None:
             raise ValueError("no completion_ids: this TRL does not give them to reward functions")
         if label is None:
@@ -107,12 +113,29 @@ class RemoteReward:
         errors = [result for result in results if isinstance(result, RewardError)]
         if errors and len(errors) == len(results):
             raise errors[0]
+        if errors and len(getattr(trainer, "reward_funcs", ())) > 1:
+            raise RewardError(
+                f"{errors[0]}; with several reward_funcs TRL would count the missing reward as 0"
+            )
         answers: list[_Answer | None] = []
         for chunk, result in zip(chunks, results, strict=True):
             answers += [None] * len(chunk) if isinstance(result, RewardError) else result
         if log_metric is not None:
             _log_means(answers, log_metric)
         return [None if answer is None else self._get_field(answer) for answer in answers]
+
+    def _check_template(self, trainer: Any) -> None:
+        """
+        Raises:
+            ValueError: the trainer renders prompts with other chat_template_kwargs.
+        """
+        theirs = getattr(trainer, "chat_template_kwargs", self._template_kwargs)
+        if theirs != self._template_kwargs:
+            raise ValueError(
+                f"GRPOConfig(chat_template_kwargs={theirs!r}), and RemoteReward has "
+                f"{self._template_kwargs!r}: the policy's prompts would not be those that the "
+                "server scores; give both the same"
+            )
 
     def _decode(self, prompt: Any, completion_ids: Sequence[int]) -> tuple[str, str]:
         """Returns query and prompt as OpenRLHF sends them: the query is decoded from the ids.
@@ -148,13 +171,12 @@ class RemoteReward:
             ) from None
 
 
-def _refuse_tools(completions: Sequence[Any], environments: Any, log_metric: Any) -> None:
+def _refuse_tools(completions: Sequence[Any], environments: Any, trainer: Any) -> None:
     """
     Raises:
         ValueError: the trainer has tools, environments or a rollout_func.
-    Source: TRL 1.16.0, GRPOTrainer._calculate_rewards; `log_metric` is a method of the trainer.
+    Source: TRL 1.16.0, GRPOTrainer._calculate_rewards.
     """
-    trainer = getattr(log_metric, "__self__", None)
     found = [] if environments is None else ["environment_factory"]
     found += [name for name in ("tools", "rollout_func") if getattr(trainer, name, None)]
     messages = [one for texts in completions if not isinstance(texts, str) for one in texts]

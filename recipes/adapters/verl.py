@@ -70,6 +70,7 @@ class RewardManager:
                 "reward.custom_reward_function.path is set, and this reward manager calls no "
                 "function; leave it out"
             )
+        _refuse_agents(config.actor_rollout_ref.rollout)
         self._tokenizer = tokenizer
         RewardClient(url, **options).check()
         self._client = RewardClient(url, **{"num_tries": PATIENT_NUM_TRIES, **options})
@@ -166,6 +167,28 @@ def _refuse_turns(num_turns: int) -> None:
             f"the rollout has {num_turns} turns, and its response contains what tools or users "
             "said; SAR is defined for one response: use verl's single_turn_agent"
         )
+
+
+def _refuse_agents(rollout: Any) -> None:
+    """Ends the run at its start, because a rollout that is refused later is only left out.
+
+    What remains would be the rollouts that called no tool.
+
+    Raises:
+        ValueError: the configuration lets rollouts have several turns.
+    """
+    loop = rollout.agent.default_agent_loop
+    if loop != "single_turn_agent":
+        raise ValueError(
+            f"actor_rollout_ref.rollout.agent.default_agent_loop={loop}: SAR is defined for one "
+            "response; set it to single_turn_agent"
+        )
+    for name in ("tool_config_path", "function_tool_path"):
+        if path := rollout.multi_turn.get(name):
+            raise ValueError(
+                f"actor_rollout_ref.rollout.multi_turn.{name}={path}: SAR is defined for rollouts "
+                "without tools; leave it out"
+            )
 
 
 def _refuse_rate_limits() -> None:

@@ -70,14 +70,14 @@ def launch(algorithm: str, arguments: Sequence[str]) -> int:
     if is_dry_run:
         return 0
     roles = ("_actor",) if algorithm == "grpo" else ("_actor", "_critic")
-    check_checkpoints(Path(find_value(flags, more_flags, "--ckpt.path")), roles)
+    step = check_checkpoints(Path(find_value(flags, more_flags, "--ckpt.path")), roles)
     write_prompts(data, prompts_per_pass, flags["--data.prompt_dataset"])
     if settings.plain_copy:
         # A cluster's other nodes see OUTPUT, but not this machine's cache of the hub.
         copy = Path(flags["--actor.model_name_or_path"])
         make_plain_copy(settings.model_path, copy, link=not settings.ray_address)
     environ = {**os.environ, "PYTHONPATH": build_python_path()}
-    preflight = subprocess.run(build_preflight(settings, flags), env=environ)  # noqa: S603
+    preflight = subprocess.run(build_preflight(settings, flags, step), env=environ)  # noqa: S603
     if preflight.returncode:
         return preflight.returncode
     try:

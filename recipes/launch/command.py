@@ -59,7 +59,8 @@ def build_flags(
         reward = {"--train.agent_func_path": RECIPES / "openrlhf_agent.py"}
     trained_model = settings.model_path
     if settings.plain_copy:  # the name stays, because the server's model must have the same
-        trained_model = str(output / "model" / Path(settings.model_path).name)
+        name = os.path.basename(os.path.abspath(settings.model_path))  # of "." and "..", too
+        trained_model = str(output / "model" / name)
     return {
         "--actor.model_name_or_path": trained_model,
         **reward,
@@ -171,7 +172,11 @@ def find_value(flags: Mapping[str, Any], more_flags: Sequence[str], flag: str) -
 def build_command(
     settings: Settings, flags: Mapping[str, Any], more_flags: Sequence[str]
 ) -> list[str]:
-    """The command that trains, on this machine or as a job of a Ray cluster."""
+    """The command that trains, on this machine or as a job of a Ray cluster.
+
+    Raises:
+        LaunchError: the job's shell would change a word of the command.
+    """
     command = [settings.python, "-m", "openrlhf.cli.train_ppo_ray"]
     for flag, value in flags.items():
         values = value if isinstance(value, tuple) else () if value is True else (value,)
@@ -179,6 +184,7 @@ def build_command(
     command += more_flags
     agent = _build_agent_environ(settings) if settings.on_policy else {}
     if settings.ray_address:
+        _refuse_shell_characters(command)
         job = ["ray", "job", "submit", "--address", settings.ray_address]
         if agent:  # workers of a running cluster have its environment, not this process's
             job += ["--runtime-env-json", json.dumps({"env_vars": agent}, ensure_ascii=False)]
@@ -186,6 +192,23 @@ def build_command(
     if agent:
         return ["env", *(f"{name}={value}" for name, value in agent.items()), *command]
     return command
+
+
+def _refuse_shell_characters(command: Sequence[str]) -> None:
+    """Ray joins a job's words with subprocess.list2cmdline, and a shell runs the line.
+
+    That quotes spaces, and leaves other special characters to the shell.
+
+    Raises:
+        LaunchError: a word has such a character.
+    """
+    for word in command:
+        if found := re.search(r"[^\w@%+=:,./ -]", word):
+            char = found[0]
+            raise LaunchError(
+                f"with RAY_ADDRESS a shell would change {char!r} in {hide_keys(word)!r}; use "
+                f"another name or value, and write %{char.encode(errors='replace').hex()} in a URL"
+            )
 
 
 def _build_agent_environ(settings: Settings) -> dict[str, str]:
@@ -200,8 +223,12 @@ def _build_agent_environ(settings: Settings) -> dict[str, str]:
     return environ
 
 
-def build_preflight(settings: Settings, flags: Mapping[str, Any]) -> list[str]:
-    """The command that checks every reward server before the training."""
+def build_preflight(settings: Settings, flags: Mapping[str, Any], step: int) -> list[str]:
+    """The command that checks every reward server before the training.
+
+    Args:
+        step: that the run continues from; 0 for a new run.
+    """
     command = [
         settings.python,
         str(RECIPES / "preflight.py"),
@@ -209,10 +236,12 @@ def build_preflight(settings: Settings, flags: Mapping[str, Any]) -> list[str]:
         str(flags["--actor.model_name_or_path"]),
     ]
     command += ["--data", str(flags["--data.prompt_dataset"])]
+    command += ["--eval-data", str(flags["--eval.dataset"])]
     for url in settings.reward_urls.split(","):
         command += ["--url", url]
     if settings.on_policy:
         return [*command, "--on-policy"]
+    command += ["--step", str(step)]
     if settings.sar_weight:
         command += ["--sar-weight", settings.sar_weight]
     if settings.server_model:
@@ -227,5 +256,10 @@ def build_python_path() -> str:
 
 def format_command(command: Sequence[str]) -> str:
     """The command as one types it, one flag a line, with the keys in URLs hidden."""
-    words = [shlex.quote(re.sub("//[^/@,]*@", "//***@", word)) for word in command]
+    words = [shlex.quote(hide_keys(word)) for word in command]
     return " ".join(f"\\\n    {word}" if word.startswith("--") else word for word in words)
+
+
+def hide_keys(word: str) -> str:
+    """The word without the keys of URLs. A key may have an @ of its own: the last one ends it."""
+    return re.sub("//[^/,]*@", "//***@", word)

@@ -167,25 +167,13 @@ def test_own_code(run: Run, server: Any, tmp_path: Path, bundled_model_path: Pat
     assert said.startswith(f"preflight: trains from {copy}, a copy of {own} without auto_map")
 
 
-@pytest.mark.parametrize(
-    ("line", "part"),
-    [
-        ("", "line 1: not a row of prepare_data.py"),
-        ('{"prompt": "text", "label": "3"}', "line 1: not a row of prepare_data.py"),
-        ('{"prompt": [{"role": "user", "content": null}], "label": "3"}', "line 1: not a row"),
-        ('{"prompt": [{"role": "user", "content": "?"}]}', "line 1: not a row"),
-        ('{"prompt": [{"role": "user", "content": "?"}], "label": ""}', "answer is empty"),
-    ],
-)
-def test_other_data(run: Run, tmp_path: Path, line: str, part: str) -> None:
-    path = tmp_path / "train.jsonl"
-    path.write_text(line)
-    assert_one_line(run("http://127.0.0.1:1/get_reward", data=str(path)), str(path), part)
-
-
-def test_no_data(run: Run, tmp_path: Path) -> None:
-    result = run("http://127.0.0.1:1/get_reward", data=str(tmp_path / "x"))
-    assert_one_line(result, f"{tmp_path / 'x'}: cannot be read: No such file")
+@pytest.mark.parametrize("flag", ["data", "eval_data"])
+def test_the_labels_of_every_row(run: Run, canned: Canned, tmp_path: Path, flag: str) -> None:
+    """tests/recipes/test_data_rows.py has the other mistakes."""
+    path = train_file(tmp_path, "", '{"answer": "3", "mode": "eval"}')
+    row = Path(path).read_text()
+    Path(path).write_text(row * 2 + row.replace("eval", "evaluation"))
+    assert_one_line(run(canned.url, **{flag: path}), f"{path}, line 3: ", "evaluation")
 
 
 @pytest.mark.parametrize(
@@ -305,6 +293,21 @@ def test_servers_with_something_wrong(
     assert_one_line(run(canned.url), canned.url, part)
 
 
+def test_weights_of_a_later_step_than_the_runs(run: Run, canned: Canned) -> None:
+    """As of a server that followed a run whose OUTPUT was deleted."""
+    options = {"server_model": "demo"}
+    later = "it scores with weights of step 3, and the run starts from step 2; restart it"
+    assert_one_line(run(canned.url, step="2", **options), canned.url, later)
+    for step in ("3", "4"):
+        assert "weights of step" not in run(canned.url, step=step, **options)[1]
+
+
+def test_servers_with_weights_of_different_steps(run: Run, canned: Canned, server: Any) -> None:
+    url = reward_url(server)
+    said = f"{url} scores with weights of step 0, and {canned.url} with those of step 3; wait"
+    assert_one_line(run(url, canned.url, server_model="elsewhere/demo"), said)
+
+
 @pytest.mark.parametrize(
     ("reward", "more_tokens", "mismatch", "part"),
     [
@@ -368,7 +371,7 @@ def test_a_recipe_stops_at_the_wrong_server_and_starts_with_the_right_one(
     train_file(tmp_path, DEFAULT_SYSTEM_PROMPT)
     row = (tmp_path / "train.jsonl").read_text()
     (tmp_path / "train.jsonl").write_text(row * 128)
-    (tmp_path / "eval.jsonl").write_text(row)
+    (tmp_path / "eval.jsonl").write_text(row.replace('3\\"', '3\\", \\"mode\\": \\"eval\\"'))
     package = tmp_path / "stand_in/openrlhf/cli"
     package.mkdir(parents=True)
     for folder in (package, package.parent):

@@ -59,11 +59,28 @@ def make(folder: Path, checkpoints: Mapping[str, list[int]]) -> None:
 
 @pytest.mark.parametrize("roles", [ACTOR, BOTH])
 def test_a_run_that_starts_or_continues(roles: tuple[str, ...], tmp_path: Path) -> None:
-    check_checkpoints(tmp_path / "none", roles)
-    (tmp_path / "global_step50_hf").mkdir()
-    check_checkpoints(tmp_path, roles)
+    assert check_checkpoints(tmp_path / "none", roles) == 0
+    assert check_checkpoints(tmp_path, roles) == 0
     make(tmp_path, {role: [50, 100] for role in roles})
-    check_checkpoints(tmp_path, roles)
+    for name in ("global_step50_hf", "global_step100_hf", "best_global_step150_hf", "mine_hf"):
+        (tmp_path / name).mkdir()
+    assert check_checkpoints(tmp_path, roles) == 100
+
+
+@pytest.mark.parametrize("roles", [ACTOR, BOTH])
+def test_weights_of_later_steps(roles: tuple[str, ...], tmp_path: Path) -> None:
+    """A server that follows the folder would score with them."""
+    (tmp_path / "global_step150_hf").mkdir()
+    words = r"has global_step150_hf, and the run starts anew: .*; delete them and restart"
+    with pytest.raises(LaunchError, match=words) as raised:
+        check_checkpoints(tmp_path, roles)
+    assert "\n" not in str(raised.value)
+    make(tmp_path, {role: [50, 100] for role in roles})
+    for step in (100, 1000):
+        (tmp_path / f"global_step{step}_hf").mkdir()
+    words = "has global_step150_hf to global_step1000_hf, and the run continues from step 100: "
+    with pytest.raises(LaunchError, match=words):
+        check_checkpoints(tmp_path, roles)
 
 
 def test_the_critic_of_a_ppo_run_is_not_grpos(tmp_path: Path) -> None:
@@ -115,6 +132,18 @@ def test_different_steps(half: str, tmp_path: Path) -> None:
     assert said.endswith(f"; {advice}")
     (tmp_path / ahead / "latest").write_text("global_step50\n")
     check_checkpoints(tmp_path, BOTH)
+
+
+def test_different_steps_and_weights_of_the_later_one(tmp_path: Path) -> None:
+    """The actor has saved its weights, and the critic was killed meanwhile."""
+    make(tmp_path, {"_actor": [50, 100], "_critic": [50]})
+    for step in (50, 100):
+        (tmp_path / f"global_step{step}_hf").mkdir()
+    advice = "write this name into _actor/latest and delete global_step100_hf"
+    assert complaint(tmp_path, BOTH).endswith(f"; to continue from global_step50, {advice}")
+    shutil.rmtree(tmp_path / "_critic")
+    advice = "delete _actor and _critic and global_step50_hf to global_step100_hf there to start"
+    assert advice in complaint(tmp_path, BOTH)
 
 
 def test_different_steps_and_none_in_common(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -83,11 +84,20 @@ def test_preflight_comes_first(start: Start, tmp_path: Path) -> None:
     preflight, training = ran(tmp_path)
     assert preflight == (
         f"{RECIPES}/preflight.py --model google/gemma-3-1b-it --data {tmp_path}/out/train.jsonl "
+        f"--eval-data {tmp_path}/data/eval.jsonl "
         "--url http://any:k%2Cey@one:5000/get_reward --url http://two:5000/get_reward "
-        "--sar-weight 0.2 --server-model copy"
+        "--step 0 --sar-weight 0.2 --server-model copy"
     )
     assert training.startswith("-m openrlhf.cli.train_ppo_ray --actor.model_name_or_path")
     assert f"--reward.remote_url {TWO_URLS} " in training
+
+
+def test_preflight_knows_the_step_that_the_run_continues_from(start: Start, tmp_path: Path) -> None:
+    for role in ("_actor", "_critic"):
+        (tmp_path / f"out/checkpoints/{role}/global_step50").mkdir(parents=True)
+        (tmp_path / f"out/checkpoints/{role}/latest").write_text("global_step50")
+    assert start("ppo").returncode == 0
+    assert " --step 50" in ran(tmp_path)[0]
 
 
 def test_nothing_is_trained_after_a_failed_preflight(start: Start, tmp_path: Path) -> None:
@@ -108,6 +118,14 @@ def test_a_dry_run_starts_nothing(start: Start, tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "out").exists()
     assert "secret1" not in done.stdout
+
+
+@pytest.mark.parametrize("more", [{}, {"ON_POLICY": "1"}, {"RAY_ADDRESS": "http://head:8265"}])
+def test_a_key_with_special_characters_does_not_show(more: dict[str, str], start: Start) -> None:
+    urls = "http://any:sec@RETPART1@a:5000/get_reward,https://u:x@PART2@@b/get_reward"
+    done = start("grpo", "--dry-run", REWARD_URLS=urls, **more)
+    assert "PART" not in done.stdout + done.stderr
+    assert "@a:5000/get_reward," in done.stdout
 
 
 class Rows(list[dict[str, int]]):
@@ -224,6 +242,12 @@ def test_a_copy_without_the_models_own_code_is_trained(
     assert not (copy / "model.safetensors").is_symlink()
 
 
+def test_a_copy_of_this_folder_has_its_name(start: Start, tmp_path: Path) -> None:
+    done = start("grpo", "--dry-run", model="Phi-3.5-mini", MODEL_PATH=".")
+    copy = f"{tmp_path}/out/model/{tmp_path.name}"
+    assert f"--actor.model_name_or_path {copy} " in done.stdout
+
+
 def test_notes_on_flags_that_change_who_gives_rewards_or_has_gpus(start: Start) -> None:
     done = start(
         "grpo", "--dry-run", "--train.async_enable", "--vllm.num_engines=2",
@@ -276,6 +300,41 @@ def test_a_cluster_gets_the_agents_settings_with_the_job(
     assert json.loads(after(words, "--runtime-env-json")) == {
         "env_vars": expected_of_workers(**more)
     }
+
+
+@pytest.mark.parametrize("char", [*"$;&`|<>()*?#~!{['\"\\\n\t"])
+@pytest.mark.parametrize("setting", ["OUTPUT", "REWARD_URLS", "MODEL_PATH", "flag"])
+def test_words_that_a_clusters_shell_would_change(char: str, setting: str, start: Start) -> None:
+    values = {
+        "OUTPUT": f"/runs/a{char}b",
+        "REWARD_URLS": f"http://any:se{char}cret@a:5000/get_reward",
+        "MODEL_PATH": f"/models/a{char}b",
+    }
+    flags, more = [f"--train.seed=a{char}b"], {}
+    if setting != "flag":
+        flags, more = [], {setting: values[setting]}
+    done = start("grpo", "--dry-run", *flags, **CLUSTER, **more)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"grpo.sh: with RAY_ADDRESS a shell would change {char!r} in ")
+    assert "cret" not in done.stderr
+    assert start("grpo", "--dry-run", *flags, **more).returncode == 0
+
+
+def test_a_cluster_gets_the_words_of_the_command(start: Start) -> None:
+    """Ray 2.55 joins the words like this, and runs the line in a shell."""
+    done = start(
+        "grpo",
+        "--dry-run",
+        OUTPUT="/runs/a b/Ünder",
+        MODEL_PATH="/m/a-b_c.d,e:f@g%20+=1",
+        **CLUSTER,
+    )
+    words = shlex.split(done.stdout.replace("\\\n", " "))
+    job = words[words.index("--") + 1 :]
+    line = subprocess.list2cmdline([sys.executable, "-c", "import sys; print(sys.argv[1:])", *job])
+    seen = subprocess.run(line, shell=True, capture_output=True, text=True, check=True).stdout
+    assert ast.literal_eval(seen) == job
+    assert "/runs/a b/Ünder/train.jsonl" in job
 
 
 def test_a_cluster_without_rays_command_is_one_line(start: Start) -> None:

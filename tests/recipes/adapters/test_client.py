@@ -196,6 +196,14 @@ LOGS = {"sar": [0.5]}
     [
         (b"<html>", "not that of a reward server"),
         ([], "not that of a reward server"),
+        (b"[" * 100_000 + b"]" * 100_000, "not that of a reward server"),
+        (b'{"rewards": [' + b"[" * 950 + b"]" * 950 + b'], "scores": [1], "extra_logs": {}}', ""),
+        (
+            {"rewards": [1], "scores": [1], "extra_logs": {"reward": [5]}},
+            "extra_logs has 'reward', which would replace the real one",
+        ),
+        ({"rewards": [1], "scores": [1], "extra_logs": {"score": [5]}}, "extra_logs has 'score'"),
+        ({"rewards": [1], "scores": [1], "extra_logs": ["reward"]}, "not that of a reward server"),
         ({"rewards": [1], "scores": [1]}, "extra_logs"),
         ({"rewards": [1], "scores": [1], "extra_logs": None}, "not that of a reward server"),
         ({"rewards": [1, 1], "scores": [1], "extra_logs": LOGS}, "2 numbers of reward for 1 roll"),

@@ -49,7 +49,7 @@ def run(bundled_tokenizer: Any, prompt: str, monkeypatch: pytest.MonkeyPatch) ->
             rollouts = [
                 runner.execute(
                     prompt=prompt, label=label, sampling_params=params, max_length=1024,
-                    hf_tokenizer=bundled_tokenizer, llm_engine=engine, tools=None, **options
+                    hf_tokenizer=bundled_tokenizer, llm_engine=engine, **{"tools": None, **options}
                 )
                 for label in labels
             ]  # fmt: skip
@@ -130,6 +130,14 @@ def test_images_are_refused(run: Any, server: Any) -> None:
     (error,) = run(server.url + "/get_reward", RESPONSE, "7", images=["a picture"])
     assert isinstance(error, ValueError)
     assert "the prompt has images" in str(error)
+
+
+def test_tools_are_refused(run: Any, server: Any) -> None:
+    (error,) = run(server.url + "/get_reward", RESPONSE, "7", tools=[{"type": "function"}])
+    assert isinstance(error, ValueError)
+    assert "the prompt has tools" in str(error)
+    (rollout,) = run(server.url + "/get_reward", RESPONSE, "7", tools=[])
+    assert rollout.scores == 1
 
 
 def test_a_run_does_not_start_without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:

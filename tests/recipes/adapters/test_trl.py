@@ -48,7 +48,10 @@ def train(tmp_path: Path, bundled_model_path: Path) -> Iterator[Train]:
     """Two GRPO steps of the bundled model: the reward function, and TRL's log."""
     import torch
 
-    def run(url: str, *, plain: bool = False, trainer_options: Any = None, **options: Any) -> Any:
+    def run(
+        url: str, *, plain: bool = False, trainer_options: Any = None, config: Any = None,
+        other_rewards: Any = (), **options: Any,
+    ) -> Any:  # fmt: skip
         import trl
         from datasets import Dataset
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -68,12 +71,12 @@ def train(tmp_path: Path, bundled_model_path: Path) -> Iterator[Train]:
         reward = Recorded(url, tokenizer, **options)
         trainer = GRPOTrainer(
             AutoModelForCausalLM.from_pretrained(bundled_model_path),
-            reward_funcs=reward,
+            reward_funcs=[reward, *other_rewards],
             args=GRPOConfig(
                 output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none",
                 save_strategy="no", logging_steps=1, max_steps=2, seed=1, learning_rate=1e-5,
                 per_device_train_batch_size=4, num_generations=2, max_completion_length=32,
-                disable_tqdm=True,
+                disable_tqdm=True, **(config or {}),
             ),
             train_dataset=Dataset.from_dict(
                 {"prompt": prompts, "label": list(QUESTIONS.values())}
@@ -133,6 +136,39 @@ def test_a_run_goes_on_without_the_rewards_of_a_server_that_fails(
         # It would be half of that if missing rewards counted as 0.
         assert log["reward"] == pytest.approx(_mean(scored), abs=1e-4)
         assert math.isfinite(log["loss"])
+
+
+def give_one(completions: list[Any], **_: Any) -> list[float]:
+    return [1.0] * len(completions)
+
+
+def test_a_failure_beside_another_reward_function_ends_the_training(
+    train: Train, flaky: Any
+) -> None:
+    """TRL would add the others' rewards to a 0 for each None."""
+    flaky.refused = {"18": 500}
+    options = {"batch_size": 2, "num_tries": 2, "wait_s": 0.01}
+    with pytest.raises(RewardError, match=r"HTTP 500.*; with several reward_funcs") as error:
+        train(flaky.url, other_rewards=[give_one], **options)
+    assert "\n" not in str(error.value)
+
+
+def test_another_reward_function_adds_its_own(train: Train, server: Any) -> None:
+    reward, logs = train(server.url + "/get_reward", other_rewards=[give_one])
+    for log, (_, rewards) in zip(logs, reward.calls, strict=True):
+        assert log["reward"] == pytest.approx(1 + _mean(rewards), abs=1e-4)
+
+
+def test_template_arguments_are_the_trainers(train: Train, server: Any, flaky: Any) -> None:
+    config = {"chat_template_kwargs": {"enable_thinking": False}}
+    words = r"chat_template_kwargs=\{'enable_thinking': False\}\), and RemoteReward has \{\}"
+    with pytest.raises(ValueError, match=words) as error:
+        train(flaky.url, config=config)
+    assert "\n" not in str(error.value)
+    assert flaky.num_rollouts == []
+    with pytest.raises(ValueError, match=r"chat_template_kwargs=\{\}"):
+        train(flaky.url, **config)
+    assert train(server.url + "/get_reward", config=config, **config)[1]
 
 
 def add(a: int, b: int) -> int:

@@ -26,14 +26,21 @@ def prompt(bundled_tokenizer: Any) -> str:
     return render_prompt(bundled_tokenizer, "What is 3 + 4?", DEFAULT_SYSTEM_PROMPT)
 
 
-def make_config(url: str, **changes: Any) -> Any:
+def make_config(
+    url: str, *, loop: str = "single_turn_agent", tools: Any = None, **changes: Any
+) -> Any:
     settings = {
         "reward_kwargs": {"url": url, "num_tries": 1},
         "reward_model": SimpleNamespace(enable=False),
         "custom_reward_function": SimpleNamespace(path=None),
         **changes,
     }
-    return SimpleNamespace(reward=type("Node", (dict,), settings)(settings))
+    agent = SimpleNamespace(default_agent_loop=loop)
+    rollout = SimpleNamespace(agent=agent, multi_turn=tools or {"tool_config_path": None})
+    return SimpleNamespace(
+        reward=type("Node", (dict,), settings)(settings),
+        actor_rollout_ref=SimpleNamespace(rollout=rollout),
+    )
 
 
 def make_rows(
@@ -149,6 +156,9 @@ def test_the_run_does_not_start_without_a_server(flaky: Any, bundled_tokenizer: 
         ({"reward_kwargs": {"num_tries": 1}}, r"\+reward\.reward_kwargs\.url"),
         ({"reward_model": SimpleNamespace(enable=True)}, r"reward_model\.enable=True"),
         ({"custom_reward_function": SimpleNamespace(path="a.py")}, r"custom_reward_function\.path"),
+        ({"loop": "tool_agent"}, r"default_agent_loop=tool_agent: .* single_turn_agent"),
+        ({"tools": {"tool_config_path": "t.yaml"}}, r"multi_turn\.tool_config_path=t\.yaml"),
+        ({"tools": {"function_tool_path": "t.py"}}, r"multi_turn\.function_tool_path=t\.py"),
     ],
 )
 def test_settings_that_would_give_other_rewards(

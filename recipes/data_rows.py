@@ -1,0 +1,60 @@
+"""Checks the rows of a run's data. The preflight does it before the training."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from recipes.launch.settings import LaunchError
+from sar.grading.label import LabelError, parse_label
+
+
+def check_rows(path: str, *, are_evaluated: bool = False) -> list[dict[str, str]]:
+    """Checks every row: the server refuses a rollout whose label is not valid.
+
+    Args:
+        path: train.jsonl or eval.jsonl, as prepare_data.py writes it.
+        are_evaluated: the rows are for evaluation, whose rewards must be correctness alone.
+    Returns:
+        The messages of the first row.
+    Raises:
+        LaunchError: the file cannot be read or has no rows, or a row has no messages, no valid
+            label, or the wrong mode. The message names the line.
+    """
+    first = None
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                messages = _check_row(line, f"{path}, line {number}", are_evaluated)
+                first = first or messages
+    except OSError as error:
+        raise LaunchError(f"{path}: cannot be read: {error.strerror}") from error
+    return first or _check_row(b"", f"{path}, line 1", are_evaluated)
+
+
+def _check_row(line: bytes, where: str, is_evaluated: bool) -> list[dict[str, str]]:
+    """Returns the messages.
+
+    Raises:
+        LaunchError: the row is not valid.
+    """
+    try:
+        row: dict[str, Any] = json.loads(line)
+        messages = list(row["prompt"])
+        if not messages or not all(
+            isinstance(message[key], str) for message in messages for key in ("role", "content")
+        ):
+            raise TypeError
+        label = parse_label(row["label"])
+    except LabelError as error:
+        raise LaunchError(f"{where}: {error}") from error
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise LaunchError(
+            f"{where}: not a row of prepare_data.py, with prompt (messages) and label"
+        ) from None
+    if is_evaluated and label.mode != "eval":
+        raise LaunchError(
+            f"{where}: the label has the mode {label.mode!r}, so its reward would not be "
+            'correctness alone; add "mode": "eval" to the labels of this file'
+        )
+    return messages
