@@ -74,9 +74,10 @@ def strip_padding(response: str, *, pad_token: str | None, eos_token: str | None
     """
     if not pad_token or not response.endswith(pad_token):
         return response
-    stripped = response
-    while stripped.endswith(pad_token):
-        stripped = stripped[: -len(pad_token)]
+    end = len(response)
+    while response.endswith(pad_token, 0, end):
+        end -= len(pad_token)
+    stripped = response[:end]
     is_only_end = response == stripped + pad_token and not stripped.endswith(eos_token or pad_token)
     return stripped + pad_token if pad_token == eos_token or is_only_end else stripped
 

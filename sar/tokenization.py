@@ -180,11 +180,13 @@ class RolloutTokenizer:
         if the standalone prompt is not "chat".
         """
         before, after = self._frame
-        start = prompt
+        start = 0
         for token in (self._tokenizer.pad_token, self._tokenizer.bos_token):
-            while token and start.startswith(token) and not start.startswith(before):
-                start = start.removeprefix(token)
-        return not (start.startswith(before) and prompt.endswith(after))
+            while (
+                token and prompt.startswith(token, start) and not prompt.startswith(before, start)
+            ):
+                start += len(token)
+        return not (prompt.startswith(before, start) and prompt.endswith(after))
 
     def _encode_prompt(self, prompt: str) -> list[int]:
         return self._cache_prompt(prompt).ids

@@ -131,6 +131,9 @@ def _list_weight_files(checkpoint: Path) -> list[str]:
         return [_SINGLE_FILE]
     names = _read_shard_names(checkpoint / _INDEX)
     if _SINGLE_FILE not in names and os.path.lexists(checkpoint / _SINGLE_FILE):
+        # transformers' save_pretrained deletes old shards, but not their index, nor a single file.
+        if not any(os.path.lexists(checkpoint / name) for name in names):
+            return [_SINGLE_FILE]
         raise _Flaw(
             f"it holds {_SINGLE_FILE} and, in {_INDEX}, other weights: delete those that are old"
         )

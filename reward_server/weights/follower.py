@@ -171,8 +171,8 @@ class Follower:
             if self._loading and step <= self._loading[0]:
                 break
             candidate.inspect(now_s)
-            if step == self._last_step and (candidate.flaw or candidate.is_in_service):
-                continue  # a trainer may also delete what is in service
+            if step == self._last_step and candidate.is_in_service:
+                continue
             if candidate.is_stuck(now_s):
                 num_incomplete += 1
                 self._report_stuck(candidate)

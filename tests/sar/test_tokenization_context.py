@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, empty_question_prompt, render_prompt
+from sar.query import strip_padding
 from sar.tokenization import RolloutTokenizer
 
 
@@ -153,3 +155,20 @@ def test_another_frame_than_that_of_ppl_a_is_seen(bundled_tokenizer: Any) -> Non
     for standalone in ("bos", "Answer:"):
         other = rollout_tokenizer(bundled_tokenizer, standalone_prompt=standalone)
         assert not other.has_other_frame("anything")
+
+
+def test_padding_takes_time_that_grows_with_its_length(bundled_tokenizer: Any) -> None:
+    """An emoji makes each copy of a text four times as large."""
+    rollouts = RolloutTokenizer(bundled_tokenizer, system_prompt="Be brief.")
+    pad = bundled_tokenizer.pad_token
+
+    def measure(num_pads: int) -> float:
+        padding = pad * num_pads
+        started = time.perf_counter()
+        rollouts.has_other_frame(padding + "\U0001f600")
+        strip_padding("\U0001f600" + padding, pad_token=pad, eos_token="<|im_end|>")
+        return time.perf_counter() - started
+
+    measure(100)
+    # The square of 100 would be 10,000. A second is allowed for what the machine does besides.
+    assert measure(70_000) < 1000 * measure(700) + 1

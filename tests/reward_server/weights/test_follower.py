@@ -362,8 +362,12 @@ def test_files_that_change_after_they_were_loaded_are_loaded_again(
     setup.look(5)
     assert setup.loaded == ["start", "global_step10_hf", "global_step10_hf"]
     assert "changed after it was loaded" in caplog.text
-    weights.unlink()  # the trainer deletes old checkpoints file by file
+    weights.unlink()
     setup.look(60)
+    assert setup.engines.checkpoints.num_incomplete == 1
+    assert "stays incomplete and is not loaded: model.safetensors" in caplog.text
+    shutil.rmtree(weights.parent)
+    setup.look()
     assert setup.engines.checkpoints.num_incomplete == 0
 
 
