@@ -256,11 +256,12 @@ def test_updates_and_the_follower_take_turns(
     assert protected.stop() == 0
 
 
+@pytest.mark.slow
 def test_an_update_whose_client_has_left_is_not_loaded(
     protected: FaultyServer, chaos: Helpers, checkpoints: dict[int, Path], tmp_path: Path
 ) -> None:
     """Not even if no other takes its place."""
-    protected.tell(load_s=2)
+    protected.tell(load_s=8)
     left = shutil.copytree(checkpoints[20], tmp_path / "left")
 
     async def leave() -> Answer:
@@ -269,7 +270,8 @@ def test_an_update_whose_client_has_left_is_not_loaded(
             chaos.wait_until, lambda: f"loading {checkpoints[10]}" in protected.log_text
         )
         _, writer = await _send_update(protected, chaos, left)
-        assert (await _update(protected, chaos, tmp_path)).status == 409  # the other one waits
+        await asyncio.sleep(2)  # it is parsed, and waits
+        assert (await _update(protected, chaos, tmp_path)).status == 409
         writer.close()
         return await first
 

@@ -254,6 +254,8 @@ def test_an_error_that_ends_a_connection_is_logged(
         listener = Listener(WSGIHandler, host="127.0.0.1", port=0)
         with socket.create_connection(listener.addresses[0], 60) as client:
             assert client.recv(1) == b""
+        while "a connection ended" not in caplog.text:  # the log's line follows the hang-up
+            time.sleep(0.01)
         listener.stop_listening()
     (record,) = (r for r in caplog.records if "a connection ended" in r.getMessage())
     assert record.exc_info
