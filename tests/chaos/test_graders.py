@@ -99,6 +99,7 @@ def test_graders_killed_repeatedly_under_load(
     assert own.health["grader_restarts"] - before >= num_killed // 2
 
 
+@pytest.mark.slow
 def test_all_graders_hang(own: FaultyServer, rollouts: list[Rollout], chaos: Helpers) -> None:
     bombs = _make_bombs(rollouts[:4])
     mixed = [*bombs, *rollouts]
