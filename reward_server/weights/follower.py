@@ -161,6 +161,11 @@ class Follower:
         # The step in service is looked at again: its files may change after they were loaded.
         is_newer = lambda step: step > last_step or step == last_step == self._last_step  # noqa: E731
         steps = sorted(filter(is_newer, found), reverse=True)
+        if found and max(found) < last_step:
+            self._report_once(
+                f"--follow {self._folder} holds only steps before {last_step}, the one in service: "
+                "after a run is started over, restart the server"
+            )
         self._candidates = {
             step: self._candidates.get(step) or _Candidate(found[step], now_s) for step in steps
         }

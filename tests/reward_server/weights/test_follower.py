@@ -372,7 +372,11 @@ def test_files_that_change_after_they_were_loaded_are_loaded_again(
 
 
 def test_the_follower_does_not_go_back_behind_an_update_on_request(
-    setup: _Setup, copy: Callable[[int], Path], checkpoints: dict[int, Path], tmp_path: Path
+    setup: _Setup,
+    copy: Callable[[int], Path],
+    checkpoints: dict[int, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     copy(10)
     setup.look(3)
@@ -381,6 +385,7 @@ def test_the_follower_does_not_go_back_behind_an_update_on_request(
     copy(20)
     setup.look(5)
     assert setup.version == 50
+    assert caplog.text.count("holds only steps before 50") == 1
     copy(60)
     setup.look(3)
     assert setup.version == 60
