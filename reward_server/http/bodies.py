@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from reward_server.errors import InvalidRequest, Overloaded, TooLarge
+from werkzeug.exceptions import BadRequest
+
+from reward_server.errors import Overloaded, TooLarge
 
 _PIECE_BYTES = 1 << 16
 # A trainer's requests hold a few rollouts each. They have a share of their own and a larger one, so
@@ -38,7 +40,7 @@ class Bodies:
         Raises:
             TooLarge: it exceeds the limit. It is not read if its announced length does.
             Overloaded: other bodies take all the memory that bodies may take.
-            InvalidRequest: it is cut off, or its chunks are malformed.
+            BadRequest: it is cut off, or its chunks are malformed.
         """
         if (num_bytes or 0) > self._max_body_bytes:
             raise self._make_too_large()
@@ -67,7 +69,8 @@ def _read(stream: IO[bytes]) -> bytes:
     try:
         return stream.read(_PIECE_BYTES)
     except OSError as error:
-        raise InvalidRequest("the body is cut off, or its chunks are malformed") from error
+        # Not logged, unlike an error of ours: any number of clients may leave in the middle.
+        raise BadRequest("the body is cut off, or its chunks are malformed") from error
 
 
 class _Memory:

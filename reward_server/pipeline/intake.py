@@ -29,6 +29,8 @@ class Intake:
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="intake")
         self._long = ThreadPoolExecutor(1, thread_name_prefix="intake-long")
+        self.num_abandoned = 0
+        """Requests that were skipped because their client had gone."""
 
     def run(self, work: Callable[[], _T], client: Client, num_chars: int) -> _T:
         """Runs `work` in an intake thread, waits for it, and returns its result.
@@ -43,6 +45,7 @@ class Intake:
 
         def start() -> _T:
             if client.is_gone():
+                self.num_abandoned += 1
                 raise ClientGone("the client has gone")
             return work()
 

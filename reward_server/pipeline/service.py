@@ -92,7 +92,7 @@ class RewardService:
             batches=done.num_batches,
             sequences=done.num_sequences,
             tokens=done.num_tokens,
-            abandoned=done.num_abandoned,
+            abandoned=done.num_abandoned + self.intake.num_abandoned,
             busy_s=done.busy_s,
             busy_share=done.busy_share,
             grader_restarts=self._parts.graders.num_restarts,

@@ -6,9 +6,10 @@ import io
 from contextlib import AbstractContextManager, ExitStack
 
 import pytest
+from werkzeug.exceptions import BadRequest
 
 import reward_server.http.bodies
-from reward_server.errors import InvalidRequest, Overloaded, TooLarge
+from reward_server.errors import Overloaded, TooLarge
 from reward_server.http.bodies import Bodies
 
 _SMALL, _LIMIT = 100, 1000
@@ -72,5 +73,5 @@ def test_a_body_that_is_cut_off_is_an_error_of_the_client() -> None:
         def read(self, size: int | None = -1) -> bytes:
             raise OSError("unexpected end of file while reading chunked data")
 
-    with pytest.raises(InvalidRequest, match="cut off"), Bodies(_LIMIT).receive(_Cut(), None):
+    with pytest.raises(BadRequest, match="cut off"), Bodies(_LIMIT).receive(_Cut(), None):
         pass
