@@ -43,9 +43,7 @@ class Status(BaseModel):
     batches: int = Field(ge=0, description="calls of the scorer")
     sequences: int = _counter("scored_sequences", "sequences scored, two for each rollout")
     tokens: int = _counter("scored_tokens", "tokens scored")
-    abandoned: int = _counter(
-        "abandoned", "rollouts or requests skipped as their client had gone"
-    )
+    abandoned: int = _counter("abandoned", "rollouts or requests skipped as their client had gone")
     busy_s: float = _counter("busy_seconds", "seconds spent in the scorer")
     busy_share: float = _gauge("busy_share", "share of the latest stretch of work in the scorer")
     grader_restarts: int = _counter("grader_restarts", "grader processes that were late or died")
