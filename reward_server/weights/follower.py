@@ -43,7 +43,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Candidate:
-    """A checkpoint newer than the one in service. Times are those of `time.monotonic()`."""
+    """A checkpoint that may be loaded: newer than the one in service, or that one, whose files may
+    change. Times are those of `time.monotonic()`."""
 
     path: Path
     seen_at_s: float
@@ -59,7 +60,7 @@ class _Candidate:
     reported_flaw: str = ""
     """The flaw that the log has named."""
     loaded_signature: Hashable = None
-    """Of the files that were loaded last; None if none were."""
+    """Of the files that are in service; None if none are."""
 
     def inspect(self, now_s: float) -> None:
         """Finds out whether the checkpoint is complete. Files that have changed since the last
@@ -74,7 +75,7 @@ class _Candidate:
 
     @property
     def is_in_service(self) -> bool:
-        """Whether its files are those that were loaded last."""
+        """Whether its files are those that were loaded."""
         return self.signature == self.loaded_signature
 
     def is_stuck(self, now_s: float) -> bool:
@@ -96,6 +97,16 @@ class _Candidate:
             self.retry_s = min(2 * self.retry_s, _MAX_RETRY_S)
 
 
+@dataclass(frozen=True)
+class _Loading:
+    """A checkpoint that is being loaded."""
+
+    step: int
+    signature: Hashable
+    """Of its files when the load began."""
+    version: Future[int]
+
+
 class Follower:
     """Follows the checkpoints of one folder."""
 
@@ -114,7 +125,7 @@ class Follower:
         self._counters.looked_at_s = self._started_s
         self._last_step = -1
         self._candidates: dict[int, _Candidate] = {}
-        self._loading: tuple[int, Future[int]] | None = None
+        self._loading: _Loading | None = None
         self._reported: set[str] = set()
 
     def start(self) -> None:
@@ -159,8 +170,8 @@ class Follower:
         # /update_weights may have loaded a later step than this follower.
         last_step = max(self._last_step, engine.version if engine and engine.version else -1)
         # The step in service is looked at again: its files may change after they were loaded.
-        is_newer = lambda step: step > last_step or step == last_step == self._last_step  # noqa: E731
-        steps = sorted(filter(is_newer, found), reverse=True)
+        first_step = last_step if last_step == self._last_step else last_step + 1
+        steps = sorted((step for step in found if step >= first_step), reverse=True)
         if found and max(found) < last_step:
             self._report_once(
                 f"--follow {self._folder} holds only steps before {last_step}, the one in service: "
@@ -173,10 +184,10 @@ class Follower:
         # The newest first; if it is not complete yet, an older one is better than waiting.
         for step in steps:
             candidate = self._candidates[step]
-            if self._loading and step <= self._loading[0]:
+            if self._loading and step <= self._loading.step:
                 break
             candidate.inspect(now_s)
-            if step == self._last_step and candidate.is_in_service:
+            if candidate.is_in_service:
                 continue
             if candidate.is_stuck(now_s):
                 num_incomplete += 1
@@ -189,21 +200,24 @@ class Follower:
         self._counters.num_incomplete = num_incomplete
 
     def _load(self, step: int, candidate: _Candidate) -> None:
-        if candidate.loaded_signature is not None:
-            _log.warning("checkpoint %s changed after it was loaded", candidate.path)
-        candidate.loaded_signature = candidate.signature
-        self._loading = step, self._updater.update(candidate.path, source="follower")
+        version = self._updater.update(candidate.path, source="follower")
+        self._loading = _Loading(step, candidate.signature, version)
 
     def _end_load(self, now_s: float) -> None:
         """Takes the result of a load that has ended."""
-        if not self._loading or not self._loading[1].done():
+        if not self._loading or not self._loading.version.done():
             return
-        step, version = self._loading
-        self._loading = None
-        if not (error := version.exception()):
-            self._last_step = step
-        elif candidate := self._candidates.get(step):  # otherwise it was deleted meanwhile
-            candidate.note_failure(error, now_s)
+        loading, self._loading = self._loading, None
+        candidate = self._candidates.get(loading.step)  # None if it was deleted meanwhile
+        if error := loading.version.exception():
+            if candidate:
+                candidate.note_failure(error, now_s)
+            return
+        if loading.step == self._last_step:
+            _log.warning("step %d changed after it was loaded, and was loaded again", loading.step)
+        self._last_step = loading.step
+        if candidate:
+            candidate.loaded_signature = loading.signature
 
     def _report_stuck(self, candidate: _Candidate) -> None:
         if candidate.reported_flaw != candidate.flaw:

@@ -58,7 +58,7 @@ class _Setup:
             self.now_s += every_s
             self.follower.look(self.now_s)
             if self.follower._loading:
-                self.follower._loading[1].exception(20)
+                self.follower._loading.version.exception(20)
                 self.follower._end_load(self.now_s)
 
 
@@ -352,16 +352,18 @@ def test_files_that_change_while_they_are_loaded_are_loaded_again(
     assert setup.loaded == ["start", "global_step10_hf", "global_step10_hf"]
 
 
+@pytest.mark.parametrize("num_failures", [0, 2])
 def test_files_that_change_after_they_were_loaded_are_loaded_again(
-    setup: _Setup, copy: Callable[[int], Path], caplog: pytest.LogCaptureFixture
+    setup: _Setup, copy: Callable[[int], Path], caplog: pytest.LogCaptureFixture, num_failures: int
 ) -> None:
     weights = copy(10) / "model.safetensors"
     setup.look(5)
     assert setup.loaded == ["start", "global_step10_hf"]
     weights.write_bytes(weights.read_bytes())
-    setup.look(5)
-    assert setup.loaded == ["start", "global_step10_hf", "global_step10_hf"]
-    assert "changed after it was loaded" in caplog.text
+    setup.errors = [MemoryError() for _ in range(num_failures)]
+    setup.look(40)
+    assert setup.loaded == ["start", *["global_step10_hf"] * (2 + num_failures)]
+    assert caplog.text.count("changed after it was loaded") == 1
     weights.unlink()
     setup.look(60)
     assert setup.engines.checkpoints.num_incomplete == 1
@@ -369,6 +371,16 @@ def test_files_that_change_after_they_were_loaded_are_loaded_again(
     shutil.rmtree(weights.parent)
     setup.look()
     assert setup.engines.checkpoints.num_incomplete == 0
+
+
+def test_a_retry_of_a_first_load_is_no_change(
+    setup: _Setup, copy: Callable[[int], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    copy(10)
+    setup.errors = [MemoryError()]
+    setup.look(20)
+    assert setup.version == 10
+    assert "changed after it was loaded" not in caplog.text
 
 
 def test_the_follower_does_not_go_back_behind_an_update_on_request(
