@@ -25,7 +25,7 @@ from recipes.adapters.client import RewardClient, RewardError
 from recipes.data_rows import check_rows
 from recipes.launch.plain_copy import read_source
 from recipes.launch.settings import LaunchError
-from sar.errors import first_line
+from sar.errors import first_line, quote
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 from sar.tokenization import RolloutTokenizer
 
@@ -167,12 +167,12 @@ class Policy:
         except Exception as error:  # a template may raise anything
             raise CheckFailed(
                 f"{self.name}: cannot build the empty-question prompt with the system "
-                f"prompt {system_prompt[:60]!r}: {first_line(error)}"
+                f"prompt {quote(system_prompt, 60)}: {first_line(error)}"
             ) from error
         if encoder.has_other_frame(self.right.prompt):
             raise CheckFailed(
-                f"{self.name}: the prompts do not carry the system prompt {system_prompt[:60]!r}; "
-                "set SYSTEM_PROMPT to the data's"
+                f"{self.name}: the prompts do not carry the system prompt "
+                f"{quote(system_prompt, 60)}; set SYSTEM_PROMPT to the data's"
             )
 
 

@@ -185,9 +185,8 @@ def write_all(rescored: Iterable[Rescored], output: TextIO | None) -> Summary:
     """Writes all decisions to `output`, if there is one, and returns what changed.
 
     Raises:
-        RescoreError: a decision cannot be written. JSON can hold half a character (a lone
-            surrogate), and what Python's reader takes for a number: both have no place in UTF-8
-            or in JSON.
+        RescoreError: a decision cannot be written: a text has a lone surrogate, which UTF-8
+            cannot encode, or a number is NaN or infinite, which JSON does not have.
     """
     summary = Summary()
     for one in rescored:

@@ -53,9 +53,9 @@ class Bodies:
                 if memory is self._small and len(body) + len(piece) > _SMALL_BYTES:
                     memory.give_back(num_taken)
                     memory, num_taken = self._large, 0
-                num_bytes = len(body) + len(piece) - num_taken
-                memory.take(num_bytes)
-                num_taken += num_bytes
+                num_more = len(body) + len(piece) - num_taken
+                memory.take(num_more)
+                num_taken += num_more
                 body += piece
             yield body
         finally:

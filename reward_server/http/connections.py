@@ -8,8 +8,8 @@ unreachable. So a part of the descriptors is kept back. When the others are in u
 2. If all are being computed, a new connection gets answers to GET only, such as `/healthz`. A POST
    gets 503. So half of what is kept back serves connections, and half only the process itself.
 
-The process's own descriptors are counted by the numbers of those that connections get: the system
-gives out the lowest number that is free.
+How many descriptors the rest of the process has open is estimated from the number of each new
+connection's descriptor: the system gives out the lowest number that is free.
 """
 
 from __future__ import annotations

@@ -144,8 +144,11 @@ class _State:
 
 
 class _Server(WSGIServer):
-    """Accepts connections while there are descriptors for them. (gevent's server logs a traceback
-    for each accept that fails, and lets nobody in until a descriptor happens to be free.)"""
+    """Accepts connections while there are descriptors for them.
+
+    gevent's own server logs a traceback for each accept that fails, and lets nobody in until a
+    descriptor happens to be free.
+    """
 
     state: _State
 

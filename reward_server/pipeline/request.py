@@ -23,7 +23,8 @@ from sar.grading.verdict import Verdict
 from sar.reward import Likelihood, Reward, combine
 from sar.tokenization import EncodedRollout
 
-# Characters tokenised before another request has its turn: about 10 ms of work.
+# Characters of queries and prompts tokenised before another request has its turn: about 10 ms of
+# work.
 _CHARS_IN_A_ROW = 1 << 14
 
 
@@ -94,8 +95,7 @@ class RewardRequest:
             ScoringFailed: the scorer or a grader failed.
         """
         try:
-            for chunk in _split_into_chunks(self._rollouts):
-                num_chars = sum(len(one.query) + len(one.prompt) for _, one in chunk)
+            for chunk, num_chars in _split_into_chunks(self._rollouts):
                 work = partial(self._prepare, chunk)
                 prepared = self._parts.intake.run(work, self._client, num_chars)
                 self._pending += map(self._submit, prepared)
@@ -202,15 +202,16 @@ class RewardRequest:
 
 def _split_into_chunks(
     rollouts: Sequence[SubmittedRollout],
-) -> Iterator[list[tuple[int, SubmittedRollout]]]:
-    """Rollouts that are tokenised in one go, each with its index. Between chunks, other requests
-    have their turn."""
+) -> Iterator[tuple[list[tuple[int, SubmittedRollout]], int]]:
+    """Rollouts that are tokenised in one go, each with its index, and their number of characters.
+    Between chunks, other requests have their turn."""
     chunk: list[tuple[int, SubmittedRollout]] = []
     num_chars = 0
     for index, rollout in enumerate(rollouts):
-        if chunk and num_chars + len(rollout.query) > _CHARS_IN_A_ROW:
-            yield chunk
+        num_more = len(rollout.query) + len(rollout.prompt)
+        if chunk and num_chars + num_more > _CHARS_IN_A_ROW:
+            yield chunk, num_chars
             chunk, num_chars = [], 0
         chunk.append((index, rollout))
-        num_chars += len(rollout.query)
-    yield chunk
+        num_chars += num_more
+    yield chunk, num_chars

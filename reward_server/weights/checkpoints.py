@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sar.errors import one_line
+from sar.errors import one_line, quote
 
 LORA_ADVICE = (
     "holds a LoRA adapter, which the server does not take: merge it into the base model before "
@@ -145,7 +145,7 @@ def _read_shard_names(index: Path) -> list[str]:
         names = sorted(set(_parse_object(opened.read(_MAX_JSON_BYTES + 1))["weight_map"].values()))
         for name in names:
             if not _SHARD_NAME.fullmatch(name):
-                raise ValueError(f"it names {name[:100]!r}, which is no weights of this folder")
+                raise ValueError(f"it names {quote(name)}, which is no weights of this folder")
         if not names:
             raise ValueError("it names no file")
         return names
