@@ -6,6 +6,7 @@ stops it once the requests in flight are answered.
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -46,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     # them. torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     start_logging(config.log_format)
+    faulthandler.enable()  # a crash in native code names the line of Python that called it
+    faulthandler.register(signal.SIGUSR1)
     stop = _stop_on_signal()
     _warn_of_unsafe_settings(config)
     with ExitStack() as cleanup:

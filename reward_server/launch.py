@@ -6,11 +6,13 @@ The demo, the training demo, the speed measurements and the tests all start thei
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Self
@@ -18,6 +20,8 @@ from typing import Self
 from reward_server.config import ENV_PREFIX
 
 _POLL_S = 0.05
+# Time for a process to write the stacks of its threads.
+_STACKS_S = 2.0
 
 
 class ServerDidNotStart(Exception):
@@ -79,13 +83,16 @@ class ServerProcess:
         self._wait_for(self._is_ready, "become ready")
 
     def stop(self, timeout_s: float = 90.0) -> int:
-        """Sends SIGTERM, and SIGKILL after `timeout_s`. Returns the exit code."""
+        """Sends SIGTERM, and SIGKILL after `timeout_s`. Returns the exit code. Before SIGKILL, the
+        server's log gets the stack of each thread, which shows what it waits for."""
         self.process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             return self.process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.wait()
+        self.process.send_signal(signal.SIGUSR1)
+        with suppress(subprocess.TimeoutExpired):
+            return self.process.wait(_STACKS_S)
+        self.process.kill()
+        return self.process.wait()
 
     def __enter__(self) -> Self:
         return self

@@ -218,7 +218,7 @@ def fuzzed(start_server: Callable[..., TestedServer], contract: Contract) -> Ite
     yield fuzzed
     print(f"\nfuzz: {fuzzed.num_cases} cases")
     fuzzed.assert_is_as_right_as_before()
-    assert server.stop() == 0
+    assert server.stop() == 0, server.log.read_text()[-20_000:]
     if hypothesis.settings.get_current_profile_name() == "fuzz":
         assert fuzzed.num_cases >= MIN_FUZZ_CASES, "make fuzz runs all three files"
 

@@ -71,6 +71,19 @@ def test_sigterm_answers_everything_that_was_sent(
     assert "Traceback" not in own.log_text
 
 
+def test_sigusr1_shows_what_a_server_that_does_not_stop_waits_for(
+    start_faulty: Callable[..., FaultyServer], rollouts: list[Rollout], chaos: Helpers
+) -> None:
+    own = start_faulty()
+    own.tell(step_s=600)
+    with socket.create_connection(own.address, 60) as client:
+        client.sendall(chaos.encode_request(rollouts[0].payload))
+        chaos.wait_until(lambda: own.health["in_flight"] == 1)
+        assert own.server.stop(timeout_s=1) == -signal.SIGKILL
+    assert "most recent call first" in own.log_text
+    assert "in drain" in own.log_text
+
+
 @pytest.mark.slow
 def test_clients_that_do_not_finish_their_request_do_not_delay_sigterm(
     start_faulty: Callable[..., FaultyServer], rollouts: list[Rollout], chaos: Helpers
