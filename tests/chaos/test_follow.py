@@ -184,7 +184,7 @@ async def _send_update(
     return reader, writer
 
 
-def test_a_flood_of_updates_makes_no_threads_of_its_own(
+def test_a_flood_of_updates_makes_no_threads(
     protected: FaultyServer, chaos: Helpers, checkpoints: dict[int, Path], tmp_path: Path
 ) -> None:
     """One loads and one waits. The others are told so, or share the answer."""
