@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     start_logging(config.log_format)
     faulthandler.enable()  # a crash in native code names the line of Python that called it
     faulthandler.register(signal.SIGUSR1)
-    stop = _stop_on_signal()
+    stop_signal = _StopSignal()
     _warn_of_unsafe_settings(config)
     with ExitStack() as cleanup:
         try:
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         except CannotStart as error:
             _log.error("%s", error)
             return 1
-        _wait_for(stop)
+        stop_signal.wait()
         status = 0 if server.stop() else 1
     if status or (server.updater and server.updater.is_loading):
         # A thread still works. A normal exit would wait for it, or stop it inside PyTorch, which
@@ -215,25 +215,28 @@ def _warn_of_unsafe_settings(config: ServerConfig) -> None:
         )
 
 
-def _stop_on_signal() -> threading.Event:
-    """An event that SIGTERM or Ctrl-C sets; the second one stops the process at once."""
-    stop = threading.Event()
+class _StopSignal:
+    """Whether SIGTERM or Ctrl-C has come; the second one stops the process at once.
 
-    def set_stop(*_: object) -> None:
-        stop.set()
+    Not a `threading.Event`: Python runs the handler in the main thread, between any two of its
+    steps. If that thread holds the event's lock just then, `Event.set` waits for it for ever.
+    """
+
+    def __init__(self) -> None:
+        self.has_come = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def wait(self) -> None:
+        """Waits in short steps. The system may give a signal to another thread; only the main
+        thread runs Python's handlers, and it would not notice during a wait without an end."""
+        while not self.has_come:
+            time.sleep(_SIGNAL_POLL_S)
+
+    def _handle(self, *_: object) -> None:
+        self.has_come = True
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, set_stop)
-    return stop
-
-
-def _wait_for(stop: threading.Event) -> None:
-    """Waits in short steps. The system may give a signal to another thread; only the main thread
-    runs Python's handlers, and it would not notice during a wait without an end."""
-    while not stop.wait(_SIGNAL_POLL_S):
-        pass
 
 
 if __name__ == "__main__":
