@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -256,6 +257,15 @@ def data_folder() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no {DATA}: samples of the real data sets")
     return DATA
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder that other users reach; those of pytest are the own user's alone."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -183,15 +182,6 @@ def test_an_adapter_is_a_flaw_that_says_what_to_do(single: Path) -> None:
     (single / "adapter_model.safetensors").rename(single / "model.safetensors")
     (single / "adapter_config.json").write_text("{}")
     assert "LoRA" in find_flaw(single)
-
-
-@pytest.fixture
-def shared_folder() -> Iterator[Path]:
-    """A folder that other users reach; those of pytest are the own user's alone."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,12 +21,8 @@ from sar.grading.verdict import Reason, Verdict
 ROOT = Path(__file__).parents[3]
 UNREADABLE_LABEL = r"\frac{"
 AS_TEXT = "label cannot be parsed as mathematics; compared as plain text"
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    status = main(["grade", "--grader-workers", "2", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
+Grade = Callable[..., tuple[int, str, str]]
+GradeAsProgram = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 def fields(report: str) -> dict[str, str]:
@@ -34,21 +30,8 @@ def fields(report: str) -> dict[str, str]:
     return {line[:9].strip(): line[10:] for line in report.splitlines()}
 
 
-def run_as_program(
-    *arguments: object, text: bytes = b"", **environment: str
-) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "sar", "grade", *map(str, arguments)],
-        cwd=ROOT,
-        input=text,
-        capture_output=True,
-        timeout=60,
-        env={**os.environ, **environment},
-    )
-
-
-def test_a_correct_response(capsys: pytest.CaptureFixture[str]) -> None:
-    status, report, errors = run(capsys, r"So it is \boxed{0.75}.", "--label", r"\frac{3}{4}")
+def test_a_correct_response(grade: Grade) -> None:
+    status, report, errors = grade(r"So it is \boxed{0.75}.", "--label", r"\frac{3}{4}")
     assert (status, errors) == (0, "")
     shown = fields(report)
     assert list(shown) == ["verdict", "answer", "found", "why"]
@@ -70,20 +53,18 @@ def test_a_correct_response(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_any_other_response_has_status_1_and_a_reason(
-    capsys: pytest.CaptureFixture[str], response: str, label: str, verdict: str | None
+    response: str, label: str, verdict: str | None, grade: Grade
 ) -> None:
-    status, report, _ = run(capsys, response, "--label", label, "--grader-timeout", 2)
+    status, report, _ = grade(response, "--label", label, "--grader-timeout", 2)
     assert status == 1
     assert verdict is None or fields(report)["verdict"] == verdict
     assert fields(report)["why"]
 
 
-def test_an_unreadable_label_is_told_apart_from_a_wrong_answer(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    _, report, _ = run(capsys, "It is 5.", "--label", UNREADABLE_LABEL)
+def test_an_unreadable_label_is_told_apart_from_a_wrong_answer(grade: Grade) -> None:
+    _, report, _ = grade("It is 5.", "--label", UNREADABLE_LABEL)
     assert fields(report)["why"].startswith(f"{AS_TEXT}: ")
-    _, report, _ = run(capsys, "It is 5.", "--label", "6")
+    _, report, _ = grade("It is 5.", "--label", "6")
     assert AS_TEXT not in report
 
 
@@ -106,16 +87,16 @@ def test_an_unreadable_label_with_the_answers_text_is_correct() -> None:
     ],
 )
 def test_explain_says_who_chose_the_grader(
-    capsys: pytest.CaptureFixture[str], label: str, options: list[str], grader: str
+    label: str, options: list[str], grader: str, grade: Grade
 ) -> None:
-    _, report, _ = run(capsys, "It is 5.", "--label", label, "--explain", *options)
+    _, report, _ = grade("It is 5.", "--label", label, "--explain", *options)
     assert fields(report)["grader"].startswith(grader)
     assert fields(report)["label"] == label
 
 
-def test_explain_says_how_label_and_answer_were_read(capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_says_how_label_and_answer_were_read(grade: Grade) -> None:
     response = "<think>Is it 2?</think>\nFirst a line.\nSo it is \\boxed{0.75}, I think."
-    _, report, _ = run(capsys, response, "--label", r"\dfrac34", "--explain")
+    _, report, _ = grade(response, "--label", r"\dfrac34", "--explain")
     shown = fields(report)
     assert shown["accepts"] == r"\frac{3}{4}: the number 3/4"
     assert shown["read as"] == "the number 3/4"
@@ -123,47 +104,45 @@ def test_explain_says_how_label_and_answer_were_read(capsys: pytest.CaptureFixtu
     assert shown["text"] == r"First a line. So it is \boxed{>>>0.75<<<}, I think."
 
 
-def test_the_documented_example_is_what_the_command_prints(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_documented_example_is_what_the_command_prints(grade: Grade) -> None:
     page = (ROOT / "docs/debugging-labels.md").read_text(encoding="utf-8")
     [command] = re.findall(r"^    python -m sar grade ('.*)$", page, re.MULTILINE)
     [documented] = re.findall(r"^```\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    _, report, _ = run(capsys, *shlex.split(command))
+    _, report, _ = grade(*shlex.split(command))
     shown, wanted = fields(report), fields(documented)
     assert shown.pop("why")
     assert wanted.pop("why")
     assert shown == wanted
 
 
-def test_explain_without_any_text(capsys: pytest.CaptureFixture[str]) -> None:
-    _, report, _ = run(capsys, "<think>Is it 2?", "--label", "2", "--explain")
+def test_explain_without_any_text(grade: Grade) -> None:
+    _, report, _ = grade("<think>Is it 2?", "--label", "2", "--explain")
     assert fields(report)["text"] == "(nothing to grade)"
 
 
 def test_a_verdict_stands_if_its_explanation_fails(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, grade: Grade
 ) -> None:
     def fail(*_: object) -> None:
         raise CallTimedOut("no result after 5.0 s")
 
     monkeypatch.setattr(GraderPool, "explain", fail)
-    status, report, _ = run(capsys, "It is 5.", "--label", "5", "--explain")
+    status, report, _ = grade("It is 5.", "--label", "5", "--explain")
     assert (status, fields(report)["verdict"]) == (0, "correct")
     assert fields(report)["read as"] == "not known: CallTimedOut: no result after 5.0 s"
 
 
-def test_a_response_on_standard_input() -> None:
-    done = run_as_program("-", "--label", "5", "--explain", text="你好 \\boxed{5}\n\xff".encode())
+def test_a_response_on_standard_input(grade_as_program: GradeAsProgram) -> None:
+    done = grade_as_program("-", "--label", "5", "--explain", text="你好 \\boxed{5}\n\xff".encode())
     assert done.returncode == 0
     assert fields(done.stdout.decode())["text"] == "你好 \\boxed{>>>5<<<} ÿ"
-    assert run_as_program("-", "--label", "5", text=b"\xff\xfe It is 6.").returncode == 1
+    assert grade_as_program("-", "--label", "5", text=b"\xff\xfe It is 6.").returncode == 1
 
 
-def test_minus_signs_as_the_help_says(capsys: pytest.CaptureFixture[str]) -> None:
-    status, _, _ = run(capsys, "--label=-1/2", "--", "-0.5")
+def test_minus_signs_as_the_help_says(grade: Grade) -> None:
+    status, _, _ = grade("--label=-1/2", "--", "-0.5")
     assert status == 0
-    status, _, _ = run(capsys, "--label=-x", r"\boxed{-x}")
+    status, _, _ = grade("--label=-x", r"\boxed{-x}")
     assert status == 0
 
 

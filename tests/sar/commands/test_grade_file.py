@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import os
-import pty
-import signal
-import subprocess
-import sys
-import termios
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -18,7 +11,6 @@ from typing import Any
 import pytest
 
 from reward_server.config import ServerConfig
-from sar.__main__ import main
 from sar.commands.grader_options import DEFAULT_TIMEOUT_S
 from sar.decision import Decision
 from sar.grading.label import Label, parse_label
@@ -29,18 +21,8 @@ ROOT = Path(__file__).parents[3]
 UNREADABLE_LABEL = r"\frac{"
 HEADER = ["line", "verdict", "answer", "label", "where", "why"]
 AS_TEXT = "label cannot be parsed as mathematics; compared as plain text"
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    status = main(["grade", "--grader-workers", "2", *map(str, arguments)])
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-def write_rows(path: Path, rows: Sequence[object]) -> Path:
-    lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return path
+Grade = Callable[..., tuple[int, str, str]]
+WriteRows = Callable[[Path, Sequence[object]], Path]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -52,21 +34,8 @@ def table_of(report: str) -> list[list[str]]:
     return [line.split()[:3] for line in report.partition("\n\n")[0].splitlines()[1:]]
 
 
-def run_as_program(
-    *arguments: object, text: bytes = b"", **environment: str
-) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [sys.executable, "-m", "sar", "grade", *map(str, arguments)],
-        cwd=ROOT,
-        input=text,
-        capture_output=True,
-        timeout=60,
-        env={**os.environ, **environment},
-    )
-
-
 def test_a_file_gets_a_table_and_a_summary(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, grade: Grade, write_rows: WriteRows
 ) -> None:
     file = write_rows(
         tmp_path / "rows.jsonl",
@@ -79,7 +48,7 @@ def test_a_file_gets_a_table_and_a_summary(
             {"response": "<answer>yes</answer>", "label": "true"},
         ],
     )
-    status, report, errors = run(capsys, "--file", file)
+    status, report, errors = grade("--file", file)
     assert (status, errors) == (0, "")
     assert table_of(report) == [
         ["1", "correct", "5"],
@@ -104,56 +73,6 @@ def test_a_file_gets_a_table_and_a_summary(
     ]
 
 
-def test_the_columns_are_aligned_and_fit_the_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [
-        {"response": "The answer is " + "word " * 40, "label": "long words " * 30},
-        {"response": "It is 5.", "label": "a long solution " * 30 + "\n#### 5"},
-        {"response": "x", "label": "5"},
-    ]
-    file = write_rows(tmp_path / "rows.jsonl", rows)
-    for width in (80, 132):
-        monkeypatch.setenv("COLUMNS", str(width))
-        _, report, _ = run(capsys, "--file", file)
-        lines = report.partition("\n\n")[0].splitlines()
-        assert max(map(len, lines)) <= width
-        place = lines[0].index("where")
-        assert all(line[place - 1] == " " and line[place] != " " for line in lines)
-        assert "## 5 " in lines[2]  # the end of the label is its answer
-
-
-def test_text_from_a_model_never_reaches_the_terminal_raw(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    evil = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31m"
-    answer = f"The answer is {evil}red"
-    file = write_rows(
-        tmp_path / "rows.jsonl",
-        [
-            {"response": answer, "label": "blue"},
-            {"response": answer, "label": f"blue{evil}"},
-            {evil: 1},
-            {"response": "x", "label": {evil: "x"}},
-            {"response": "\ud800 is \ud800", "label": "\ud800"},
-        ],
-    )
-    shown = [run(capsys, "--file", file)]
-    shown += [
-        run(capsys, answer, "--label", label, "--explain") for label in ("blue", f"blue{evil}")
-    ]
-    for _, report, errors in shown:
-        assert all(line.isprintable() for line in (report + errors).splitlines())
-    assert r"\x1b" in shown[-1][1]  # the label is shown whole
-
-
-def test_any_encoding_of_the_terminal_will_do(tmp_path: Path) -> None:
-    file = write_rows(tmp_path / "rows.jsonl", [{"response": "答案是 \\boxed{五}", "label": "été"}])
-    done = run_as_program("--file", file, PYTHONIOENCODING="ascii")
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert rb"\u4e94" in done.stdout
-
-
 HUGE = "x" * 10**6
 
 
@@ -170,22 +89,13 @@ HUGE = "x" * 10**6
     ids=range(6),
 )
 def test_a_bad_row_is_echoed_in_one_short_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], bad: dict[str, object]
+    tmp_path: Path, bad: dict[str, object], grade: Grade, write_rows: WriteRows
 ) -> None:
     file = write_rows(tmp_path / "rows.jsonl", [bad])
-    status, _, errors = run(capsys, "--file", file, "--expected-key", "expected")
+    status, _, errors = grade("--file", file, "--expected-key", "expected")
     assert status == 2
     assert errors[:-1].isprintable()
     assert len(errors) < 600
-
-
-def test_only_this_user_can_read_the_output(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It holds answers, perhaps of a reward log."""
-    file = write_rows(tmp_path / "rows.jsonl", [{"response": "5", "label": "5"}])
-    assert run(capsys, "--file", file, "--output", tmp_path / "o.jsonl")[0] == 0
-    assert (tmp_path / "o.jsonl").stat().st_mode & 0o777 == 0o600
 
 
 BAD_ROWS = [
@@ -205,11 +115,11 @@ BAD_ROWS = [
 
 @pytest.mark.parametrize(("bad", "complaint"), BAD_ROWS)
 def test_a_bad_row_names_its_line_and_the_rest_is_graded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], bad: str, complaint: str
+    tmp_path: Path, bad: str, complaint: str, grade: Grade, write_rows: WriteRows
 ) -> None:
     good = {"response": "It is 5.", "label": "5"}
     file = write_rows(tmp_path / "rows.jsonl", [good, bad, good])
-    status, report, errors = run(capsys, "--file", file, "--expected-key", "expected")
+    status, report, errors = grade("--file", file, "--expected-key", "expected")
     assert status == 2
     assert errors.startswith(f"error: {file}:2: ")
     assert complaint in errors
@@ -219,38 +129,38 @@ def test_a_bad_row_names_its_line_and_the_rest_is_graded(
 
 
 def test_bytes_that_are_not_text_are_a_bad_row_and_a_byte_order_mark_is_none(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, grade: Grade
 ) -> None:
     good = b'{"response": "It is 5.", "label": "5"}'
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b"\xef\xbb\xbf" + good + b"\r\n\xff\n" + good)
-    status, report, errors = run(capsys, "--file", file)
+    status, report, errors = grade("--file", file)
     assert (status, errors) == (2, f"error: {file}:2: not UTF-8; each line must be one JSON object"
                                    " in UTF-8\n")  # fmt: skip
     assert [row[0] for row in table_of(report)] == ["1", "3"]
 
 
 def test_files_that_cannot_be_read_or_written_are_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, grade: Grade, write_rows: WriteRows
 ) -> None:
-    status, report, errors = run(capsys, "--file", tmp_path / "nowhere.jsonl")
+    status, report, errors = grade("--file", tmp_path / "nowhere.jsonl")
     assert (status, report) == (2, "")
     assert errors.startswith("error: FileNotFoundError: ")
     assert "nowhere.jsonl" in errors
     file = write_rows(tmp_path / "rows.jsonl", [])
-    status, _, errors = run(capsys, "--file", file, "--output", tmp_path / "no" / "out.jsonl")
+    status, _, errors = grade("--file", file, "--output", tmp_path / "no" / "out.jsonl")
     assert status == 2
     assert "out.jsonl" in errors
 
 
-def test_an_empty_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, report, errors = run(capsys, "--file", write_rows(tmp_path / "rows.jsonl", []))
+def test_an_empty_file(tmp_path: Path, grade: Grade, write_rows: WriteRows) -> None:
+    status, report, errors = grade("--file", write_rows(tmp_path / "rows.jsonl", []))
     assert (status, errors) == (0, "")
     assert report.split() == [*HEADER, "rows", "graded", "0"]
 
 
 def test_other_fields_and_expected_verdicts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, grade: Grade, write_rows: WriteRows
 ) -> None:
     rows = [
         {"out": "It is 5.", "gold": "5", "ok": 1},
@@ -262,20 +172,20 @@ def test_other_fields_and_expected_verdicts(
     ]
     file = write_rows(tmp_path / "rows.jsonl", rows)
     keys = ["--file", file, "--response-key", "out", "--label-key", "gold"]
-    status, report, _ = run(capsys, *keys, "--expected-key", "ok")
+    status, report, _ = grade(*keys, "--expected-key", "ok")
     assert status == 1
     assert report.endswith(
         "expected: 2 of 4 verdicts agree, not lines 2 (expected 1), 6 (expected 0)\n"
     )
-    status, report, _ = run(capsys, *keys, "--expected-key", "right")
+    status, report, _ = grade(*keys, "--expected-key", "right")
     assert status == 0
     assert report.endswith("expected: no graded row has 'right'\n")
-    status, report, _ = run(capsys, *keys)
+    status, report, _ = grade(*keys)
     assert (status, "expected" in report) == (0, False)
 
 
 def test_the_output_has_a_line_for_each_row(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, grade: Grade, write_rows: WriteRows
 ) -> None:
     rows: list[object] = [
         {"response": r"\boxed{5}", "label": {"answer": "5"}, "ok": 1},
@@ -285,7 +195,7 @@ def test_the_output_has_a_line_for_each_row(
     ]
     output = tmp_path / "out.jsonl"
     file = write_rows(tmp_path / "rows.jsonl", rows)
-    status, _, _ = run(capsys, "--file", file, "--output", output, "--expected-key", "ok")
+    status, _, _ = grade("--file", file, "--output", output, "--expected-key", "ok")
     assert status == 2
     first, second, bad, last = read_lines(output)
     assert first.pop("rule")
@@ -305,16 +215,16 @@ def test_the_output_has_a_line_for_each_row(
     assert (last["line"], last["reason"], last["label_unreadable"]) == (4, "wrong", True)
 
 
-def test_a_grader_names_every_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_grader_names_every_row(tmp_path: Path, grade: Grade, write_rows: WriteRows) -> None:
     rows = [{"response": "It is 5.0.", "label": label} for label in ("5", "B")]
     file = write_rows(tmp_path / "rows.jsonl", rows)
-    status, report, _ = run(capsys, "--file", file, "--grader", "exact")
+    status, report, _ = grade("--file", file, "--grader", "exact")
     assert status == 0
     assert "exact              2    0.0% correct" in report
 
 
 def test_a_grader_that_fails_costs_only_its_row(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grade: Grade, write_rows: WriteRows
 ) -> None:
     submit = GraderPool.submit
 
@@ -328,7 +238,7 @@ def test_a_grader_that_fails_costs_only_its_row(
     monkeypatch.setattr(GraderPool, "submit", fail_at_6)
     rows = [{"response": said, "label": said} for said in ("6", "5")]
     file = write_rows(tmp_path / "rows.jsonl", rows)
-    status, report, errors = run(capsys, "--file", file)
+    status, report, errors = grade("--file", file)
     assert status == 2
     assert table_of(report) == [["2", "correct", "5"]]
     assert errors == (
@@ -345,7 +255,7 @@ def test_the_time_limit_is_the_servers() -> None:
 
 
 def test_a_reward_log_is_graded_as_the_server_graded_it(
-    decision: Callable[..., Decision], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    decision: Callable[..., Decision], tmp_path: Path, grade: Grade, write_rows: WriteRows
 ) -> None:
     logged = [
         decision("It is 5.<|im_end|>", "5", special_tokens=["<|im_end|>"]),
@@ -355,23 +265,21 @@ def test_a_reward_log_is_graded_as_the_server_graded_it(
     ]
     log = write_rows(tmp_path / "log.jsonl", [one.to_json() for one in logged])
     output = tmp_path / "out.jsonl"
-    status, report, _ = run(
-        capsys, "--file", log, "--expected-key", "correctness", "--output", output
-    )
+    status, report, _ = grade("--file", log, "--expected-key", "correctness", "--output", output)
     assert status == 0
     assert report.endswith("expected: 3 of 3 verdicts agree\n")
     assert [row["reason"] for row in read_lines(output)] == ["correct", "wrong", "no_answer"]
 
 
 def test_many_rows_have_the_verdicts_of_the_grader_pool_in_order(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, grade: Grade, write_rows: WriteRows
 ) -> None:
     cases = read_lines(ROOT / "tests/sar/grading/cases.jsonl")[::20]
     rows = [{"response": case["response"], "label": case["label"]} for case in cases]
     assert len(rows) > 2 * 2 * 16  # more than is read ahead
     output = tmp_path / "out.jsonl"
     file = write_rows(tmp_path / "rows.jsonl", rows)
-    status, _, _ = run(capsys, "--file", file, "--output", output)
+    status, _, _ = grade("--file", file, "--output", output)
     assert status == 0
     pool = GraderPool(2, DEFAULT_TIMEOUT_S)
     futures = [pool.submit(row["response"], parse_label(row["label"])) for row in rows]
@@ -380,11 +288,8 @@ def test_many_rows_have_the_verdicts_of_the_grader_pool_in_order(
     assert [(row["reason"], row["answer"]) for row in read_lines(output)] == verdicts
 
 
-def test_real_rollouts_agree(
-    data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    status, report, _ = run(
-        capsys,
+def test_real_rollouts_agree(data_folder: Path, tmp_path: Path, grade: Grade) -> None:
+    status, report, _ = grade(
         *("--file", data_folder / "gsm8k_rollouts.jsonl", "--label-key", "answer"),
         *("--expected-key", "is_correct"),
     )
@@ -393,81 +298,3 @@ def test_real_rollouts_agree(
 
 
 # --- as a program ---
-
-
-def test_an_interrupted_command_writes_no_output(tmp_path: Path) -> None:
-    file = write_rows(tmp_path / "r.jsonl", [{"response": "It is 5.", "label": "5"}] * 20_000)
-    options = ["--file", str(file), "--output", str(tmp_path / "out.jsonl")]
-    command = [sys.executable, "-m", "sar", "grade", *options]
-    # A process that a shell runs in the background ignores SIGINT, and so would this command.
-    heeding = "import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); "
-    heeding += f"os.execv({sys.executable!r}, {command!r})"
-    started = [sys.executable, "-c", heeding]
-    # coverage's tracer now and then swallows the KeyboardInterrupt (3 of 8 runs).
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
-    with subprocess.Popen(
-        started, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as one:
-        assert one.stdout is not None
-        one.stdout.readline()
-        one.send_signal(signal.SIGINT)
-        _, errors = one.communicate(timeout=60)
-    assert (one.returncode, errors) == (130, b"stopped\n")
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_a_reader_that_goes_away_is_no_crash(tmp_path: Path) -> None:
-    file = write_rows(tmp_path / "r.jsonl", [{"response": "It is 5.", "label": "5"}] * 2000)
-    command = [sys.executable, "-m", "sar", "grade", "--file", str(file)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as one:
-        assert one.stdout is not None
-        assert one.stderr is not None
-        assert one.stdout.readline().split()[0] == b"line"
-        one.stdout.close()
-        assert one.stderr.read() == b""
-        assert one.wait(timeout=60) == 1
-
-
-def test_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
-    file = write_rows(tmp_path / "r.jsonl", [{"response": "It is 5.", "label": "5"}])
-    assert run_as_program("--file", file).stderr == b""
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 80))
-    command = [sys.executable, "-m", "sar", "grade", "--file", str(file)]
-    subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, check=True, timeout=60)
-    os.close(theirs)
-    assert "grading" in os.read(ours, 65536).decode()
-    os.close(ours)
-
-
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
-    """2,000 rows of 100 kB, 200 MB: only what is read ahead is in memory."""
-    line = json.dumps({"response": "x" * 100_000 + " It is 5.", "label": "5"}) + "\n"
-    script = inspect.cleandoc(
-        r"""
-        import re, sys
-        from pathlib import Path
-        from sar.__main__ import main
-        assert main(["grade", "--grader-workers", "2", "--file", sys.argv[1]]) == 0
-        # Not getrusage, which starts from the parent's peak.
-        print(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
-        """
-    )
-    peaks = []
-    for num_lines in (100, 2000):
-        file = tmp_path / f"{num_lines}.jsonl"
-        with file.open("w") as rows:
-            rows.writelines(line for _ in range(num_lines))
-        done = subprocess.run(
-            [sys.executable, "-c", script, str(file)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=120,
-        )
-        peaks.append(int(done.stdout.split()[-1]))
-        file.unlink()
-    print(f"peak kB for 100 and 2,000 rows: {peaks}")
-    assert peaks[1] - peaks[0] < 20_000
