@@ -37,8 +37,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 MIN_FUZZ_CASES = 5000
 # Room for an error's message, the client's request id, the time and the status.
 MAX_LOG_LINE_CHARS = 750
-# Each example goes through a socket to another process, so none has a deadline.
-hypothesis.settings.register_profile("fuzz", deadline=None)
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile("fuzz", parent=hypothesis.settings.get_profile("tests"))
+hypothesis.settings.load_profile("tests")
 
 
 class TestedServer(ServerProcess):
@@ -65,7 +69,7 @@ class TestedServer(ServerProcess):
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=600) as response:
                 status, text = response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             status, text = error.code, error.read().decode()
@@ -137,7 +141,7 @@ class Fuzzed:
     ) -> tuple[int, Any]:
         """Sends one request that is valid HTTP. Returns its status and JSON."""
         self.num_cases += 1
-        connection = http.client.HTTPConnection(self._address.netloc, timeout=60)
+        connection = http.client.HTTPConnection(self._address.netloc, timeout=600)
         try:
             connection.request(method, path, body, headers or {})
             return self._check(connection.getresponse(), method, path)

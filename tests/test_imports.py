@@ -44,7 +44,7 @@ def loaded_by(modules: set[str], heavy: set[str]) -> set[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=120,
+        timeout=600,
     )
     return set(done.stdout.split())
 

@@ -56,6 +56,6 @@ def test_help_and_mistakes_load_nothing_heavy(command: str) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=600,
     )
     assert done.stdout.splitlines()[-1].strip() == "loaded:"

@@ -244,7 +244,7 @@ class RunningImage:
         url = f"http://127.0.0.1:{self.port}{path}"
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(urllib.request.Request(url, data), timeout=60) as response:
+            with opener.open(urllib.request.Request(url, data), timeout=600) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)

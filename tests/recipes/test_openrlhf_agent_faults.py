@@ -244,7 +244,7 @@ def test_what_a_worker_needs_to_find_the_repository(path: str | None, tmp_path: 
         env={**environ, **({"PYTHONPATH": path} if path else {})},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     if path:
         assert done.returncode == 0, done.stderr

@@ -390,7 +390,7 @@ def test_a_recipe_stops_at_the_wrong_server_and_starts_with_the_right_one(
             env={**environ, "SAR_WEIGHT": weight},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
         )
 
     wrong = start("0")

@@ -47,7 +47,9 @@ def run_in(cwd: Path, algorithm: str, *arguments: str, **settings: str) -> Resul
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # has a `python`
     environ = {"PATH": path, "HOME": os.environ.get("HOME", "/"), **settings}
     command = [str(RECIPES / f"{algorithm}.sh"), *arguments]
-    return subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=600
+    )
 
 
 def command_of(algorithm: str, model: str, *flags: str, **settings: str) -> list[str]:

@@ -63,7 +63,7 @@ def start(tmp_path: Path) -> Start:
             env={**defaults, **settings},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
         )
 
     return run

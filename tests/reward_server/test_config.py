@@ -242,7 +242,7 @@ def test_the_documentation_is_the_same_on_every_machine() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=600,
     ).stdout
     assert output == render_docs()
     for name in ServerConfig.model_fields:
@@ -385,7 +385,7 @@ def test_help_loads_nothing_heavy() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=600,
     ).stdout
     code, loaded = json.loads(output.splitlines()[-1])
     assert code == 0
@@ -401,7 +401,7 @@ def test_a_bad_value_ends_the_command_at_once() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=600,
     )
     assert result.returncode == 2
     assert "99999" in result.stderr

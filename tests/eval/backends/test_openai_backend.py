@@ -273,7 +273,7 @@ def test_a_server_that_times_out_is_an_error(server: Server) -> None:
 
 
 def test_requests_in_flight_are_bounded_and_taken_a_few_ahead(server: Server) -> None:
-    three = threading.Barrier(3, timeout=60)  # answers only when three requests are there
+    three = threading.Barrier(3, timeout=600)  # answers only when three requests are there
     server.answer = lambda _: (three.wait(), (200, chat("fine")))[1]
     taken: list[int] = []
 

@@ -277,7 +277,7 @@ def test_a_killed_process_can_be_resumed(tmp_path: Path, stop: signal.Signals) -
     before = path.read_bytes()
     whole = before[: before.rindex(b"\n") + 1]
     again = subprocess.run(
-        _command(tmp_path), cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120
+        _command(tmp_path), cwd=ROOT, env=environ, capture_output=True, text=True, timeout=600
     )
     assert again.returncode == 0, again.stderr
     assert path.read_bytes().startswith(whole)

@@ -78,7 +78,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 @given(SAMPLES)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_metrics_by_their_definitions(problems: Any) -> None:
     records = _records(problems)
     graded = [r for r in records if r.error is None]

@@ -68,7 +68,6 @@ def simulated(
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 30), st.integers(0, 30))
-@settings(deadline=None)
 def test_mcnemar_is_that_of_statsmodels(better: int, worse: int, right: int, wrong: int) -> None:
     pairs = [(0, 1)] * better + [(1, 0)] * worse + [(1, 1)] * right + [(0, 0)] * wrong
     test = mcnemar(np.array(pairs, float).reshape(-1, 2))
@@ -88,7 +87,7 @@ def test_sign_flip_test_of_one_sample_is_mcnemars(better: int, worse: int, same:
 
 
 @given(st.lists(st.sampled_from([-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0]), min_size=2, max_size=12))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_sign_flip_test_is_scipys_permutation_test(gains: list[float]) -> None:
     differences = np.array(gains)
     flips = draw_sign_flips(differences, 5_000, np.random.default_rng(0))
@@ -110,7 +109,7 @@ def test_drawn_sign_flips_approach_the_exact_p() -> None:
 
 
 @given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=15))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_corrections_are_those_of_statsmodels(ps: list[float]) -> None:
     with_gap = [SignificanceTest("t", p) for p in ps]
     with_gap.insert(1, SignificanceTest("t", None))  # nothing to test: not in the family

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 IS_LONG = settings.get_current_profile_name() == "fuzz"
 FUZZ = settings(
     max_examples=1000 if IS_LONG else 40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 # For tests whose requests are all scored, which takes longer.

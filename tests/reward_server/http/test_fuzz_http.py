@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 FUZZ = settings(
     max_examples=600 if settings.get_current_profile_name() == "fuzz" else 40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 ONE = json.dumps({"query": ["Q: 2+3?\nA: 5"], "prompts": ["Q: 2+3?\nA:"], "labels": ["5"]}).encode()

@@ -40,7 +40,7 @@ def _log_lines(log_format: str) -> list[str]:
         cwd=ROOT,
         capture_output=True,
         check=True,
-        timeout=60,
+        timeout=600,
     )
     assert done.stdout == b""
     return done.stderr.decode().splitlines()
@@ -99,7 +99,7 @@ def _log_hostile(log_format: str, **environ: str) -> list[str]:
         [sys.executable, "-c", HOSTILE, log_format],
         cwd=ROOT,
         capture_output=True,
-        timeout=60,
+        timeout=600,
         env={**os.environ, **environ},
     )
     assert done.returncode == 1

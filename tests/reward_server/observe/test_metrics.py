@@ -256,7 +256,7 @@ STEPS = st.lists(st.sampled_from(["/metrics", "/healthz", "/readyz", "post", "lo
 
 
 @given(STEPS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_health_and_metrics_never_fail_while_the_model_loads(
     bundled_tokenizer: Any, steps: list[str]
 ) -> None:

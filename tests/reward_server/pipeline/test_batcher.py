@@ -194,7 +194,7 @@ def test_a_long_job_is_not_passed_over_for_ever(batcher_of: MakeBatcher) -> None
     assert all(values(future) == [[2]] for future in futures)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(sizes=st.lists(st.integers(1, 300), min_size=1, max_size=30), budget=st.integers(50, 400))
 def test_every_job_is_scored_once_within_the_budget_and_in_its_buckets_order(
     sizes: list[int], budget: int

@@ -221,7 +221,7 @@ _json = st.recursive(
 _framed = (st.binary(max_size=200) | _json).map(lambda data: struct.pack("<Q", len(data)) + data)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(contents=st.dictionaries(st.sampled_from(_FILES), st.binary(max_size=300) | _json | _framed))
 def test_no_content_of_a_file_raises(single: Path, contents: dict[str, bytes]) -> None:
     kept = {name: (single / name).read_bytes() for name in _FILES if (single / name).exists()}

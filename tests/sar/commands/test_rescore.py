@@ -209,7 +209,7 @@ def test_help_loads_nothing_heavy() -> None:
     )
     command = [sys.executable, "-c", script]
     shown = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=600
     ).stdout
     assert "--sar-weight" in shown
     assert shown.splitlines()[-1].split() == ["LOADED"]
@@ -220,7 +220,9 @@ def test_a_terminal_gets_a_progress_bar(decision: Callable[..., Decision], tmp_p
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
     command = [sys.executable, "-m", "sar", "rescore", str(log)]
-    subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, check=True, timeout=60)
+    subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=theirs, check=True, timeout=600
+    )
     os.close(theirs)
     shown = os.read(ours, 65536).decode()
     os.close(ours)
@@ -246,7 +248,7 @@ def test_memory_does_not_grow_with_the_log(
             file.writelines(line for _ in range(num_lines))
         command = [sys.executable, "-c", script, str(log)]
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+            command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=600
         )
         peaks.append(int(done.stdout.split()[-1]))
         log.unlink()

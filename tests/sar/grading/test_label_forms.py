@@ -262,7 +262,7 @@ NUMBERS = st.integers(min_value=0, max_value=60)
 
 @pytest.mark.parametrize("write", FORMS, ids=lambda write: write.__name__.removeprefix("write_"))
 @given(a=NUMBERS, b=NUMBERS, c=NUMBERS, statement=st.sampled_from(list(STATEMENTS.values())))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_a_label_equals_its_other_forms_and_nothing_else(
     write: Callable[[int, int, int], Form], a: int, b: int, c: int, statement: str
 ) -> None:

@@ -37,7 +37,7 @@ def notations(number: int) -> list[str]:
 
 
 @given(number=NUMBERS, pick=st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_notation_in_any_statement_is_the_number(number: int, pick: random.Random) -> None:
     label = pick.choice([str(number), f"{number:,}", f"{number}.0"])
     response = (
@@ -47,7 +47,7 @@ def test_any_notation_in_any_statement_is_the_number(number: int, pick: random.R
 
 
 @given(number=NUMBERS, other=NUMBERS, pick=st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_another_number_is_wrong_however_it_is_written(
     number: int, other: int, pick: random.Random
 ) -> None:
@@ -61,7 +61,7 @@ def test_another_number_is_wrong_however_it_is_written(
 
 
 @given(st.fractions(min_value=-1000, max_value=1000, max_denominator=200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_fractions_are_exact_in_every_spelling(value: Fraction) -> None:
     num, den = value.numerator, value.denominator
     spellings = [f"{num}/{den}", f"\\frac{{{num}}}{{{den}}}", f"\\dfrac{{{num}}}{{{den}}}"]

@@ -72,7 +72,7 @@ def _is_correct(response: str, value: int) -> bool:
     statement=st.sampled_from(STATEMENTS + ENDINGS),
 )
 @example(73, "half of", STATEMENTS[0])
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_words_before_a_value_that_change_it_earn_nothing(
     value: int, phrase: str, statement: str
 ) -> None:
@@ -86,7 +86,7 @@ def test_words_before_a_value_that_change_it_earn_nothing(
     statement=st.sampled_from(STATEMENTS + ENDINGS),
 )
 @example(73, " dozen", STATEMENTS[0])
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_words_after_a_value_that_change_it_earn_nothing(
     value: int, phrase: str, statement: str
 ) -> None:
@@ -99,7 +99,7 @@ def test_words_after_a_value_that_change_it_earn_nothing(
     before=st.sampled_from(["", *CHANGES_BEFORE]),
     after=st.sampled_from(CHANGES_AFTER),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_words_around_a_box_that_change_it_earn_nothing(
     value: int, before: str, after: str
 ) -> None:
@@ -113,7 +113,7 @@ def test_words_around_a_box_that_change_it_earn_nothing(
     after=st.sampled_from(HARMLESS_AFTER),
     statement=st.sampled_from(STATEMENTS),
 )
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_harmless_words_around_a_value_cost_nothing(
     value: int, before: str, after: str, statement: str
 ) -> None:
@@ -124,7 +124,7 @@ def test_harmless_words_around_a_value_cost_nothing(
 
 
 @given(values=st.lists(VALUES, min_size=2, max_size=5, unique=True), data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_boxing_or_listing_candidates_earns_only_the_whole_list(
     values: list[int], data: st.DataObject
 ) -> None:

@@ -168,7 +168,7 @@ def test_segments_longer_than_a_block_of_queries(window: int | None, softcap: fl
     check(segments, drawn(575, (2, 1), size=4), window=window, softcap=softcap)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     lengths=st.lists(
         st.tuples(st.integers(0, 2), st.integers(1, 6), st.integers(1, 9)), min_size=1, max_size=8

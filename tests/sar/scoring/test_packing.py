@@ -16,7 +16,7 @@ from sar.scoring.packing import Pack, Segment, plan_packs
 # Few ids, few contexts: collisions are the point.
 ids = st.lists(st.integers(0, 3), min_size=1, max_size=8)
 budgets = st.integers(1, 60)
-few = settings(max_examples=50, deadline=None)
+few = settings(max_examples=50)
 
 
 @st.composite

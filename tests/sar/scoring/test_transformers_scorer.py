@@ -141,7 +141,7 @@ def test_log_probabilities_are_the_models(model: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["qwen3", "gemma2", "opt", "mixtral"])
-@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(
     scored=st.lists(sequences, min_size=1, max_size=8),
     budget=st.integers(1, 400),

@@ -345,7 +345,7 @@ def serve(*arguments: str, path: Path) -> tuple[int, str, float]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=600,
     )
     return done.returncode, done.stderr, time.monotonic() - start
 
