@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,17 +49,23 @@ def main(argv: list[str] | None = None) -> int:
     faulthandler.enable()  # a crash in native code names the line of Python that called it
     faulthandler.register(signal.SIGUSR1)
     stop = _stop_on_signal()
+    scorer_lost = threading.Event()
+
+    def stop_without_scorer() -> None:
+        scorer_lost.set()
+        stop.set()
+
     _warn_of_unsafe_settings(config)
     with ExitStack() as cleanup:
         try:
-            server = build_server(config, cleanup)
+            server = build_server(config, cleanup, stop_without_scorer)
             server.start()
         except CannotStart as error:
             _log.error("%s", error)
             return 1
         _wait_for(stop)
-        status = 0 if server.stop() else 1
-    if status or (server.updater and server.updater.is_loading):
+        status = 0 if server.stop() and not scorer_lost.is_set() else 1
+    if status or server.updater.is_loading:
         # A thread still works. A normal exit would wait for it, or stop it inside PyTorch, which
         # aborts the process.
         logging.shutdown()
@@ -80,7 +85,7 @@ class Server:
     service: RewardService
     listener: Listener
     load: Callable[[str], Engine]
-    updater: PolicyUpdater | None
+    updater: PolicyUpdater
 
     def start(self) -> None:
         """Loads the model and answers with it.
@@ -97,7 +102,7 @@ class Server:
             raise CannotStart(f"cannot serve --model {model}: {reason}") from error
         self.service.engines.start(engine)
         _log.info("ready: rewards are correctness + %s x SAR", self.config.sar_weight)
-        if self.updater and self.config.follow is not None:
+        if self.config.follow is not None:
             from reward_server.weights.follower import Follower
 
             Follower(Path(self.config.follow), self.updater, self.service.engines).start()
@@ -106,8 +111,7 @@ class Server:
         """Answers the requests in flight and closes the scorer; False if one took too long."""
         _log.info("stopping: finishing the requests in flight (a second signal stops at once)")
         self.listener.stop_listening()
-        if self.updater:
-            self.updater.close()
+        self.updater.close()
         is_drained = self.listener.drain(self.config.request_timeout + _DRAIN_MARGIN_S)
         if not is_drained:
             _log.error("stopping although some requests are not answered: they took too long")
@@ -117,11 +121,14 @@ class Server:
         return is_drained and is_closed
 
 
-def build_server(config: ServerConfig, cleanup: ExitStack) -> Server:
+def build_server(
+    config: ServerConfig, cleanup: ExitStack, on_lost: Callable[[], None] = lambda: None
+) -> Server:
     """A server that listens and has no model yet.
 
     Args:
         cleanup: gets the functions that close what the server opened.
+        on_lost: called if the scorer has ended and cannot be started again.
     Raises:
         CannotStart: the reward log or the URL file cannot be written, or the port is taken.
     """
@@ -134,7 +141,7 @@ def build_server(config: ServerConfig, cleanup: ExitStack) -> Server:
     from reward_server.observe.metrics import Metrics
     from reward_server.observe.reward_log import RewardLog
     from reward_server.pipeline.service import RewardService, ServiceLimits
-    from reward_server.weights.loading import load_engine
+    from reward_server.weights.loading import EngineLoader
     from reward_server.weights.policy import PolicyUpdater
     from sar.grading.processes.pool import GraderPool
 
@@ -159,9 +166,9 @@ def build_server(config: ServerConfig, cleanup: ExitStack) -> Server:
         metrics=metrics,
         reward_log=reward_log,
     )
-    load = partial(load_engine, config, metrics, service.counters)
-    # vLLM cannot be started a second time in one process.
-    updater = PolicyUpdater(service.engines, load) if config.backend != "vllm" else None
+    loader = EngineLoader(config, metrics, service.counters, on_lost)
+    identify = loader.inspector.identify if loader.inspector else None
+    updater = PolicyUpdater(service.engines, loader.load, identify)
     app = create_app(
         service,
         AppConfig(
@@ -178,7 +185,7 @@ def build_server(config: ServerConfig, cleanup: ExitStack) -> Server:
         ),
         updater,
     )
-    return Server(config, service, _start_listening(config, app), load, updater)
+    return Server(config, service, _start_listening(config, app), loader.load, updater)
 
 
 def _start_listening(config: ServerConfig, app: Callable[..., Any]) -> Listener:

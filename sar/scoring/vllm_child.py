@@ -1,0 +1,85 @@
+"""The process in which the server's vLLM runs: python -m sar.scoring.vllm_child DESCRIPTOR
+
+`sar.scoring.vllm_process` starts it in a session of its own, which Ctrl-C at the server's terminal
+does not reach. It ends when the connection to the server closes, however the server ended, and
+takes vLLM's worker processes along.
+
+A message is a tuple: its kind, and what it carries.
+
+    received   load (arguments of `VllmScorer.from_pretrained`), then score (list of token ids)
+    sent       ready (`EngineFacts`) or error (text); then logprobs (list of arrays) or error
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any
+
+from sar.errors import MAX_MESSAGE_CHARS, one_line
+from sar.scoring.base import TokenSequence
+from sar.scoring.vllm_import import import_vllm
+from sar.scoring.vllm_scorer import VllmScorer
+
+# How long vLLM may take to end by itself once the server has gone.
+_END_S = 3.0
+
+
+def main(descriptor: int) -> int:
+    """Loads a model and scores with it until the connection closes. Returns the exit code."""
+    connection: Connection[Any, Any] = Connection(descriptor)
+    received: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, received), daemon=True).start()
+    _, arguments = received.get()
+    try:
+        import_vllm()
+    except ValueError as error:  # it is not installed: no traceback is needed
+        connection.send(("error", str(error)))
+        return 1
+    try:
+        scorer = VllmScorer.from_pretrained(**arguments)
+    # Libraries raise anything for a broken model, also what is no Exception.
+    except BaseException as error:  # noqa: BLE001
+        return _fail(connection, error)
+    connection.send(("ready", scorer.facts))
+    while message := received.get():
+        sequences = [TokenSequence(*ids) for ids in message[1]]
+        reply: tuple[str, object]
+        try:
+            reply = ("logprobs", scorer.response_logprobs(sequences))
+        except FloatingPointError as error:  # the weights' fault: vLLM itself is as before
+            reply = ("error", one_line(error, MAX_MESSAGE_CHARS))
+        except Exception as error:  # noqa: BLE001
+            if scorer.is_refusal(error):
+                reply = ("error", one_line(error, MAX_MESSAGE_CHARS))
+            else:  # vLLM may hold half-finished requests, so it is not used again
+                return _fail(connection, error)
+        connection.send(reply)
+    return 0
+
+
+def _receive(connection: Connection[Any, Any], received: SimpleQueue[Any]) -> None:
+    """Passes messages on. Ends this process and vLLM's workers once the connection closes."""
+    try:
+        while True:
+            received.put(connection.recv())
+    except (EOFError, OSError):
+        received.put(None)
+        time.sleep(_END_S)
+        os.killpg(0, signal.SIGKILL)
+
+
+def _fail(connection: Connection[Any, Any], error: BaseException) -> int:
+    traceback.print_exception(error)
+    connection.send(("error", one_line(error, MAX_MESSAGE_CHARS)))
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))
