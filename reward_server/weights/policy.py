@@ -268,6 +268,9 @@ def _describe_failure(path: Path, error: BaseException) -> RewardServerError:
 def _may_pass(error: BaseException) -> bool:
     """Whether the same checkpoint may be loaded without an error later."""
     from sar.scoring.transformers_scorer import is_out_of_memory
+    from sar.scoring.vllm_process import VllmNotStarted
 
+    if isinstance(error, VllmNotStarted):  # after the checkpoint was found to be good
+        return True
     is_of_system = isinstance(error, OSError) or _RUST_SYSTEM_ERROR in str(error)
     return is_of_system or is_out_of_memory(error)

@@ -7,11 +7,13 @@ takes vLLM's worker processes along.
 A message is a tuple: its kind, and what it carries.
 
     received   load (arguments of `VllmScorer.from_pretrained`), then score (list of token ids)
-    sent       ready (`EngineFacts`) or error (text); then logprobs (list of arrays) or error
+    sent       ready (`EngineFacts`); then logprobs (list of arrays), or error (text); at any time
+               broken (text), after which this process ends
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -31,8 +33,8 @@ from sar.scoring.vllm_scorer import VllmScorer
 _END_S = 3.0
 
 
-def main(descriptor: int) -> int:
-    """Loads a model and scores with it until the connection closes. Returns the exit code."""
+def main(descriptor: int) -> None:
+    """Loads a model and scores with it until the connection closes, or vLLM breaks."""
     connection: Connection[Any, Any] = Connection(descriptor)
     received: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_receive, args=(connection, received), daemon=True).start()
@@ -40,13 +42,14 @@ def main(descriptor: int) -> int:
     try:
         import_vllm()
     except ValueError as error:  # it is not installed: no traceback is needed
-        connection.send(("error", str(error)))
-        return 1
+        connection.send(("broken", str(error)))
+        return
     try:
         scorer = VllmScorer.from_pretrained(**arguments)
     # Libraries raise anything for a broken model, also what is no Exception.
     except BaseException as error:  # noqa: BLE001
-        return _fail(connection, error)
+        _send_failure(connection, error)
+        return
     connection.send(("ready", scorer.facts))
     while message := received.get():
         sequences = [TokenSequence(*ids) for ids in message[1]]
@@ -59,9 +62,9 @@ def main(descriptor: int) -> int:
             if scorer.is_refusal(error):
                 reply = ("error", one_line(error, MAX_MESSAGE_CHARS))
             else:  # vLLM may hold half-finished requests, so it is not used again
-                return _fail(connection, error)
+                _send_failure(connection, error)
+                return
         connection.send(reply)
-    return 0
 
 
 def _receive(connection: Connection[Any, Any], received: SimpleQueue[Any]) -> None:
@@ -75,11 +78,12 @@ def _receive(connection: Connection[Any, Any], received: SimpleQueue[Any]) -> No
         os.killpg(0, signal.SIGKILL)
 
 
-def _fail(connection: Connection[Any, Any], error: BaseException) -> int:
+def _send_failure(connection: Connection[Any, Any], error: BaseException) -> None:
     traceback.print_exception(error)
-    connection.send(("error", one_line(error, MAX_MESSAGE_CHARS)))
-    return 1
+    connection.send(("broken", one_line(error, MAX_MESSAGE_CHARS)))
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    main(int(sys.argv[1]))
+    gc.collect()  # vLLM tidies up when it is collected
+    os.killpg(0, signal.SIGKILL)  # its workers, if they are still there

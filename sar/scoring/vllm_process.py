@@ -25,10 +25,16 @@ from sar.errors import MAX_MESSAGE_CHARS, first_line
 from sar.scoring.base import TokenSequence
 from sar.scoring.vllm_scorer import EngineFacts
 
+# Of the memory that two engines may take together.
+_MAX_SHARE_OF_TWO = 0.9
 # How long the process may take to end after its connection was closed.
 _END_S = 5.0
 
 _log = logging.getLogger(__name__)
+
+
+class VllmNotStarted(RuntimeError):
+    """vLLM does not start. The message says why."""
 
 
 class VllmProcess:
@@ -55,7 +61,7 @@ class VllmProcess:
             on_lost: called once if vLLM has ended and does not start again.
             options: for `VllmScorer.from_pretrained`.
         Raises:
-            RuntimeError: vLLM does not start.
+            VllmNotStarted: vLLM does not start.
         """
         self.architecture = dict(architecture)
         self._arguments = {"path_or_id": path_or_id, **options}
@@ -104,7 +110,7 @@ class VllmProcess:
     def _start_again(self) -> None:
         path = self._arguments["path_or_id"]
         if self._is_lost:
-            raise RuntimeError("vLLM has ended and did not start again")
+            raise RuntimeError("vLLM ended and did not start again")
         _log.error("vLLM's process %s: it is started again from %s", self._child.how_ended, path)
         self._child.end()  # its workers may be alive
         try:
@@ -118,12 +124,8 @@ class VllmProcess:
             reason = first_line(error, MAX_MESSAGE_CHARS)
             _log.error("vLLM does not start again: %s", reason)
             self._on_lost()
-            raise RuntimeError(f"vLLM has ended and does not start again: {reason}") from error
+            raise RuntimeError(f"vLLM ended and does not start again: {reason}") from error
         _log.info("vLLM's process is started again")
-
-
-# Of the memory that two engines may take together.
-_MAX_SHARE_OF_TWO = 0.9
 
 
 class _Child:
@@ -132,7 +134,7 @@ class _Child:
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         """
         Raises:
-            RuntimeError: vLLM does not start.
+            VllmNotStarted: vLLM does not start.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -147,8 +149,10 @@ class _Child:
         self.end = weakref.finalize(self, _end, self._process, self._connection)
         try:
             self.facts: EngineFacts = self.ask("load", dict(arguments))
-        except BaseException:
+        except BaseException as error:
             self.end()
+            if isinstance(error, RuntimeError):
+                raise VllmNotStarted(str(error)) from error
             raise
 
     @property
@@ -175,7 +179,9 @@ class _Child:
                 self._process.wait(_END_S)
             self.end()
             raise RuntimeError(f"vLLM's process {self.how_ended}") from error
-        if answer == "error":
+        if answer == "broken":
+            self.end()
+        if answer in ("broken", "error"):
             raise RuntimeError(value)
         return value
 
