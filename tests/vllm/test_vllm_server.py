@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,6 +22,8 @@ DTYPE = "bfloat16" if ON_CUDA else "float32"
 TOLERANCE = 2e-2 if ON_CUDA else 1e-3
 FLAGS = ("--backend", "vllm", "--dtype", DTYPE, "--max-batch-tokens", "2048")
 LOADING_S = 300.0
+# /update_weights needs a key.
+KEY = "0123456789abcdef"
 PROMPT = "Tom has 3 pens and buys 4 pens. How many pens does Tom have?"
 ROLLOUTS = {
     "query": [f"{PROMPT}{answer}" for answer in (" 3 + 4 = 7. The answer is 7.", " It is 8.")],
@@ -29,12 +32,23 @@ ROLLOUTS = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def key() -> Iterator[None]:
+    """Sends the key with each request."""
+    opener = urllib.request.build_opener()
+    opener.addheaders = [("Authorization", f"Bearer {KEY}")]
+    urllib.request.install_opener(opener)
+    yield
+    urllib.request.install_opener(urllib.request.build_opener())
+
+
 @pytest.fixture(scope="module")
 def start(start_server: Callable[..., Any], vllm_installed: None) -> Callable[..., Any]:
     """Starts a server over vLLM and waits until it is ready."""
 
     def start(*arguments: str) -> Any:
-        server = start_server(*FLAGS, *arguments, timeout_s=LOADING_S)
+        environ = {"REWARD_SERVER_API_KEY": KEY}
+        server = start_server(*FLAGS, *arguments, environ=environ)
         server.wait_until_ready()
         return server
 
@@ -56,7 +70,7 @@ def server(start: Callable[..., Any], followed: Path) -> Any:
 @pytest.fixture(scope="module")
 def expected_rewards(start_server: Callable[..., Any]) -> Iterator[Callable[[Path], list[float]]]:
     """Rewards of the transformers backend for a checkpoint."""
-    reference = start_server("--dtype", DTYPE, timeout_s=LOADING_S)
+    reference = start_server("--dtype", DTYPE, environ={"REWARD_SERVER_API_KEY": KEY})
     reference.wait_until_ready()
 
     def expect(checkpoint: Path) -> list[float]:
@@ -152,7 +166,7 @@ def test_it_follows_the_policys_checkpoints(
     before = request_rewards(server)
     shutil.copytree(checkpoints[20], followed / "being_copied")
     (followed / "being_copied").rename(followed / "global_step20_hf")
-    seen = []
+    seen: list[tuple[int, list[float]]] = []
     while not seen or seen[-1][0] < 20:
         # Requests go on during the update; each is scored by one checkpoint.
         status, answer = server.request("/get_reward", ROLLOUTS)
