@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -227,3 +228,24 @@ def test_a_terminals_signals_do_not_reach_it(
     for pid in read_pids(model):
         assert os.getsid(pid) != os.getsid(0)
         assert os.getpgid(pid) != os.getpgid(0)
+
+
+def test_a_server_whose_vllm_does_not_start_again_exits_with_1(
+    model: Path, bundled_model_path: Path, start_server: Callable[..., Any]
+) -> None:
+    """An orchestrator starts it again. What it had accepted gets an error, not silence."""
+    shutil.copytree(bundled_model_path, model, dirs_exist_ok=True)
+    environ = {"PYTHONPATH": os.environ["PYTHONPATH"]}
+    server = start_server("--backend", "vllm", "--model", str(model), environ=environ)
+    server.wait_until_ready()
+    rollout = {"query": ["2+3=5"], "prompts": ["2+3="], "labels": ["5"]}
+    assert server.request("/get_reward", rollout)[0] == 200
+    (model / "refuse").touch()
+    engine, worker = read_pids(model)
+    os.kill(engine, signal.SIGKILL)
+    status, answer = server.request("/get_reward", rollout)
+    assert status == 500
+    assert "vLLM ended and d" in answer["error"]["message"]
+    assert server.process.wait(60) == 1
+    assert "vLLM does not start again: ValueError: told to refuse" in server.log.read_text()
+    wait_until_gone(engine, worker)
