@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -75,7 +77,7 @@ def _receive(connection: Connection[Any, Any], received: SimpleQueue[Any]) -> No
     except (EOFError, OSError):
         received.put(None)
         time.sleep(_END_S)
-        os.killpg(0, signal.SIGKILL)
+        _end()
 
 
 def _send_failure(connection: Connection[Any, Any], error: BaseException) -> None:
@@ -83,7 +85,15 @@ def _send_failure(connection: Connection[Any, Any], error: BaseException) -> Non
     connection.send(("broken", one_line(error, MAX_MESSAGE_CHARS)))
 
 
+def _end() -> None:
+    """Ends this process and vLLM's workers, and deletes what they leave."""
+    shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    # Each vLLM leaves a file, and a server that follows a policy starts many.
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="vllm_")
     main(int(sys.argv[1]))
     gc.collect()  # vLLM tidies up when it is collected
-    os.killpg(0, signal.SIGKILL)  # its workers, if they are still there
+    _end()

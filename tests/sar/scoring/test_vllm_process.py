@@ -23,7 +23,7 @@ from sar.scoring.vllm_process import VllmNotStarted, VllmProcess
 ROOT = Path(__file__).parents[3]
 DIE, BREAK, REFUSE = 91, 92, 93
 STAND_IN = f"""
-import os, signal, subprocess, types
+import os, signal, subprocess, tempfile, types
 from vllm.exceptions import VLLMValidationError
 
 class SamplingParams:
@@ -39,6 +39,7 @@ class LLM:
             model_config=space(max_model_len=max_model_len, dtype="float32", architectures=["M"]),
             parallel_config=space(tensor_parallel_size=1), device_config=space(device_type="cpu"),
             cache_config=space(gpu_memory_utilization=gpu_memory_utilization)))
+        open(model + "/folder", "w").write(tempfile.mkstemp()[1])
         worker = subprocess.Popen(["sleep", "1000"])
         with open(model + "/pids", "w") as file:
             file.write(f"{{os.getpid()}} {{worker.pid}}")
@@ -219,6 +220,9 @@ def test_all_processes_end_with_the_server(number: signal.Signals, model: Path) 
         assert all(map(is_running, pids))
         server.send_signal(number)
     wait_until_gone(*pids)
+    left = Path((model / "folder").read_text())
+    assert left.parent.name.startswith("vllm_")
+    assert not left.parent.exists()
 
 
 def test_a_terminals_signals_do_not_reach_it(
