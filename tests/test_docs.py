@@ -55,7 +55,8 @@ def test_every_make_target_exists() -> None:
 
 def test_every_promise_names_a_test() -> None:
     operations = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
-    tests = "".join(p.read_text(encoding="utf-8") for p in ROOT.glob("tests/chaos/test_*.py"))
+    files = [*ROOT.glob("tests/chaos/test_*.py"), *ROOT.glob("tests/vllm/test_*.py")]
+    tests = "".join(file.read_text(encoding="utf-8") for file in files)
     names = CHAOS_TEST.findall(operations)
     assert len(names) > 20
     assert [name for name in names if f"def {name}(" not in tests] == []
