@@ -66,7 +66,7 @@ test-verl: build/verl/installed
 	build/verl/bin/python -m pytest tests/recipes/adapters/test_verl_itself.py
 
 real-test: build/real/installed build/real/smollm2/config.json
-	build/real/bin/python -m pytest tests/real tests/gpu
+	REAL_TEST=1 build/real/bin/python -m pytest tests/real tests/vllm
 	build/real/bin/python -m pytest -s tests/openrlhf
 
 openrlhf-test: build/real/installed

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 # When stopping, requests get this much more than --request-timeout: the model may still be
 # loading, and answers have to be sent.
 _DRAIN_MARGIN_S = 10.0
-_SIGNAL_POLL_S = 0.2
+_POLL_S = 0.2
 # How long the scorer may take to end a batch whose requests are gone.
 _CLOSE_S = 5.0
 
@@ -49,18 +48,18 @@ def main(argv: list[str] | None = None) -> int:
     start_logging(config.log_format)
     faulthandler.enable()  # a crash in native code names the line of Python that called it
     faulthandler.register(signal.SIGUSR1)
-    stop_signal = _StopSignal()
+    stop = _Stop()
     _warn_of_unsafe_settings(config)
     with ExitStack() as cleanup:
         try:
-            server = build_server(config, cleanup)
+            server = build_server(config, cleanup, stop.note_lost_scorer)
             server.start()
         except CannotStart as error:
             _log.error("%s", error)
             return 1
-        stop_signal.wait()
-        status = 0 if server.stop() else 1
-    if status or (server.updater and server.updater.is_loading):
+        stop.wait()
+        status = 0 if server.stop() and not stop.has_lost_scorer else 1
+    if status or server.updater.is_loading:
         # A thread still works. A normal exit would wait for it, or stop it inside PyTorch, which
         # aborts the process.
         logging.shutdown()
@@ -80,7 +79,7 @@ class Server:
     service: RewardService
     listener: Listener
     load: Callable[[str], Engine]
-    updater: PolicyUpdater | None
+    updater: PolicyUpdater
 
     def start(self) -> None:
         """Loads the model and answers with it.
@@ -97,7 +96,7 @@ class Server:
             raise CannotStart(f"cannot serve --model {model}: {reason}") from error
         self.service.engines.start(engine)
         _log.info("ready: rewards are correctness + %s x SAR", self.config.sar_weight)
-        if self.updater and self.config.follow is not None:
+        if self.config.follow is not None:
             from reward_server.weights.follower import Follower
 
             Follower(Path(self.config.follow), self.updater, self.service.engines).start()
@@ -106,8 +105,7 @@ class Server:
         """Answers the requests in flight and closes the scorer; False if one took too long."""
         _log.info("stopping: finishing the requests in flight (a second signal stops at once)")
         self.listener.stop_listening()
-        if self.updater:
-            self.updater.close()
+        self.updater.close()
         is_drained = self.listener.drain(self.config.request_timeout + _DRAIN_MARGIN_S)
         if not is_drained:
             _log.error("stopping although some requests are not answered: they took too long")
@@ -117,11 +115,14 @@ class Server:
         return is_drained and is_closed
 
 
-def build_server(config: ServerConfig, cleanup: ExitStack) -> Server:
+def build_server(
+    config: ServerConfig, cleanup: ExitStack, on_lost: Callable[[], None] = lambda: None
+) -> Server:
     """A server that listens and has no model yet.
 
     Args:
         cleanup: gets the functions that close what the server opened.
+        on_lost: called if the scorer has ended and cannot be started again.
     Raises:
         CannotStart: the reward log or the URL file cannot be written, or the port is taken.
     """
@@ -134,7 +135,7 @@ def build_server(config: ServerConfig, cleanup: ExitStack) -> Server:
     from reward_server.observe.metrics import Metrics
     from reward_server.observe.reward_log import RewardLog
     from reward_server.pipeline.service import RewardService, ServiceLimits
-    from reward_server.weights.loading import load_engine
+    from reward_server.weights.loading import EngineLoader
     from reward_server.weights.policy import PolicyUpdater
     from sar.grading.processes.pool import GraderPool
 
@@ -159,9 +160,9 @@ def build_server(config: ServerConfig, cleanup: ExitStack) -> Server:
         metrics=metrics,
         reward_log=reward_log,
     )
-    load = partial(load_engine, config, metrics, service.counters)
-    # vLLM cannot be started a second time in one process.
-    updater = PolicyUpdater(service.engines, load) if config.backend != "vllm" else None
+    loader = EngineLoader(config, metrics, service.counters, on_lost)
+    identify = loader.inspector.identify if loader.inspector else None
+    updater = PolicyUpdater(service.engines, loader.load, identify)
     app = create_app(
         service,
         AppConfig(
@@ -178,7 +179,7 @@ def build_server(config: ServerConfig, cleanup: ExitStack) -> Server:
         ),
         updater,
     )
-    return Server(config, service, _start_listening(config, app), load, updater)
+    return Server(config, service, _start_listening(config, app), loader.load, updater)
 
 
 def _start_listening(config: ServerConfig, app: Callable[..., Any]) -> Listener:
@@ -215,26 +216,32 @@ def _warn_of_unsafe_settings(config: ServerConfig) -> None:
         )
 
 
-class _StopSignal:
-    """Whether SIGTERM or Ctrl-C has come; the second one stops the process at once.
+class _Stop:
+    """Whether the server is to stop: SIGTERM or Ctrl-C has come, or the scorer is lost. The second
+    signal stops the process at once.
 
     Not a `threading.Event`: Python runs the handler in the main thread, between any two of its
     steps. If that thread holds the event's lock just then, `Event.set` waits for it for ever.
     """
 
     def __init__(self) -> None:
-        self.has_come = False
+        self.has_lost_scorer = False
+        self._has_signal = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
 
     def wait(self) -> None:
         """Waits in short steps. The system may give a signal to another thread; only the main
         thread runs Python's handlers, and it would not notice during a wait without an end."""
-        while not self.has_come:
-            time.sleep(_SIGNAL_POLL_S)
+        while not (self._has_signal or self.has_lost_scorer):
+            time.sleep(_POLL_S)
+
+    def note_lost_scorer(self) -> None:
+        """The scorer has ended and does not start again. Any thread may call this."""
+        self.has_lost_scorer = True
 
     def _handle(self, *_: object) -> None:
-        self.has_come = True
+        self._has_signal = True
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
 

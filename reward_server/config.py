@@ -81,14 +81,16 @@ class ServerConfig(BaseSettings):
     follow: str | None = _model(
         None,
         "Folder where the trainer saves checkpoints: its --ckpt.path, with --ckpt.save_hf. "
-        "The server loads each new checkpoint once its files are complete. "
-        "Not with --backend vllm.",
+        "The server loads each new checkpoint once its files are complete.",
         in_words="keep the weights loaded at the start",
         value="FOLDER",
     )
     backend: Literal["transformers", "vllm"] = _model(
         "transformers",
-        "Library that runs the model. vllm needs a GPU and pip install -e '.[vllm]'.",
+        "Library that runs the model. vllm needs pip install -e '.[vllm]'.",
+    )
+    vllm_memory_share: float = _model(
+        0.92, "Share of GPU (or CPU) memory for vLLM. Only with --backend vllm.", ge=0.05, le=1
     )
     tensor_parallel_size: _Count = _model(
         1, "GPUs that the model is split over. Only with --backend vllm.", value="GPUS"
@@ -237,12 +239,10 @@ class ServerConfig(BaseSettings):
                 f"--device {self.device!r}: not with --backend vllm; choose GPUs with "
                 "CUDA_VISIBLE_DEVICES"
             )
-        if self.backend != "vllm" and self.tensor_parallel_size > 1:
-            raise ValueError(
-                f"--tensor-parallel-size {self.tensor_parallel_size}: only with --backend vllm"
-            )
-        if self.backend == "vllm" and self.follow is not None:
-            raise ValueError(f"--follow {self.follow!r}: not with --backend vllm")
+        for name in ("tensor_parallel_size", "vllm_memory_share"):
+            value = getattr(self, name)
+            if self.backend != "vllm" and value != _read_declaration()[name]["default"]:
+                raise ValueError(f"{_to_flag(name)} {value:g}: only with --backend vllm")
         for name in self.allowed_host_names:
             if not _HOST_NAME.fullmatch(name):
                 raise ValueError(

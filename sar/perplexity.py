@@ -30,7 +30,8 @@ def mean_nll(logprobs_T: npt.NDArray[np.float32]) -> float:
     """
     if logprobs_T.size == 0:
         raise ValueError("a response without tokens has no NLL")
-    nll = -float(np.mean(logprobs_T, dtype=np.float64))
+    # 0 minus, not a minus sign alone: certain tokens give 0.0, not -0.0.
+    nll = 0.0 - float(np.mean(logprobs_T, dtype=np.float64))
     if not math.isfinite(nll):
         raise FloatingPointError(f"the model gave a log-probability that is not finite ({-nll})")
     return nll
@@ -49,4 +50,4 @@ def self_aligned_reward(nll_qa: float, nll_a: float) -> float:
         nll_a: mean NLL of the response after the empty-question prompt, nats.
     """
     # SAR is -1 for any difference above ln 2. The inner limit keeps expm1 from overflowing.
-    return max(-1.0, -math.expm1(min(nll_qa - nll_a, 1.0)))
+    return max(-1.0, 0.0 - math.expm1(min(nll_qa - nll_a, 1.0)))

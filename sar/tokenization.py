@@ -88,7 +88,7 @@ class RolloutTokenizer:
             LRUCache(_MAX_CACHED_BYTES, _CachedPrompt.count_bytes), lock=threading.Lock()
         )(lambda prompt: _CachedPrompt(prompt, self._encode(prompt)))
         self._decode_tail = lru_cache(_MAX_CACHED_TAILS)(self._decode)
-        self._max_context_tokens = max_context_tokens
+        self.max_context_tokens = max_context_tokens
         self._special_tokens = list_special_tokens(tokenizer)
         self.end_tokens = tuple(list_end_tokens(tokenizer, eos_token_ids))
         """Texts of the tokens that end a response."""
@@ -143,7 +143,7 @@ class RolloutTokenizer:
         if not response_ids:
             return EncodedRollout([], 0, over_context=False)
         kept_prompt_ids = prompt_ids
-        if limit := self._max_context_tokens:
+        if limit := self.max_context_tokens:
             room = limit - max(len(prompt_ids), len(self.standalone_ids))
             response_ids = response_ids[: max(room, limit // 2)]
             kept_prompt_ids = prompt_ids[-(limit - len(response_ids)) :]

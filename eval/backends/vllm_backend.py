@@ -1,4 +1,4 @@
-"""vLLM's offline engine, on one or more GPUs.
+"""vLLM's offline engine, on one or more GPUs, or on a CPU.
 
 Optional: `pip install -c constraints.txt -e '.[vllm]'`. Written against vLLM 0.29.0.
 
@@ -78,11 +78,12 @@ class VllmBackend:
     @property
     def description(self) -> BackendDescription:
         config = self._engine.vllm_config
+        on_cpu = config.device_config.device_type == "cpu"
         details = {
             "class": ", ".join(config.model_config.architectures),
             "dtype": str(config.model_config.dtype),
             "context_tokens": config.model_config.max_model_len,
-            "num_gpus": config.parallel_config.tensor_parallel_size,
+            "num_gpus": config.parallel_config.tensor_parallel_size * (not on_cpu),
         }
         return BackendDescription(self._tokenizer.chat_template, details)
 
@@ -115,12 +116,14 @@ class VllmBackend:
 
     def _add(self, request_id: str, request: Request) -> str | None:
         """Adds a request to the engine. Returns the error if the engine refuses it."""
+        from vllm.exceptions import VLLMValidationError
+
         ids = self._tokenizer.encode(request.prompt)
         try:
             # "type" marks a prompt that the engine can take as it is.
             prompt = {"type": "token", "prompt_token_ids": ids}
             self._engine.add_request(request_id, prompt, self._make_params(request))
-        except ValueError as error:
+        except (ValueError, VLLMValidationError) as error:
             return one_line(error)
         return None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reward_server.config import ServerConfig
@@ -10,94 +12,95 @@ from reward_server.observe.logs import adopt_loggers
 from reward_server.observe.metrics import Metrics
 from reward_server.pipeline.batcher import Batcher, BatcherCounters
 from reward_server.pipeline.engine import Engine
-from reward_server.weights.checkpoints import LORA_ADVICE
+from reward_server.weights.checkpoints import read_signature
 from reward_server.weights.identity import describe_tokenizer
-from sar.special_tokens import read_eos_token_ids
-from sar.tokenization import RolloutTokenizer
+from reward_server.weights.inspection import Inspector, load_tokenizers, refuse_adapter
 
 if TYPE_CHECKING:
     from sar.scoring.transformers_scorer import TransformersScorer
-    from sar.scoring.vllm_scorer import VllmScorer
+    from sar.scoring.vllm_process import VllmProcess
 
 _log = logging.getLogger("reward_server")
 
 
-def load_engine(
-    config: ServerConfig, metrics: Metrics, counters: BatcherCounters, path: str
-) -> Engine:
-    """Loads the model at `path`, a folder or Hugging Face id, as `config` says.
+class EngineLoader:
+    """Loads engines as the configuration says."""
 
-    Args:
-        metrics, counters: the server's, which outlive each engine.
-    Raises:
-        Exception: of any kind; a broken model folder raises whatever the libraries do.
-    """
-    _refuse_adapter(path)
-    scorer = load_scorer(config, path)
-    from transformers import AutoTokenizer  # slow: imported after a missing vLLM was reported
+    def __init__(
+        self,
+        config: ServerConfig,
+        metrics: Metrics,
+        counters: BatcherCounters,
+        on_lost: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            metrics, counters: the server's, which outlive each engine.
+            on_lost: called if the scorer has ended and cannot be started again.
+        """
+        self._config = config
+        self._metrics = metrics
+        self._counters = counters
+        self._on_lost = on_lost
+        self.inspector = Inspector(config) if config.backend == "vllm" else None
+        """Checks a checkpoint before it is loaded; None if loading it checks it."""
 
-    limits = [n for n in (scorer.max_context_tokens, config.max_context_tokens) if n]
-    max_context_tokens = min(limits, default=None)
-    own = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
-    tokenizer = RolloutTokenizer(
-        own,
-        system_prompt=config.system_prompt,
-        standalone_prompt=config.standalone_prompt,
-        max_context_tokens=max_context_tokens,
-        eos_token_ids=read_eos_token_ids(path),
-    )
-    _log.info("model %s: %s", path, scorer.description)
-    _log.info(
-        "limits: %d tokens per forward pass, context of %s tokens, %d queued tokens, "
-        "%g s per request, %d graders with %g s per response",
-        config.max_batch_tokens,
-        max_context_tokens or "unlimited",
-        config.max_queued_tokens,
-        config.request_timeout,
-        config.grader_workers,
-        config.grader_timeout,
-    )
-    batcher = Batcher(scorer, config.max_batch_tokens, metrics, counters)
-    identity = scorer.architecture | describe_tokenizer(own, tokenizer)
-    return Engine(tokenizer, batcher, path, identity, scorer.make_room_check())
+    def load(self, path: str) -> Engine:
+        """Loads the model at `path`, a folder or Hugging Face id.
 
-
-def _refuse_adapter(path: str) -> None:
-    """
-    Raises:
-        ValueError: the model is a LoRA adapter. transformers would load it if peft is installed,
-            and its base model from wherever the adapter says.
-    """
-    from transformers.utils import find_adapter_config_file
-
-    if find_adapter_config_file(path) is not None:
-        raise ValueError(f"it {LORA_ADVICE}")
-
-
-def load_scorer(config: ServerConfig, path: str) -> TransformersScorer | VllmScorer:
-    """Loads the model at `path` with the configured backend."""
-    if config.backend == "vllm":
-        from sar.scoring.vllm_import import import_vllm
-        from sar.scoring.vllm_scorer import VllmScorer
-
-        import_vllm()  # adds the handlers that `adopt_loggers` removes, in this process
-        adopt_loggers("vllm", "transformers", "huggingface_hub")
-        return VllmScorer.from_pretrained(
-            path,
-            dtype=config.dtype,
-            max_batch_tokens=config.max_batch_tokens,
-            tensor_parallel_size=config.tensor_parallel_size,
-            trust_remote_code=config.trust_remote_code,
+        Raises:
+            Exception: of any kind; a broken model folder raises whatever the libraries do.
+        """
+        config = self._config
+        refuse_adapter(path)
+        scorer = self.load_scorer(path)
+        own, tokenizer = load_tokenizers(config, path, scorer.max_context_tokens)
+        _log.info("model %s: %s", path, scorer.description)
+        _log.info(
+            "limits: %d tokens per forward pass, context of %s tokens, %d queued tokens, "
+            "%g s per request, %d graders with %g s per response",
+            config.max_batch_tokens,
+            tokenizer.max_context_tokens or "unlimited",
+            config.max_queued_tokens,
+            config.request_timeout,
+            config.grader_workers,
+            config.grader_timeout,
         )
-    import transformers.utils.logging  # noqa: F401  adds the handlers that `adopt_loggers` removes
+        batcher = Batcher(scorer, config.max_batch_tokens, self._metrics, self._counters)
+        identity = scorer.architecture | describe_tokenizer(own, tokenizer)
+        return Engine(tokenizer, batcher, path, identity, scorer.make_room_check())
 
-    from sar.scoring.transformers_scorer import TransformersScorer
+    def load_scorer(self, path: str) -> TransformersScorer | VllmProcess:
+        """Loads the model at `path` with the configured backend."""
+        import transformers.utils.logging  # noqa: F401  adds handlers that `adopt_loggers` removes
 
-    adopt_loggers("transformers", "huggingface_hub")
-    return TransformersScorer.from_pretrained(
-        path,
-        device=config.device,
-        dtype=config.dtype,
-        max_batch_tokens=config.max_batch_tokens,
-        trust_remote_code=config.trust_remote_code,
-    )
+        adopt_loggers("transformers", "huggingface_hub")
+        return self._start_vllm(path) if self.inspector else self._load_transformers(path)
+
+    def _load_transformers(self, path: str) -> TransformersScorer:
+        from sar.scoring.transformers_scorer import TransformersScorer
+
+        return TransformersScorer.from_pretrained(
+            path,
+            device=self._config.device,
+            dtype=self._config.dtype,
+            max_batch_tokens=self._config.max_batch_tokens,
+            trust_remote_code=self._config.trust_remote_code,
+        )
+
+    def _start_vllm(self, path: str) -> VllmProcess:
+        from sar.scoring.vllm_process import VllmProcess
+
+        assert self.inspector
+        loaded = read_signature(Path(path))
+        return VllmProcess(
+            path,
+            architecture=self.inspector.read_architecture(path),
+            has_changed=lambda: read_signature(Path(path)) != loaded,
+            on_lost=self._on_lost,
+            dtype=self._config.dtype,
+            max_batch_tokens=self._config.max_batch_tokens,
+            memory_share=self._config.vllm_memory_share,
+            tensor_parallel_size=self._config.tensor_parallel_size,
+            trust_remote_code=self._config.trust_remote_code,
+        )

@@ -49,14 +49,23 @@ class _LastEngine:
 class PolicyUpdater:
     """Loads checkpoints into an engine slot, one at a time, in a thread of its own."""
 
-    def __init__(self, engines: EngineSlot, load: Callable[[str], Engine]) -> None:
+    def __init__(
+        self,
+        engines: EngineSlot,
+        load: Callable[[str], Engine],
+        identify: Callable[[str], Mapping[str, str]] | None = None,
+    ) -> None:
         """
         Args:
             engines: the slot whose engine is replaced.
             load: loads an engine from a checkpoint's path. May raise any exception.
+            identify: checks a checkpoint and returns its engine's identity, without an engine. May
+                raise any exception. Called before the old engine leaves memory. None: only `load`
+                can tell.
         """
         self._engines = engines
         self._load = load
+        self._identify = identify
         self._last: _LastEngine | None = None
         self._queue = UpdateQueue()
         # A daemon thread: loading may take minutes, and a server that stops does not wait for it.
@@ -139,6 +148,7 @@ class PolicyUpdater:
             new = self._load_checkpoint(path, last)
             self._engines.replace(new)
         else:
+            self._check_before(path, last)
             new = self._load_in_place(path, last)
             self._engines.start(new)
         took_s = time.monotonic() - started_s
@@ -156,6 +166,23 @@ class PolicyUpdater:
         if not self._last:
             raise NotReady("the model is still loading")
         return self._last
+
+    def _check_before(self, path: Path, last: _LastEngine) -> None:
+        """Refuses what can be refused while the old weights still score.
+
+        Raises:
+            CheckpointRefused, CheckpointNotLoaded: see `_load_checkpoint`.
+        """
+        if not self._identify:
+            return
+        try:
+            identity = self._identify(str(path))
+        except BaseException as error:  # noqa: BLE001  see `_try_to_load`
+            failure = _describe_failure(path, error)
+        else:
+            _raise_if_other(path, identity, last)
+            return
+        raise failure
 
     def _load_in_place(self, path: Path, last: _LastEngine) -> Engine:
         """Frees the old weights, then loads the new. If that fails, loads the old again."""
@@ -195,11 +222,11 @@ class PolicyUpdater:
         # Raised outside the handler: the caught exception's frames would keep weights in memory.
         if isinstance(engine, RewardServerError):
             raise engine
-        if difference := describe_difference(engine.identity, last.identity):
+        try:
+            _raise_if_other(path, engine.identity, last)
+        except CheckpointRefused:
             engine.batcher.close()
-            raise CheckpointRefused(
-                f"checkpoint {quote(str(path))} is another model: {difference}", "path"
-            )
+            raise
         step = parse_step(path)
         return replace(engine, version=last.version + 1 if step is None else step)
 
@@ -217,6 +244,17 @@ class PolicyUpdater:
         return engine
 
 
+def _raise_if_other(path: Path, identity: Mapping[str, str], last: _LastEngine) -> None:
+    """
+    Raises:
+        CheckpointRefused: the checkpoint is not of the model that was in service last.
+    """
+    if difference := describe_difference(identity, last.identity):
+        raise CheckpointRefused(
+            f"checkpoint {quote(str(path))} is another model: {difference}", "path"
+        )
+
+
 def _describe_failure(path: Path, error: BaseException) -> RewardServerError:
     """What to raise when loading a checkpoint has failed."""
     text = f"checkpoint {quote(str(path))}: {one_line(error, MAX_MESSAGE_CHARS)}"
@@ -230,6 +268,9 @@ def _describe_failure(path: Path, error: BaseException) -> RewardServerError:
 def _may_pass(error: BaseException) -> bool:
     """Whether the same checkpoint may be loaded without an error later."""
     from sar.scoring.transformers_scorer import is_out_of_memory
+    from sar.scoring.vllm_process import VllmNotStarted
 
+    if isinstance(error, VllmNotStarted):  # after the checkpoint was found to be good
+        return True
     is_of_system = isinstance(error, OSError) or _RUST_SYSTEM_ERROR in str(error)
     return is_of_system or is_out_of_memory(error)

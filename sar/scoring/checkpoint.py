@@ -116,15 +116,22 @@ def raise_if_untrained(model: Any) -> None:
 
 def describe_architecture(model: Any) -> dict[str, str]:
     """What is the same for all checkpoints of one model: its class, sizes and settings by name."""
-    config = model.config.get_text_config()
-    quantization = getattr(model.config, "quantization_config", None)
-    if quantization is not None and not isinstance(quantization, Mapping):
-        quantization = quantization.to_dict()
     return {
         "class": type(model).__name__,
         "number of parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+        **describe_config(model.config),
+    }
+
+
+def describe_config(config: Any) -> dict[str, str]:
+    """A model's quantisation and settings by name, from its transformers configuration."""
+    text_config = config.get_text_config()
+    quantization = getattr(config, "quantization_config", None)
+    if quantization is not None and not isinstance(quantization, Mapping):
+        quantization = quantization.to_dict()
+    return {
         "quantisation": str((quantization or {}).get("quant_method", "none")),
-        **{name: str(getattr(config, name, None)) for name in _SETTINGS},
+        **{name: str(getattr(text_config, name, None)) for name in _SETTINGS},
     }
 
 

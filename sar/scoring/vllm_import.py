@@ -7,11 +7,14 @@ from typing import Any
 
 
 def import_vllm() -> Any:
-    """The `vllm` module, with its workers set to start in fresh processes.
+    """The `vllm` module, set to run its engine in this process and its workers in fresh ones.
 
     Raises:
         ValueError: vLLM is not installed; the message says how to install it.
     """
+    # vLLM's own engine process outlives a parent that is killed, and dies of the Ctrl-C that the
+    # parent wants to handle. The server starts a process for it: `sar.scoring.vllm_process`.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     # vLLM forks its workers by default. A fork would inherit our sockets, threads and graders.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     try:

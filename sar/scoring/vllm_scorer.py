@@ -1,13 +1,14 @@
-"""The scorer for models that vLLM runs, on one GPU or several.
+"""The scorer for models that vLLM runs, on one GPU or several, or on a CPU.
 
 vLLM is optional: `pip install -c constraints.txt -e '.[vllm]'`. Written for vLLM 0.29.0.
-How it gets log-probabilities from vLLM: `sar.scoring.vllm_prompt_logprobs`.
+How it gets log-probabilities from vLLM: `sar.scoring.vllm_prompt_logprobs`. The server runs it in a
+process of its own: `sar.scoring.vllm_process`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,24 @@ from sar.scoring.vllm_prompt_logprobs import ROOM_TOKENS, SAMPLING_ARGUMENTS, re
 _MAX_PREFILL_TOKENS = 2048
 
 _FIT_TO_MEMORY = -1
+
+DEFAULT_MEMORY_SHARE = 0.92
+"""vLLM's own default."""
+
+
+class EngineFacts(NamedTuple):
+    """What is known of an engine once it has started."""
+
+    max_model_len: int
+    """Its context, which may be shorter than the model's to fit into memory."""
+    memory_share: float
+    description: str
+    """One line for logs: class, dtype, context, devices."""
+
+    @property
+    def max_context_tokens(self) -> int:
+        """Maximum length of a prompt."""
+        return self.max_model_len - ROOM_TOKENS
 
 
 class VllmScorer:
@@ -43,20 +62,25 @@ class VllmScorer:
         *,
         dtype: str = "auto",
         max_batch_tokens: int,
+        max_model_len: int = _FIT_TO_MEMORY,
+        memory_share: float = DEFAULT_MEMORY_SHARE,
         tensor_parallel_size: int = 1,
         trust_remote_code: bool = False,
     ) -> VllmScorer:
-        """Loads a local folder or Hugging Face id onto the GPUs of CUDA_VISIBLE_DEVICES.
+        """Loads a local folder or Hugging Face id onto the GPUs of CUDA_VISIBLE_DEVICES, or, with a
+        vLLM for CPUs, into memory.
 
         Args:
             dtype: float32, bfloat16 or float16; "auto": the checkpoint's own dtype, but half
                 precision for a float32 checkpoint.
             max_batch_tokens: maximum number of tokens in one forward pass; capped at 2,048.
+            max_model_len: context; by default the model's own if its KV cache fits into memory,
+                else what fits.
+            memory_share: share of each GPU's memory, or of the machine's, for weights and KV cache.
             tensor_parallel_size: number of GPUs over which the model is split.
         Raises:
             ValueError: vLLM is not installed.
-            RuntimeError: vLLM does not start. It refuses missing and unexpected tensors of an
-                unquantised model, whose names its log has. It does not look for constant ones.
+            Exception: of any kind; vLLM does not start.
         """
         vllm = import_vllm()
         engine = vllm.LLM(
@@ -69,8 +93,11 @@ class VllmScorer:
             enable_prefix_caching=False,
             enable_chunked_prefill=True,
             max_num_batched_tokens=min(max_batch_tokens, _MAX_PREFILL_TOKENS),
-            # The model's own context length if its KV cache fits into memory, else what fits.
-            max_model_len=_FIT_TO_MEMORY,
+            max_model_len=max_model_len,
+            gpu_memory_utilization=memory_share,
+            # CUDA graphs speed up generation, and here is none. Without them, and without
+            # compilation, vLLM starts faster, which it does for each checkpoint.
+            enforce_eager=True,
             logprobs_mode="raw_logprobs",
         )
         return cls(engine, vllm.SamplingParams(**SAMPLING_ARGUMENTS))
@@ -78,26 +105,28 @@ class VllmScorer:
     @property
     def max_context_tokens(self) -> int | None:
         """Maximum length of a prompt for vLLM."""
-        return int(self._engine.model_config.max_model_len) - ROOM_TOKENS
+        return self.facts.max_context_tokens
 
     @property
-    def description(self) -> str:
-        """One line for logs: class, dtype, context, GPUs."""
-        model = self._engine.model_config
-        num_gpus = self._engine.llm_engine.vllm_config.parallel_config.tensor_parallel_size
-        return (
+    def facts(self) -> EngineFacts:
+        """What is known of the engine."""
+        config = self._engine.llm_engine.vllm_config
+        model, num_gpus = config.model_config, config.parallel_config.tensor_parallel_size
+        on_cpu = config.device_config.device_type == "cpu"
+        description = (
             f"{', '.join(model.architectures)} in vLLM, {model.dtype}, "
-            f"context {self.max_context_tokens} tokens, {num_gpus} GPU(s)"
+            f"context {model.max_model_len - ROOM_TOKENS} tokens, "
+            f"{'CPU' if on_cpu else f'{num_gpus} GPU(s)'}"
         )
+        share = config.cache_config.gpu_memory_utilization
+        return EngineFacts(int(model.max_model_len), float(share), description)
 
-    @property
-    def architecture(self) -> dict[str, str]:
-        """The same for all checkpoints of one model."""
-        return {"class": ", ".join(self._engine.model_config.architectures)}
+    @staticmethod
+    def is_refusal(error: Exception) -> bool:
+        """Whether vLLM refused a sequence, such as one that is too long, and can go on."""
+        from vllm.exceptions import VLLMValidationError
 
-    def make_room_check(self) -> Callable[[], bool]:
-        """Returns a function that is always False: vLLM reserves all memory that it may use."""
-        return lambda: False
+        return isinstance(error, VLLMValidationError)
 
     def response_logprobs(
         self, sequences: Sequence[TokenSequence]

@@ -134,7 +134,9 @@ def main() -> int:
         _follow_as(int(os.environ["FOLLOW_AS"]))
     if "NUM_DESCRIPTORS" in os.environ:
         resource.setrlimit(resource.RLIMIT_NOFILE, (int(os.environ["NUM_DESCRIPTORS"]),) * 2)
-    loading.load_scorer = cast(Any, lambda config, path: _load(Path(control), path))
+    loading.EngineLoader.load_scorer = cast(  # type: ignore[method-assign]
+        Any, lambda self, path: _load(Path(control), path)
+    )
     return entry.main(arguments)
 
 

@@ -68,6 +68,7 @@ SETTINGS = [
     ("standalone_prompt", "Answer:\n", "Answer:\n"),
     ("backend", "vllm", "vllm"),
     ("tensor_parallel_size", "1", 1),
+    ("vllm_memory_share", "0.92", 0.92),
     ("device", "cuda:1", "cuda:1"),
     ("dtype", "bfloat16", "bfloat16"),
     ("max_batch_tokens", "8192", 8192),
@@ -416,11 +417,18 @@ def test_vllm_on_several_gpus() -> None:
     assert parse_args(["--backend", "vllm", "--device", "auto"], {}).device == "auto"
 
 
+def test_vllm_follows_and_takes_a_share_of_memory() -> None:
+    flags = ["--backend", "vllm", "--follow", "/checkpoints", "--vllm-memory-share", "0.4"]
+    config = parse_args(flags, {})
+    assert (config.follow, config.vllm_memory_share) == ("/checkpoints", 0.4)
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
         ({"tensor_parallel_size": "2"}, "--tensor-parallel-size 2"),
         ({"backend": "transformers", "tensor_parallel_size": "8"}, "--tensor-parallel-size 8"),
+        ({"vllm_memory_share": "0.4"}, "--vllm-memory-share 0.4"),
         ({"backend": "vllm", "device": "cuda:1"}, "--device 'cuda:1'"),
         ({"backend": "vllm", "device": "cpu"}, "--device 'cpu'"),
     ],

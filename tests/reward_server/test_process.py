@@ -116,8 +116,8 @@ def test_ctrl_c_while_loading_answers_what_is_held(
 
 _SIGNAL_IN_ANOTHER_THREAD = """
 import signal, threading, time
-from reward_server.__main__ import _StopSignal
-stop = _StopSignal()
+from reward_server.__main__ import _Stop
+stop = _Stop()
 def receive():
     time.sleep(0.5)
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
@@ -129,9 +129,9 @@ stop.wait()
 # Without pauses, the main thread is nearly always at work when the signal comes.
 _SIGNALS_AT_ANY_MOMENT = """
 import os, signal, threading, reward_server.__main__ as program
-program._SIGNAL_POLL_S = 0
+program._POLL_S = 0
 for number in range(1000):
-    stop = program._StopSignal()
+    stop = program._Stop()
     delay_s = 0.001 + 0.0001 * (number % 7)
     threading.Timer(delay_s, os.kill, (os.getpid(), signal.SIGTERM)).start()
     stop.wait()

@@ -88,3 +88,9 @@ def test_a_log_probability_that_is_not_finite_is_an_error(bad: float) -> None:
 def test_a_response_without_tokens_is_an_error() -> None:
     with pytest.raises(ValueError, match="without tokens"):
         mean_nll(np.empty(0, np.float32))
+
+
+@pytest.mark.parametrize("nll", [0.0, -0.0, 1.5])
+def test_zero_has_no_sign(nll: float) -> None:
+    assert str(self_aligned_reward(nll, nll)) == "0.0"
+    assert str(mean_nll(np.zeros(3, np.float32))) == "0.0"

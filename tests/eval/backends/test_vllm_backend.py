@@ -16,6 +16,10 @@ from eval.errors import UserError
 CONTEXT = 64
 
 
+class VLLMValidationError(Exception):
+    """Of vLLM's errors about a request; no ValueError there either."""
+
+
 class Engine:
     """Takes requests as `LLMEngine.add_request` does, and finishes the shortest prompts first."""
 
@@ -28,13 +32,14 @@ class Engine:
         self.vllm_config = SimpleNamespace(
             model_config=SimpleNamespace(architectures=["M"], dtype="bf16", max_model_len=CONTEXT),
             parallel_config=SimpleNamespace(tensor_parallel_size=1),
+            device_config=SimpleNamespace(device_type="cuda"),
         )
 
     def add_request(self, request_id: str, prompt: Any, params: Any) -> str:
         assert prompt["type"] == "token"
         assert isinstance(request_id, str)
         if len(prompt["prompt_token_ids"]) >= CONTEXT:
-            raise ValueError("The decoder prompt is longer than the maximum model length")
+            raise VLLMValidationError("The prompt is longer than the maximum model length")
         self.waiting[request_id] = (prompt, params)
         self.most_waiting = max(self.most_waiting, len(self.waiting))
         return f"{request_id}-a1b2c3d4"
@@ -62,6 +67,9 @@ def engine(bundled_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> Engine:
     module.RequestOutputKind = SimpleNamespace(FINAL_ONLY=2)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
     monkeypatch.setitem(sys.modules, "vllm.sampling_params", module)
+    exceptions = ModuleType("vllm.exceptions")
+    exceptions.VLLMValidationError = VLLMValidationError  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm.exceptions", exceptions)
     return Engine(bundled_tokenizer)
 
 

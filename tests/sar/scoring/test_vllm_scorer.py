@@ -71,12 +71,19 @@ class LLM:
     def __init__(self, model: str, **given: Any) -> None:
         self.given = {"model": model, **given}
         self.calls: list[tuple[Any, ...]] = []
-        self.model_config = types.SimpleNamespace(
+        model_config = types.SimpleNamespace(
             max_model_len=64, dtype="torch.bfloat16", architectures=["Qwen3ForCausalLM"]
         )
         parallel = types.SimpleNamespace(tensor_parallel_size=given.get("tensor_parallel_size", 1))
         self.llm_engine = types.SimpleNamespace(
-            vllm_config=types.SimpleNamespace(parallel_config=parallel)
+            vllm_config=types.SimpleNamespace(
+                model_config=model_config,
+                parallel_config=parallel,
+                device_config=types.SimpleNamespace(device_type="cuda"),
+                cache_config=types.SimpleNamespace(
+                    gpu_memory_utilization=given.get("gpu_memory_utilization")
+                ),
+            )
         )
 
     def generate(
@@ -169,7 +176,7 @@ def test_the_arguments_are_left_as_they_are() -> None:
 
 
 def test_room_is_left_for_the_token_that_vllm_generates() -> None:
-    scorer: LogprobScorer = VllmScorer(LLM("m"), SamplingParams())
+    scorer: LogprobScorer = VllmScorer(LLM("m", gpu_memory_utilization=0.9), SamplingParams())
     assert scorer.max_context_tokens == 63
 
 
@@ -260,7 +267,9 @@ def fake_vllm(monkeypatch: pytest.MonkeyPatch) -> Any:
     module: Any = types.ModuleType("vllm")
     module.LLM, module.SamplingParams = LLM, SamplingParams
     monkeypatch.setitem(sys.modules, "vllm", module)
-    monkeypatch.delenv("VLLM_WORKER_MULTIPROC_METHOD", raising=False)
+    for name in ("VLLM_WORKER_MULTIPROC_METHOD", "VLLM_ENABLE_V1_MULTIPROCESSING"):
+        monkeypatch.setenv(name, "")  # undone after the test
+        monkeypatch.delenv(name)
     return module
 
 
@@ -271,6 +280,7 @@ def test_the_engines_settings(fake_vllm: Any) -> None:
         max_batch_tokens=16384,
         tensor_parallel_size=4,
         trust_remote_code=True,
+        memory_share=0.4,
     )
     assert scorer._engine.given == {
         "model": "owner/model",
@@ -281,6 +291,8 @@ def test_the_engines_settings(fake_vllm: Any) -> None:
         "enable_chunked_prefill": True,
         "max_num_batched_tokens": 2048,
         "max_model_len": -1,
+        "gpu_memory_utilization": 0.4,
+        "enforce_eager": True,
         "logprobs_mode": "raw_logprobs",
     }
     assert scorer._sampling_params.given == {
@@ -291,9 +303,10 @@ def test_the_engines_settings(fake_vllm: Any) -> None:
         "detokenize": False,
     }
     assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
-    assert scorer.description == (
-        "Qwen3ForCausalLM in vLLM, torch.bfloat16, context 63 tokens, 4 GPU(s)"
-    )
+    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert scorer.facts == (
+        64, 0.4, "Qwen3ForCausalLM in vLLM, torch.bfloat16, context 63 tokens, 4 GPU(s)"
+    )  # fmt: skip
 
 
 def test_a_small_token_budget_is_kept_and_the_users_start_method_too(
