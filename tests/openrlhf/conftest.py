@@ -1,0 +1,222 @@
+"""OpenRLHF's own training loop on a CPU, started by recipes/*.sh.
+
+Everything is real but for what a CPU lacks (shim/openrlhf_on_cpu.py): OpenRLHF 0.11.2 with its Ray
+actors, DeepSpeed, vLLM and the weights that it sends to vLLM; our launcher, agent and server.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sar.models.problems import ArithmeticProblem, generate
+from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION
+
+ROOT = Path(__file__).parents[2]
+SHIM = Path(__file__).parent / "shim"
+CACHE = ROOT / "build" / "openrlhf-test"
+# All processes of a run inherit it: so they are found, whoever their parent is.
+MARK = "OPENRLHF_TEST_RUN"
+TIMEOUT_S = 900.0
+
+NUM_PROMPTS, PROMPTS_PER_STEP, SAMPLES_PER_PROMPT = 12, 4, 4
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parts() -> None:
+    """Skips the folder without the trainer and what it needs. `make real-test` installs them."""
+    needed = ("vllm", "ray", "deepspeed", "openrlhf", "tensorboard")
+    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+        reason = f"{', '.join(missing)} not installed: make openrlhf-test"
+        if os.environ.get("REAL_TEST") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+class TrainingRun:
+    """A running `recipes/ALGORITHM.sh` and all processes that it started."""
+
+    def __init__(self, output: Path, command: list[str], settings: dict[str, str]) -> None:
+        self.output = output
+        self.log = output.with_suffix(".log")
+        self._mark = uuid.uuid4().hex
+        self._segments: set[Path] = set()
+        # Ray's sockets lie in it, and a socket's path has at most 107 characters.
+        self._ray_folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        environ = {**make_environ(output.parent), **settings}
+        environ |= {MARK: self._mark, "RAY_TMPDIR": self._ray_folder}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, env=environ, stdout=log, stderr=log, start_new_session=True
+            )
+        self._deadline_s = time.monotonic() + TIMEOUT_S
+
+    def wait_for(self, is_reached: Callable[[], bool]) -> None:
+        """Waits until something has happened; fails if the run ends before."""
+        while not is_reached():
+            assert self._process.poll() is None, f"the run ended early\n{self.tail()}"
+            self._look()
+
+    def wait(self) -> int:
+        """Waits for the end, and removes what the run left behind. Returns the exit code."""
+        while self._process.poll() is None:
+            self._look()
+        self.close()
+        return self._process.returncode
+
+    def tail(self) -> str:
+        return self.log.read_text(errors="replace")[-5000:]
+
+    def close(self) -> None:
+        """Ends what still runs. vLLM leaves segments of shared memory when it is told to end."""
+        for process in self._find_processes():
+            process.kill()
+        for segment in self._segments:
+            segment.unlink(missing_ok=True)
+        shutil.rmtree(self._ray_folder, ignore_errors=True)
+
+    def _look(self) -> None:
+        assert time.monotonic() < self._deadline_s, f"no end\n{self.tail()}"
+        for process in self._find_processes():
+            try:
+                maps = Path(f"/proc/{process.pid}/maps").read_text()
+            except OSError:
+                continue
+            self._segments |= {
+                Path(line.split()[-1]) for line in maps.splitlines() if "/dev/shm/psm_" in line
+            }
+        time.sleep(0.1)
+
+    def _find_processes(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == self._mark:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+
+def make_environ(folder: Path) -> dict[str, str]:
+    """The environment of a run.
+
+    Args:
+        folder: for the caches that are not worth keeping.
+    """
+    return {
+        **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+        "PYTHON": sys.executable,
+        "PYTHONPATH": str(SHIM),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(folder / "huggingface"),
+        # DeepSpeed compiles two extensions, and keeps them here.
+        "TORCH_EXTENSIONS_DIR": str(CACHE / "extensions"),
+        "VLLM_CACHE_ROOT": str(CACHE / "vllm"),
+        "VLLM_NO_USAGE_STATS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # One GPU that is not there: Ray places the actors by it.
+        "RAY_OVERRIDE_RESOURCES": '{"CPU": 8, "GPU": 1}',
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_DEDUP_LOGS": "0",
+        "DS_ACCELERATOR": "cpu",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "VLLM_HOST_IP": "127.0.0.1",
+        # Without these, vLLM takes most of the memory and a core for each thread, and compiles.
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_CI_ENV": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.jsonl and eval.jsonl: word problems that the bundled model can solve."""
+    folder = tmp_path_factory.mktemp("data")
+    _write_rows(folder / "train.jsonl", 128, "train")  # the launcher wants 128 for a step
+    _write_rows(folder / "eval.jsonl", NUM_PROMPTS, "eval")
+    return folder
+
+
+def _write_rows(path: Path, num_rows: int, mode: str) -> None:
+    problems = islice(generate(seed=5, held_out=mode == "eval"), num_rows)
+    path.write_text("".join(json.dumps(_make_row(one, mode)) + "\n" for one in problems))
+
+
+def _make_row(problem: ArithmeticProblem, mode: str) -> dict[str, Any]:
+    user_turn = f"{problem.question} {INSTRUCTION}"
+    return {
+        "prompt": [
+            {"role": "system", "content": DEFAULT_SYSTEM_PROMPT},
+            {"role": "user", "content": user_turn},
+        ],
+        "label": json.dumps({"answer": str(problem.answer), "grader": "math", "mode": mode}),
+        "datasource": "demo",
+    }
+
+
+@pytest.fixture(scope="session")
+def train(data: Path, bundled_model_path: Path) -> Iterator[Callable[..., TrainingRun]]:
+    """Starts a run of three small steps: `train("grpo", output, url, "--flag", SETTING="1")`."""
+    started: list[TrainingRun] = []
+
+    def start(algorithm: str, output: Path, url: str, *flags: str, **settings: str) -> TrainingRun:
+        small = [
+            *("--rollout.batch_size", str(PROMPTS_PER_STEP), "--train.batch_size", "8"),
+            *("--data.max_samples", str(NUM_PROMPTS), "--data.max_len", "512"),
+            *("--rollout.max_new_tokens", "64", "--vllm.enforce_eager"),
+            *("--train.max_tokens_per_gpu", "2048", "--rollout.max_tokens_per_gpu", "2048"),
+        ]
+        defaults = {
+            "MODEL_PATH": str(bundled_model_path), "DATA": str(data), "OUTPUT": str(output),
+            "REWARD_URLS": f"{url}/get_reward", "GPUS_PER_NODE": "1", "STEPS": "1",
+            "N_SAMPLES": str(SAMPLES_PER_PROMPT), "SAVE_STEPS": "1", "EVAL_STEPS": "1",
+        }  # fmt: skip
+        script = str(ROOT / "recipes" / f"{algorithm}.sh")
+        run = TrainingRun(
+            output, [script, "Qwen3-1.7B-Base", *small, *flags], {**defaults, **settings}
+        )
+        started.append(run)
+        return run
+
+    yield start
+    for run in started:
+        if run._process.poll() is None:
+            os.killpg(run._process.pid, signal.SIGKILL)
+        run.close()
+
+
+@pytest.fixture(scope="session")
+def read_scalars() -> Callable[[Path], dict[str, dict[int, float]]]:
+    """Reads what a run wrote for TensorBoard: name to step to value."""
+
+    def read(output: Path) -> dict[str, dict[int, float]]:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        scalars: dict[str, dict[int, float]] = {}
+        for file in sorted((output / "tensorboard").rglob("events*")):
+            events = EventAccumulator(str(file), size_guidance={"scalars": 0})
+            events.Reload()
+            for name in events.Tags()["scalars"]:
+                found = {event.step: event.value for event in events.Scalars(name)}
+                assert not found.keys() & scalars.get(name, {}).keys(), f"{name} twice"
+                scalars.setdefault(name, {}).update(found)
+        return scalars
+
+    return read
