@@ -65,6 +65,9 @@ coverage: .venv/installed-dev
 test-verl: build/verl/installed
 	build/verl/bin/python -m pytest tests/recipes/adapters/test_verl_itself.py
 
+# A part that is missing is then a failure, not a skip.
+real-test openrlhf-test: export REAL_TEST = 1
+
 real-test: build/real/installed build/real/smollm2/config.json
 	build/real/bin/python -m pytest tests/real tests/gpu
 	build/real/bin/python -m pytest -s tests/openrlhf

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,10 @@ SHIM = Path(__file__).parent / "shim"
 CACHE = ROOT / "build" / "openrlhf-test"
 # All processes of a run inherit it: so they are found, whoever their parent is.
 MARK = "OPENRLHF_TEST_RUN"
+# Shared memory with a name: vLLM's message queues, and loky's semaphores.
+SEGMENT = re.compile(r"(/dev/shm/(?:psm_|sem\.)\S+)$", re.MULTILINE)
 TIMEOUT_S = 900.0
+LOOK_INTERVAL_S = 2.0
 
 NUM_PROMPTS, PROMPTS_PER_STEP, SAMPLES_PER_PROMPT = 12, 4, 4
 
@@ -65,17 +69,18 @@ class TrainingRun:
                 command, cwd=ROOT, env=environ, stdout=log, stderr=log, start_new_session=True
             )
         self._deadline_s = time.monotonic() + TIMEOUT_S
+        self._next_look_s = 0.0
 
     def wait_for(self, is_reached: Callable[[], bool]) -> None:
         """Waits until something has happened; fails if the run ends before."""
         while not is_reached():
             assert self._process.poll() is None, f"the run ended early\n{self.tail()}"
-            self._look()
+            self._pause()
 
     def wait(self) -> int:
         """Waits for the end, and removes what the run left behind. Returns the exit code."""
         while self._process.poll() is None:
-            self._look()
+            self._pause()
         self.close()
         return self._process.returncode
 
@@ -90,17 +95,22 @@ class TrainingRun:
             segment.unlink(missing_ok=True)
         shutil.rmtree(self._ray_folder, ignore_errors=True)
 
-    def _look(self) -> None:
-        assert time.monotonic() < self._deadline_s, f"no end\n{self.tail()}"
+    def _pause(self) -> None:
+        now_s = time.monotonic()
+        assert now_s < self._deadline_s, f"no end\n{self.tail()}"
+        if now_s >= self._next_look_s:
+            self._next_look_s = now_s + LOOK_INTERVAL_S
+            self._note_segments()
+        time.sleep(0.05)
+
+    def _note_segments(self) -> None:
+        """Notes the shared memory that the run's processes use: its names say nothing."""
         for process in self._find_processes():
             try:
                 maps = Path(f"/proc/{process.pid}/maps").read_text()
             except OSError:
                 continue
-            self._segments |= {
-                Path(line.split()[-1]) for line in maps.splitlines() if "/dev/shm/psm_" in line
-            }
-        time.sleep(0.1)
+            self._segments |= set(map(Path, SEGMENT.findall(maps)))
 
     def _find_processes(self) -> list[psutil.Process]:
         found = []
@@ -146,16 +156,23 @@ def make_environ(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
+def run_environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return make_environ(tmp_path_factory.mktemp("environ"))
+
+
+@pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with train.jsonl and eval.jsonl: word problems that the bundled model can solve."""
     folder = tmp_path_factory.mktemp("data")
-    _write_rows(folder / "train.jsonl", 128, "train")  # the launcher wants 128 for a step
-    _write_rows(folder / "eval.jsonl", NUM_PROMPTS, "eval")
+    train, unseen = generate(seed=5, held_out=False), generate(seed=5, held_out=True)
+    _write_rows(folder / "train.jsonl", islice(train, 128), "train")  # the launcher's minimum
+    # The model solves about half of the problems with three steps.
+    hard = (problem for problem in unseen if problem.num_steps == 3)
+    _write_rows(folder / "eval.jsonl", islice(hard, NUM_PROMPTS), "eval")
     return folder
 
 
-def _write_rows(path: Path, num_rows: int, mode: str) -> None:
-    problems = islice(generate(seed=5, held_out=mode == "eval"), num_rows)
+def _write_rows(path: Path, problems: Iterable[ArithmeticProblem], mode: str) -> None:
     path.write_text("".join(json.dumps(_make_row(one, mode)) + "\n" for one in problems))
 
 
