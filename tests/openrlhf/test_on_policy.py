@@ -20,7 +20,7 @@ from sar.prompts import DEFAULT_SYSTEM_PROMPT
 
 NUM_ROLLOUTS, NUM_PROBLEMS = 16, 12  # of a step, and of the evaluation after the last one
 STEPS = (1, 2, 3)
-TOLERANCE = 2e-3  # of a step's mean SAR: vLLM computes in bfloat16
+TOLERANCE = 2e-3  # of SAR, over a step's rollouts: vLLM computes in bfloat16
 SAR_WEIGHT = 0.3
 
 
@@ -81,8 +81,8 @@ def mean_nll(model: Any, context: list[int], response: list[int]) -> float:
     return -float(logprobs_T.mean())
 
 
-def mean_sar(model: Any, tokenizer: Any, rollouts: list[dict[str, Any]]) -> float:
-    """SAR by its definition, from token ids, without our code."""
+def compute_sar(model: Any, tokenizer: Any, rollouts: list[dict[str, Any]]) -> list[float]:
+    """SAR of each rollout by its definition, from token ids, without our code."""
     turns = [{"role": "system", "content": DEFAULT_SYSTEM_PROMPT}, {"role": "user", "content": ""}]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     empty_question = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -93,24 +93,28 @@ def mean_sar(model: Any, tokenizer: Any, rollouts: list[dict[str, Any]]) -> floa
             mean_nll(model, context, ids) for context in (rollout["prompt_ids"], empty_question)
         )
         values.append(max(-1.0, 1 - math.exp(nll_qa - nll_a)))
-    return statistics.mean(values)
+    return values
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_sar_is_that_of_the_steps_own_weights(
     step: int, on_policy: OnPolicy, weights: dict[int, Path], bundled_tokenizer: Any
 ) -> None:
-    seen = on_policy.scalars["train/sar"][step]
-    assert seen == pytest.approx(statistics.mean(r["sar"] for r in on_policy.steps[step]), abs=1e-5)
-    computed = {
-        other: mean_sar(load(folder), bundled_tokenizer, on_policy.steps[step])
-        for other, folder in weights.items()
-    }
-    off = {other: abs(value - seen) for other, value in computed.items()}
-    print(f"\nstep {step}: SAR {seen:.4f}; off with the weights of each step:",
-          {other: round(value, 5) for other, value in off.items()})  # fmt: skip
+    rollouts = on_policy.steps[step]
+    seen = [rollout["sar"] for rollout in rollouts]
+    logged = on_policy.scalars["train/sar"][step]
+    assert logged == pytest.approx(statistics.mean(seen), abs=1e-5)
+    off = {}
+    for other, folder in weights.items():
+        computed = compute_sar(load(folder), bundled_tokenizer, rollouts)
+        # Of each rollout: differences of both signs would cancel out in a mean of the step.
+        off[other] = statistics.mean(abs(a - b) for a, b in zip(seen, computed, strict=True))
+        if other == step:
+            assert abs(statistics.mean(computed) - logged) < TOLERANCE
+    shown = {other: round(value, 5) for other, value in off.items()}
+    print(f"\nstep {step}: SAR {logged:.4f}; off with the weights of steps: {shown}")
     assert off.pop(step) < TOLERANCE
-    assert min(off.values()) > 4 * TOLERANCE
+    assert min(off.values()) > 2 * TOLERANCE
 
 
 def test_generation_gives_what_a_prefill_pass_gives(on_policy: OnPolicy) -> None:
@@ -119,7 +123,7 @@ def test_generation_gives_what_a_prefill_pass_gives(on_policy: OnPolicy) -> None
     assert {rollout["num_calls"] for rollout in rollouts} == {2}
     differences = [math.log(r["ppl_qa"]) - r["prefill_nll_qa"] for r in rollouts]
     mean, worst = statistics.mean(differences), max(map(abs, differences))
-    print(f"\nmean NLL, generation against prefill, bfloat16: mean {mean:.5f}, worst {worst:.5f}")
+    print(f"\nmean NLL, generation against prefill, bfloat16: mean {mean:.1e}, worst {worst:.1e}")
     assert abs(mean) < 2e-3
     assert worst < 0.03
 
