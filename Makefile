@@ -40,8 +40,15 @@ eval-demo: .venv/installed-eval
 	$(EVAL) run --benchmarks demo --limit 200 --n 4 --temperature 1.0 --output build/eval-demo/sampled
 	$(EVAL) compare build/eval-demo/greedy build/eval-demo/sampled --output build/eval-demo/report
 
+# In OpenRLHF's own loop: make train-demo TRAINER=openrlhf
+ifeq ($(TRAINER),openrlhf)
+train-demo: build/real/installed
+	build/real/bin/python -m recipes.cpu_demo --trainer openrlhf \
+		--output build/train-demo-openrlhf$(if $(QUICK),-quick --quick)
+else
 train-demo: .venv/installed-train-demo
 	$(BIN)/python -m recipes.cpu_demo $(if $(QUICK),--quick --output build/train-demo-quick)
+endif
 
 test: .venv/installed-dev
 	$(PYTEST) -m "not slow" $(IN_PARALLEL)

@@ -1,6 +1,6 @@
 """OpenRLHF's own training loop on a CPU, started by recipes/*.sh.
 
-Everything is real but for what a CPU lacks (shim/openrlhf_on_cpu.py): OpenRLHF 0.11.2 with its Ray
+Everything is real but for what a CPU lacks (recipes/cpu_demo/shim): OpenRLHF 0.11.2 with its Ray
 actors, DeepSpeed, vLLM and the weights that it sends to vLLM; our launcher, agent and server.
 """
 
@@ -13,7 +13,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -25,12 +24,13 @@ from typing import Any
 import psutil
 import pytest
 
+from recipes.cpu_demo.openrlhf_environ import make_environ
+from recipes.cpu_demo.train_openrlhf import read_scalars as read_tensorboard
 from sar.models.problems import ArithmeticProblem, generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION
 
 ROOT = Path(__file__).parents[2]
-SHIM = Path(__file__).parent / "shim"
-CACHE = ROOT / "build" / "openrlhf-test"
+CACHE = ROOT / "build" / "openrlhf-cpu"
 # All processes of a run inherit it: so they are found, whoever their parent is.
 MARK = "OPENRLHF_TEST_RUN"
 # Shared memory with a name: vLLM's message queues, and loky's semaphores.
@@ -62,7 +62,7 @@ class TrainingRun:
         self._segments: set[Path] = set()
         # Ray's sockets lie in it, and a socket's path has at most 107 characters.
         self._ray_folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-        environ = {**make_environ(output.parent), **settings}
+        environ = {**make_environ(CACHE, output.parent), **settings}
         environ |= {MARK: self._mark, "RAY_TMPDIR": self._ray_folder}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -123,41 +123,9 @@ class TrainingRun:
         return found
 
 
-def make_environ(folder: Path) -> dict[str, str]:
-    """The environment of a run.
-
-    Args:
-        folder: for the caches that are not worth keeping.
-    """
-    return {
-        **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
-        "PYTHON": sys.executable,
-        "PYTHONPATH": str(SHIM),
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(folder / "huggingface"),
-        # DeepSpeed compiles two extensions, and keeps them here.
-        "TORCH_EXTENSIONS_DIR": str(CACHE / "extensions"),
-        "VLLM_CACHE_ROOT": str(CACHE / "vllm"),
-        "VLLM_NO_USAGE_STATS": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # One GPU that is not there: Ray places the actors by it.
-        "RAY_OVERRIDE_RESOURCES": '{"CPU": 8, "GPU": 1}',
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_DEDUP_LOGS": "0",
-        "DS_ACCELERATOR": "cpu",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "VLLM_HOST_IP": "127.0.0.1",
-        # Without these, vLLM takes most of the memory and a core for each thread, and compiles.
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_CI_ENV": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-
-
 @pytest.fixture(scope="session")
 def run_environ(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return make_environ(tmp_path_factory.mktemp("environ"))
+    return make_environ(CACHE, tmp_path_factory.mktemp("environ"))
 
 
 @pytest.fixture(scope="session")
@@ -223,17 +191,4 @@ def train(data: Path, bundled_model_path: Path) -> Iterator[Callable[..., Traini
 def read_scalars() -> Callable[[Path], dict[str, dict[int, float]]]:
     """Reads what a run wrote for TensorBoard: name to step to value."""
 
-    def read(output: Path) -> dict[str, dict[int, float]]:
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-        scalars: dict[str, dict[int, float]] = {}
-        for file in sorted((output / "tensorboard").rglob("events*")):
-            events = EventAccumulator(str(file), size_guidance={"scalars": 0})
-            events.Reload()
-            for name in events.Tags()["scalars"]:
-                found = {event.step: event.value for event in events.Scalars(name)}
-                assert not found.keys() & scalars.get(name, {}).keys(), f"{name} twice"
-                scalars.setdefault(name, {}).update(found)
-        return scalars
-
-    return read
+    return lambda output: read_tensorboard(output / "tensorboard")
