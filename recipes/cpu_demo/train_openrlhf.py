@@ -23,6 +23,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from recipes.cpu_demo.leftovers import Leftovers
 from recipes.cpu_demo.openrlhf_environ import make_environ
 from recipes.cpu_demo.plan import (
     DATA_SEED,
@@ -40,7 +41,7 @@ from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION
 
 _SCRIPT = Path(__file__).parents[1] / "grpo.sh"
 _CACHE = Path(__file__).parents[2] / "build" / "openrlhf-cpu"
-_PROGRESS_INTERVAL_S = 10.0
+_INTERVAL_S = 5.0
 _PREFIX = "train/"
 # Our name of what the curves show, and OpenRLHF's.
 _LENGTH = ("completions/mean_length", "rollout/response_length_mean")
@@ -57,7 +58,9 @@ def train(run: Run, settings: Settings, url: str) -> int:
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as ray_folder:
         os.environ.update(make_environ(_CACHE, run.folder))
         os.environ.update(_make_recipe_settings(run, settings, url), RAY_TMPDIR=ray_folder)
-        with _write_steps_meanwhile(run):
+        leftovers = Leftovers()
+        os.environ.update(leftovers.environ)
+        with _watch(run, leftovers):
             return run_training([str(_SCRIPT), "Qwen3-1.7B-Base", *_make_flags(settings)])
 
 
@@ -116,22 +119,25 @@ def _make_flags(settings: Settings) -> list[str]:
 
 
 @contextmanager
-def _write_steps_meanwhile(run: Run) -> Iterator[None]:
-    """Keeps `run.steps_file` up to date with what OpenRLHF writes for TensorBoard."""
+def _watch(run: Run, leftovers: Leftovers) -> Iterator[None]:
+    """Keeps `run.steps_file` up to date with what OpenRLHF writes for TensorBoard, and removes in
+    the end what its processes leave."""
     is_over = threading.Event()
 
-    def write_until_over() -> None:
-        while not is_over.wait(_PROGRESS_INTERVAL_S):
+    def watch_until_over() -> None:
+        while not is_over.wait(_INTERVAL_S):
+            leftovers.look()
             write_steps(run)
 
-    writer = threading.Thread(target=write_until_over, daemon=True)
-    writer.start()
+    watcher = threading.Thread(target=watch_until_over, daemon=True)
+    watcher.start()
     try:
         yield
     finally:
         is_over.set()
-        writer.join()
+        watcher.join()
         write_steps(run)
+        leftovers.remove()
 
 
 def write_steps(run: Run) -> None:

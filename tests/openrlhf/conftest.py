@@ -9,21 +9,18 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
+from recipes.cpu_demo.leftovers import Leftovers
 from recipes.cpu_demo.openrlhf_environ import make_environ
 from recipes.cpu_demo.train_openrlhf import read_scalars as read_tensorboard
 from sar.models.problems import ArithmeticProblem, generate
@@ -31,10 +28,6 @@ from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build" / "openrlhf-cpu"
-# All processes of a run inherit it: so they are found, whoever their parent is.
-MARK = "OPENRLHF_TEST_RUN"
-# Shared memory with a name: vLLM's message queues, and loky's semaphores.
-SEGMENT = re.compile(r"(/dev/shm/(?:psm_|sem\.)\S+)$", re.MULTILINE)
 TIMEOUT_S = 900.0
 LOOK_INTERVAL_S = 2.0
 
@@ -58,12 +51,11 @@ class TrainingRun:
     def __init__(self, output: Path, command: list[str], settings: dict[str, str]) -> None:
         self.output = output
         self.log = output.with_suffix(".log")
-        self._mark = uuid.uuid4().hex
-        self._segments: set[Path] = set()
+        self._leftovers = Leftovers()
         # Ray's sockets lie in it, and a socket's path has at most 107 characters.
         self._ray_folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
         environ = {**make_environ(CACHE, output.parent), **settings}
-        environ |= {MARK: self._mark, "RAY_TMPDIR": self._ray_folder}
+        environ |= {**self._leftovers.environ, "RAY_TMPDIR": self._ray_folder}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=ROOT, env=environ, stdout=log, stderr=log, start_new_session=True
@@ -88,11 +80,8 @@ class TrainingRun:
         return self.log.read_text(errors="replace")[-5000:]
 
     def close(self) -> None:
-        """Ends what still runs. vLLM leaves segments of shared memory when it is told to end."""
-        for process in self._find_processes():
-            process.kill()
-        for segment in self._segments:
-            segment.unlink(missing_ok=True)
+        """Ends what still runs, and removes what the run left."""
+        self._leftovers.remove()
         shutil.rmtree(self._ray_folder, ignore_errors=True)
 
     def _pause(self) -> None:
@@ -100,27 +89,8 @@ class TrainingRun:
         assert now_s < self._deadline_s, f"no end\n{self.tail()}"
         if now_s >= self._next_look_s:
             self._next_look_s = now_s + LOOK_INTERVAL_S
-            self._note_segments()
+            self._leftovers.look()
         time.sleep(0.05)
-
-    def _note_segments(self) -> None:
-        """Notes the shared memory that the run's processes use: its names say nothing."""
-        for process in self._find_processes():
-            try:
-                maps = Path(f"/proc/{process.pid}/maps").read_text()
-            except OSError:
-                continue
-            self._segments |= set(map(Path, SEGMENT.findall(maps)))
-
-    def _find_processes(self) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == self._mark:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
 
 
 @pytest.fixture(scope="session")
@@ -182,8 +152,6 @@ def train(data: Path, bundled_model_path: Path) -> Iterator[Callable[..., Traini
 
     yield start
     for run in started:
-        if run._process.poll() is None:
-            os.killpg(run._process.pid, signal.SIGKILL)
         run.close()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recipes.cpu_demo.leftovers import Leftovers
 from recipes.sampled_logprobs import SamplingRecorder
 from sar.models.problems import generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
@@ -36,6 +37,10 @@ def in_engine(
         if name.startswith(("VLLM_", "OMP_")):
             monkeypatch.setenv(name, value)
 
+    leftovers = Leftovers()
+    for name, value in leftovers.environ.items():
+        monkeypatch.setenv(name, value)
+
     def run(use: Callable[[Any], Awaitable[Any]], **options: Any) -> Any:
         async def start_and_use() -> Any:
             import vllm
@@ -50,9 +55,11 @@ def in_engine(
                 )
             )  # fmt: skip
             try:
+                leftovers.look()
                 return await use(worker)
             finally:
                 worker.llm.shutdown()
+                leftovers.remove_shared_memory()
 
         return asyncio.run(start_and_use())
 
