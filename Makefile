@@ -40,8 +40,15 @@ eval-demo: .venv/installed-eval
 	$(EVAL) run --benchmarks demo --limit 200 --n 4 --temperature 1.0 --output build/eval-demo/sampled
 	$(EVAL) compare build/eval-demo/greedy build/eval-demo/sampled --output build/eval-demo/report
 
+# In OpenRLHF's own loop: make train-demo TRAINER=openrlhf
+ifeq ($(TRAINER),openrlhf)
+train-demo: build/real/installed
+	build/real/bin/python -m recipes.cpu_demo --trainer openrlhf \
+		--output build/train-demo-openrlhf$(if $(QUICK),-quick --quick)
+else
 train-demo: .venv/installed-train-demo
 	$(BIN)/python -m recipes.cpu_demo $(if $(QUICK),--quick --output build/train-demo-quick)
+endif
 
 test: .venv/installed-dev
 	$(PYTEST) -m "not slow" $(IN_PARALLEL)
@@ -64,6 +71,9 @@ coverage: .venv/installed-dev
 
 test-verl: build/verl/installed
 	build/verl/bin/python -m pytest tests/recipes/adapters/test_verl_itself.py
+
+# A part that is missing is then a failure, not a skip.
+real-test openrlhf-test: export REAL_TEST = 1
 
 real-test: build/real/installed build/real/smollm2/config.json
 	REAL_TEST=1 build/real/bin/python -m pytest tests/real tests/vllm

@@ -3,9 +3,10 @@
     PYTHONPATH=REPOSITORY REWARD_URLS=http://127.0.0.1:5000/get_reward \\
         python -m openrlhf.cli.train_ppo_ray --train.agent_func_path recipes/openrlhf_agent.py ...
 
-or `ON_POLICY=1 recipes/grpo.sh MODEL`. vLLM generates the response and then computes both
-perplexities from the same token ids. A reward server gives the correctness only. Settings are
-environment variables of Ray's workers:
+or `ON_POLICY=1 recipes/grpo.sh MODEL`. ppl_qa comes from the log-probabilities that vLLM computes
+while it generates the response (sampled_logprobs.py says when), ppl_a from a prefill pass over the
+same token ids. A reward server gives the correctness only. Settings are environment variables of
+Ray's workers:
 
     REWARD_URLS      reward servers, separated by commas
     SAR_WEIGHT       weight of SAR in the reward (default: 0.2)
@@ -29,6 +30,7 @@ from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 try:
     from recipes.adapters.client import RewardClient, RewardError
+    from recipes.sampled_logprobs import SamplingRecorder
     from sar.grading.label import parse_label
     from sar.grading.verdict import Reason, Verdict
     from sar.prompts import DEFAULT_SYSTEM_PROMPT
@@ -115,8 +117,9 @@ class AgentExecutor(SingleTurnAgentExecutor):
                 "requests (vLLM issue 42019): train without --vllm.enable_prefix_caching"
             )
         mode = parse_label(label).mode
+        recorder = SamplingRecorder(llm_engine)
         output: dict[str, Any] = await super().execute(
-            prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine
+            prompt, label, sampling_params, max_length, hf_tokenizer, recorder
         )
         tokenizer = self._get_tokenizer(hf_tokenizer, max_length)
         if (num_ranges := len(output["action_ranges"])) != 1:
@@ -133,7 +136,7 @@ class AgentExecutor(SingleTurnAgentExecutor):
         query = prompt + tokenizer.remove_special_tokens(response)
         params = type(sampling_params)(**SAMPLING_ARGUMENTS)
         grade, likelihood = await asyncio.gather(
-            self._fetch_grade(query, prompt, label), _score(llm_engine, params, encoded)
+            self._fetch_grade(query, prompt, label), _score(llm_engine, params, encoded, recorder)
         )
         verdict = Verdict(Reason.CORRECT if grade["correctness"] else Reason.WRONG)
         reward = combine(verdict, likelihood, sar_weight=self._sar_weight, mode=mode)
@@ -177,10 +180,17 @@ class AgentExecutor(SingleTurnAgentExecutor):
             )
 
 
-async def _score(engine: Any, sampling_params: Any, encoded: EncodedRollout) -> Likelihood:
-    """Computes how likely the engine finds the response, after each of the two prompts."""
+async def _score(
+    engine: Any, sampling_params: Any, encoded: EncodedRollout, recorder: SamplingRecorder
+) -> Likelihood:
+    """Computes how likely the engine finds the response, after each of the two prompts.
+
+    A sequence whose log-probabilities were recorded takes no pass of the engine.
+    """
 
     async def score_sequence(sequence: TokenSequence) -> npt.NDArray[np.float32]:
+        if (recorded_T := recorder.logprobs_of(sequence)) is not None:
+            return recorded_T
         ids = sequence.context_ids + sequence.response_ids
         output = await engine.generate(ids, sampling_params)
         return read_response_logprobs(output.prompt_logprobs, sequence)

@@ -22,11 +22,18 @@ LOAD_TRANSFORMERS = {
 # Scripts that made the bundled model; trainers load the agents.
 SCRIPTS = {"sar.models.demo_tokenizer", "sar.models.evaluate_demo", "sar.models.train_demo"}
 AGENTS = {"recipes.openrlhf_agent", "recipes.adapters.molt"}
+# No package: a folder in the PYTHONPATH of OpenRLHF on a CPU.
+SHIM = "recipes/cpu_demo/shim"
 
 
 def module_names(*packages: str) -> set[str]:
     """Every module of some packages, as one would import it."""
-    paths = [p for package in packages for p in (ROOT / package).glob("**/*.py")]
+    paths = [
+        path
+        for package in packages
+        for path in (ROOT / package).glob("**/*.py")
+        if not path.is_relative_to(ROOT / SHIM)
+    ]
     names = {".".join(p.relative_to(ROOT).with_suffix("").parts) for p in paths}
     return {name.removesuffix(".__init__") for name in names}
 

@@ -1,7 +1,8 @@
-"""python -m recipes.cpu_demo [--quick] [--output build/train-demo]
+"""python -m recipes.cpu_demo [--quick] [--trainer trl|openrlhf] [--output build/train-demo]
 
 Trains a small model on correctness, on correctness + 0.2 SAR and on SAR alone, and evaluates on
 unseen problems. A reward server for each run follows the policy's checkpoints.
+With `--trainer openrlhf`, recipes/grpo.sh trains on the first two rewards, in OpenRLHF's own loop.
 Writes results.json, table.md and curves.png into the output folder. The same command continues an
 interrupted demo: finished runs are kept.
 """
@@ -23,7 +24,16 @@ from pathlib import Path
 from eval.errors import UserError
 from eval.records import write_json
 from eval.run.output import lock_run
-from recipes.cpu_demo.plan import FULL, QUICK, Run, Settings, plan_runs, start_model_path
+from recipes.cpu_demo.plan import (
+    FULL,
+    OPENRLHF_FULL,
+    OPENRLHF_QUICK,
+    QUICK,
+    Run,
+    Settings,
+    plan_runs,
+    start_model_path,
+)
 from recipes.cpu_demo.processes import (
     ProcessFailed,
     Stopped,
@@ -41,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, 1 if a run failed, 2 for a wrong flag, 130 if the user stopped it."""
     arguments = _make_parser().parse_args(argv)
     settings = QUICK if arguments.quick else FULL
-    runs = list(plan_runs(arguments.output, arguments.quick))
+    if arguments.trainer == "openrlhf":
+        settings = OPENRLHF_QUICK if arguments.quick else OPENRLHF_FULL
+    runs = list(plan_runs(arguments.output, arguments.quick, arguments.trainer))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     started_s = time.monotonic()
     try:
@@ -49,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             _save_settings(settings, arguments.output)
             print("training the start model", file=sys.stderr)
             make_start_model(arguments.output, settings, threading.Event())
-            _run_all(runs, settings, arguments.output, arguments.jobs)
+            # A run of OpenRLHF takes all cores: its parts are processes of their own.
+            jobs = 1 if arguments.trainer == "openrlhf" else arguments.jobs
+            _run_all(runs, settings, arguments.output, jobs)
             _write_report(runs, arguments.output)
     except (UserError, ProcessFailed) as error:
         print(f"python -m recipes.cpu_demo: {error}", file=sys.stderr)
@@ -70,6 +84,13 @@ def _make_parser() -> argparse.ArgumentParser:
         "--quick",
         action="store_true",
         help=f"two arms, one seed, {QUICK.num_steps} steps: under ten minutes",
+    )
+    parser.add_argument(
+        "--trainer",
+        choices=["trl", "openrlhf"],
+        default="trl",
+        help="openrlhf needs what `make openrlhf-test` installs, and its Python (default: "
+        "%(default)s)",
     )
     parser.add_argument("--output", type=Path, default=Path("build/train-demo"))
     parser.add_argument(

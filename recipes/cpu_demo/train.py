@@ -24,16 +24,19 @@ from pathlib import Path
 from typing import Any
 
 from recipes.adapters.trl import RemoteReward
-from recipes.cpu_demo.plan import ARMS, FULL, Run, Settings
+from recipes.cpu_demo.plan import (
+    DATA_SEED,
+    FULL,
+    MAX_PROBLEM_STEPS,
+    Run,
+    Settings,
+    find_arm,
+)
 from recipes.cpu_demo.save import save_model
 from sar.models.problems import generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION, render_prompt
 
 _NUM_KEPT_CHECKPOINTS = 2
-_DATA_SEED = 20_000  # other problems than the bundled model's
-# The model gets every other three-step problem wrong. In that noise, 4,000 rollouts show no
-# difference in length; the paper's runs have eighty times as many.
-_MAX_PROBLEM_STEPS = 2
 
 
 def train(run: Run, settings: Settings, url: str) -> None:
@@ -84,8 +87,8 @@ def train(run: Run, settings: Settings, url: str) -> None:
 def _make_rows(tokenizer: Any, seed: int, settings: Settings) -> list[dict[str, str]]:
     """Makes the prompts of all steps. They depend on the seed, not on the arm."""
     num_rows = settings.num_steps * settings.prompts_per_step
-    problems = generate(_DATA_SEED + seed, held_out=False)
-    chosen = (problem for problem in problems if problem.num_steps <= _MAX_PROBLEM_STEPS)
+    problems = generate(DATA_SEED + seed, held_out=False)
+    chosen = (problem for problem in problems if problem.num_steps <= MAX_PROBLEM_STEPS)
     return [
         {
             "prompt": render_prompt(
@@ -126,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.cpu_demo.train", description="Trains one arm with one seed."
     )
-    parser.add_argument("--arm", required=True, choices=[arm.name for arm in ARMS])
+    parser.add_argument("--arm", required=True, type=find_arm)
     parser.add_argument("--seed", required=True, type=int)
     parser.add_argument("--model", required=True, type=Path, help="folder of the start model")
     parser.add_argument("--url", required=True, help="server that follows OUTPUT/checkpoints")
@@ -139,8 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    (arm,) = (arm for arm in ARMS if arm.name == arguments.arm)
-    run = Run(arm, arguments.seed, arguments.output, arguments.model)
+    run = Run(arguments.arm, arguments.seed, arguments.output, arguments.model)
     run.folder.mkdir(parents=True, exist_ok=True)
     run.steps_file.unlink(missing_ok=True)
     train(run, arguments.settings, arguments.url)

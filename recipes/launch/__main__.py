@@ -34,15 +34,16 @@ from recipes.launch.plain_copy import make_plain_copy
 from recipes.launch.prompts import plan_passes, write_prompts
 from recipes.launch.resume import check_checkpoints
 from recipes.launch.settings import LaunchError, Settings, describe_settings
+from recipes.launch.training import explain_end, run_training
 
 _MODELS_FILE = Path(__file__).with_name("models.toml")
 
 
 def launch(algorithm: str, arguments: Sequence[str]) -> int:
-    """Runs a script's command line. The training replaces this process.
+    """Runs a script's command line.
 
     Returns:
-        The exit code after --help, a dry run or a failed preflight.
+        The exit code of the training, or after --help, a dry run or a failed preflight.
     Raises:
         LaunchError: the run cannot start.
     """
@@ -80,10 +81,10 @@ def launch(algorithm: str, arguments: Sequence[str]) -> int:
     preflight = subprocess.run(build_preflight(settings, flags, step), env=environ)  # noqa: S603
     if preflight.returncode:
         return preflight.returncode
-    try:
-        os.execvp(command[0], command)  # noqa: S606
-    except OSError as error:
-        raise LaunchError(f"cannot start {command[0]}: {error.strerror}") from error
+    code = run_training(command)
+    if explanation := explain_end(code, settings.reward_urls):
+        sys.stderr.write(f"{algorithm}.sh: {explanation}\n")
+    return code
 
 
 def main(algorithm: str, *arguments: str) -> int:

@@ -24,6 +24,8 @@ from recipes.cpu_demo.plan import (
     BASELINE,
     COMBINED,
     FULL,
+    OPENRLHF_FULL,
+    OPENRLHF_QUICK,
     QUICK,
     Run,
     Settings,
@@ -33,6 +35,7 @@ from recipes.cpu_demo.plan import (
 from recipes.cpu_demo.processes import ProcessFailed, Stopped, _run_program
 from recipes.cpu_demo.results import Measurement, build_row, format_table, read_steps
 from recipes.cpu_demo.verbose import add_remarks
+from recipes.launch.settings import PROMPTS_PER_STEP
 from sar.models.problems import generate
 
 # Enough steps for the server to load a checkpoint; there is one after each fifth step.
@@ -191,6 +194,18 @@ def test_all_arms_have_the_seeds_they_are_compared_on() -> None:
     quick = list(plan_runs(Path("out"), quick=True))
     assert [(run.arm, run.seed) for run in quick] == [(BASELINE, 0), (COMBINED, 0)]
     assert QUICK.num_steps < FULL.num_steps
+
+
+def test_runs_of_openrlhf_have_whole_steps_of_its_recipe() -> None:
+    for settings in (OPENRLHF_FULL, OPENRLHF_QUICK):
+        assert settings.num_steps * settings.prompts_per_step % PROMPTS_PER_STEP == 0
+        assert settings.program == "recipes.cpu_demo.train_openrlhf"
+    assert OPENRLHF_FULL.num_steps >= 100
+    runs = list(plan_runs(Path("out"), quick=False, trainer="openrlhf"))
+    assert [(run.arm, run.seed) for run in runs] == [
+        (BASELINE, 0), (COMBINED, 0), (BASELINE, 1), (COMBINED, 1)
+    ]  # fmt: skip
+    assert len(list(plan_runs(Path("out"), quick=True, trainer="openrlhf"))) == 2
 
 
 def test_the_policy_that_pads_is_right_and_keeps_its_steps_together() -> None:

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import importlib.util
 import json
+import math
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -48,11 +49,18 @@ class SamplingParams:
 class Engine:
     """Stands in for OpenRLHF's rollout actor: replays or samples responses, and scores prompts."""
 
-    def __init__(self, model: Any, tokenizer: Any, response_ids: Sequence[int] | None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        response_ids: Sequence[int] | None,
+        logprobs_mode: str = "raw_logprobs",
+    ) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._response_ids = response_ids
         self.max_model_len = CONTEXT_TOKENS
+        self.llm = SimpleNamespace(model_config=SimpleNamespace(logprobs_mode=logprobs_mode))
         self.asked: list[list[int]] = []
         """Token ids that it was asked to score."""
 
@@ -69,10 +77,23 @@ class Engine:
             ids = self._sampled(prompt_token_ids, sampling_params)
         ids = list(ids)[: sampling_params.max_tokens]
         finished = ids[-1:] == [self._tokenizer.eos_token_id]
-        logprobs = [{one: SimpleNamespace(logprob=-0.5)} for one in ids]
+        logprobs = None
+        if sampling_params.logprobs is not None:
+            logprobs = self._logprobs_of_sampled(prompt_token_ids, ids, sampling_params)
         reason = "stop" if finished else "length"
         one = SimpleNamespace(token_ids=ids, finish_reason=reason, logprobs=logprobs)
         return SimpleNamespace(outputs=[one], prompt_logprobs=None)
+
+    def _logprobs_of_sampled(
+        self, prompt_ids: list[int], ids: list[int], params: Any
+    ) -> list[dict[int, Any]]:
+        """vLLM's raw log-probabilities, or those after the temperature."""
+        is_raw = self.llm.model_config.logprobs_mode == "raw_logprobs"
+        temperature = 1.0 if is_raw else params.temperature
+        logprobs = logprobs_of(self._model, prompt_ids + ids, temperature)[len(prompt_ids) - 1 :]
+        return [
+            {one: SimpleNamespace(logprob=value)} for one, value in zip(ids, logprobs, strict=True)
+        ]
 
     def _sampled(self, ids: list[int], params: Any) -> list[int]:
         with torch.inference_mode():
@@ -96,10 +117,11 @@ class Engine:
         return SimpleNamespace(outputs=[SimpleNamespace(token_ids=[0])], prompt_logprobs=flat)
 
 
-def logprobs_of(model: Any, ids: list[int]) -> list[float]:
+def logprobs_of(model: Any, ids: list[int], temperature: float = 1.0) -> list[float]:
     """Log-probabilities of every token except the first."""
     with torch.inference_mode():
-        logprobs_TV = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        logits_TV = model(torch.tensor([ids])).logits[0, :-1]
+        logprobs_TV = (logits_TV / temperature).log_softmax(-1)
     logprobs: list[float] = logprobs_TV[range(len(ids) - 1), ids[1:]].tolist()
     return logprobs
 
@@ -203,7 +225,8 @@ def test_rewards_are_the_servers(
     assert all(type(v) is float for v in (output["reward"], output["scores"], *logs.values()))
     assert output["truncated"] == (name in ("cut off", "empty"))
     assert (output["rollout_log_probs"] is not None) == (name == "wrong")
-    assert len(engine.asked) == (0 if name == "empty" else 2)
+    # Only the pass after the empty-question prompt.
+    assert len(engine.asked) == (0 if name == "empty" else 1)
     assert bool(logs["template_mismatch"]) == (name == "prompt cut")
     if name == "evaluated":
         assert output["reward"] == 1.0
@@ -242,6 +265,58 @@ def test_the_very_token_ids_are_scored(
     assert num_other > 0
 
 
+def drop_a_token(logprobs: list[dict[int, Any]]) -> list[dict[int, Any]]:
+    return [{} if n == 3 else entry for n, entry in enumerate(logprobs)]
+
+
+def make_one_infinite(logprobs: list[dict[int, Any]]) -> list[dict[int, Any]]:
+    broken = {token: SimpleNamespace(logprob=-math.inf) for token in logprobs[3]}
+    return [broken if n == 3 else entry for n, entry in enumerate(logprobs)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "change"),
+    [
+        ("processed_logprobs", None),  # OpenRLHF's --algo.advantage.is_correction_level
+        ("raw_logprobs", drop_a_token),
+        ("raw_logprobs", make_one_infinite),
+        ("raw_logprobs", lambda logprobs: logprobs[:-1]),
+        ("raw_logprobs", lambda logprobs: None),
+    ],
+)
+def test_without_the_models_own_logprobs_the_response_gets_a_pass(
+    mode: str, change: Any, server: Any, model: Any, bundled_tokenizer: Any, monkeypatch: Any
+) -> None:
+    ids = bundled_tokenizer.encode(FIRST.wrong_end + END)
+    engine = Engine(model, bundled_tokenizer, ids, mode)
+    if change:
+        intact = engine._logprobs_of_sampled
+        monkeypatch.setattr(engine, "_logprobs_of_sampled", lambda *given: change(intact(*given)))
+    prompt = prompt_of(bundled_tokenizer, FIRST.question)
+    params: dict[str, Any] = {"temperature": 0.5, "logprobs": 1 if change is None else None}
+    output = execute(engine, bundled_tokenizer, prompt, ANSWER, **params)
+    logs, expected = output["extra_logs"], of_server(server, bundled_tokenizer, output)
+    assert len(engine.asked) == 2
+    assert logs["ppl_qa"] == pytest.approx(expected["ppl_qa"], rel=1e-3)
+    # The test can tell the two distributions apart.
+    cooled = logprobs_of(model, output["observation_tokens"], temperature=0.5)[-len(ids) :]
+    assert abs(math.exp(-sum(cooled) / len(ids)) - logs["ppl_qa"]) > 0.01
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+def test_raw_logprobs_need_no_pass_at_any_temperature(
+    temperature: float, server: Any, model: Any, bundled_tokenizer: Any
+) -> None:
+    engine = Engine(model, bundled_tokenizer, bundled_tokenizer.encode(FIRST.wrong_end + END))
+    prompt = prompt_of(bundled_tokenizer, FIRST.question)
+    output = execute(engine, bundled_tokenizer, prompt, ANSWER, temperature=temperature)
+    expected = of_server(server, bundled_tokenizer, output)
+    assert len(engine.asked) == 1
+    assert output["extra_logs"]["ppl_qa"] == pytest.approx(expected["ppl_qa"], rel=1e-3)
+    # The trainer did not ask for them, and corrects with them if it gets them.
+    assert output["rollout_log_probs"] is None
+
+
 def test_one_token_too_many_is_cut(model: Any, bundled_tokenizer: Any) -> None:
     """vLLM cannot score all of a rollout that fills its context."""
     prompt = prompt_of(bundled_tokenizer, FIRST.question)
@@ -255,7 +330,23 @@ def test_one_token_too_many_is_cut(model: Any, bundled_tokenizer: Any) -> None:
     assert len(output["observation_tokens"]) == num_prompt + len(response)
     assert output["extra_logs"]["over_context"] == 1.0
     assert output["extra_logs"]["response_tokens"] == len(response)
-    assert [ids[-len(response) + 1 :] for ids in engine.asked] == [response[:-1]] * 2
+    assert [ids[-len(response) + 1 :] for ids in engine.asked] == [response[:-1]]
+
+
+def test_a_prompt_shorter_than_the_generated_from_gets_a_pass(
+    model: Any, bundled_tokenizer: Any
+) -> None:
+    """Of a full context, the response is not cut below one half, so the prompt's start is."""
+    prompt = prompt_of(bundled_tokenizer, FIRST.question * 3)
+    prompt_ids, ids = bundled_tokenizer.encode(prompt), bundled_tokenizer.encode("Answer: 3")
+    engine = Engine(model, bundled_tokenizer, ids)
+    length = len(prompt_ids) + len(ids)
+    output = execute(
+        engine, bundled_tokenizer, prompt, ANSWER, max_length=length, max_tokens=len(ids)
+    )
+    assert output["extra_logs"]["over_context"] == 1.0
+    assert engine.asked[0] == prompt_ids[1:] + ids
+    assert len(engine.asked) == 2
 
 
 def test_grading_with_a_server_of_another_tokenizer(
