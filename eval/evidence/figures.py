@@ -16,6 +16,7 @@ from eval.figures import COLOURS, STYLE, make_figure
 _COLOUR = dict(zip(GROUPS, (COLOURS[1], COLOURS[2]), strict=True))
 _MARKER = dict(zip(GROUPS, "os", strict=True))
 _NUM_BINS = 5
+_LENGTH_TICKS = [10 * 2**power for power in range(12)]
 
 
 def draw_figures(summary: Mapping[str, Any], scores: Sequence[Score], folder: Path) -> list[Path]:
@@ -54,11 +55,21 @@ def _draw_unchanged(scores: Sequence[Score]) -> Any:
     left.set_xlabel("SAR; dashed: mean")
     left.set_ylabel("responses (%)")
     right.set_xlabel("response length (tokens); large markers: means of fifths by length")
-    right.set_xscale("log")
+    _scale_lengths(right)
     right.set_ylabel("SAR")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, ncols=2, loc="outside upper center")
     return figure
+
+
+def _scale_lengths(axes: Any) -> None:
+    """A logarithmic x axis with plain numbers."""
+    from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(_LENGTH_TICKS))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _draw_variants(summary: Mapping[str, Any]) -> Any:
