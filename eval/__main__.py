@@ -1,6 +1,7 @@
-"""python -m eval run|compare|contamination|list
+"""python -m eval run|compare|contamination|evidence|list
 
-Evaluates a model on benchmarks, compares runs, and searches training data for benchmark problems.
+Evaluates a model on benchmarks, compares runs, and searches training data for benchmark problems;
+shows what SAR pays a model's responses.
 Each command has its own --help.
 """
 
@@ -16,6 +17,7 @@ _COMMANDS = {
     "run": "ask a model the problems of benchmarks, grade its responses and record them",
     "compare": "compare runs over the same problems, with intervals and tests",
     "contamination": "find benchmark problems in a training file",
+    "evidence": "show what SAR pays a model's responses, and changed copies of them",
     "list": "show the benchmarks, their sources and licences",
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.compare.report.figures import COLOURS, make_figure
+from eval.figures import COLOURS, make_figure
 from eval.statistics.samples import Floats
 from recipes.cpu_demo.plan import ARMS, Run
 from recipes.cpu_demo.results import read_steps

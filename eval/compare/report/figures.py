@@ -1,7 +1,6 @@
 """The figures of a report, as PNG and SVG: accuracy against length, and the paired differences.
 
-Every interval that exists is drawn. The colours are those of Okabe and Ito, which colour-blind
-readers can tell apart; each run also has its own marker.
+Every interval that exists is drawn. Each run has its own colour and marker.
 """
 
 from __future__ import annotations
@@ -14,22 +13,12 @@ import numpy as np
 
 from eval.compare.comparison import Comparison
 from eval.compare.report.wording import AVERAGE, is_significant
+from eval.figures import COLOURS, STYLE, make_figure
 from eval.statistics.metrics import Estimate, Resampled
 from eval.statistics.paired import Difference
 from eval.statistics.samples import Floats
 
-COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = "osD^vPX"
-_STYLE: Any = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "axes.axisbelow": True,
-    "text.parse_math": False,  # a $ in a run's name stays a $
-    "svg.hashsalt": "eval",  # so that the same runs give the same file
-}
 
 
 def draw_figures(comparison: Comparison, folder: Path, correction: str) -> list[Path]:
@@ -41,7 +30,7 @@ def draw_figures(comparison: Comparison, folder: Path, correction: str) -> list[
     from matplotlib import rc_context
 
     folder.mkdir(parents=True, exist_ok=True)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figures = {"pareto": _plot_pareto(comparison)}
         if len(comparison.benchmarks) > 1:
             figures["pareto_by_benchmark"] = _plot_pareto_by_benchmark(comparison)
@@ -207,14 +196,3 @@ def _make_error_bar(estimate: Estimate, scale: float = 1.0) -> list[list[float]]
     if estimate.value is None or estimate.low is None or estimate.high is None:
         return None
     return [[scale * (estimate.value - estimate.low)], [scale * (estimate.high - estimate.value)]]
-
-
-def make_figure(width: float, height: float, *grid: int, **options: Any) -> tuple[Any, Any]:
-    """Makes a matplotlib figure, sizes in inches. Returns it with `Figure.subplots(*grid)`."""
-    # Not pyplot, which has global state and looks for a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(*grid, **options)

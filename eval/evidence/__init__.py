@@ -1,0 +1,1 @@
+"""python -m eval evidence: what SAR pays a real model's responses, and changed copies of them."""
