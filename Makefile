@@ -76,7 +76,7 @@ test-verl: build/verl/installed
 real-test openrlhf-test: export REAL_TEST = 1
 
 real-test: build/real/installed build/real/smollm2/config.json
-	REAL_TEST=1 build/real/bin/python -m pytest tests/real tests/vllm
+	build/real/bin/python -m pytest tests/real tests/vllm
 	build/real/bin/python -m pytest -s tests/openrlhf
 
 openrlhf-test: build/real/installed
