@@ -153,7 +153,7 @@ def _parse_args(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--changed",
-        type=number(0, kind=int),
+        type=number(1, kind=int),
         help="change the responses of so many rollouts, from the first (default: all)",
     )
     return parser.parse_args(argv)

@@ -50,6 +50,12 @@ def summarize(scores: Sequence[Score], num_resamples: int = NUM_RESAMPLES) -> di
     if min(map(len, groups.values())) < 2:
         counts = ", ".join(f"{len(members)} {name}" for name, members in groups.items())
         raise UserError(f"intervals need at least two right and two wrong responses, not {counts}")
+    # The table of the copies shows the unchanged responses of the same rollouts.
+    changed = {score.rollout for score in scores if score.variant != HONEST}
+    compared = {
+        name: [score for score in members if score.rollout in changed]
+        for name, members in groups.items()
+    }
     return {
         "num_resamples": num_resamples,
         "sar_weight": DEFAULT_SAR_WEIGHT,
@@ -60,7 +66,7 @@ def summarize(scores: Sequence[Score], num_resamples: int = NUM_RESAMPLES) -> di
                 for name in VARIANTS
                 if any(score.rollout in by_variant[name] for score in members)
             }
-            for group, members in groups.items()
+            for group, members in compared.items()
         },
     }
 

@@ -36,7 +36,8 @@ def draw_figures(summary: Mapping[str, Any], scores: Sequence[Score], folder: Pa
 
 def _draw_unchanged(scores: Sequence[Score]) -> Any:
     figure, (left, right) = make_figure(9.0, 3.8, 1, 2, width_ratios=(1, 1.3))
-    bins = np.linspace(min(score.sar for score in scores), 1, 25)
+    sars = [score.sar for score in scores]
+    bins = np.linspace(min(sars), max(sars), 21)
     for group in GROUPS:
         members = [s for s in scores if s.correctness == (group == "right")]
         sar_P = np.array([score.sar for score in members])
@@ -54,7 +55,7 @@ def _draw_unchanged(scores: Sequence[Score]) -> Any:
         right.plot(*zip(*means, strict=True), _MARKER[group] + "-", color=_COLOUR[group], ms=6)
     left.set_xlabel("SAR; dashed: mean")
     left.set_ylabel("responses (%)")
-    right.set_xlabel("response length (tokens); large markers: means of fifths by length")
+    right.set_xlabel("response length (tokens); large: means of fifths")
     _scale_lengths(right)
     right.set_ylabel("SAR")
     handles, labels = left.get_legend_handles_labels()
@@ -90,7 +91,8 @@ def _draw_variants(summary: Mapping[str, Any]) -> Any:
                 color=_COLOUR[group], ms=5, elinewidth=1.4, capsize=2.5,
                 label=f"of {group} responses",
             )  # fmt: skip
-            axes.axvline(values[0], color=_COLOUR[group], lw=0.9, ls=":")
+            if len(values):
+                axes.axvline(values[0], color=_COLOUR[group], lw=0.9, ls=":")
         axes.axvline(0, color="#555555", lw=0.8)
         axes.set_xlabel(title)
         axes.grid(visible=False, axis="y")

@@ -55,7 +55,8 @@ def _make_row(name: str, measures: Mapping[str, Any]) -> list[str]:
 
 
 def _format(name: str, estimate: Mapping[str, float | None]) -> str:
-    scale, spec = (100, ".0f") if name in _SHARES else (1, ".2f")
+    # Differences are small: with two decimals, it would not show whether an interval has a 0.
+    scale, spec = (100, ".0f") if name in _SHARES else (1, ".3f" if "difference" in name else ".2f")
     unit = " %" if name in _SHARES else ""
 
     def write(value: float) -> str:
