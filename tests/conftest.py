@@ -64,7 +64,8 @@ class TestedServer(ServerProcess):
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            # As long as OpenRLHF's client: requests may wait while vLLM starts.
+            with urllib.request.urlopen(request, timeout=180) as response:
                 status, text = response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             status, text = error.code, error.read().decode()
