@@ -73,7 +73,7 @@ def create_app(
     """The WSGI application over a reward service.
 
     Args:
-        updater: loads the checkpoints of `/update_weights`; None if the backend cannot.
+        updater: loads the checkpoints of `/update_weights`; None: the weights stay.
     """
     app = Flask(
         "reward_server", static_folder=None, template_folder=Path(__file__).parent / "templates"
@@ -155,7 +155,7 @@ def create_app(
         if not config.keys.are_required:
             raise Forbidden("only a server with API keys takes weights; see --api-key-file")
         if updater is None:
-            raise Forbidden("this backend keeps the weights it started with")
+            raise Forbidden("this server keeps the weights it started with")
         client = find_client()
         path = parse_body(lambda body, _: parse_update_weights(body), client)
         version = service.waiting.for_result(updater.update(path, client.is_gone), _MAX_UPDATE_S)

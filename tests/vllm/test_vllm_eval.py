@@ -55,7 +55,7 @@ def test_a_prompt_that_is_too_long_is_an_error_of_its_own(bundled_model_path: Pa
         "requests = [Request(i, '', '', text, seed=i) for i, text in enumerate(texts)]\n"
         "errors = {c.request.key: c.error for c in backend.generate(requests)}\n"
         "assert (errors[0], errors[2]) == (None, None), errors\n"
-        "assert 'maximum context length' in errors[1], errors\n"
+        "assert 'maximum model length' in errors[1], errors\n"
         "print(backend.description.details)\n"
     )
     done = subprocess.run(

@@ -32,7 +32,7 @@ ROLLOUTS = Path(__file__).parents[3] / "shared" / "data" / "gsm8k_rollouts.jsonl
 def sequences(bundled_tokenizer: Any) -> list[TokenSequence]:
     """Short and long responses to the right or another problem, after a prompt or one token."""
     made = []
-    problems = list(islice(generate(7, held_out=True), 24))
+    problems = list(islice(generate(7, held_out=True), 12))
     for problem, other in zip(problems, problems[1:] + problems[:1], strict=True):
         prompt = render_prompt(bundled_tokenizer, problem.question, DEFAULT_SYSTEM_PROMPT)
         context_ids = bundled_tokenizer.encode(prompt)
