@@ -12,6 +12,7 @@ from reward_server.pipeline.batcher import Batcher, BatcherCounters
 from reward_server.pipeline.engine import Engine
 from reward_server.weights.checkpoints import LORA_ADVICE
 from reward_server.weights.identity import describe_tokenizer
+from sar.scoring.base import ScoringPath
 from sar.special_tokens import read_eos_token_ids
 from sar.tokenization import RolloutTokenizer
 
@@ -46,7 +47,14 @@ def load_engine(
         max_context_tokens=max_context_tokens,
         eos_token_ids=read_eos_token_ids(path),
     )
-    _log.info("model %s: %s", path, scorer.description)
+    scoring_path = _find_scoring_path(scorer)
+    _log.info(
+        "model %s: %s; scoring path %s%s",
+        path,
+        scorer.description,
+        scoring_path.name,
+        f" ({scoring_path.reason})" if scoring_path.reason else "",
+    )
     _log.info(
         "limits: %d tokens per forward pass, context of %s tokens, %d queued tokens, "
         "%g s per request, %d graders with %g s per response",
@@ -59,7 +67,15 @@ def load_engine(
     )
     batcher = Batcher(scorer, config.max_batch_tokens, metrics, counters)
     identity = scorer.architecture | describe_tokenizer(own, tokenizer)
-    return Engine(tokenizer, batcher, path, identity, scorer.make_room_check())
+    return Engine(
+        tokenizer, batcher, path, identity, scorer.make_room_check(), scoring_path=scoring_path
+    )
+
+
+def _find_scoring_path(scorer: TransformersScorer | VllmScorer) -> ScoringPath:
+    from sar.scoring.vllm_scorer import VllmScorer
+
+    return ScoringPath("vllm") if isinstance(scorer, VllmScorer) else scorer.path
 
 
 def _refuse_adapter(path: str) -> None:
