@@ -27,6 +27,7 @@ from sar.scoring.checkpoint import describe_architecture, load_model, raise_if_u
 from sar.scoring.output_head import OutputHead
 from sar.scoring.packed_attention import PACKED, attend_within_segments
 from sar.scoring.packing import Pack, plan_packs
+from sar.scoring.precision import cpu_has_bfloat16, is_small
 from sar.scoring.probe import ProbeText, read_probe_text
 from sar.scoring.self_check import SelfCheck
 
@@ -118,15 +119,19 @@ class TransformersScorer:
 
         Args:
             device: a torch device; "auto": CUDA if there is a GPU, else the CPU.
-            dtype: a torch dtype; "auto": float32 on a CPU, the checkpoint's own dtype elsewhere.
+            dtype: a torch dtype; "auto": the checkpoint's own dtype on a GPU. On a CPU, bfloat16 if
+                the CPU has instructions for it and the model is not small, else float32.
         Raises:
             ValueError: there is no such device, the checkpoint is not the whole model, no trained
                 model has such weights, or this scorer does not support the model.
         """
         target = resolve_device(device)
+        chosen = dtype
         if dtype == "auto" and target.type == "cpu":
-            dtype = "float32"
-        model = load_model(path_or_id, dtype=dtype, trust_remote_code=trust_remote_code)
+            chosen = "bfloat16" if cpu_has_bfloat16() else "float32"
+        model = load_model(path_or_id, dtype=chosen, trust_remote_code=trust_remote_code)
+        if dtype == "auto" and chosen == "bfloat16" and is_small(model):
+            model = load_model(path_or_id, dtype="float32", trust_remote_code=trust_remote_code)
         model = model.to(target).eval()
         raise_if_untrained(model)
         probe_text = read_probe_text(path_or_id, trust_remote_code=trust_remote_code)
