@@ -4,8 +4,8 @@
 
 It runs in the environment of `make real-test`, in about five minutes on two cores. Each contender
 has its own process, configured as its user would. They take turns, so that each ratio compares
-times measured one right after the other. Without vLLM installed, it is left out. The rollouts' ids are
-drawn: time does not depend on them.
+times measured one right after the other. Without vLLM installed, it is left out. The rollouts' ids
+are drawn: time does not depend on them.
 """
 
 from __future__ import annotations
