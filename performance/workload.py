@@ -220,12 +220,15 @@ class Worker:
         factory: Callable[..., Any],
         *arguments: Any,
         environment: Mapping[str, str | None],
+        has_children: bool = False,
         **options: Any,
     ) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, factory, arguments, options), daemon=True
+            target=_serve,
+            args=(theirs, factory, arguments, options),
+            daemon=not has_children,  # Python forbids a daemon to start processes
         )
         with _set_environment(environment):
             self._process.start()

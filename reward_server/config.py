@@ -101,7 +101,9 @@ class ServerConfig(BaseSettings):
         "Not with --backend vllm.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _model(
-        "auto", "Precision of the model. auto: float32 on a CPU, otherwise the checkpoint's."
+        "auto",
+        "Precision of the model. auto: the checkpoint's on a GPU. On a CPU, bfloat16 if the CPU "
+        "has AMX or AVX512-BF16 and the model over 100M parameters, otherwise float32.",
     )
     trust_remote_code: bool = _model(
         False, "Run Python code that comes with the model.", in_words="off"

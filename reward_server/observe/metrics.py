@@ -111,3 +111,10 @@ class _StatusCollector:
             family = _FAMILIES[exported.kind]
             text = Status.model_fields[name].description or ""
             yield family(_PREFIX + exported.name, text, value=float(getattr(status, name)))
+        if status.scoring_path:
+            text = "1, with the way in which the model is scored, and why it is not a faster one"
+            path = GaugeMetricFamily(
+                _PREFIX + "scoring_path", text, labels=("path", "reason_not_faster")
+            )
+            path.add_metric((status.scoring_path, status.scoring_path_reason), 1)
+            yield path

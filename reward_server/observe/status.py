@@ -61,6 +61,11 @@ class Status(BaseModel):
     decisions_not_logged: int = _counter("decisions_not_logged", "rewards not in the reward log")
     policy_version: int = _gauge("policy_version", "training step of the weights; 0: the first")
     policy_age_s: float = _gauge("policy_age_seconds", "seconds since the weights were loaded")
+    # In /metrics, these two are the labels of one gauge.
+    scoring_path: str = Field(
+        description="how the model is scored: varlen, packed, unpacked (slow) or vllm"
+    )
+    scoring_path_reason: str = Field(description="why it is not scored in a faster way")
 
 
 EXPORTED = {

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from reward_server.pipeline.batcher import Batcher
+from sar.scoring.base import ScoringPath
 from sar.tokenization import RolloutTokenizer
 
 # Python's default is 700. A request makes hundreds of objects and no cycles, so collecting that
@@ -34,6 +35,8 @@ class Engine:
     version: int = 0
     """Training step at which these weights were saved. 0: the weights the server started with."""
     loaded_at_s: float = field(default_factory=time.monotonic)
+    scoring_path: ScoringPath | None = None
+    """Which way of scoring runs, and why no faster one. None: the scorer does not say."""
 
 
 @dataclass

@@ -80,6 +80,7 @@ class RewardService:
         engine = self.engines.current
         done = engine.batcher.counters if engine else self.counters
         queue = engine.batcher.queue if engine else QueueState(0, 0, 0.0)
+        path = engine.scoring_path if engine else None
         checkpoints, looked_at_s = self.engines.checkpoints, self.engines.checkpoints.looked_at_s
         return Status(
             ready=self.state == "ready",
@@ -104,6 +105,8 @@ class RewardService:
             decisions_not_logged=self._reward_log.num_dropped if self._reward_log else 0,
             policy_version=engine.version if engine else 0,
             policy_age_s=time.monotonic() - engine.loaded_at_s if engine else 0.0,
+            scoring_path=path.name if path else "",
+            scoring_path_reason=path.reason if path else "",
         )
 
     def new_client(

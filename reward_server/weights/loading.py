@@ -55,7 +55,14 @@ class EngineLoader:
         refuse_adapter(path)
         scorer = self.load_scorer(path)
         own, tokenizer = load_tokenizers(config, path, scorer.max_context_tokens)
-        _log.info("model %s: %s", path, scorer.description)
+        scoring_path = scorer.scoring_path
+        _log.info(
+            "model %s: %s; scoring path %s%s",
+            path,
+            scorer.description,
+            scoring_path.name,
+            f" ({scoring_path.reason})" if scoring_path.reason else "",
+        )
         _log.info(
             "limits: %d tokens per forward pass, context of %s tokens, %d queued tokens, "
             "%g s per request, %d graders with %g s per response",
@@ -68,7 +75,14 @@ class EngineLoader:
         )
         batcher = Batcher(scorer, config.max_batch_tokens, self._metrics, self._counters)
         identity = scorer.architecture | describe_tokenizer(own, tokenizer)
-        return Engine(tokenizer, batcher, path, identity, scorer.make_room_check())
+        return Engine(
+            tokenizer,
+            batcher,
+            path,
+            identity,
+            scorer.make_room_check(),
+            scoring_path=scoring_path,
+        )
 
     def load_scorer(self, path: str) -> TransformersScorer | VllmProcess:
         """Loads the model at `path` with the configured backend."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,16 @@ class TokenSequence:
 
     def __len__(self) -> int:
         return len(self.context_ids) + len(self.response_ids)
+
+
+class ScoringPath(NamedTuple):
+    """Which way of scoring runs."""
+
+    name: Literal["varlen", "packed", "unpacked", "vllm"]
+    """varlen: packs, with one attention kernel on a GPU. packed: packs, attention in blocks.
+    unpacked: one sequence at a time, which is slow. vllm: vLLM's own way."""
+    reason: str = ""
+    """Why no faster way runs; empty if there is none."""
 
 
 class LogprobScorer(Protocol):

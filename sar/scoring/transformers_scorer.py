@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,14 @@ from torch import Tensor
 
 from sar.errors import first_line
 from sar.memory import free_memory_bytes
-from sar.scoring.base import TokenSequence
+from sar.scoring.base import ScoringPath, TokenSequence
 from sar.scoring.checkpoint import describe_architecture, load_model, raise_if_untrained
 from sar.scoring.output_head import OutputHead
 from sar.scoring.packed_attention import PACKED, attend_within_segments
 from sar.scoring.packing import Pack, plan_packs
+from sar.scoring.precision import cpu_has_bfloat16, is_small
+from sar.scoring.probe import ProbeText, read_probe_text
+from sar.scoring.self_check import SelfCheck
 
 # Bytes of float32 logits in one chunk; computing with them takes as much memory again. On a GPU,
 # few rows would leave most of it idle.
@@ -44,14 +47,7 @@ _CPU_PACK_TOKENS = 2048
 _LOADING_FACTOR = 1.2
 # A token budget too small for two sequences, so that each is scored alone.
 _ALONE = 1
-# In nats: how much the sequences of a pack may change each other's log-probabilities. It is not 0
-# as a mixture of experts groups its tokens by expert, which changes the rounding.
-_MAX_LEAK = 1e-5
-# Every model is checked on _PROBE, some of whose sequences share a context. _CHANGED_PROBE differs
-# only in the first response, so the log-probabilities of the other responses must stay.
-_SHARED = [TokenSequence(c, r) for c in ([1, 2, 3], [4]) for r in ([2, 1], [4, 6, 5, 3, 7])]
-_PROBE = [TokenSequence([1, 2, 3], [5, 6, 7, 3, 2]), *_SHARED]
-_CHANGED_PROBE = [TokenSequence([1, 2, 3], [1, 1, 4, 7, 6]), *_SHARED]
+# Enough for a whole probe in one pack.
 _PROBE_PACK_TOKENS = 1000
 
 _log = logging.getLogger(__name__)
@@ -66,6 +62,13 @@ class _Attention(enum.Enum):
     """Sequence by sequence. Runs everywhere."""
 
 
+_PATH_NAMES: dict[_Attention | None, Literal["varlen", "packed", "unpacked"]] = {
+    _Attention.VARLEN: "varlen",
+    _Attention.BLOCKWISE: "packed",
+    None: "unpacked",
+}
+
+
 class TransformersScorer:
     """A `LogprobScorer` over `AutoModelForCausalLM`.
 
@@ -73,11 +76,14 @@ class TransformersScorer:
     Shapes: T tokens of a pack, N response tokens, C of them in one chunk, H hidden, V vocabulary.
     """
 
-    def __init__(self, model: Any, max_batch_tokens: int) -> None:
+    def __init__(
+        self, model: Any, max_batch_tokens: int, *, probe_text: ProbeText | None = None
+    ) -> None:
         """
         Args:
             model: a causal LM in eval mode, on its device. The scorer replaces its attention.
             max_batch_tokens: maximum number of tokens in one forward pass.
+            probe_text: what the model is checked on; None: text of its own.
         Raises:
             ValueError: the model's body and output head cannot be run separately, or its
                 log-probabilities depend on what it scored before.
@@ -95,7 +101,9 @@ class TransformersScorer:
             is_divided = self._head.divide(_CPU_BLOCK_WORDS)
             self._logits_bytes = _CPU_BLOCK_BYTES if is_divided else _CPU_LOGITS_BYTES
         self._long_tokens = _find_long_rope_limit(model)
-        self._attention = self._choose_attention()
+        self.scoring_path: ScoringPath
+        """Which way of scoring runs, and why no faster one."""
+        self._attention = self._choose_attention(probe_text)
 
     @classmethod
     def from_pretrained(
@@ -111,18 +119,23 @@ class TransformersScorer:
 
         Args:
             device: a torch device; "auto": CUDA if there is a GPU, else the CPU.
-            dtype: a torch dtype; "auto": float32 on a CPU, the checkpoint's own dtype elsewhere.
+            dtype: a torch dtype; "auto": the checkpoint's own dtype on a GPU. On a CPU, bfloat16 if
+                the CPU has instructions for it and the model is not small, else float32.
         Raises:
             ValueError: there is no such device, the checkpoint is not the whole model, no trained
                 model has such weights, or this scorer does not support the model.
         """
         target = resolve_device(device)
+        chosen = dtype
         if dtype == "auto" and target.type == "cpu":
-            dtype = "float32"
-        model = load_model(path_or_id, dtype=dtype, trust_remote_code=trust_remote_code)
+            chosen = "bfloat16" if cpu_has_bfloat16() else "float32"
+        model = load_model(path_or_id, dtype=chosen, trust_remote_code=trust_remote_code)
+        if dtype == "auto" and chosen == "bfloat16" and is_small(model):
+            model = load_model(path_or_id, dtype="float32", trust_remote_code=trust_remote_code)
         model = model.to(target).eval()
         raise_if_untrained(model)
-        return cls(model, max_batch_tokens)
+        probe_text = read_probe_text(path_or_id, trust_remote_code=trust_remote_code)
+        return cls(model, max_batch_tokens, probe_text=probe_text)
 
     @property
     def max_context_tokens(self) -> int | None:
@@ -225,7 +238,7 @@ class TransformersScorer:
             logprobs_C.copy_(self._head.target_logprobs(hidden_CH, targets_C, body))
         return logprobs_N
 
-    def _choose_attention(self) -> _Attention | None:
+    def _choose_attention(self, probe_text: ProbeText | None) -> _Attention | None:
         """Chooses the fastest attention that scores a few sequences as the whole model does.
 
         None: there is none, so each sequence has to be scored alone.
@@ -237,60 +250,45 @@ class TransformersScorer:
             # transformers' fused attention ignores the soft-capping of Gemma 2 without a warning.
             self._model.set_attn_implementation("eager")
         implementation = self._model.config._attn_implementation
-        expected = [self._logprobs_of_whole_model(sequence) for sequence in _PROBE]
-        reason = self._try_attention(None, expected)
+        check = SelfCheck(self._model, probe_text)
+        reason = self._try_attention(None, check)
         if reason and self._head.is_divided:
             self._head.join()
             self._logits_bytes = _CPU_LOGITS_BYTES
-            reason = self._try_attention(None, expected)
+            reason = self._try_attention(None, check)
         if reason:
             raise ValueError(f"cannot score with {type(self._model).__name__}: {reason}")
         self._model.set_attn_implementation(PACKED)
         is_cuda = self._model.device.type == "cuda"
+        reasons = [] if is_cuda else ["varlen: only on a GPU"]
         for attention in list(_Attention) if is_cuda else [_Attention.BLOCKWISE]:
-            if not (reason := self._try_attention(attention, expected)):
-                return attention
-        self._model.set_attn_implementation(implementation)
-        _log.warning(
-            "%s cannot be packed (%s): its sequences are scored one at a time, which is slow",
-            type(self._model).__name__,
-            reason,
-        )
-        return None
+            if not (reason := self._try_attention(attention, check)):
+                break
+            reasons.append(f"{_PATH_NAMES[attention]}: {reason}")
+        else:
+            self._model.set_attn_implementation(implementation)
+            attention = None
+        self.scoring_path = ScoringPath(_PATH_NAMES[attention], "; ".join(reasons))
+        if not attention:
+            _log.warning(
+                "%s cannot be packed (%s): its sequences are scored one at a time, which is slow",
+                type(self._model).__name__,
+                reason,
+            )
+        return attention
 
-    def _try_attention(
-        self, attention: _Attention | None, expected: list[npt.NDArray[np.float32]]
-    ) -> str:
-        """Switches to this attention. Returns why it is wrong for the model; empty if it is right.
+    def _try_attention(self, attention: _Attention | None, check: SelfCheck) -> str:
+        """Switches to this attention; None scores each sequence alone.
 
-        Args:
-            attention: None scores each sequence alone.
-            expected: the log-probabilities of `_PROBE`.
+        Returns why it is wrong for the model; empty if it is right.
         """
         self._attention = attention
         try:
-            got = self._score(_PROBE, _PROBE_PACK_TOKENS)
-            # The layout is the same, so only a leak between sequences can change the others.
-            beside_another = self._score(_CHANGED_PROBE, _PROBE_PACK_TOKENS)
+            return check.find_fault(lambda sequences: self._score(sequences, _PROBE_PACK_TOKENS))
         except Exception as error:  # a model that does not support this can raise anything
             if is_out_of_memory(error):
                 raise
             return first_line(error)
-        difference = np.abs(np.concatenate(got) - np.concatenate(expected)).mean()
-        # Written so that NaN is a mismatch too.
-        if not difference <= (1e-4 if self._model.dtype == torch.float32 else 5e-2):
-            return f"log-probabilities differ by {difference:.2g} from those of the whole model"
-        leak = np.abs(np.concatenate(got[1:]) - np.concatenate(beside_another[1:])).max()
-        return f"sequences change each other by {leak:.2g}" if leak > _MAX_LEAK else ""
-
-    @torch.inference_mode()
-    def _logprobs_of_whole_model(self, sequence: TokenSequence) -> npt.NDArray[np.float32]:
-        """(T,) log-probabilities of a response from one plain call of the model."""
-        ids_T = torch.tensor(sequence.context_ids + sequence.response_ids)
-        ids_BT = ids_T[None].to(self._model.device)
-        logits_TV = self._model(input_ids=ids_BT, use_cache=False).logits[0].float().cpu()
-        logprobs_T = logits_TV[:-1].log_softmax(1).gather(1, ids_T[1:, None])[:, 0]
-        return np.asarray(logprobs_T[-len(sequence.response_ids) :])
 
 
 def _find_long_rope_limit(model: Any) -> float:

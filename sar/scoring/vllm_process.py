@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sar.errors import MAX_MESSAGE_CHARS, first_line
-from sar.scoring.base import TokenSequence
+from sar.scoring.base import ScoringPath, TokenSequence
 from sar.scoring.vllm_scorer import EngineFacts
 
 # Of the memory that two engines may take together.
@@ -42,6 +42,8 @@ class VllmProcess:
 
     vLLM's process ends with this object: when it is collected, closed, or this process ends.
     """
+
+    scoring_path = ScoringPath("vllm")
 
     def __init__(
         self,

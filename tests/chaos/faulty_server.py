@@ -47,6 +47,12 @@ class FaultyScorer:
         self._last_orders: dict[str, Any] = {}
         self._times_left = 0
 
+    @property
+    def scoring_path(self) -> Any:
+        from sar.scoring.base import ScoringPath
+
+        return ScoringPath("packed")
+
     def make_room_check(self) -> Callable[[], bool]:
         return lambda: bool(_read_orders(self._control).get("has_room", True))
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -26,6 +26,9 @@ from sar.grading.processes.pool import GraderPool
 from sar.grading.verdict import Reason, Verdict
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 from sar.tokenization import RolloutTokenizer
+
+if TYPE_CHECKING:
+    from tests.conftest import TestedServer
 
 PROMPT = "Q: 2+3?\nA:"
 PROMISED = {
@@ -214,6 +217,16 @@ def test_a_grader_that_is_killed_is_counted(
         assert pool.grade("Answer: 5", parse_label("5")).correctness == 1.0
     assert one.metrics()["grader_restarts_total",] == before + 1
     assert one.get("/healthz").json["grader_restarts"] == before + 1
+
+
+def test_how_the_model_is_scored_is_seen(server: TestedServer) -> None:
+    _, health = server.request("/healthz")
+    assert health["scoring_path"] == "packed"
+    assert health["scoring_path_reason"] == "varlen: only on a GPU"
+    _, text = server.request("/metrics")
+    wanted = 'scoring_path{path="packed",reason_not_faster="varlen: only on a GPU"} 1.0'
+    assert f"reward_server_{wanted}" in text.splitlines()
+    assert "scoring path packed (varlen: only on a GPU)" in server.log.read_text()
 
 
 def test_what_waits_is_seen_while_it_waits(one: InOneProcess) -> None:

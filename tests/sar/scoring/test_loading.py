@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, BertConfig, BertModel, LlamaConfi
 from sar.models.problems import generate
 from sar.perplexity import mean_nll
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
-from sar.scoring import LogprobScorer, TokenSequence
+from sar.scoring import LogprobScorer, TokenSequence, precision
 from sar.scoring.transformers_scorer import TransformersScorer, resolve_device
 
 SHAPE = {
@@ -29,6 +29,58 @@ def test_a_checkpoint_in_half_precision_is_scored_in_float32_on_a_cpu(tmp_path: 
     AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE)).bfloat16().save_pretrained(tmp_path)
     scorer = TransformersScorer.from_pretrained(str(tmp_path), device="cpu", max_batch_tokens=1000)
     assert "torch.float32" in scorer.description
+
+
+@pytest.mark.parametrize(
+    ("has_bfloat16", "limit", "dtype", "expected"),
+    [
+        (True, 0, "auto", "bfloat16"),
+        (True, 10**6, "auto", "float32"),
+        (False, 0, "auto", "float32"),
+        (True, 0, "float32", "float32"),
+        (False, 10**6, "bfloat16", "bfloat16"),
+    ],
+)
+@pytest.mark.parametrize("saved", [torch.float32, torch.bfloat16], ids=str)
+def test_auto_is_bfloat16_on_a_cpu_that_has_it_unless_the_model_is_small(
+    saved: torch.dtype,
+    has_bfloat16: bool,
+    limit: int,
+    dtype: str,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    capabilities = {"avx512_bf16": has_bfloat16, "amx_bf16": False, "cpu_name": "some"}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(precision, "MIN_BFLOAT16_PARAMETERS", limit)
+    AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE)).to(saved).save_pretrained(tmp_path)
+    scorer = TransformersScorer.from_pretrained(
+        str(tmp_path), device="cpu", dtype=dtype, max_batch_tokens=1000
+    )
+    assert f"torch.{expected}" in scorer.description
+
+
+def test_a_small_models_float32_weights_are_not_rounded_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE))
+    model.save_pretrained(tmp_path)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    scorer = TransformersScorer.from_pretrained(str(tmp_path), device="cpu", max_batch_tokens=100)
+    loaded = scorer._model.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="needs Linux' /proc/cpuinfo")
+def test_bfloat16_is_found_as_linux_says() -> None:
+    flags = Path("/proc/cpuinfo").read_text().split()
+    assert precision.cpu_has_bfloat16() == bool({"amx_bf16", "avx512_bf16"} & set(flags))
+
+
+def test_an_old_torch_does_not_say_what_the_cpu_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not precision.cpu_has_bfloat16()
 
 
 def test_the_bundled_model_finds_the_response_likely_that_fits_the_question(

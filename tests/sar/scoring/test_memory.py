@@ -16,6 +16,7 @@ from sar.scoring import TokenSequence
 from sar.scoring import transformers_scorer as module
 from sar.scoring.output_head import OutputHead
 from sar.scoring.packing import Pack
+from sar.scoring.self_check import whole_model_logprobs
 from sar.scoring.transformers_scorer import TransformersScorer
 
 VOCABULARY = 97
@@ -273,7 +274,7 @@ def test_a_head_that_cannot_be_divided_keeps_its_logits_bounded() -> None:
     scorer = TransformersScorer(model, 1000)
     assert not scorer._head.is_divided
     sequence = TokenSequence([5] * 10, list(range(6, 506)))
-    expected = scorer._logprobs_of_whole_model(sequence)
+    expected = whole_model_logprobs(scorer._model, sequence)
     with Largest() as largest:
         got = scorer.response_logprobs([sequence])
     assert_same(got, [expected])
@@ -288,7 +289,9 @@ def test_a_divided_vocabulary_gives_what_the_whole_gives(vocabulary: int) -> Non
     last = vocabulary - 1
     targets = [0, 1, 1022, last, last - 1, min(1023, last), min(1024, last), vocabulary // 2]
     sequence = TokenSequence([3, last], targets)
-    assert_same(scorer.response_logprobs([sequence]), [scorer._logprobs_of_whole_model(sequence)])
+    assert_same(
+        scorer.response_logprobs([sequence]), [whole_model_logprobs(scorer._model, sequence)]
+    )
 
 
 def test_long_contexts_cost_no_logits(monkeypatch: pytest.MonkeyPatch) -> None:
