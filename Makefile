@@ -24,7 +24,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 IN_PARALLEL := -n $(WORKERS) --dist worksteal
 
-.PHONY: demo eval-demo train-demo test test-all coverage test-verl real-test openrlhf-test chaos fuzz \
+.PHONY: demo eval-demo train-demo test test-all coverage test-verl real-test openrlhf-test smollm2 chaos fuzz \
 	image-test lock serve lint format bench clean
 
 demo: .venv/installed
@@ -78,6 +78,9 @@ real-test openrlhf-test: export REAL_TEST = 1
 real-test: build/real/installed build/real/smollm2/config.json
 	build/real/bin/python -m pytest tests/real tests/vllm
 	build/real/bin/python -m pytest -s tests/openrlhf
+
+# A real language model of 135M parameters, in build/real/smollm2.
+smollm2: build/real/smollm2/config.json
 
 openrlhf-test: build/real/installed
 	build/real/bin/python -m pytest -s tests/openrlhf

@@ -106,7 +106,9 @@ def _make_rater(rollouts: Sequence[Rollout], model: str) -> tuple[Rater, GraderP
     from sar.scoring.transformers_scorer import TransformersScorer
     from sar.tokenization import RolloutTokenizer
 
-    scorer = TransformersScorer.from_pretrained(model, max_batch_tokens=_MAX_BATCH_TOKENS)
+    scorer = TransformersScorer.from_pretrained(
+        model, dtype="float32", max_batch_tokens=_MAX_BATCH_TOKENS
+    )
     tokenizer = AutoTokenizer.from_pretrained(model)
     encoder = RolloutTokenizer(
         tokenizer,
