@@ -25,6 +25,7 @@ from typing import Any
 
 from recipes.adapters.trl import RemoteReward
 from recipes.cpu_demo.plan import (
+    ARMS,
     DATA_SEED,
     FULL,
     MAX_PROBLEM_STEPS,
@@ -129,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m recipes.cpu_demo.train", description="Trains one arm with one seed."
     )
-    parser.add_argument("--arm", required=True, type=find_arm)
+    parser.add_argument("--arm", required=True, choices=[arm.name for arm in ARMS])
     parser.add_argument("--seed", required=True, type=int)
     parser.add_argument("--model", required=True, type=Path, help="folder of the start model")
     parser.add_argument("--url", required=True, help="server that follows OUTPUT/checkpoints")
@@ -142,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    run = Run(arguments.arm, arguments.seed, arguments.output, arguments.model)
+    run = Run(find_arm(arguments.arm), arguments.seed, arguments.output, arguments.model)
     run.folder.mkdir(parents=True, exist_ok=True)
     run.steps_file.unlink(missing_ok=True)
     train(run, arguments.settings, arguments.url)

@@ -26,6 +26,7 @@ from typing import Any
 from recipes.cpu_demo.leftovers import Leftovers
 from recipes.cpu_demo.openrlhf_environ import make_environ
 from recipes.cpu_demo.plan import (
+    ARMS,
     DATA_SEED,
     MAX_PROBLEM_STEPS,
     OPENRLHF_FULL,
@@ -176,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m recipes.cpu_demo.train_openrlhf",
         description="Trains one arm with one seed through recipes/grpo.sh.",
     )
-    parser.add_argument("--arm", required=True, type=find_arm)
+    parser.add_argument("--arm", required=True, choices=[arm.name for arm in ARMS])
     parser.add_argument("--seed", required=True, type=int)
     parser.add_argument("--model", required=True, type=Path, help="folder of the start model")
     parser.add_argument("--url", required=True, help="server that follows OUTPUT/checkpoints")
@@ -188,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="JSON object as in settings.json (default: the full demo's)",
     )
     arguments = parser.parse_args(argv)
-    run = Run(arguments.arm, arguments.seed, arguments.output.resolve(), arguments.model)
+    run = Run(find_arm(arguments.arm), arguments.seed, arguments.output.resolve(), arguments.model)
     shutil.rmtree(run.folder / "data", ignore_errors=True)
     run.folder.mkdir(parents=True, exist_ok=True)
     return train(run, arguments.settings, arguments.url)

@@ -113,8 +113,9 @@ def test_sar_is_that_of_the_steps_own_weights(
             assert abs(statistics.mean(computed) - logged) < TOLERANCE
     shown = {other: round(value, 5) for other, value in off.items()}
     print(f"\nstep {step}: SAR {logged:.4f}; off with the weights of steps: {shown}")
-    assert off.pop(step) < TOLERANCE
-    assert min(off.values()) > 2 * TOLERANCE
+    own = off.pop(step)
+    assert own < TOLERANCE
+    assert min(off.values()) > 4 * own
 
 
 def test_generation_gives_what_a_prefill_pass_gives(on_policy: OnPolicy) -> None:
