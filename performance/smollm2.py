@@ -110,7 +110,7 @@ def measure(quick: bool) -> list[Measurement]:
         FileNotFoundError: there is no SmolLM2 in build/real/smollm2.
     """
     if not (FOLDER / "config.json").is_file():
-        raise FileNotFoundError(f"no SmolLM2 in {FOLDER}: make build/real/smollm2/config.json")
+        raise FileNotFoundError(f"no SmolLM2 in {FOLDER}: make smollm2")
     sizes = QUICK if quick else Sizes()
     return [m for dtype in MAX_DIFFERENCE for m in _measure_dtype(dtype, sizes)]
 

@@ -22,7 +22,7 @@ LINK = re.compile(r"\]\((?!https?:)([^)\s#]*)(?:#([^)\s]+))?\)")
 PATH = re.compile(rf"`((?:{'|'.join(FOLDERS + SERVER_FOLDERS)})/(?:[\w./-]*(?:/|\.\w+))?)`")
 CHAOS_TEST = re.compile(r"::(test_\w+)`")
 PYTEST = re.compile(r"pytest (?:-\w )?(tests/[\w./]+)")
-MAKE = re.compile(r"(?:`| {4})make ([a-z-]+)")
+MAKE = re.compile(r"(?:`| {4})make ([a-z0-9-]+)")
 
 
 def heading_anchors(page: Path) -> set[str]:

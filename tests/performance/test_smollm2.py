@@ -52,7 +52,7 @@ def test_without_the_model_the_command_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(smollm2, "FOLDER", tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="make build/real/smollm2"):
+    with pytest.raises(FileNotFoundError, match="make smollm2"):
         smollm2.measure(quick=True)
 
 
