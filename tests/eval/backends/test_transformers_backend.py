@@ -251,7 +251,7 @@ def test_a_missing_model_or_device(path: str, device: str, complaint: str) -> No
 
 def _command(output: Path, *flags: str) -> list[str]:
     return [
-        sys.executable, "-m", "eval", "run", "--benchmarks", "demo", "--limit", "24",
+        sys.executable, "-m", "eval", "run", "--benchmarks", "demo", "--limit", "96",
         "--batch-size", "4", "--max-tokens", "60", "--output", str(output), *flags,
     ]  # fmt: skip
 
@@ -282,6 +282,6 @@ def test_a_killed_process_can_be_resumed(tmp_path: Path, stop: signal.Signals) -
     assert again.returncode == 0, again.stderr
     assert path.read_bytes().startswith(whole)
     keys = [json.loads(line)["id"] for line in path.read_text().splitlines()]
-    assert Counter(keys) == Counter(str(i) for i in range(24))  # each once
+    assert Counter(keys) == Counter(str(i) for i in range(96))  # each once
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["benchmarks"]["demo"]["metrics"]["accuracy"]["value"] > 0.7
