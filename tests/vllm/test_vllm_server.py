@@ -115,7 +115,7 @@ def test_rewards_equal_those_of_transformers(
     expected = expected_rewards(bundled_model_path)
     assert request_rewards(server) == pytest.approx(expected, abs=TOLERANCE)
     where = "1 GPU(s)" if ON_CUDA else "CPU"
-    assert f"context 1023 tokens, {where}\n" in server.log.read_text()
+    assert f"context 1023 tokens, {where}; scoring path vllm\n" in server.log.read_text()
 
 
 def test_requests_wait_while_a_dead_engine_is_started_again(server: Any) -> None:
