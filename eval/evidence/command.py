@@ -34,7 +34,7 @@ from eval.evidence.tables import make_tables
 from eval.evidence.variants import Rollout
 from eval.records import write_json
 from sar.arguments import CommandParser, number
-from sar.errors import MAX_MESSAGE_CHARS, shorten
+from sar.errors import MAX_MESSAGE_CHARS, one_line, shorten
 from sar.files import write_atomically
 
 if TYPE_CHECKING:
@@ -98,7 +98,11 @@ def write_report(scores: Sequence[Score], folder: Path) -> None:
 
 
 def _make_rater(rollouts: Sequence[Rollout], model: str) -> tuple[Rater, GraderPool]:
-    """Loads the model as the server does, in float32 on a CPU."""
+    """Loads the model as the server does, in float32 on a CPU.
+
+    Raises:
+        UserError: the model cannot be loaded.
+    """
     from transformers import AutoTokenizer
 
     from sar.grading.processes.pool import GraderPool
@@ -106,10 +110,13 @@ def _make_rater(rollouts: Sequence[Rollout], model: str) -> tuple[Rater, GraderP
     from sar.scoring.transformers_scorer import TransformersScorer
     from sar.tokenization import RolloutTokenizer
 
-    scorer = TransformersScorer.from_pretrained(
-        model, dtype="float32", max_batch_tokens=_MAX_BATCH_TOKENS
-    )
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    try:
+        scorer = TransformersScorer.from_pretrained(
+            model, dtype="float32", max_batch_tokens=_MAX_BATCH_TOKENS
+        )
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except Exception as error:  # a broken folder raises many types
+        raise UserError(f"cannot load --model {model}: {one_line(error)}") from error
     encoder = RolloutTokenizer(
         tokenizer,
         system_prompt=DEFAULT_SYSTEM_PROMPT,

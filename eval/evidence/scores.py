@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import astuple, dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from eval.benchmarks.rows import read_jsonl_rows
 from eval.errors import UserError
 from eval.evidence.variants import HONEST, VARIANTS, Rollout, make_variants
 from sar.errors import first_line
@@ -58,19 +59,10 @@ def read_rollouts(path: Path, limit: int | None = None) -> list[Rollout]:
         OSError: the file cannot be read.
     """
     rollouts = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if limit is not None and number > limit:
-                break
-            try:
-                row = json.loads(line)
-                response = row["response_clean"] if "response_clean" in row else row["response"]
-                texts = row["question"], response, row["answer"]
-                if not all(isinstance(text, str) and text.strip() for text in texts):
-                    raise ValueError("question, response and answer must be texts, none empty")
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path}, line {number}: {first_line(error)}") from error
-            rollouts.append(Rollout(*(text.strip() for text in texts)))
+    for row in islice(read_jsonl_rows(path), limit):
+        response = "response_clean" if "response_clean" in row.values else "response"
+        texts = (row.get_text(field).strip() for field in ("question", response, "answer"))
+        rollouts.append(Rollout(*texts))
     if not rollouts:
         raise UserError(f"{path}: no rollout in it")
     return rollouts

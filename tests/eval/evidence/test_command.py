@@ -112,19 +112,23 @@ def test_scores_of_other_rollouts_are_not_mixed_in(
     ("line", "message"),
     [
         ("", "no rollout"),
-        ("[]", "line 1: "),
-        ('{"question": "Q?", "response": "5"}', "line 1: 'answer'"),
-        ('{"question": "Q?", "response": " ", "answer": "5"}', "none empty"),
+        ("[]", "line 1: expected an object, found a list"),
+        ('{"question": "Q?", "response": "5"}', "line 1, field 'answer': is missing"),
+        ('{"question": "Q?", "response": " ", "answer": "5"}', "field 'response': is empty"),
+        (
+            '{"question": "Q?", "response": "5", "answer": "5"}',
+            "cannot load --model /nowhere: ",
+        ),
     ],
 )
-def test_a_wrong_file_is_named(
+def test_a_wrong_file_or_model_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, message: str
 ) -> None:
     file = tmp_path / "rollouts.jsonl"
     file.write_text(line)
-    options = ["--model", "x", "--rollouts", str(file), "--output", str(tmp_path / "output")]
+    options = ["--model", "/nowhere", "--rollouts", str(file), "--output", str(tmp_path / "output")]
     assert main(["evidence", *options]) == 2
     error = capsys.readouterr().err
-    assert str(file) in error
+    assert str(file) in error or "/nowhere" in message
     assert message in error
     assert error.count("\n") == 1
