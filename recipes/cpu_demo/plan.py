@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import argparse
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,3 +121,33 @@ def find_arm(name: str) -> Arm:
     """
     (found,) = (arm for arm in ARMS if arm.name == name)
     return found
+
+
+def parse_run(
+    program: str, default: Settings, argv: Sequence[str] | None = None
+) -> tuple[Run, Settings, str]:
+    """Reads the command line of a program that trains one run.
+
+    Args:
+        program: the module's name.
+        default: the settings without `--settings`.
+    Returns:
+        The run, its settings, and the URL of its reward server.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {program}", description="Trains one arm with one seed."
+    )
+    parser.add_argument("--arm", required=True, choices=[arm.name for arm in ARMS])
+    parser.add_argument("--seed", required=True, type=int)
+    parser.add_argument("--model", required=True, type=Path, help="folder of the start model")
+    parser.add_argument("--url", required=True, help="server that follows OUTPUT/checkpoints")
+    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument(
+        "--settings",
+        type=lambda text: Settings(**json.loads(text)),
+        default=default,
+        help="JSON object as in settings.json (default: the full demo's)",
+    )
+    given = parser.parse_args(argv)
+    run = Run(find_arm(given.arm), given.seed, given.output.resolve(), given.model)
+    return run, given.settings, given.url

@@ -13,25 +13,22 @@ Departures from the paper (arXiv:2509.05489), besides the size of everything:
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
 import sys
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from recipes.adapters.trl import RemoteReward
 from recipes.cpu_demo.plan import (
-    ARMS,
     DATA_SEED,
     FULL,
     MAX_PROBLEM_STEPS,
     Run,
     Settings,
-    find_arm,
+    parse_run,
 )
 from recipes.cpu_demo.save import save_model
 from sar.models.problems import generate
@@ -127,26 +124,11 @@ def _make_recorder(run: Run, settings: Settings, tokenizer: Any) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.cpu_demo.train", description="Trains one arm with one seed."
-    )
-    parser.add_argument("--arm", required=True, choices=[arm.name for arm in ARMS])
-    parser.add_argument("--seed", required=True, type=int)
-    parser.add_argument("--model", required=True, type=Path, help="folder of the start model")
-    parser.add_argument("--url", required=True, help="server that follows OUTPUT/checkpoints")
-    parser.add_argument("--output", required=True, type=Path)
-    parser.add_argument(
-        "--settings",
-        type=lambda text: Settings(**json.loads(text)),
-        default=FULL,
-        help="JSON object as in settings.json (default: the full demo's)",
-    )
-    arguments = parser.parse_args(argv)
+    run, settings, url = parse_run("recipes.cpu_demo.train", FULL, argv)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    run = Run(find_arm(arguments.arm), arguments.seed, arguments.output, arguments.model)
     run.folder.mkdir(parents=True, exist_ok=True)
     run.steps_file.unlink(missing_ok=True)
-    train(run, arguments.settings, arguments.url)
+    train(run, settings, url)
     return 0
 
 

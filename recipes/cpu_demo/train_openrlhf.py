@@ -10,7 +10,6 @@ and falls to 0.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -26,13 +25,12 @@ from typing import Any
 from recipes.cpu_demo.leftovers import Leftovers
 from recipes.cpu_demo.openrlhf_environ import make_environ
 from recipes.cpu_demo.plan import (
-    ARMS,
     DATA_SEED,
     MAX_PROBLEM_STEPS,
     OPENRLHF_FULL,
     Run,
     Settings,
-    find_arm,
+    parse_run,
 )
 from recipes.launch.settings import PROMPTS_PER_STEP
 from recipes.launch.training import run_training
@@ -173,26 +171,10 @@ def read_scalars(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.cpu_demo.train_openrlhf",
-        description="Trains one arm with one seed through recipes/grpo.sh.",
-    )
-    parser.add_argument("--arm", required=True, choices=[arm.name for arm in ARMS])
-    parser.add_argument("--seed", required=True, type=int)
-    parser.add_argument("--model", required=True, type=Path, help="folder of the start model")
-    parser.add_argument("--url", required=True, help="server that follows OUTPUT/checkpoints")
-    parser.add_argument("--output", required=True, type=Path)
-    parser.add_argument(
-        "--settings",
-        type=lambda text: Settings(**json.loads(text)),
-        default=OPENRLHF_FULL,
-        help="JSON object as in settings.json (default: the full demo's)",
-    )
-    arguments = parser.parse_args(argv)
-    run = Run(find_arm(arguments.arm), arguments.seed, arguments.output.resolve(), arguments.model)
+    run, settings, url = parse_run("recipes.cpu_demo.train_openrlhf", OPENRLHF_FULL, argv)
     shutil.rmtree(run.folder / "data", ignore_errors=True)
     run.folder.mkdir(parents=True, exist_ok=True)
-    return train(run, arguments.settings, arguments.url)
+    return train(run, settings, url)
 
 
 if __name__ == "__main__":
