@@ -24,6 +24,7 @@ from pathlib import Path
 from eval.errors import UserError
 from eval.records import write_json
 from eval.run.output import lock_run
+from recipes.cpu_demo.openrlhf_environ import find_missing_parts
 from recipes.cpu_demo.plan import (
     FULL,
     OPENRLHF_FULL,
@@ -49,10 +50,15 @@ _SETTINGS_FILE = "settings.json"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0, 1 if a run failed, 2 for a wrong flag, 130 if the user stopped it."""
-    arguments = _make_parser().parse_args(argv)
+    parser = _make_parser()
+    arguments = parser.parse_args(argv)
     settings = QUICK if arguments.quick else FULL
     if arguments.trainer == "openrlhf":
         settings = OPENRLHF_QUICK if arguments.quick else OPENRLHF_FULL
+        if missing := find_missing_parts():
+            parser.error(
+                f"--trainer openrlhf needs {', '.join(missing)}: make train-demo TRAINER=openrlhf"
+            )
     runs = list(plan_runs(arguments.output, arguments.quick, arguments.trainer))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     started_s = time.monotonic()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
 
 SHIM = Path(__file__).parent / "shim"
 """In PYTHONPATH, it replaces what a CPU lacks (openrlhf_on_cpu.py)."""
+_PARTS = ("vllm", "ray", "deepspeed", "openrlhf", "tensorboard")
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR")
+
+
+def find_missing_parts() -> list[str]:
+    """Packages that OpenRLHF's loop needs, and that are not installed."""
+    return [name for name in _PARTS if importlib.util.find_spec(name) is None]
 
 
 def make_environ(cache: Path, temporary: Path) -> dict[str, str]:

@@ -6,7 +6,6 @@ actors, DeepSpeed, vLLM and the weights that it sends to vLLM; our launcher, age
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ from typing import Any
 import pytest
 
 from recipes.cpu_demo.leftovers import Leftovers
-from recipes.cpu_demo.openrlhf_environ import make_environ
+from recipes.cpu_demo.openrlhf_environ import find_missing_parts, make_environ
 from recipes.cpu_demo.train_openrlhf import read_scalars as read_tensorboard
 from sar.models.problems import ArithmeticProblem, generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION
@@ -37,8 +36,7 @@ NUM_PROMPTS, PROMPTS_PER_STEP, SAMPLES_PER_PROMPT = 12, 4, 4
 @pytest.fixture(scope="session", autouse=True)
 def parts() -> None:
     """Skips the folder without the trainer and what it needs. `make real-test` installs them."""
-    needed = ("vllm", "ray", "deepspeed", "openrlhf", "tensorboard")
-    if missing := [name for name in needed if importlib.util.find_spec(name) is None]:
+    if missing := find_missing_parts():
         reason = f"{', '.join(missing)} not installed: make openrlhf-test"
         if os.environ.get("REAL_TEST") == "1":
             pytest.fail(reason)

@@ -305,3 +305,14 @@ def test_help_is_instant() -> None:
         [sys.executable, "-c", modules], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"torch", "trl", "transformers", "scipy", "matplotlib"} & set(loaded)
+
+
+def test_a_trainer_that_is_not_installed_is_said_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "find_missing_parts", lambda: ["vllm", "ray"])
+    with pytest.raises(SystemExit) as end:
+        command.main(["--trainer", "openrlhf", "--output", str(tmp_path / "output")])
+    assert end.value.code == 2
+    assert "needs vllm, ray: make train-demo TRAINER=openrlhf" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
