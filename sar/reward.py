@@ -6,7 +6,8 @@ Source: Han et al., arXiv:2509.05489, the combined reward with alpha = 0.2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +73,9 @@ class Reward:
     value: float
     verdict: Verdict
     likelihood: Likelihood
+    terms: Mapping[str, float] = field(default_factory=dict)
+    """Values of the reward file's terms, by name, before weights and conditions. Empty without a
+    reward file."""
 
     @property
     def correctness(self) -> float:

@@ -1,0 +1,75 @@
+"""What a term is: a number for one rollout, or for each rollout of a group."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pydantic import ConfigDict
+
+from sar.grading.label import Label
+from sar.grading.verdict import Verdict
+from sar.reward import Likelihood
+
+OPTIONS = ConfigDict(extra="forbid", strict=True)
+"""Configuration of a term's dataclass: the reward file may set its fields and no others."""
+
+
+class TermError(Exception):
+    """A term gave no valid number. The message names the term."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One rollout, as a term sees it."""
+
+    prompt: str
+    """As the policy saw it, chat template applied."""
+    response: str
+    """The text that was graded: up to the response's end, without special tokens."""
+    label: Label
+    verdict: Verdict
+    likelihood: Likelihood
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the response, those beyond the context included."""
+        return self.likelihood.num_response_tokens
+
+    @property
+    def is_correct(self) -> bool:
+        return self.verdict.correctness == 1.0
+
+
+class Term(ABC):
+    """A number for one rollout. Its options are the fields of the dataclass that it is."""
+
+    formula: ClassVar[str]
+    """What `python -m sar terms` and docs/rewards.md show."""
+    bounds: ClassVar[str]
+    """The values that it can have, such as "0 or 1"."""
+    source: ClassVar[str]
+    """Where the formula comes from."""
+    is_quick: ClassVar[bool] = False
+    """True if it takes microseconds, however long the texts are. The server runs other terms apart
+    from the thread that serves connections."""
+    is_remote: ClassVar[bool] = False
+    """True if it waits for another server. The server then runs several at once."""
+
+    @abstractmethod
+    def score(self, sample: Sample) -> float:
+        """The term's value for one rollout."""
+
+
+class GroupTerm(ABC):
+    """A number for each rollout of a group, which compares them."""
+
+    formula: ClassVar[str]
+    bounds: ClassVar[str]
+    source: ClassVar[str]
+
+    @abstractmethod
+    def score_group(self, group: Sequence[Sample]) -> Sequence[float]:
+        """The term's values for the rollouts of one prompt, in their order."""

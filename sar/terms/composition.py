@@ -1,0 +1,129 @@
+"""Composes a reward from terms: a weighted sum, or GDPO's sum of normalised terms.
+
+GDPO (arXiv:2601.05242): each term is normalised within its group before the sum, so that a term
+whose values vary much does not drown the others. The trainer whitens the sums over its batch.
+A term with `only_if` is 0 where its condition fails, before it is normalised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sar.errors import one_line
+from sar.terms.base import GroupTerm, Sample, Term, TermError
+
+Condition = Literal["correct", "wrong"]
+Normalization = Literal["none", "gdpo"]
+
+_EPSILON = 1e-4  # TRL's, in its own normalisation of terms
+
+
+@dataclass(frozen=True)
+class WeightedTerm:
+    """One summand of a reward."""
+
+    name: str
+    """Its name in the logs: the term's, unless the reward file gives another."""
+    term: Term | GroupTerm
+    weight: float = 1.0
+    only_if: Condition | None = None
+
+    def applies_to(self, sample: Sample) -> bool:
+        return self.only_if is None or sample.is_correct == (self.only_if == "correct")
+
+
+@dataclass(frozen=True)
+class Composition:
+    """The terms of a reward, and how they are summed."""
+
+    terms: tuple[WeightedTerm, ...]
+    group_size: int | None = None
+    """Rollouts of one prompt. None: no part of the reward compares them."""
+    normalize: Normalization = "none"
+
+    def score(self, sample: Sample) -> dict[str, float]:
+        """The values of the terms that look at one rollout alone.
+
+        Raises:
+            TermError: a term failed, or its value is not a finite number.
+        """
+        return {
+            one.name: self._score_alone(one.name, one.term, sample)
+            for one in self.terms
+            if isinstance(one.term, Term)
+        }
+
+    def score_group(
+        self, group: Sequence[Sample], scores: Sequence[Mapping[str, float]]
+    ) -> list[dict[str, float]]:
+        """Adds the values of the terms that compare rollouts.
+
+        Args:
+            scores: for each rollout, what `score` returned.
+        Raises:
+            TermError: a term failed, or gave a wrong count or a value that is not a finite number.
+        """
+        complete = [dict(one) for one in scores]
+        for one in self.terms:
+            if isinstance(one.term, GroupTerm):
+                values = self._score_together(one.name, one.term, group)
+                for scored, value in zip(complete, values, strict=True):
+                    scored[one.name] = value
+        return complete
+
+    def combine(
+        self, group: Sequence[Sample], scores: Sequence[Mapping[str, float]]
+    ) -> list[float]:
+        """The rewards of a group's rollouts, from the values of all terms."""
+        rewards = np.zeros(len(group))
+        for one in self.terms:
+            values = np.array(
+                [
+                    scored[one.name] if one.applies_to(sample) else 0.0
+                    for sample, scored in zip(group, scores, strict=True)
+                ]
+            )
+            rewards += one.weight * (_normalize(values) if self.normalize == "gdpo" else values)
+        return rewards.tolist()
+
+    @staticmethod
+    def _score_alone(name: str, term: Term, sample: Sample) -> float:
+        try:
+            return _check_value(term.score(sample))
+        except Exception as error:
+            raise TermError(f"term {name!r} failed: {one_line(error)}") from error
+
+    @staticmethod
+    def _score_together(name: str, term: GroupTerm, group: Sequence[Sample]) -> list[float]:
+        try:
+            values = [_check_value(value) for value in term.score_group(group)]
+            if len(values) != len(group):
+                raise ValueError(f"{len(values)} values for {len(group)} rollouts")
+        except Exception as error:
+            raise TermError(f"term {name!r} failed: {one_line(error)}") from error
+        return values
+
+
+def _check_value(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
+        raise TypeError(f"its value is {type(value).__name__}, not a number")
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"its value is {number}, not a finite number")
+    return number
+
+
+def _normalize(values_G: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(G,) values of one term in a group -> the same with mean 0 and deviation 1. Zero variance
+    gives 0. The deviation is that of a sample, as in the trainers (torch.std)."""
+    if len(values_G) < 2 or np.ptp(values_G) == 0.0:
+        return np.zeros_like(values_G)
+    deviation = float(values_G.std(ddof=1))
+    normalized_G: npt.NDArray[np.float64] = (values_G - values_G.mean()) / (deviation + _EPSILON)
+    return normalized_G

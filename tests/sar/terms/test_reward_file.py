@@ -1,0 +1,118 @@
+"""Reward files: what is read, and the one line for what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sar.terms.likelihood import Confidence, SelfAlignedReward
+from sar.terms.reward_file import RewardFileError, read_reward_file
+from sar.terms.verdict import Correctness
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "reward.toml"
+
+
+def test_a_file_is_read(file: Path) -> None:
+    file.write_text(
+        """
+        group_size = 6
+        normalize = "gdpo"
+        [[terms]]
+        term = "correctness"
+        [[terms]]
+        term = "sar"
+        weight = 0.2
+        only_if = "correct"
+        [[terms]]
+        term = "confidence"
+        name = "sure"
+        weight = -1
+        """
+    )
+    composition = read_reward_file(file)
+    assert (composition.group_size, composition.normalize) == (6, "gdpo")
+    assert [(one.name, one.term, one.weight, one.only_if) for one in composition.terms] == [
+        ("correctness", Correctness(), 1.0, None),
+        ("sar", SelfAlignedReward(), 0.2, "correct"),
+        ("sure", Confidence(), -1.0, None),
+    ]
+
+
+def test_a_term_of_the_users_own(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_terms.py").write_text(
+        "from sar.terms.base import Sample, Term\n"
+        "class Shouting(Term):\n"
+        "    def __init__(self, scale: float = 1.0) -> None:\n"
+        "        self.scale = scale\n"
+        "    def score(self, sample: Sample) -> float:\n"
+        "        return self.scale * sample.response.count('!')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    file.write_text('[[terms]]\nterm = "my_terms:Shouting"\nscale = 2.5\n')
+    (one,) = read_reward_file(file).terms
+    assert one.name == "shouting"
+    assert vars(one.term) == {"scale": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "terms is missing"),
+        ("terms = []", "at least 1 item"),
+        ("a b", "Expected '='"),
+        ("extra = 1\n", "'extra' is unknown"),
+        ('term = "x"', "terms[1] 'x' is unknown; known: correctness, "),
+        ("weight = 1", "terms[1].term is missing"),
+        ('term = "sar"\nweight = "much"', "terms[1].weight = 'much': must be a valid number"),
+        ('term = "sar"\nweight = inf', "terms[1].weight = inf"),
+        ('term = "sar"\nweight = nan', "terms[1].weight = nan"),
+        ('term = "sar"\nonly_if = "lucky"', "terms[1].only_if = 'lucky': must be 'correct' or"),
+        ('term = "sar"\nname = "A b"', "terms[1].name = 'A b'"),
+        ('term = "sar"\nscale = 2', "terms[1] 'sar': 'scale' is unknown"),
+        ('term = "sar"\n[[terms]]\nterm = "sar"', "two terms are called 'sar'"),
+        ('term = "no_such_module:Term"', "cannot be imported: ModuleNotFoundError"),
+        ('term = "json:no_such"', "cannot be imported: AttributeError"),
+        ('term = "json:dumps"', "is no subclass of"),
+        ('term = "pathlib:Path"', "is no subclass of"),
+    ],
+)
+def test_what_is_wrong_is_one_line(file: Path, text: str, message: str) -> None:
+    if text.startswith(("term =", "weight =")):
+        text = f"[[terms]]\n{text}"
+    elif text.startswith("extra"):
+        text += '[[terms]]\nterm = "sar"'
+    file.write_text(text)
+    with pytest.raises(RewardFileError) as error:
+        read_reward_file(file)
+    assert str(error.value).startswith(f"{file}: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("group_size = 1", "group_size = 1: must be"),
+        ("group_size = 4", "no term compares rollouts"),
+        ('normalize = "gdpo"', 'normalize = "gdpo" compares rollouts: set group_size'),
+        ('normalize = "mean"', "normalize = 'mean': must be 'none' or 'gdpo'"),
+    ],
+)
+def test_groups_are_declared_where_they_are_needed(file: Path, head: str, message: str) -> None:
+    file.write_text(f'{head}\n[[terms]]\nterm = "sar"\n')
+    with pytest.raises(RewardFileError) as error:
+        read_reward_file(file)
+    assert message in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(RewardFileError, match="No such file"):
+        read_reward_file(tmp_path / "none.toml")
+    with pytest.raises(RewardFileError, match="Is a directory"):
+        read_reward_file(tmp_path)
