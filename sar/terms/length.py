@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
 from sar.terms.base import OPTIONS, Sample, Term
+
+_Tokens = Annotated[int, Field(ge=1, le=10**9)]
 
 
 @dataclass(frozen=True, config=OPTIONS)
@@ -19,8 +21,10 @@ class Overlong(Term):
     source = "DAPO, arXiv:2503.14476, soft overlong punishment"
     is_quick = True
 
-    max_tokens: int = Field(ge=1, description="from this length on, the term is -1")
-    buffer_tokens: int = Field(ge=1, description="the term falls over this many tokens before it")
+    max_tokens: _Tokens
+    """From this length on, the term is -1."""
+    buffer_tokens: _Tokens
+    """Over so many tokens before, it falls from 0 to -1."""
 
     @field_validator("buffer_tokens")
     @classmethod
@@ -51,17 +55,14 @@ class TargetLength(Term):
     source = "L1, arXiv:2503.04697, LCPO-Exact and LCPO-Max"
     is_quick = True
 
-    form: Literal["exact", "max"] = Field(default="exact", description="which of L1's two rewards")
-    target_tokens: int | None = Field(
-        default=None,
-        ge=1,
-        le=10**9,
-        description="the target of prompts whose label has no `target_tokens`",
-    )
-    alpha: float = Field(default=0.0003, gt=0, le=1, description="reward of one token")
-    delta: float = Field(
-        default=0.5, ge=0, le=1, description="max: what a right answer of the target length gets"
-    )
+    form: Literal["exact", "max"] = "exact"
+    """Which of L1's two rewards."""
+    target_tokens: _Tokens | None = None
+    """The target of prompts whose label has no `target_tokens`."""
+    alpha: Annotated[float, Field(gt=0, le=1)] = 0.0003
+    """Reward of one token."""
+    delta: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """With "max": what a right answer of exactly the target length gets."""
 
     def score(self, sample: Sample) -> float:
         target = sample.label.target_tokens or self.target_tokens
@@ -87,7 +88,8 @@ class HardLimit(Term):
     source = "ThinkPrune, arXiv:2504.01296"
     is_quick = True
 
-    max_tokens: int = Field(ge=1, description="the longest response that is paid")
+    max_tokens: _Tokens
+    """The longest response that is paid."""
 
     def score(self, sample: Sample) -> float:
         return float(sample.is_correct and sample.num_tokens <= self.max_tokens)

@@ -6,6 +6,8 @@ text, so a million characters take seconds.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 import numpy.typing as npt
 import regex
@@ -15,7 +17,7 @@ from pydantic.dataclasses import dataclass
 from sar.terms.base import OPTIONS, Sample, Term
 
 _Ids = npt.NDArray[np.int64]
-_MAX_N = 1000
+_Count = Annotated[int, Field(ge=1, le=1000)]
 
 # Scripts without spaces between words: there, a letter is a unit.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
@@ -38,9 +40,8 @@ class Copied(Term):
     bounds = "0 to 1"
     source = "this project"
 
-    n: int = Field(
-        default=10, ge=1, le=_MAX_N, description="units of the shortest span that counts as copied"
-    )
+    n: _Count = 10
+    """Units of the shortest span that counts as copied."""
 
     def score(self, sample: Sample) -> float:
         prompt, response = _find_units(sample.prompt), _find_units(sample.response)
@@ -72,9 +73,8 @@ class Repetition(Term):
     bounds = "0 to 1"
     source = "as in Yeo et al., arXiv:2502.03373, over characters"
 
-    n: int = Field(
-        default=40, ge=1, le=_MAX_N, description="characters of the shortest repeated text"
-    )
+    n: _Count = 40
+    """Characters of the shortest repeated text."""
 
     def score(self, sample: Sample) -> float:
         characters = sample.response.encode("utf-32-le", "surrogatepass")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import regex
 from pydantic import Field, ValidationInfo, field_validator
@@ -56,17 +56,11 @@ class Format(Term):
     bounds = "0 or 1"
     source = "DeepSeek-R1, arXiv:2501.12948, format reward"
 
-    pattern: str | None = Field(
-        default=None,
-        min_length=1,
-        description="regular expression that the response must contain; `.` matches line breaks "
-        r"too, `\A` and `\Z` are the response's start and end",
-    )
-    style: Literal["think"] | None = Field(
-        default=None,
-        validate_default=True,
-        description='"think": one `<think>...</think>` that is not empty, then an answer',
-    )
+    pattern: Annotated[str, Field(min_length=1)] | None = None
+    r"""Regular expression that the response must contain. `.` matches line breaks too; `\A` is the
+    response's start, `\Z` its end."""
+    style: Annotated[Literal["think"] | None, Field(validate_default=True)] = None
+    """A form with a name. "think": one `<think>...</think>` that is not empty, then an answer."""
 
     @field_validator("pattern")
     @classmethod
