@@ -56,6 +56,7 @@ VALUES = {
     "Annotated[tuple[str, ...], _CONVERTED]": st.lists(TEXTS).map(tuple),
     "int": st.integers(),
     "float": NUMBERS,
+    "dict[str, float]": st.dictionaries(TEXTS, NUMBERS),
     "bool": st.booleans(),
     "Annotated[bool, _RENAMED]": st.booleans(),
     "Annotated[Reason, _CONVERTED]": st.sampled_from(Reason),
