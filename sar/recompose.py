@@ -15,7 +15,6 @@ Memory use does not grow with the length of the log.
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -128,7 +127,7 @@ class Recomposer:
         elif group_size is None:
             self._settle([rollout], [rollout.sample], rollout.decision.group)
         else:
-            key = _group_key(rollout.decision)
+            key = rollout.decision.group or (rollout.sample.prompt, rollout.sample.label)
             rollout.group = self._open.setdefault(key, _Group(key))
             rollout.group.rollouts.append(rollout)
             if len(rollout.group.rollouts) == group_size:
@@ -204,9 +203,3 @@ def _score(judged: Judged, composition: Composition) -> _Rollout:
         return _Rollout(judged, sample, composition.score(sample))
     except (LabelError, TermError) as error:
         raise RescoreError(f"{judged.logged.place}: {error}") from error
-
-
-def _group_key(decision: Decision) -> Hashable:
-    if decision.group:
-        return decision.group
-    return decision.prompt, json.dumps(decision.label, sort_keys=True)
