@@ -26,8 +26,8 @@ SCHEMA = 1
 _CONVERTED = Field(strict=False)
 # Older logs have the second name.
 _RENAMED = Field(validation_alias=AliasChoices("over_context", "truncated"))
-# A line has these fields only if a reward file gave the reward.
-_OF_REWARD_FILES = ("terms", "group")
+# A line has these fields only if they are set.
+_OPTIONAL = ("terms", "group")
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,9 @@ class Decision:
         """The JSON object of `to_json`."""
         fields = asdict(self)
         return {
-            name: value for name, value in fields.items() if value or name not in _OF_REWARD_FILES
+            name: value
+            for name, value in fields.items()
+            if name not in _OPTIONAL or value not in (None, "", {})
         }
 
     @classmethod

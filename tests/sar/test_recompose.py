@@ -253,6 +253,13 @@ def test_what_waits_is_bounded(rollout: Callable[..., Decision], bound: dict[str
     assert num_read == 300
 
 
+def test_what_has_left_does_not_count_as_waiting(rollout: Callable[..., Decision]) -> None:
+    log = [rollout(f"{number // 2:03}", tokens=number % 2) for number in range(300)]
+    found, recomposer = recompose(log, comparing(2), max_waiting=2, max_waiting_chars=20)
+    assert len(found) == 300
+    assert (recomposer.num_groups, recomposer.num_incomplete) == (150, 0)
+
+
 def test_a_group_that_is_given_up_is_settled_with_those_that_came(
     rollout: Callable[..., Decision],
 ) -> None:
