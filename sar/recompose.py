@@ -29,7 +29,7 @@ from sar.reward import Reward
 from sar.terms.base import Sample, Term, TermError
 from sar.terms.composition import Composition
 
-MAX_WAITING = 1 << 14
+_MAX_WAITING = 1 << 14
 _MAX_WAITING_CHARS = 1 << 28
 # Rollouts whose remote terms are asked for at once. Each such term has a limit of its own.
 _NUM_THREADS = 64
@@ -78,7 +78,7 @@ class Recomposer:
         self,
         composition: Composition,
         *,
-        max_waiting: int = MAX_WAITING,
+        max_waiting: int = _MAX_WAITING,
         max_waiting_chars: int = _MAX_WAITING_CHARS,
     ) -> None:
         """
