@@ -18,6 +18,7 @@ from sar.grading.graded_text import make_graded_text
 from sar.grading.label import GraderName, Label, Mode
 from sar.grading.verdict import Reason, Verdict
 from sar.reward import Likelihood, Reward, combine
+from sar.tokenization import NEEDS
 
 SCHEMA = 1
 
@@ -68,6 +69,9 @@ class Decision:
     end_tokens: Annotated[tuple[str, ...], _CONVERTED] = ()
     """Special tokens that end a response of this policy. Empty in older logs: there, the
     `COMMON_END_TOKENS` end it."""
+    self_certainty: float | None = None
+    reference_gain: float | None = None
+    """What `Likelihood` has under these names. A line has them only if a term needed them."""
 
     __pydantic_config__: ClassVar = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -135,7 +139,14 @@ class Decision:
 
     @property
     def likelihood(self) -> Likelihood:
-        return Likelihood(self.nll_qa, self.nll_a, self.num_response_tokens, self.over_context)
+        return Likelihood(
+            self.nll_qa,
+            self.nll_a,
+            self.num_response_tokens,
+            self.over_context,
+            self.self_certainty,
+            self.reference_gain,
+        )
 
     def to_json(self) -> str:
         """One line of JSON, without a line break at its end.
@@ -144,7 +155,12 @@ class Decision:
             ValueError: a number is not finite. Numbers from `sar.reward` always are.
         """
         # Text that is not ASCII stays readable, as it is not escaped.
-        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
+        fields = {
+            name: value
+            for name, value in asdict(self).items()
+            if value is not None or name not in NEEDS
+        }
+        return json.dumps(fields, ensure_ascii=False, allow_nan=False)
 
     @classmethod
     def from_json(cls, line: str) -> Decision:
@@ -174,7 +190,7 @@ def _reward_fields(
         "reason": reward.verdict.reason,
         "answer": reward.verdict.answer,
         "label_unreadable": reward.verdict.label_unreadable,
-        **asdict(reward.likelihood),  # nll_qa, nll_a, num_response_tokens, over_context
+        **asdict(reward.likelihood),
         "grader": grader,
         "mode": mode,
         "correctness": reward.correctness,
