@@ -9,7 +9,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from sar.terms.base import GroupTerm, Term
-from sar.terms.likelihood import Confidence, Entropy, SelfAlignedReward
+from sar.terms.likelihood import (
+    Confidence,
+    Entropy,
+    ReferenceLikelihood,
+    SelfAlignedReward,
+    SelfCertainty,
+)
 from sar.terms.verdict import Correctness, NoAnswer
 
 TERMS: Mapping[str, type[Term | GroupTerm]] = MappingProxyType(
@@ -19,5 +25,7 @@ TERMS: Mapping[str, type[Term | GroupTerm]] = MappingProxyType(
         "sar": SelfAlignedReward,
         "confidence": Confidence,
         "entropy": Entropy,
+        "self_certainty": SelfCertainty,
+        "reference_likelihood": ReferenceLikelihood,
     }
 )
