@@ -16,7 +16,7 @@ from sar.arguments import CommandParser
 
 _COMMANDS = {
     "grade": "grade a response, or a file of them, and say why each is right or wrong",
-    "rescore": "compute the rewards in a reward log again, with another reward or grader",
+    "rescore": "compute the rewards in a reward log again, with another SAR weight or grader",
 }
 
 
