@@ -215,6 +215,32 @@ def test_ids_labels_and_prompts_keep_groups_apart(rollout: Callable[..., Decisio
     assert [one.after for one in again] == [one.after for one in reversed(found)]
 
 
+def test_a_rollout_that_was_sent_again_gets_the_same_reward(
+    rollout: Callable[..., Decision],
+) -> None:
+    """After its group was complete; two siblings with equal texts are no such rollouts."""
+    texts = ["a", "b", "b", "c", "b", "a"]
+    log = [
+        replace(rollout(tokens=ord(text), group="one"), response=text, request_id=f"{number}")
+        for number, text in enumerate(texts)
+    ]
+    found, recomposer = recompose(log, comparing(4, "gdpo"))
+    rewards = [one.after.reward for one in found]
+    assert rewards[4:] == [rewards[1], rewards[0]]
+    assert len(set(rewards[:4])) == 3
+    assert found[5].after.terms == found[0].after.terms
+    assert [one.after.request_id for one in found] == list("012345")
+    assert (recomposer.num_groups, recomposer.num_left_out) == (1, 0)
+
+
+def test_a_group_larger_than_the_files_is_an_error(rollout: Callable[..., Decision]) -> None:
+    log = [replace(rollout(group="one"), response=text) for text in "abc"]
+    with pytest.raises(RescoreError) as error:
+        recompose(log, comparing(2))
+    message = "a.jsonl:3: its group has more than 2 rollouts; set group_size to the run's"
+    assert str(error.value) == message
+
+
 def test_a_label_object_and_its_text_are_one_label(rollout: Callable[..., Decision]) -> None:
     log = [rollout(label={"answer": "5"}), rollout(label='{"answer": "5"}'), rollout(label="5")]
     found, recomposer = recompose(log, comparing(3))
