@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from sar.errors import one_line
 from sar.terms.base import GroupTerm, Sample, Term, TermError
+from sar.tokenization import NO_NEEDS, Need
 
 Condition = Literal["correct", "wrong"]
 Normalization = Literal["none", "gdpo"]
@@ -46,6 +47,23 @@ class Composition:
     group_size: int | None = None
     """Rollouts of one prompt. None: no part of the reward compares them."""
     normalize: Normalization = "none"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the terms read beyond the two perplexities, for `RolloutTokenizer.encode`."""
+        return NO_NEEDS.union(*(one.term.needs for one in self.terms))
+
+    def raise_if_not_from_vllm(self) -> None:
+        """
+        Raises:
+            ValueError: a term needs what vLLM cannot compute.
+        """
+        for one in self.terms:
+            if "self_certainty" in one.term.needs:
+                raise ValueError(
+                    f"term {one.name!r} needs the model's logits, which vLLM does not return; use "
+                    "--backend transformers"
+                )
 
     def score(self, sample: Sample) -> dict[str, float]:
         """The values of the terms that look at one rollout alone.
