@@ -16,6 +16,10 @@ from sar.reward import Likelihood
 OPTIONS = ConfigDict(extra="forbid", strict=True)
 """Configuration of a term's dataclass: the reward file may set its fields and no others."""
 
+UNSHOWN = "unshown"
+"""Type of a `PydanticCustomError` about an option that may hold a secret: the message about the
+reward file does not show its value."""
+
 
 class TermError(Exception):
     """A term gave no valid number. The message names the term."""

@@ -10,6 +10,8 @@ from types import MappingProxyType
 
 from sar.terms.base import GroupTerm, Term
 from sar.terms.likelihood import Confidence, Entropy, SelfAlignedReward
+from sar.terms.remote.classify import Classify
+from sar.terms.remote.judge import Judge
 from sar.terms.verdict import Correctness, NoAnswer
 
 TERMS: Mapping[str, type[Term | GroupTerm]] = MappingProxyType(
@@ -19,5 +21,7 @@ TERMS: Mapping[str, type[Term | GroupTerm]] = MappingProxyType(
         "sar": SelfAlignedReward,
         "confidence": Confidence,
         "entropy": Entropy,
+        "classify": Classify,
+        "judge": Judge,
     }
 )
