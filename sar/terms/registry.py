@@ -18,6 +18,8 @@ from sar.terms.likelihood import (
     SelfAlignedReward,
     SelfCertainty,
 )
+from sar.terms.remote.classify import Classify
+from sar.terms.remote.judge import Judge
 from sar.terms.text import Copied, Repetition
 from sar.terms.verdict import Correctness, Format, NoAnswer
 
@@ -40,5 +42,7 @@ TERMS: Mapping[str, type[Term | GroupTerm]] = MappingProxyType(
         "efficient": Efficient,
         "kimi_length": KimiLength,
         "group_length": GroupLength,
+        "classify": Classify,
+        "judge": Judge,
     }
 )
