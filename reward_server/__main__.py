@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reward_server.config import ServerConfig, parse_args
+from reward_server.command_line import parse_args
+from reward_server.config import ServerConfig
 from reward_server.observe.logs import start_logging
 from sar.errors import MAX_MESSAGE_CHARS, one_line
 from sar.files import write_atomically
