@@ -120,7 +120,7 @@ class RewardRequest:
 
     def record_decisions(self) -> Iterator[Decision]:
         """The reward log's records of the rewards that `compute_rewards` gave."""
-        for pending, reward, _ in self._list_rewards():
+        for pending, reward, settled in self._list_rewards():
             prepared = pending.prepared
             yield Decision.from_reward(
                 reward,
@@ -136,6 +136,7 @@ class RewardRequest:
                 server_version=__version__,
                 policy_version=self._engine.version,
                 end_tokens=self._engine.tokenizer.end_tokens,
+                group=settled.group if settled else "",
             )
 
     def _list_rewards(self) -> Iterator[tuple[_Pending, Reward, Settled | None]]:
