@@ -1,59 +1,27 @@
-"""Rewards composed from terms, through the routes: numbers, groups, failures, and what is shown."""
+"""Rewards composed from terms, through the routes: numbers, failures, and what is shown."""
 
 from __future__ import annotations
 
 import json
 import math
-import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from reward_server.http.app import AppConfig, create_app
-from reward_server.http.request_schema import RequestLimits
 from reward_server.observe.reward_log import RewardLog
-from reward_server.pipeline.batcher import Batcher
-from reward_server.pipeline.engine import Engine
-from reward_server.pipeline.service import RewardService, ServiceLimits
-from sar.grading.verdict import Reason, Verdict
-from sar.prompts import DEFAULT_SYSTEM_PROMPT
-from sar.scoring import TokenSequence
 from sar.terms.base import GroupTerm, Sample, Term
-from sar.terms.composition import Composition, WeightedTerm
+from sar.terms.composition import WeightedTerm
 from sar.terms.likelihood import SelfAlignedReward
 from sar.terms.verdict import Correctness
-from sar.tokenization import RolloutTokenizer
 
-PROMPT = "Q: 2+3?\nA:"
+if TYPE_CHECKING:
+    from tests.reward_server.http.conftest import Client
+
 NUM_MOST = 3000
-
-
-class Scorer:
-    """Gives each token minus a nat per thousandth of the sequence's length, so responses differ."""
-
-    max_context_tokens = None
-
-    def response_logprobs(self, sequences: Sequence[TokenSequence]) -> list[Any]:
-        return [np.full(len(one.response_ids), -len(one) / 1000, np.float32) for one in sequences]
-
-
-class Graders:
-    """Finds a response right if the label's answer is in it."""
-
-    num_restarts = 0
-
-    def submit(self, response: str, label: Any) -> Future[Verdict]:
-        future: Future[Verdict] = Future()
-        is_right = label.answer in response
-        future.set_result(Verdict(Reason.CORRECT if is_right else Reason.WRONG, "5"))
-        return future
 
 
 class Chars(Term):
@@ -113,65 +81,6 @@ class Elsewhere(Term):
         return float(len(sample.response))
 
 
-class Client:
-    """A server in this process, with or without a reward file's terms."""
-
-    def __init__(
-        self,
-        tokenizer: Any,
-        *terms: WeightedTerm,
-        group_size: int | None = None,
-        normalize: Any = "none",
-        timeout_s: float = 60.0,
-        reward_log: RewardLog | None = None,
-    ) -> None:
-        graders: Any = Graders()
-        self.composition = Composition(terms, group_size, normalize) if terms else None
-        self.service = RewardService(
-            graders,
-            sar_weight=0.2,
-            limits=ServiceLimits(timeout_s, 2**31),
-            composition=self.composition,
-            reward_log=reward_log,
-        )
-        rollout_tokenizer = RolloutTokenizer(tokenizer, system_prompt=DEFAULT_SYSTEM_PROMPT)
-        self.service.engines.start(Engine(rollout_tokenizer, Batcher(Scorer(), 100_000)))
-        limits = RequestLimits(max_samples=8192, max_text_chars=100_000, max_body_bytes=2**26)
-        self._app = create_app(self.service, AppConfig("m", 0.2, limits))
-
-    def ask(self, *rollouts: tuple[str, Any], prompt: str = PROMPT) -> Any:
-        """The answer to responses with their labels."""
-        return self.send(*((prompt, *one) for one in rollouts))
-
-    def send(self, *rollouts: tuple[str, str, Any]) -> Any:
-        """The answer to prompts, responses and labels."""
-        body = {
-            "query": [prompt + response for prompt, response, _ in rollouts],
-            "prompts": [prompt for prompt, *_ in rollouts],
-            "labels": [label for *_, label in rollouts],
-        }
-        return self._app.test_client().post("/get_reward", json=body)
-
-    def ask_rm(self, response: str, label: Any) -> Any:
-        body = {"prompt": PROMPT, "response": response, "label": label}
-        return self._app.test_client().post("/rm", json=body)
-
-    def get(self, path: str) -> Any:
-        return self._app.test_client().get(path)
-
-    def metrics(self) -> dict[tuple[Any, ...], float]:
-        return {
-            (sample.name.removeprefix("reward_server_"), *sample.labels.values()): sample.value
-            for family in text_string_to_metric_families(self.get("/metrics").text)
-            for sample in family.samples
-        }
-
-
-@pytest.fixture
-def make_client(bundled_tokenizer: Any) -> Callable[..., Client]:
-    return lambda *terms, **options: Client(bundled_tokenizer, *terms, **options)
-
-
 CORRECT = WeightedTerm("correctness", Correctness())
 ROLLOUTS = [(" 5", "5"), (" 6", "5"), (" it is 5, I think", "5"), (" no idea at all", "5")]
 
@@ -214,10 +123,9 @@ def test_a_term_of_ones_own_is_summed_and_shown(make_client: Callable[..., Clien
     assert (one["reward"], one["term_chars"]) == (pytest.approx(expected[1]), lengths[1])
     assert "cohort_incomplete" not in one
     metrics = client.metrics()
-    assert metrics["term_count", "chars"] == 5
-    assert metrics["term_sum", "chars"] == sum(lengths) + lengths[1]
-    assert metrics["term_sum", "correctness"] == 2
-    assert metrics["reward_sum",] == pytest.approx(sum(expected) + expected[1])
+    assert metrics["term_count", "chars"] == metrics["term_count", "correctness"] == 5
+    assert metrics["term_bucket", "3.0", "chars"] == 3
+    assert metrics["term_bucket", "0.0", "correctness"] == 3
     assert client.get("/healthz").json["reward"] == "correctness - 0.01 chars (if wrong)"
     assert "<b>correctness - 0.01 chars (if wrong)</b>" in client.get("/").text
 
@@ -305,66 +213,6 @@ def test_eval_is_correctness_alone(make_client: Callable[..., Client]) -> None:
     assert client.ask_rm(" 5", EVAL).json["reward"] == 1.0
     assert not chars.threads
     assert not [key for key in client.metrics() if key[0].startswith("term_")]
-
-
-def test_groups_that_come_whole_are_compared_at_once(make_client: Callable[..., Client]) -> None:
-    """Two prompts, two labels of one prompt, and labels in mode "eval", all mixed."""
-    client = make_client(CORRECT, WeightedTerm("longer", Longer(), 0.5), group_size=2)
-    rollouts: list[tuple[str, str, Any]] = [
-        (PROMPT, " 5", "5"),
-        ("Q: 1?\nA:", " 1 and no more", "1"),
-        (PROMPT, " 5 it is", "6"),
-        (PROMPT, " five", EVAL),
-        (PROMPT, " 5 5 5", "5"),
-        (PROMPT, " 6", "6"),
-        ("Q: 1?\nA:", " 2", "1"),
-    ]
-    answer = client.send(*rollouts).json
-    longer = [0, 11, 6, 0, 4, 0, 0]
-    right = [1, 1, 0, 0, 1, 1, 0]
-    assert answer["extra_logs"]["term_longer"] == longer
-    assert answer["extra_logs"]["term_correctness"] == right
-    assert answer["extra_logs"]["cohort_incomplete"] == [0] * 7
-    assert answer["rewards"] == [r + 0.5 * n for r, n in zip(right, longer, strict=True)]
-    assert client.get("/healthz").json["groups"] == 3
-
-
-def test_more_than_a_group_are_several(make_client: Callable[..., Client]) -> None:
-    client = make_client(WeightedTerm("longer", Longer()), group_size=2)
-    responses = [" 55", " 5", " 55555", " 555", " 5", " 5"]
-    answer = client.ask(*((response, "5") for response in responses)).json
-    assert answer["rewards"] == [1, 0, 2, 0, 0, 0]
-
-
-def test_gdpo_normalises_each_term_in_its_group(make_client: Callable[..., Client]) -> None:
-    terms = (CORRECT, WeightedTerm("chars", Chars(), -0.5))
-    client = make_client(*terms, group_size=4, normalize="gdpo")
-    others = [(" 6", "6")] * 4  # a group without variance
-    answer = client.ask(*ROLLOUTS, *others).json
-    expected = [0.0] * 8
-    for weight, values in (
-        (1.0, [1.0, 0.0, 1.0, 0.0]),
-        (-0.5, [float(len(response)) for response, _ in ROLLOUTS]),
-    ):
-        mean, deviation = statistics.fmean(values), statistics.stdev(values)
-        for index, value in enumerate(values):
-            expected[index] += weight * (value - mean) / (deviation + 1e-4)
-    assert answer["rewards"] == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    assert answer["rewards"][4:] == [0.0] * 4
-    # Scores stay what filters on them expect, and terms what they were.
-    assert answer["scores"] == [1.0, 0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0]
-    assert answer["extra_logs"]["term_chars"][:2] == [2, 2]
-
-
-def test_rm_cannot_compare_and_says_why(make_client: Callable[..., Client]) -> None:
-    client = make_client(CORRECT, group_size=6, normalize="gdpo")
-    answer = client.ask_rm(" 5", "5")
-    assert answer.status_code == 400
-    message = answer.json["error"]["message"]
-    for part in ("6 rollouts", "/rm takes one", "wait", "/get_reward", "without group_size"):
-        assert part in message
-    assert "more characters" not in message
-    assert client.ask_rm(" 5", EVAL).status_code == 200
 
 
 def test_nothing_in_nothing_out(make_client: Callable[..., Client]) -> None:
