@@ -129,6 +129,7 @@ _LABEL_SCHEMA: dict[str, Any] = {
                 "mode": {"enum": [*get_args(Mode), None]},
                 "choices": {"type": ["array", "null"], "items": {"type": "string"}, "maxItems": 26},
                 "group": {"type": ["string", "integer", "null"], "minLength": 1},
+                "target_tokens": {"type": ["integer", "null"], "minimum": 1, "maximum": 10**9},
             },
         },
     ],
