@@ -55,7 +55,7 @@ from reward_server.pipeline.cohort import (
     answer_with_error,
     compute_rewards,
 )
-from reward_server.pipeline.kept import Kept
+from reward_server.pipeline.gathering import Gathering
 from reward_server.pipeline.settled_groups import Origin, SettledGroup, SettledGroups
 from reward_server.pipeline.waiting import Client, Deadline
 from sar.terms.composition import Composition
@@ -108,14 +108,13 @@ class Cohorts:
         self._grace_s = grace_s
         self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="cohorts")
         self._lock = threading.Lock()  # guards all that follows; never held while terms run
-        self._cohorts: dict[str, list[Cohort]] = {}  # those that are not settled
-        self._left: Kept[Cohort] = Kept(max_chars)  # open cohorts for which nobody waits
+        self._gathering = Gathering(composition.group_size, max_chars)
         self._settled = SettledGroups(composition.group_size, max_chars)
         self._retention_s = 0.0
         self._is_closed = False
         self._num_settled = 0
         self._num_incomplete = 0
-        self._num_retries = 0
+        self._num_asked_again = 0
 
     def join(self, members: Sequence[Member], client: Client) -> list[Settled]:
         """The rewards of one request's rollouts, when their groups are settled. Blocks until then.
@@ -149,10 +148,9 @@ class Cohorts:
         """
         with self._lock:
             self._is_closed = True
-            unsettled = [one for cohorts in self._cohorts.values() for one in cohorts]
-            is_open = [cohort for cohort in unsettled if cohort.is_open]
+            is_open = [cohort for cohort in self._gathering if cohort.is_open]
             for cohort in is_open:
-                self._remove(cohort)
+                self._gathering.remove(cohort)
         for cohort in is_open:
             answer_with_error(cohort.slots, NotReady("the server is stopping"))
 
@@ -160,95 +158,36 @@ class Cohorts:
     def state(self) -> CohortsState:
         with self._lock:
             self._forget_old()
-            unsettled = [one for cohorts in self._cohorts.values() for one in cohorts]
+            unsettled = list(self._gathering)
             return CohortsState(
                 num_open=len(unsettled),
                 num_held=sum(cohort.num_waiting for cohort in unsettled),
                 num_chars=sum(one.num_chars for one in unsettled) + self._settled.num_chars,
                 num_settled=self._num_settled,
                 num_incomplete=self._num_incomplete,
-                num_retries=self._num_retries,
+                num_retries=self._gathering.num_retries + self._num_asked_again,
             )
 
     # What follows, up to `_wait`, runs under the lock.
 
     def _place(self, members: Sequence[Member], client: Client) -> tuple[list[Slot], list[Cohort]]:
-        """Gives each member a slot. Returns also the cohorts that are complete now."""
-        self._retention_s = 2 * client.deadline.timeout_s  # the same for all requests
         self._forget_old()
-        whole = self._find_whole(members)
-        if self._is_closed and len(whole) < len(members):
+        self._retention_s = 2 * client.deadline.timeout_s  # the same for all requests
+        if self._is_closed and len(self._gathering.find_whole(members)) < len(members):
             raise NotReady("the server is stopping")
-        complete: dict[Cohort, None] = {}
-        slots = []
-        for index, member in enumerate(members):
-            if cohort := whole.get(index):
-                slots.append(cohort.add(member, client))
-                complete[cohort] = None
-                continue
-            slots.append(slot := self._place_one(member, client))
-            cohort = slot.cohort
-            if cohort.is_open and len(cohort.slots) == self._group_size:
-                cohort.is_open = False
-                complete[cohort] = None
-        return slots, list(complete)
-
-    def _find_whole(self, members: Sequence[Member]) -> dict[int, Cohort]:
-        """A new cohort for each member, by index, all of whose siblings are in the request."""
-        by_key: dict[str, list[int]] = {}
-        for index, member in enumerate(members):
-            by_key.setdefault(member.key, []).append(index)
-        whole: dict[int, Cohort] = {}
-        for key, indices in by_key.items():
-            for start in range(0, len(indices) - self._group_size + 1, self._group_size):
-                cohort = Cohort(key, is_open=False, is_whole=True)
-                whole |= dict.fromkeys(indices[start : start + self._group_size], cohort)
-        return whole
-
-    def _place_one(self, member: Member, client: Client) -> Slot:
-        cohorts = self._cohorts.setdefault(member.key, [])
-        for slot in (slot for cohort in cohorts for slot in cohort.slots):
-            is_same = slot.member.fingerprint == member.fingerprint
-            if is_same and slot.can_be_retaken_by(client):
-                slot.client = client
-                self._left.remove(slot.cohort)
-                self._num_retries += 1
-                return slot
-        cohort = next((one for one in cohorts if one.is_open), None)
-        if cohort is None:
-            cohort = Cohort(member.key)
-            cohorts.append(cohort)
-        cohort.last_joined_s = time.monotonic()
-        self._left.remove(cohort)
-        return cohort.add(member, client)
+        return self._gathering.place(members, client)
 
     def _leave(self, slots: Sequence[Slot], client: Client, *, is_answered: bool) -> None:
-        """Notes that a request does not wait any more."""
-        is_delivered = is_answered and not client.is_gone()
-        for slot in slots:
-            if slot.given and is_delivered:
-                slot.given.is_delivered = True
-            if slot.client is client:
-                slot.client = None
-            if slot.cohort.is_open and not slot.cohort.num_waiting:
-                until_s = time.monotonic() + self._retention_s
-                self._left.put(slot.cohort, until_s, slot.cohort.num_chars)
+        if is_answered and not client.is_gone():
+            for slot in slots:
+                if slot.given:
+                    slot.given.is_delivered = True
+        self._gathering.leave(slots, client, time.monotonic() + self._retention_s)
 
     def _forget_old(self) -> None:
         now_s = time.monotonic()
         self._settled.forget_old(now_s)
-        for cohort in self._left.take_old(now_s):
-            self._remove(cohort)
-
-    def _remove(self, cohort: Cohort) -> None:
-        """Ends a cohort that is not settled yet, or that is settled now."""
-        cohort.is_open = False
-        self._left.remove(cohort)
-        cohorts = self._cohorts.get(cohort.key, [])
-        if cohort in cohorts:
-            cohorts.remove(cohort)
-        if not cohorts:
-            self._cohorts.pop(cohort.key, None)
+        self._gathering.drop_old(now_s)
 
     def _attend(
         self, slots: Sequence[Slot], client: Client
@@ -289,7 +228,7 @@ class Cohorts:
         if len(cohort.slots) >= _MIN_INCOMPLETE:
             cohort.is_open = False
             return partial(self._threads.submit, self._settle, cohort)
-        self._remove(cohort)
+        self._gathering.remove(cohort)
         error = NotReady(
             f"1 of {self._group_size} rollouts of this prompt came within "
             f"{deadline.timeout_s:g} s: send {self._group_size} of each (group_size in --reward)"
@@ -298,8 +237,8 @@ class Cohorts:
 
     def _trace_back(self, cohort: Cohort, origin: Origin) -> Callable[[], object]:
         """Ends a cohort whose members belong to a group that is settled already."""
-        self._remove(cohort)
-        self._num_retries += len(origin.retries)
+        self._gathering.remove(cohort)
+        self._num_asked_again += len(origin.retries)
         late = [slot.member for slot in origin.late]
         there = list(origin.group.members)
         if late:
@@ -342,12 +281,12 @@ class Cohorts:
             rewards = compute_rewards(self._composition, cohort.members)
         except ScoringFailed as error:
             with self._lock:
-                self._remove(cohort)
+                self._gathering.remove(cohort)
             answer_with_error(cohort.slots, error)
             return
         settled = [Settled(*reward, name, is_incomplete) for reward in rewards]
         with self._lock:
-            self._remove(cohort)
+            self._gathering.remove(cohort)
             self._num_settled += 1
             self._num_incomplete += is_incomplete
             if not cohort.is_whole:

@@ -23,6 +23,10 @@ class SettledGroup:
     """With their texts, for siblings that come late. Empty if the group was complete, and once the
     texts have become too many."""
 
+    @property
+    def fingerprints(self) -> list[str]:
+        return sorted(answer.fingerprint for answer in self.answers)
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -53,10 +57,15 @@ class SettledGroups:
         return self._texts.size
 
     def add(self, group: SettledGroup, until_s: float) -> None:
-        """Remembers a group until this time (monotonic); again, if it has more members now."""
-        groups = self._by_key.setdefault(group.key, [])
-        if group not in groups:
-            groups.append(group)
+        """Remembers a group until this time (monotonic); again, if it has more members now.
+
+        A group with the same texts is forgotten. If its answers were lost, the whole group has come
+        again, so nobody asks for them any more.
+        """
+        for other in list(self._by_key.get(group.key, ())):
+            if other is group or other.fingerprints == group.fingerprints:
+                self._forget(other)
+        self._by_key.setdefault(group.key, []).append(group)
         self._answers.put(group, until_s, len(group.answers))
         if group.members:
             self._texts.put(group, until_s, sum(member.num_chars for member in group.members))
@@ -65,12 +74,16 @@ class SettledGroups:
         for group in self._texts.take_old(now_s):
             group.members.clear()
         for group in self._answers.take_old(now_s):
-            self._texts.remove(group)
+            self._forget(group)
             group.members.clear()
-            groups = self._by_key[group.key]
-            groups.remove(group)
-            if not groups:
-                del self._by_key[group.key]
+
+    def _forget(self, group: SettledGroup) -> None:
+        self._answers.remove(group)
+        self._texts.remove(group)
+        groups = self._by_key[group.key]
+        groups.remove(group)
+        if not groups:
+            del self._by_key[group.key]
 
     def knows(self, key: str) -> bool:
         return key in self._by_key
@@ -94,7 +107,8 @@ def _match(
 ) -> tuple[list[tuple[Slot, GivenAnswer]], list[Slot]]:
     """Slots that ask for an answer of the group again, each with that answer, and the others."""
     free: dict[str, list[GivenAnswer]] = {}
-    for answer in group.answers:
+    # Of equal texts, the answers that are known to be lost are taken first: from the end.
+    for answer in sorted(group.answers, key=lambda one: not one.is_delivered):
         if not (only_lost and answer.is_delivered):
             free.setdefault(answer.fingerprint, []).append(answer)
     retries: list[tuple[Slot, GivenAnswer]] = []

@@ -14,6 +14,7 @@ from unittest.mock import patch
 import pytest
 
 from reward_server.pipeline import cohorts as cohorts_module
+from reward_server.pipeline import gathering as gathering_module
 from reward_server.pipeline import waiting as waiting_module
 from reward_server.pipeline.cohorts import Cohorts, Member, Settled
 from reward_server.pipeline.waiting import Client, Deadline, Waiting
@@ -218,6 +219,7 @@ class CohortHelpers:
         clock = SimpleNamespace(monotonic=read_clock)
         with (
             patch.object(cohorts_module, "time", clock),
+            patch.object(gathering_module, "time", clock),
             patch.object(waiting_module, "time", clock),
             patch.object(cohorts_module, "ThreadPoolExecutor", _AtOnce),
         ):
