@@ -17,6 +17,10 @@ OPTIONS = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 """Configuration of a term's dataclass: the reward file may set its fields and no others. The text
 below a field describes it in `python -m sar terms` and docs/rewards.md."""
 
+UNSHOWN = "unshown"
+"""Type of a `PydanticCustomError` about an option that may hold a secret: the message about the
+reward file does not show its value."""
+
 
 class TermError(Exception):
     """A term gave no valid number. The message names the term."""

@@ -24,7 +24,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sar.errors import first_line, one_line, quote
-from sar.terms.base import GroupTerm, Term
+from sar.terms.base import UNSHOWN, GroupTerm, Term
 from sar.terms.composition import Composition, Condition, Normalization, WeightedTerm
 from sar.terms.registry import TERMS
 
@@ -133,6 +133,8 @@ def _describe(error: ValidationError) -> str:
             return f"{key} is missing"
         case "extra_forbidden" | "unexpected_keyword_argument":
             return f"{key!r} is unknown"
+        case error_type if error_type == UNSHOWN:
+            return f"{key} must be {first['msg']}"
         case _:
             message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             return f"{key} = {quote(first['input'])}: must be {message}"
