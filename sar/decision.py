@@ -19,6 +19,7 @@ from sar.grading.label import GraderName, Label, Mode, parse_label
 from sar.grading.verdict import Reason, Verdict
 from sar.reward import Likelihood, Reward, combine
 from sar.terms.base import Sample
+from sar.tokenization import NEEDS
 
 SCHEMA = 1
 
@@ -27,7 +28,7 @@ _CONVERTED = Field(strict=False)
 # Older logs have the second name.
 _RENAMED = Field(validation_alias=AliasChoices("over_context", "truncated"))
 # A line has these fields only if a reward file gave the reward.
-_OF_REWARD_FILES = ("terms", "group")
+_OF_REWARD_FILES = ("terms", "group", *NEEDS)
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ class Decision:
     group: str = ""
     """The same in all rollouts that were compared with each other. Empty if none were; the line
     then has no such field."""
+    self_certainty: float | None = None
+    reference_gain: float | None = None
+    """What `Likelihood` has under these names. A line has them only if a term needed them."""
 
     __pydantic_config__: ClassVar = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -179,7 +183,14 @@ class Decision:
 
     @property
     def likelihood(self) -> Likelihood:
-        return Likelihood(self.nll_qa, self.nll_a, self.num_response_tokens, self.over_context)
+        return Likelihood(
+            self.nll_qa,
+            self.nll_a,
+            self.num_response_tokens,
+            self.over_context,
+            self.self_certainty,
+            self.reference_gain,
+        )
 
     def to_json(self) -> str:
         """One line of JSON, without a line break at its end.
@@ -192,9 +203,10 @@ class Decision:
 
     def to_fields(self) -> dict[str, Any]:
         """The JSON object of `to_json`."""
-        fields = asdict(self)
         return {
-            name: value for name, value in fields.items() if value or name not in _OF_REWARD_FILES
+            name: value
+            for name, value in asdict(self).items()
+            if not (name in _OF_REWARD_FILES and value in (None, "", {}))
         }
 
     @classmethod
@@ -225,7 +237,7 @@ def _reward_fields(
         "reason": reward.verdict.reason,
         "answer": reward.verdict.answer,
         "label_unreadable": reward.verdict.label_unreadable,
-        **asdict(reward.likelihood),  # nll_qa, nll_a, num_response_tokens, over_context
+        **asdict(reward.likelihood),
         "grader": grader,
         "mode": mode,
         "correctness": reward.correctness,

@@ -12,6 +12,7 @@ from pydantic import ConfigDict
 from sar.grading.label import Label
 from sar.grading.verdict import Verdict
 from sar.reward import Likelihood
+from sar.tokenization import NO_NEEDS, Need
 
 OPTIONS = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 """Configuration of a term's dataclass: the reward file may set its fields and no others. The text
@@ -62,6 +63,8 @@ class Term(ABC):
     from the thread that serves connections."""
     is_remote: ClassVar[bool] = False
     """True if it waits for another server. The server then runs several at once."""
+    needs: ClassVar[frozenset[Need]] = NO_NEEDS
+    """The optional fields of `Likelihood` that it reads. The server computes no others."""
 
     @abstractmethod
     def score(self, sample: Sample) -> float:
@@ -74,6 +77,7 @@ class GroupTerm(ABC):
     formula: ClassVar[str]
     bounds: ClassVar[str]
     source: ClassVar[str]
+    needs: ClassVar[frozenset[Need]] = NO_NEEDS
 
     @abstractmethod
     def score_group(self, group: Sequence[Sample]) -> Sequence[float]:

@@ -52,6 +52,7 @@ LABELS = TEXTS | st.dictionaries(TEXTS, TEXTS | st.lists(TEXTS))
 VALUES = {
     "str": TEXTS,
     "str | None": st.none() | TEXTS,
+    "float | None": st.none() | NUMBERS,
     "str | int | None": st.none() | TEXTS | st.integers(),
     "str | dict[str, Any]": LABELS,
     "Annotated[tuple[str, ...], _CONVERTED]": st.lists(TEXTS).map(tuple),
@@ -81,6 +82,18 @@ def test_an_improbable_response_is_logged_with_finite_numbers() -> None:
     one = decision(nll_qa=5000.0, nll_a=1e300)
     assert one.ppl_qa == one.ppl_a == pytest.approx(1e30)
     assert Decision.from_json(one.to_json()) == one
+
+
+def test_what_no_term_needed_is_not_logged_and_what_one_needed_is_read_again() -> None:
+    one = decision()
+    assert not {"self_certainty", "reference_gain"} & set(json.loads(one.to_json()))
+    needed = replace(one, self_certainty=0.0, reference_gain=-0.5)
+    record = json.loads(needed.to_json())
+    assert (record["self_certainty"], record["reference_gain"]) == (0.0, -0.5)
+    likelihood = Decision.from_json(needed.to_json()).likelihood
+    assert (likelihood.self_certainty, likelihood.reference_gain) == (0.0, -0.5)
+    again = needed.decide_again(Verdict(Reason.WRONG), "math", "train", 0.2)
+    assert again.likelihood == likelihood
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
