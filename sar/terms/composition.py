@@ -137,7 +137,7 @@ class Composition:
         try:
             return _check_value(term.score(sample))
         except (Exception, SystemExit) as error:
-            raise TermError(f"term {name!r} failed: {one_line(error)}") from error
+            raise TermError(_describe(name, term, error)) from error
 
     @staticmethod
     def _score_together(name: str, term: GroupTerm, group: Sequence[Sample]) -> list[float]:
@@ -146,8 +146,21 @@ class Composition:
             if len(values) != len(group):
                 raise ValueError(f"{len(values)} values for {len(group)} rollouts")
         except (Exception, SystemExit) as error:
-            raise TermError(f"term {name!r} failed: {one_line(error)}") from error
+            raise TermError(_describe(name, term, error)) from error
         return values
+
+
+def _describe(name: str, term: Term | GroupTerm, error: BaseException) -> str:
+    """What went wrong, and for a term of the user's own, in which line of its module."""
+    module = type(term).__module__
+    line = 0
+    trace = None if module.startswith("sar.") else error.__traceback__
+    while trace:
+        if trace.tb_frame.f_globals.get("__name__") == module:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    where = f" (line {line} of {module})" if line else ""
+    return f"term {name!r} failed: {one_line(error)}{where}"
 
 
 def _check_value(value: object) -> float:

@@ -42,6 +42,8 @@ class Words(Term):
         self.most = most
 
     def score(self, sample):
+        if "9" in sample.response:
+            raise KeyError("nine")
         return len(sample.response.split()) / self.most
 '''
 COSTLY = """
@@ -205,6 +207,12 @@ def test_a_server_with_a_term_of_ones_own(
         method = "POST" if body else "GET"
         contract.check(method, path, status, "application/json", json.dumps(answer).encode())
         rewards.append(answer.get("rewards", answer.get("reward")))
+    bad = {"prompt": "Q: 2+3?\nA:", "response": " it is 9", "label": "5"}
+    status, answer = server.request("/rm", bad)
+    contract.check("POST", "/rm", status, "application/json", json.dumps(answer).encode())
+    message = "term 'words' failed: KeyError: 'nine' (line 15 of my_terms)"
+    assert (status, answer["error"]["message"]) == (500, message)
+    assert message in server.log.read_text()
     assert rewards == [[0.625], 0.625, "correctness - 0.5 words"]
     description = contract.document["components"]["schemas"]["RmAnswer"]["properties"]["term_words"]
     assert description["description"] == "words / most; 0 and more"
