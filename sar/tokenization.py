@@ -258,16 +258,20 @@ class RolloutTokenizer:
         token with the word after it. If all do not fit the context, the end of the reasoning is cut
         first, and then the start of the prompt.
         """
-        before = self._encode_response(prompt_ids, reasoning + marker)
-        ids = self._encode_response(prompt_ids, reasoning + marker + reference)
-        both = zip(before, ids, strict=False)
-        start = next((i for i, (a, b) in enumerate(both) if a != b), min(len(before), len(ids)))
-        before, reference_ids = ids[:start], ids[start:]
+        text = reasoning + marker
+        without, ids = self._encode(text), self._encode(text + reference)
+        both = zip(without, ids, strict=False)
+        start = next((i for i, (a, b) in enumerate(both) if a != b), min(len(without), len(ids)))
+        reference_ids = ids[start:]
+        # After the prompt, a text can start with other tokens than alone, but not end with others.
+        before = self._encode_response(prompt_ids, text)
+        before = before[: len(before) - (len(without) - start)]
         if limit := self.max_context_tokens:
             share = limit // _REFERENCE_SHARE
             reference_ids = reference_ids[:share]
-            num_marker = min(len(self._encode(marker)), start, share)
-            reasoning_ids, marker_ids = before[: start - num_marker], before[start - num_marker :]
+            num_marker = min(len(self._encode(marker)), len(before), share)
+            num_reasoning = len(before) - num_marker
+            reasoning_ids, marker_ids = before[:num_reasoning], before[num_reasoning:]
             num_kept = limit - len(marker_ids) - len(reference_ids)
             reasoning_ids = reasoning_ids[: max(num_kept - len(prompt_ids), share)]
             prompt_ids = prompt_ids[-(num_kept - len(reasoning_ids)) :]
