@@ -146,7 +146,7 @@ class ComposedRewards:
 
         Raises:
             ScoringFailed: a term failed.
-            ClientGone, InvalidRequest, NotReady, RequestTimedOut: there is no reward.
+            ClientGone, NotReady, RequestTimedOut: there is no reward.
         """
         try:
             settled = iter(self._settle([one for one in self._rollouts if one.is_trained]))
