@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         stop.wait()
         status = 0 if server.stop() and not stop.has_lost_scorer else 1
-    if status or server.updater.is_loading:
+    if status or server.updater.is_loading or server.service.is_computing_terms:
         # A thread still works. A normal exit would wait for it, or stop it inside PyTorch, which
         # aborts the process.
         logging.shutdown()
@@ -96,7 +96,10 @@ class Server:
             reason = one_line(error, MAX_MESSAGE_CHARS)
             raise CannotStart(f"cannot serve --model {model}: {reason}") from error
         self.service.engines.start(engine)
-        _log.info("ready: rewards are correctness + %s x SAR", self.config.sar_weight)
+        if composition := self.config.composition:
+            _log.info("ready: rewards are %s", composition.formula)
+        else:
+            _log.info("ready: rewards are correctness + %s x SAR", self.config.sar_weight)
         if self.config.follow is not None:
             from reward_server.weights.follower import Follower
 
@@ -107,6 +110,7 @@ class Server:
         _log.info("stopping: finishing the requests in flight (a second signal stops at once)")
         self.listener.stop_listening()
         self.updater.close()
+        self.service.end_waiting(self.config.request_timeout)
         is_drained = self.listener.drain(self.config.request_timeout + _DRAIN_MARGIN_S)
         if not is_drained:
             _log.error("stopping although some requests are not answered: they took too long")
@@ -155,7 +159,8 @@ def build_server(
     cleanup.callback(graders.close)
     service = RewardService(
         graders,
-        sar_weight=config.sar_weight,
+        sar_weight=config.weight_of_sar,
+        composition=config.composition,
         limits=ServiceLimits(config.request_timeout, config.max_queued_tokens),
         waiting=IN_GREENLETS,
         metrics=metrics,
@@ -168,7 +173,7 @@ def build_server(
         service,
         AppConfig(
             config.model_path,
-            config.sar_weight,
+            config.weight_of_sar,
             RequestLimits(
                 config.max_samples_per_request, config.max_text_chars, config.max_body_bytes
             ),

@@ -11,7 +11,7 @@ import re
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -20,6 +20,9 @@ from sar.arguments import looks_like_folder
 from sar.memory import total_memory_bytes
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 from sar.reward import DEFAULT_SAR_WEIGHT
+
+if TYPE_CHECKING:
+    from sar.terms.composition import Composition
 
 ENV_PREFIX = "REWARD_SERVER_"
 
@@ -104,9 +107,15 @@ class ServerConfig(BaseSettings):
 
     sar_weight: float = _reward(
         DEFAULT_SAR_WEIGHT,
-        "The reward is correctness + this weight x SAR. 0: correctness alone.",
+        "The reward is correctness + this weight x SAR. 0: correctness alone. Not with --reward.",
         ge=-100,
         le=100,
+    )
+    reward: str | None = _reward(
+        None,
+        "TOML file with the terms that the reward is the sum of; see docs/rewards.md.",
+        in_words="correctness + --sar-weight x SAR",
+        value="FILE",
     )
     system_prompt: str = _reward(
         DEFAULT_SYSTEM_PROMPT, "System prompt in your training prompts. '' if they have none."
@@ -196,11 +205,24 @@ class ServerConfig(BaseSettings):
     )
 
     _api_keys: tuple[str, ...] = ()
+    _composition: Composition | None = None
 
     @property
     def api_keys(self) -> tuple[str, ...]:
         """The keys that clients may use; empty if no key is needed."""
         return self._api_keys
+
+    @property
+    def composition(self) -> Composition | None:
+        """The reward of `--reward`; None without one."""
+        return self._composition
+
+    @property
+    def weight_of_sar(self) -> float:
+        """The weight of SAR in the reward, from the reward file if there is one."""
+        if self._composition is None:
+            return self.sar_weight
+        return self._composition.weight_of_sar
 
     @property
     def model_path(self) -> str:
@@ -244,6 +266,8 @@ class ServerConfig(BaseSettings):
                     f"--allowed-hosts {name!r}: must be a host name without scheme and port, such "
                     "as rewards.example.org, or *"
                 )
+        if self.reward is not None:
+            self._composition = self._read_reward(self.reward)
         self._api_keys = self._read_api_keys()
         if self.is_reachable and not self._api_keys and not self.allow_anyone:
             raise ValueError(
@@ -251,6 +275,26 @@ class ServerConfig(BaseSettings):
                 f"--api-key-file or {to_variable('api_key')}, or allow it with --allow-anyone"
             )
         return self
+
+    def _read_reward(self, file: str) -> Composition:
+        # Imported here so that a server without a reward file starts as fast as before.
+        from sar.terms.reward_file import read_reward_file
+
+        if "sar_weight" in self.model_fields_set:
+            raise ValueError(
+                f"--sar-weight {self.sar_weight:g}: not with --reward; give the term sar this "
+                f"weight in {file}"
+            )
+        try:
+            composition = read_reward_file(Path(file))
+        except ValueError as error:
+            raise ValueError(f"--reward {error}") from error
+        if self.backend == "vllm":
+            try:
+                composition.raise_if_not_from_vllm()
+            except ValueError as error:
+                raise ValueError(f"--reward {file}: {error}") from error
+        return composition
 
     def _read_api_keys(self) -> tuple[str, ...]:
         """The keys in the file, else the environment's key, else none."""

@@ -180,10 +180,15 @@ class RolloutTokenizer:
             sequences[0] = replace(sequences[0], wants_certainty=True)
         if sequences and "reference_gain" in needs:
             place = find_answer_place(prompt, response, reference, self.end_tokens)
-            with_reasoning = self._encode_reference(prompt_ids, *place, reference)
-            alone = self._encode_reference(prompt_ids, "", place.marker, reference)
-            if with_reasoning and alone:
-                sequences += [with_reasoning, alone]
+            references = [
+                self._encode_reference(prompt_ids, reasoning, place.marker, reference)
+                for reasoning in (place.reasoning, "")
+            ]
+            sequences += [
+                TokenSequence(context_ids, reference_ids, continues=sequences[0])
+                for context_ids, reference_ids in references
+                if all(ids for _, ids in references)
+            ]
         return replace(encoded, sequences=sequences, needs=needs)
 
     def fit_to_context(self, prompt_ids: list[int], response_ids: list[int]) -> EncodedRollout:
@@ -246,28 +251,32 @@ class RolloutTokenizer:
 
     def _encode_reference(
         self, prompt_ids: list[int], reasoning: str, marker: str, reference: str
-    ) -> TokenSequence | None:
-        """The reference after the prompt, the reasoning and the marker; None if it has no token.
+    ) -> tuple[list[int], list[int]]:
+        """The ids of prompt, reasoning and marker, and those of the reference after them.
 
-        Its tokens are those that it adds to the text before it, or changes: a space can be one
+        The reference's are those that it adds to the text before it, or changes: a space can be one
         token with the word after it. If all do not fit the context, the end of the reasoning is cut
         first, and then the start of the prompt.
         """
-        before = self._encode_response(prompt_ids, reasoning + marker)
-        ids = self._encode_response(prompt_ids, reasoning + marker + reference)
-        both = zip(before, ids, strict=False)
-        start = next((i for i, (a, b) in enumerate(both) if a != b), min(len(before), len(ids)))
-        before, reference_ids = ids[:start], ids[start:]
+        text = reasoning + marker
+        without, ids = self._encode(text), self._encode(text + reference)
+        both = zip(without, ids, strict=False)
+        start = next((i for i, (a, b) in enumerate(both) if a != b), min(len(without), len(ids)))
+        reference_ids = ids[start:]
+        # After the prompt, a text can start with other tokens than alone, but not end with others.
+        before = self._encode_response(prompt_ids, text)
+        before = before[: len(before) - (len(without) - start)]
         if limit := self.max_context_tokens:
             share = limit // _REFERENCE_SHARE
             reference_ids = reference_ids[:share]
-            num_marker = min(len(self._encode(marker)), start, share)
-            reasoning_ids, marker_ids = before[: start - num_marker], before[start - num_marker :]
+            num_marker = min(len(self._encode(marker)), len(before), share)
+            num_reasoning = len(before) - num_marker
+            reasoning_ids, marker_ids = before[:num_reasoning], before[num_reasoning:]
             num_kept = limit - len(marker_ids) - len(reference_ids)
             reasoning_ids = reasoning_ids[: max(num_kept - len(prompt_ids), share)]
             prompt_ids = prompt_ids[-(num_kept - len(reasoning_ids)) :]
             before = reasoning_ids + marker_ids
-        return TokenSequence(prompt_ids + before, reference_ids) if reference_ids else None
+        return prompt_ids + before, reference_ids
 
     def _encode_prompt(self, prompt: str) -> list[int]:
         return self._cache_prompt(prompt).ids

@@ -17,11 +17,14 @@ import numpy.typing as npt
 
 from sar.errors import one_line
 from sar.terms.base import GroupTerm, Sample, Term, TermError
+from sar.terms.likelihood import SelfAlignedReward
 from sar.tokenization import NO_NEEDS, Need
 
 Condition = Literal["correct", "wrong"]
 Normalization = Literal["none", "gdpo"]
 
+# The trainers' numbers have 32 bits, and end at 3.4e38: this leaves room for weights and sums.
+_MAX_VALUE = 1e32
 _EPSILON = 1e-4  # TRL's, in its own normalisation of terms
 
 
@@ -47,6 +50,25 @@ class Composition:
     group_size: int | None = None
     """Rollouts of one prompt. None: no part of the reward compares them."""
     normalize: Normalization = "none"
+
+    @property
+    def formula(self) -> str:
+        """The reward in one line, such as "correctness + 0.2 sar"."""
+        summands = [
+            f"{'-' if one.weight < 0 else '+'} "
+            + ("" if abs(one.weight) == 1 else f"{abs(one.weight):g} ")
+            + one.name
+            + (f" (if {one.only_if})" if one.only_if else "")
+            for one in self.terms
+        ]
+        total = " ".join(summands).removeprefix("+ ")
+        total = f"GDPO({total})" if self.normalize == "gdpo" else total
+        return total if self.group_size is None else f"{total}, in groups of {self.group_size}"
+
+    @property
+    def weight_of_sar(self) -> float:
+        """0 if SAR is no term of the reward."""
+        return sum(one.weight for one in self.terms if isinstance(one.term, SelfAlignedReward))
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -114,8 +136,8 @@ class Composition:
     def _score_alone(name: str, term: Term, sample: Sample) -> float:
         try:
             return _check_value(term.score(sample))
-        except Exception as error:
-            raise TermError(f"term {name!r} failed: {one_line(error)}") from error
+        except (Exception, SystemExit) as error:
+            raise TermError(_describe(name, term, error)) from error
 
     @staticmethod
     def _score_together(name: str, term: GroupTerm, group: Sequence[Sample]) -> list[float]:
@@ -123,9 +145,22 @@ class Composition:
             values = [_check_value(value) for value in term.score_group(group)]
             if len(values) != len(group):
                 raise ValueError(f"{len(values)} values for {len(group)} rollouts")
-        except Exception as error:
-            raise TermError(f"term {name!r} failed: {one_line(error)}") from error
+        except (Exception, SystemExit) as error:
+            raise TermError(_describe(name, term, error)) from error
         return values
+
+
+def _describe(name: str, term: Term | GroupTerm, error: BaseException) -> str:
+    """What went wrong, and for a term of the user's own, in which line of its module."""
+    module = type(term).__module__
+    line = 0
+    trace = None if module.startswith("sar.") else error.__traceback__
+    while trace:
+        if trace.tb_frame.f_globals.get("__name__") == module:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    where = f" (line {line} of {module})" if line else ""
+    return f"term {name!r} failed: {one_line(error)}{where}"
 
 
 def _check_value(value: object) -> float:
@@ -134,6 +169,8 @@ def _check_value(value: object) -> float:
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"its value is {number}, not a finite number")
+    if abs(number) > _MAX_VALUE:
+        raise ValueError(f"its value is {number:g}, beyond {_MAX_VALUE:g}")
     return number
 
 

@@ -81,7 +81,7 @@ def test_flag_and_variable_are_the_same(
 
 
 def test_every_setting_is_tested_here() -> None:
-    others = {"trust_remote_code", "allow_anyone", "api_key_file", "api_key"}
+    others = {"trust_remote_code", "allow_anyone", "api_key_file", "api_key", "reward"}
     tried = {name for name, *_ in SETTINGS} | others
     assert tried == set(ServerConfig.model_fields)
 

@@ -187,6 +187,25 @@ RESPONSES = [
 ]
 
 
+@pytest.mark.parametrize(
+    "response", [*RESPONSES, "9\n#### 9", " So it is 9. Answer: 9", "The 4  9"]
+)
+@pytest.mark.parametrize("reference", ["4", "12 cats", "The mat"])
+def test_a_reference_answer_is_scored_and_nothing_before_it(
+    tokenizer: Any, response: str, reference: str
+) -> None:
+    rollouts = rollout_tokenizer(tokenizer)
+    read = decoded(tokenizer, ids_of(tokenizer, "It is " + reference)).split()[2:]
+    for prompt in PROMPTS:
+        encoded = rollouts.encode(
+            prompt, response, needs=frozenset({"reference_gain"}), reference=reference
+        )
+        _, _, with_reasoning, alone = encoded.sequences
+        assert with_reasoning.response_ids == alone.response_ids
+        assert decoded(tokenizer, alone.response_ids).split() == read
+        assert decoded(tokenizer, alone.context_ids).endswith(("is", "#", ":", " ", "<unk>"))
+
+
 @pytest.mark.parametrize("response", RESPONSES)
 def test_the_response_comes_back_as_it_was_decoded(tokenizer: Any, response: str) -> None:
     rollouts = rollout_tokenizer(tokenizer)
