@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 
 from recipes.launch.plain_copy import make_plain_copy
-from recipes.preflight import _RIGHT, CheckFailed, Policy, Server, main
+from recipes.preflight import main
+from recipes.preflight_policy import RIGHT, CheckFailed, Policy
+from recipes.preflight_servers import Server
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 
 ROOT = Path(__file__).parents[2]
@@ -108,7 +110,7 @@ def test_other_tokenizer(
     tokenizer["model"]["merges"] = []
     path.write_text(json.dumps(tokenizer))
     result = run(reward_url(server), model=other)
-    num_tokens = len(bundled_tokenizer.encode(_RIGHT)) + 1
+    num_tokens = len(bundled_tokenizer.encode(RIGHT)) + 1
     assert_one_line(result, f" are {num_tokens} there: it has another tokenizer")
 
 
@@ -321,7 +323,7 @@ def test_rewards_with_something_wrong(
     run: Run, canned: Canned, bundled_tokenizer: Any,
     reward: float, more_tokens: int, mismatch: int, part: str,
 ) -> None:  # fmt: skip
-    tokens = len(bundled_tokenizer.encode(_RIGHT)) + 1 + more_tokens
+    tokens = len(bundled_tokenizer.encode(RIGHT)) + 1 + more_tokens
     logs = {"sar": [0.5], "template_mismatch": [mismatch], "response_tokens": [tokens]}
     answer = {"rewards": [reward], "scores": [1], "extra_logs": logs}
     canned.answers["/get_reward"] = (200, answer)
@@ -333,7 +335,7 @@ def test_rollouts_are_what_openrlhf_sends(bundled_tokenizer: Any) -> None:
 
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "-"}]
     policy = Policy("demo", bundled_tokenizer, messages)
-    ids = [*bundled_tokenizer.encode(_RIGHT), bundled_tokenizer.eos_token_id]
+    ids = [*bundled_tokenizer.encode(RIGHT), bundled_tokenizer.eos_token_id]
     sent: list[tuple[list[str], list[str]]] = []
 
     class Executor(agent.SingleTurnAgentExecutor):  # type: ignore[misc]
