@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +18,11 @@ from sar.grading.verdict import Reason, Verdict
 from sar.reward import EMPTY_RESPONSE
 from sar.terms.base import Sample
 from sar.terms.composition import Composition
-from sar.terms.reward_file import RewardFileError, read_reward_file
+from sar.terms.reward_file import RewardFileError, default_composition, read_reward_file
 
 _TOLERANCE = 1e-4
 _TERM = "term_"  # before the names of terms in an answer
+_IN_GROUPS = re.compile(r", in groups of \d+$")  # of `Composition.formula`
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,8 @@ class ServerInfo:
     model: str
     sar_weight: float
     policy_version: int
-    reward: str = ""
-    """Its terms in one line. Empty: a server without composed rewards."""
-    group_size: int | None = None
-    normalize: str = "none"
+    reward: str
+    """`Composition.formula`."""
 
 
 Answer = dict[str, float]
@@ -91,9 +91,7 @@ class Server:
                 str(health["model"]),
                 float(health["sar_weight"]),
                 int(health["policy_version"]),
-                str(health.get("reward", "")),
-                health.get("group_size"),
-                str(health.get("normalize", "none")),
+                str(health["reward"]),
             )
         except KeyError as error:
             raise CheckFailed(f"{self.name}: /healthz has no {error}: another version?") from None
@@ -142,7 +140,7 @@ def check_settings(
 
 
 def check_composition(server: Server, file: RewardFile | None, *, on_policy: bool) -> None:
-    """Compares how a server groups rollouts with how the run's reward file does.
+    """Compares what a server's reward is the sum of with the run's reward file.
 
     Args:
         file: None for correctness + SAR.
@@ -150,28 +148,25 @@ def check_composition(server: Server, file: RewardFile | None, *, on_policy: boo
     Raises:
         CheckFailed: the server differs.
     """
-    info = server.info
-    runs = f"{server.name}: its reward ({info.reward})"
-    if on_policy or file is None:
-        if info.group_size is None:
-            return
-        holds = f"{runs} holds answers until {info.group_size} rollouts of a prompt are there"
-        if on_policy:
+    reward = server.info.reward
+    if on_policy:
+        if _IN_GROUPS.search(reward):
             raise CheckFailed(
-                f"{holds}, and the agent needs each grade at once; start it without --reward"
+                f"{server.name}: its reward, {reward}, holds answers until the rollouts of a "
+                "prompt are there, and the agent needs each grade at once; start it without "
+                "--reward"
             )
-        raise CheckFailed(f"{holds}; name its file: REWARD=FILE.toml (preflight: --reward)")
-    wanted = file.composition
-    if (info.group_size, info.normalize) != (wanted.group_size, wanted.normalize):
+    elif file is None:
+        if reward != default_composition(server.info.sar_weight).formula:
+            raise CheckFailed(
+                f"{server.name}: its reward is {reward}; name the file that it was started with: "
+                "REWARD=FILE.toml (preflight: --reward FILE.toml)"
+            )
+    elif reward != file.composition.formula:
         raise CheckFailed(
-            f"{runs} has {_describe_groups(info.group_size, info.normalize)}, and {file.path} has "
-            f"{_describe_groups(wanted.group_size, wanted.normalize)}; start it with --reward "
-            f"{file.path}"
+            f"{server.name}: its reward is {reward}, and that of {file.path} is "
+            f"{file.composition.formula}; start it with --reward {file.path}"
         )
-
-
-def _describe_groups(group_size: int | None, normalize: str) -> str:
-    return f"group_size {group_size or 'unset'} and normalize {normalize!r}"
 
 
 def check_rewards(
@@ -240,10 +235,9 @@ def _check_sum(server: Server, answer: Answer) -> None:
     weight = server.info.sar_weight
     expected = answer["score"] + weight * answer["sar"]
     if not math.isclose(answer["reward"], expected, abs_tol=_TOLERANCE):
-        hint = "; name its reward file: REWARD=FILE.toml" if _read_terms(answer) else ""
         raise CheckFailed(
             f"{server.name}: the reward is {answer['reward']:g}, and correctness + "
-            f"{weight:g} x SAR is {expected:g}{hint}"
+            f"{weight:g} x SAR is {expected:g}"
         )
 
 
@@ -288,11 +282,6 @@ def compare(servers: Sequence[Server]) -> None:
             raise CheckFailed(
                 f"{first.name} has a SAR weight of {first.info.sar_weight:g}, and {server.name} "
                 f"one of {server.info.sar_weight:g}"
-            )
-        if server.info.reward != first.info.reward:
-            raise CheckFailed(
-                f"the reward of {first.name} is {first.info.reward!r}, and that of {server.name} "
-                f"is {server.info.reward!r}; start both with the same --reward"
             )
         if server.info.policy_version != first.info.policy_version:
             raise CheckFailed(

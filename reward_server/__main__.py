@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reward_server.config import ServerConfig, parse_args
+from reward_server.command_line import parse_args
+from reward_server.config import ServerConfig
 from reward_server.observe.logs import start_logging
 from sar.errors import MAX_MESSAGE_CHARS, one_line
 from sar.files import write_atomically
@@ -95,7 +96,10 @@ class Server:
             reason = one_line(error, MAX_MESSAGE_CHARS)
             raise CannotStart(f"cannot serve --model {model}: {reason}") from error
         self.service.engines.start(engine)
-        _log.info("ready: rewards are correctness + %s x SAR", self.config.sar_weight)
+        if composition := self.config.composition:
+            _log.info("ready: rewards are %s", composition.formula)
+        else:
+            _log.info("ready: rewards are correctness + %s x SAR", self.config.sar_weight)
         if self.config.follow is not None:
             from reward_server.weights.follower import Follower
 
@@ -105,6 +109,7 @@ class Server:
         """Answers the requests in flight and closes the scorer; False if one took too long."""
         _log.info("stopping: finishing the requests in flight (a second signal stops at once)")
         self.listener.stop_listening()
+        self.service.end_waiting()
         self.updater.close()
         is_drained = self.listener.drain(self.config.request_timeout + _DRAIN_MARGIN_S)
         if not is_drained:
@@ -154,7 +159,8 @@ def build_server(
     cleanup.callback(graders.close)
     service = RewardService(
         graders,
-        sar_weight=config.sar_weight,
+        sar_weight=config.weight_of_sar,
+        composition=config.composition,
         limits=ServiceLimits(config.request_timeout, config.max_queued_tokens),
         waiting=IN_GREENLETS,
         metrics=metrics,
@@ -167,7 +173,7 @@ def build_server(
         service,
         AppConfig(
             config.model_path,
-            config.sar_weight,
+            config.weight_of_sar,
             RequestLimits(
                 config.max_samples_per_request, config.max_text_chars, config.max_body_bytes
             ),

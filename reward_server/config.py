@@ -1,32 +1,28 @@
-"""The server's settings. Each is declared once, in `ServerConfig`.
+"""The server's settings, each declared once in `ServerConfig`, and the checks of their values.
 
-Flags, environment variables, `--help`, error messages and docs/configuration.md come from that
-declaration. To write the documentation again:
-
-    python -m reward_server.config > docs/configuration.md
+Flags, `--help`, error messages and docs/configuration.md come from that declaration, in
+`reward_server/command_line.py`.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
-import sys
-from collections.abc import Iterator, Sequence
-from functools import cache, partial
+from functools import partial
 from ipaddress import ip_address
-from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from sar.arguments import CommandParser, looks_like_folder
-from sar.errors import quote
+from sar.arguments import looks_like_folder
 from sar.memory import total_memory_bytes
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 from sar.reward import DEFAULT_SAR_WEIGHT
+
+if TYPE_CHECKING:
+    from sar.terms.composition import Composition
 
 ENV_PREFIX = "REWARD_SERVER_"
 
@@ -111,9 +107,15 @@ class ServerConfig(BaseSettings):
 
     sar_weight: float = _reward(
         DEFAULT_SAR_WEIGHT,
-        "The reward is correctness + this weight x SAR. 0: correctness alone.",
+        "The reward is correctness + this weight x SAR. 0: correctness alone. Not with --reward.",
         ge=-100,
         le=100,
+    )
+    reward: str | None = _reward(
+        None,
+        "TOML file with the terms that the reward is the sum of; see docs/rewards.md.",
+        in_words="correctness + --sar-weight x SAR",
+        value="FILE",
     )
     system_prompt: str = _reward(
         DEFAULT_SYSTEM_PROMPT, "System prompt in your training prompts. '' if they have none."
@@ -203,11 +205,24 @@ class ServerConfig(BaseSettings):
     )
 
     _api_keys: tuple[str, ...] = ()
+    _composition: Composition | None = None
 
     @property
     def api_keys(self) -> tuple[str, ...]:
         """The keys that clients may use; empty if no key is needed."""
         return self._api_keys
+
+    @property
+    def composition(self) -> Composition | None:
+        """The reward of `--reward`; None without one."""
+        return self._composition
+
+    @property
+    def weight_of_sar(self) -> float:
+        """The weight of SAR in the reward, from the reward file if there is one."""
+        if self._composition is None:
+            return self.sar_weight
+        return self._composition.weight_of_sar
 
     @property
     def model_path(self) -> str:
@@ -243,21 +258,37 @@ class ServerConfig(BaseSettings):
             )
         for name in ("tensor_parallel_size", "vllm_memory_share"):
             value = getattr(self, name)
-            if self.backend != "vllm" and value != _read_declaration()[name]["default"]:
-                raise ValueError(f"{_to_flag(name)} {value:g}: only with --backend vllm")
+            if self.backend != "vllm" and value != type(self).model_fields[name].default:
+                raise ValueError(f"{to_flag(name)} {value:g}: only with --backend vllm")
         for name in self.allowed_host_names:
             if not _HOST_NAME.fullmatch(name):
                 raise ValueError(
                     f"--allowed-hosts {name!r}: must be a host name without scheme and port, such "
                     "as rewards.example.org, or *"
                 )
+        if self.reward is not None:
+            self._composition = self._read_reward(self.reward)
         self._api_keys = self._read_api_keys()
         if self.is_reachable and not self._api_keys and not self.allow_anyone:
             raise ValueError(
                 f"--host {self.host}: other machines could use the server without a key; set "
-                f"--api-key-file or {_to_variable('api_key')}, or allow it with --allow-anyone"
+                f"--api-key-file or {to_variable('api_key')}, or allow it with --allow-anyone"
             )
         return self
+
+    def _read_reward(self, file: str) -> Composition:
+        # Imported here so that a server without a reward file starts as fast as before.
+        from sar.terms.reward_file import read_reward_file
+
+        if "sar_weight" in self.model_fields_set:
+            raise ValueError(
+                f"--sar-weight {self.sar_weight:g}: not with --reward; give the term sar this "
+                f"weight in {file}"
+            )
+        try:
+            return read_reward_file(Path(file))
+        except ValueError as error:
+            raise ValueError(f"--reward {error}") from error
 
     def _read_api_keys(self) -> tuple[str, ...]:
         """The keys in the file, else the environment's key, else none."""
@@ -271,7 +302,7 @@ class ServerConfig(BaseSettings):
             if not keys:
                 raise ValueError(f"{where}: the file holds no key")
         else:
-            where = _to_variable("api_key")
+            where = to_variable("api_key")
             # An empty variable is a bad key, not "no key".
             keys = [] if self.api_key is None else [self.api_key.get_secret_value().strip()]
         for key in keys:
@@ -283,120 +314,11 @@ class ServerConfig(BaseSettings):
         return tuple(keys)
 
 
-def parse_args(argv: Sequence[str] | None = None) -> ServerConfig:
-    """The configuration from a command line and the environment.
-
-    A wrong value ends the process with exit code 2 and one line that names it.
-    """
-    parser = _build_parser()
-    flags = vars(parser.parse_args(argv))
-    try:
-        return ServerConfig(**flags)
-    except ValidationError as error:
-        detail = error.errors()[0]
-        if not detail["loc"]:  # from `_check`
-            parser.error(str(detail["ctx"]["error"]))
-        name = str(detail["loc"][0])
-        source = _to_flag(name) + " " if name in flags else _to_variable(name) + "="
-        parser.error(f"{source}{quote(str(detail['input']))}: must be {_describe_values(name)}")
-
-
-def render_docs() -> str:
-    """The text of docs/configuration.md."""
-    parts = [_DOCS_HEAD]
-    for group, names in _group_names():
-        rows = "".join(_render_row(name) for name in names)
-        parts.append(f"## {group}\n\n{_DOCS_COLUMNS}{rows}")
-    return "\n".join(parts)
-
-
-_DOCS_HEAD = f"""# Configuration
-
-<!-- Written by `python -m reward_server.config > docs/configuration.md`; do not edit. -->
-
-Settings of the server, `python -m reward_server`. Each is a flag and an environment variable:
-`--max-batch-tokens 8192` and `{ENV_PREFIX}MAX_BATCH_TOKENS=8192` are the same. If both are given,
-the flag wins.
-"""
-_DOCS_COLUMNS = "| setting | value | default | what it does |\n| --- | --- | --- | --- |\n"
-
-
-def _render_row(name: str) -> str:
-    setting = _read_declaration()[name]
-    names = f"`{_to_variable(name)}`"
-    if _is_flag(name):
-        names = f"`{_to_flag(name)}`<br>{names}"
-    default = setting["default_in_words"] or f"`{setting['default']}`"
-    return f"| {names} | {_describe_values(name)} | {default} | {setting['description']} |\n"
-
-
-@cache
-def _read_declaration() -> dict[str, dict[str, Any]]:
-    """Each setting's JSON schema: type, bounds, choices, default, and what `_setting` adds."""
-    properties = ServerConfig.model_json_schema()["properties"]
-    # An optional setting is `anyOf`: its type, or null.
-    return {name: {**p, **p.get("anyOf", [{}])[0]} for name, p in properties.items()}
-
-
-def _group_names() -> Iterator[tuple[str, list[str]]]:
-    """Each group with the names of its settings, in their order."""
-    settings = _read_declaration()
-    for group, names in groupby(settings, lambda name: settings[name]["group"]):
-        yield str(group), list(names)
-
-
-def _describe_values(name: str) -> str:
-    """The values that a setting may have, such as "a whole number from 0 to 65535"."""
-    setting = _read_declaration()[name]
-    if "enum" in setting:
-        return "one of " + ", ".join(setting["enum"])
-    if setting["type"] == "boolean":
-        return "true or false"
-    if setting["type"] == "string":
-        return "text"
-    kind = "a whole number" if setting["type"] == "integer" else "a number"
-    return f"{kind} from {setting['minimum']:g} to {setting['maximum']}"
-
-
-def _is_flag(name: str) -> bool:
-    return not _read_declaration()[name].get("writeOnly")  # pydantic's mark of a secret
-
-
-def _to_flag(name: str) -> str:
+def to_flag(name: str) -> str:
+    """The flag of a setting."""
     return "--" + name.replace("_", "-")
 
 
-def _to_variable(name: str) -> str:
+def to_variable(name: str) -> str:
+    """The environment variable of a setting."""
     return ENV_PREFIX + name.upper()
-
-
-def _build_parser() -> argparse.ArgumentParser:
-    """A parser that collects the text of the flags given; `ServerConfig` checks it."""
-    parser = CommandParser(
-        prog="python -m reward_server",
-        usage="%(prog)s [--model PATH_OR_ID] [--port PORT] [options]; --help lists them",
-        description="Serves correctness + SAR rewards to OpenRLHF (--reward.remote_url).",
-        epilog=f"Every flag is also an environment variable: {_to_variable('port')}=5000.",
-        argument_default=argparse.SUPPRESS,
-    )
-    for group, names in _group_names():
-        section = parser.add_argument_group(group)
-        for name in filter(_is_flag, names):
-            setting = _read_declaration()[name]
-            if setting["type"] == "boolean":
-                section.add_argument(
-                    _to_flag(name), action="store_true", help=setting["description"]
-                )
-                continue
-            default = setting.get("default")
-            default = setting["default_in_words"] if default is None else default
-            text = f"{setting['description']} (default: {default})".replace("%", "%%")
-            metavar = setting["value"] or name.rpartition("_")[2].upper()
-            if "enum" in setting:
-                metavar = "{" + ",".join(setting["enum"]) + "}"
-            section.add_argument(_to_flag(name), metavar=metavar, help=text)
-    return parser
-
-
-if __name__ == "__main__":
-    sys.stdout.write(render_docs())

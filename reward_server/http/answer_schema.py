@@ -1,18 +1,25 @@
-"""What the server answers: rewards, health and errors. /openapi.json comes from here."""
+"""What the server answers: rewards, health and errors. /openapi.json comes from here.
+
+With a reward file, the answers have a number for each of its terms: see `make_answers`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self, get_type_hints
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, create_model
 
 from reward_server.observe.status import Status
 from reward_server.pipeline.rollout import ScoredRollout
 from sar.grading.verdict import Reason
+from sar.terms.base import GroupTerm, Term
+from sar.terms.composition import Composition
 
 _EXACT = ConfigDict(extra="forbid")
 _Flag = Literal[0, 1]
+_TERM = "term_"
 
 
 class RmAnswer(BaseModel):
@@ -38,39 +45,63 @@ class RmAnswer(BaseModel):
 
     @classmethod
     def of(cls, scored: ScoredRollout) -> Self:
-        return cls(**_get_numbers(scored))
+        return cls(**cls.get_numbers(scored))
+
+    @classmethod
+    def get_numbers(cls, scored: ScoredRollout) -> dict[str, Any]:
+        """The value of each field."""
+        reward, likelihood, verdict = scored.reward, scored.reward.likelihood, scored.reward.verdict
+        return {
+            "reward": reward.value,
+            "score": reward.correctness,
+            "correctness": reward.correctness,
+            "sar": likelihood.sar,
+            "ppl_qa": likelihood.ppl_qa,
+            "ppl_a": likelihood.ppl_a,
+            "response_tokens": likelihood.num_response_tokens,
+            "over_context": int(likelihood.over_context),
+            "no_answer": int(verdict.reason is Reason.NO_ANSWER),
+            "grader_timeout": int(verdict.reason is Reason.TIMEOUT),
+            "grader_crashed": int(verdict.reason is Reason.CRASHED),
+            "label_unreadable": int(verdict.label_unreadable),
+            "template_mismatch": int(scored.template_mismatch),
+            "policy_version": scored.policy_version,
+            "policy_age_s": scored.policy_age_s,
+        }
 
 
-def _get_numbers(scored: ScoredRollout) -> dict[str, Any]:
-    """The fields of `RmAnswer`."""
-    reward, likelihood, verdict = scored.reward, scored.reward.likelihood, scored.reward.verdict
-    return {
-        "reward": reward.value,
-        "score": reward.correctness,
-        "correctness": reward.correctness,
-        "sar": likelihood.sar,
-        "ppl_qa": likelihood.ppl_qa,
-        "ppl_a": likelihood.ppl_a,
-        "response_tokens": likelihood.num_response_tokens,
-        "over_context": int(likelihood.over_context),
-        "no_answer": int(verdict.reason is Reason.NO_ANSWER),
-        "grader_timeout": int(verdict.reason is Reason.TIMEOUT),
-        "grader_crashed": int(verdict.reason is Reason.CRASHED),
-        "label_unreadable": int(verdict.label_unreadable),
-        "template_mismatch": int(scored.template_mismatch),
-        "policy_version": scored.policy_version,
-        "policy_age_s": scored.policy_age_s,
+class _ComposedAnswer(RmAnswer):
+    """The reward of one rollout, with the values of the reward file's terms."""
+
+    @classmethod
+    def get_numbers(cls, scored: ScoredRollout) -> dict[str, Any]:
+        terms = {_TERM + name: value for name, value in scored.reward.terms.items()}
+        return {**super().get_numbers(scored), **terms}
+
+
+class _GroupedAnswer(_ComposedAnswer):
+    """The same for a reward that compares rollouts."""
+
+    cohort_incomplete: _Flag = Field(description="1: siblings were missing when it was compared")
+
+    @classmethod
+    def get_numbers(cls, scored: ScoredRollout) -> dict[str, Any]:
+        flag = int(scored.cohort_incomplete)
+        return {**super().get_numbers(scored), "cohort_incomplete": flag}
+
+
+def _make_extra_logs(one: type[RmAnswer]) -> Any:
+    """The numbers for the trainer's log: those of `one` but the reward and the score, in lists."""
+    hints = get_type_hints(one, include_extras=True)
+    fields: Any = {
+        name: (list[hints[name]], Field(description=field.description))  # type: ignore[valid-type]
+        for name, field in one.model_fields.items()
+        if name not in ("reward", "score")
     }
+    return create_model("ExtraLogs", __config__=_EXACT, **fields)
 
 
-_HINTS = get_type_hints(RmAnswer, include_extras=True)
-_EXTRA_LOGS: Any = {
-    name: (list[_HINTS[name]], Field(description=field.description))  # type: ignore[valid-type]
-    for name, field in RmAnswer.model_fields.items()
-    if name not in ("reward", "score")
-}
-ExtraLogs: Any = create_model("ExtraLogs", __config__=_EXACT, **_EXTRA_LOGS)
-"""The numbers for the trainer's log: all of `RmAnswer` but the reward and the score, in lists."""
+ExtraLogs: Any = _make_extra_logs(RmAnswer)
 
 
 class GetRewardAnswer(BaseModel):
@@ -82,11 +113,56 @@ class GetRewardAnswer(BaseModel):
     scores: list[FiniteFloat] = Field(description=RmAnswer.model_fields["score"].description)
     extra_logs: ExtraLogs = Field(description="numbers for the trainer's log")
 
+    one: ClassVar[type[RmAnswer]] = RmAnswer
+    """The answer to one rollout with the same numbers."""
+
     @classmethod
     def of(cls, scored: Sequence[ScoredRollout]) -> Self:
-        rows = [_get_numbers(one) for one in scored]
-        columns = {name: [row[name] for row in rows] for name in RmAnswer.model_fields}
+        rows = [cls.one.get_numbers(one) for one in scored]
+        columns = {name: [row[name] for row in rows] for name in cls.one.model_fields}
         return cls(rewards=columns.pop("reward"), scores=columns.pop("score"), extra_logs=columns)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers with rewards."""
+
+    get_reward: type[GetRewardAnswer] = GetRewardAnswer
+    rm: type[RmAnswer] = RmAnswer
+
+
+def make_answers(composition: Composition | None) -> Answers:
+    """The answers of a server with this reward file, or without one."""
+    if composition is None:
+        return Answers()
+    total = Field(description=f"{composition.formula}; trains the policy")
+    terms: Any = {
+        _TERM + one.name: (FiniteFloat, Field(description=_describe_term(one.term)))
+        for one in composition.terms
+    }
+    rm = create_model(
+        "RmAnswer",
+        __base__=_ComposedAnswer if composition.group_size is None else _GroupedAnswer,
+        __doc__=RmAnswer.__doc__,
+        reward=(FiniteFloat, total),
+        **terms,
+    )
+    logs = Field(description=GetRewardAnswer.model_fields["extra_logs"].description)
+    get_reward = create_model(
+        "GetRewardAnswer",
+        __base__=GetRewardAnswer,
+        __doc__=GetRewardAnswer.__doc__,
+        rewards=(list[FiniteFloat], total),
+        extra_logs=(_make_extra_logs(rm), logs),
+    )
+    get_reward.one = rm
+    return Answers(get_reward, rm)
+
+
+def _describe_term(term: Term | GroupTerm) -> str:
+    """Its formula and its values. A term of the user's own may not say them."""
+    parts = [getattr(term, name, "") for name in ("formula", "bounds")]
+    return "; ".join(f"{part}" for part in parts if part) or type(term).__name__
 
 
 class UpdateWeightsAnswer(BaseModel):
@@ -102,7 +178,8 @@ class HealthAnswer(Status):
 
     status: Literal["ok"]
     model: str
-    sar_weight: float
+    reward: str = Field(description="what the reward is the sum of")
+    sar_weight: float = Field(description="weight of SAR in it")
 
 
 class ReadyAnswer(BaseModel):

@@ -16,15 +16,14 @@ from flask import Flask, Response, g, render_template, request
 from pydantic import BaseModel
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from reward_server.errors import Forbidden, RewardServerError, Unauthorized
+from reward_server.errors import Forbidden, InvalidRequest, RewardServerError, Unauthorized
 from reward_server.http.answer_schema import (
     Error,
     ErrorAnswer,
-    GetRewardAnswer,
     HealthAnswer,
     ReadyAnswer,
-    RmAnswer,
     UpdateWeightsAnswer,
+    make_answers,
 )
 from reward_server.http.auth import ApiKeys
 from reward_server.http.bodies import Bodies
@@ -42,6 +41,7 @@ from reward_server.pipeline.service import RewardService
 from reward_server.pipeline.waiting import CLIENT_IS_GONE, Client
 from reward_server.weights.policy import PolicyUpdater
 from sar.errors import MAX_MESSAGE_CHARS, shorten
+from sar.terms.reward_file import default_composition
 
 _T = TypeVar("_T")
 
@@ -83,7 +83,11 @@ def create_app(
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     bodies = Bodies(config.limits.max_body_bytes)
     metrics = service.metrics
-    api_document = json.dumps(describe(needs_key=config.keys.are_required)).encode()
+    composition = service.composition
+    answers = make_answers(composition)
+    reward = (composition or default_composition(config.sar_weight)).formula
+    document = describe(needs_key=config.keys.are_required, composition=composition)
+    api_document = json.dumps(document).encode()
 
     def check_access() -> None:
         """Raises unless the request may be answered. One with a key may come under any host name:
@@ -134,6 +138,17 @@ def create_app(
         client = find_client()
         return service.compute_rewards(parse_body(parse, client), client)
 
+    def parse_one(body: bytearray, limits: RequestLimits) -> SubmittedRollout:
+        rollout = parse_rm(body, limits)
+        if composition and composition.group_size and rollout.label.mode == "train":
+            raise InvalidRequest(
+                f"this server's reward compares the {composition.group_size} rollouts of a prompt. "
+                "/rm takes one, and the trainers that use it have few requests open at a time: "
+                "all of them could wait here for siblings that are never sent. Send whole groups "
+                "to /get_reward, or use a reward file without group_size"
+            )
+        return rollout
+
     def reply(make_answer: Callable[[], BaseModel]) -> Response:
         start_s = time.monotonic()
         response = _to_json(make_answer())
@@ -143,12 +158,12 @@ def create_app(
     @app.post("/get_reward")
     def get_reward() -> Response:
         scored = compute_rewards(parse_get_reward)
-        return reply(lambda: GetRewardAnswer.of(scored))
+        return reply(lambda: answers.get_reward.of(scored))
 
     @app.post("/rm")
     def rm() -> Response:
-        (scored,) = compute_rewards(lambda body, limits: [parse_rm(body, limits)])
-        return reply(lambda: RmAnswer.of(scored))
+        (scored,) = compute_rewards(lambda body, limits: [parse_one(body, limits)])
+        return reply(lambda: answers.rm.of(scored))
 
     @app.post("/update_weights")
     def update_weights() -> Response:
@@ -165,7 +180,11 @@ def create_app(
     def healthz() -> Response:
         status = service.status.model_dump()
         served = HealthAnswer(
-            status="ok", model=config.model_name, sar_weight=config.sar_weight, **status
+            status="ok",
+            model=config.model_name,
+            reward=reward,
+            sar_weight=config.sar_weight,
+            **status,
         )
         return _to_json(served)
 
@@ -187,6 +206,8 @@ def create_app(
         return render_template(
             "index.html",
             model=config.model_name,
+            reward=reward,
+            has_sar_only=composition is None,
             sar_weight=config.sar_weight,
             url=request.url_root,
         )

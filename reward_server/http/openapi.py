@@ -11,15 +11,15 @@ from pydantic.json_schema import models_json_schema
 
 from reward_server.http.answer_schema import (
     ErrorAnswer,
-    GetRewardAnswer,
     HealthAnswer,
     ReadyAnswer,
-    RmAnswer,
     UpdateWeightsAnswer,
+    make_answers,
 )
 from reward_server.http.request_schema import GetRewardRequest, RmRequest, UpdateWeightsRequest
 from reward_server.http.statuses import STATUSES
 from sar import __version__
+from sar.terms.composition import Composition
 
 _JSON = "application/json"
 _SCHEMAS = "#/components/schemas/"
@@ -37,16 +37,6 @@ class _Post:
     always_needs_key: bool = False
 
 
-_POSTS = {
-    "/get_reward": _Post("Rewards of rollouts.", GetRewardRequest, GetRewardAnswer),
-    "/rm": _Post("Reward of one rollout.", RmRequest, RmAnswer),
-    "/update_weights": _Post(
-        "Score with another checkpoint of the model, from a folder on the server's machine.",
-        UpdateWeightsRequest,
-        UpdateWeightsAnswer,
-        always_needs_key=True,
-    ),
-}
 _PAGES = {
     "/metrics": ("The counters in Prometheus' format.", "text/plain", {"type": "string"}),
     "/openapi.json": ("This document.", _JSON, {"type": "object"}),
@@ -54,14 +44,16 @@ _PAGES = {
 }
 
 
-def describe(*, needs_key: bool) -> dict[str, Any]:
+def describe(*, needs_key: bool, composition: Composition | None = None) -> dict[str, Any]:
     """The document.
 
     Args:
         needs_key: whether the server asks for an API key.
+        composition: the reward of a reward file, if there is one.
     """
-    requests = [post.request for post in _POSTS.values()]
-    answers = [post.answer for post in _POSTS.values()]
+    posts = _list_posts(composition)
+    requests = [post.request for post in posts.values()]
+    answers = [post.answer for post in posts.values()]
     answers += [HealthAnswer, ReadyAnswer, ErrorAnswer]
     _, schemas = models_json_schema(
         [*((m, "validation") for m in requests), *((m, "serialization") for m in answers)],
@@ -72,12 +64,14 @@ def describe(*, needs_key: bool) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "SAR reward server",
-            "description": "Correctness + Self-Aligned Reward (arXiv:2509.05489) for RL trainers.",
+            "description": "Correctness + Self-Aligned Reward (arXiv:2509.05489) for RL trainers."
+            if composition is None
+            else f"{composition.formula}, for RL trainers.",
             "version": __version__,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": {
-            **{path: {"post": _describe_post(post, needs_key)} for path, post in _POSTS.items()},
+            **{path: {"post": _describe_post(post, needs_key)} for path, post in posts.items()},
             "/healthz": {"get": _describe_get("Alive, with counters.", {200: _ref(HealthAnswer)})},
             "/readyz": {"get": _describe_get(ready, dict.fromkeys((200, 503), _ref(ReadyAnswer)))},
             **{
@@ -104,6 +98,20 @@ def describe(*, needs_key: bool) -> dict[str, Any]:
                 },
             },
         },
+    }
+
+
+def _list_posts(composition: Composition | None) -> dict[str, _Post]:
+    answers = make_answers(composition)
+    return {
+        "/get_reward": _Post("Rewards of rollouts.", GetRewardRequest, answers.get_reward),
+        "/rm": _Post("Reward of one rollout.", RmRequest, answers.rm),
+        "/update_weights": _Post(
+            "Score with another checkpoint of the model, from a folder on the server's machine.",
+            UpdateWeightsRequest,
+            UpdateWeightsAnswer,
+            always_needs_key=True,
+        ),
     }
 
 

@@ -33,6 +33,8 @@ _TOKENS = tuple(2**n for n in range(4, 16))
 _SEQUENCES = tuple(2**n for n in range(13))
 _REWARDS = (-0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 1, 1.05, 1.1, 1.15, 1.2)
 _SAR = (-1, -0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
+# Terms have no common scale: most are at most 1, log-likelihoods are not.
+_TERMS = (-10, -3, -1, -0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.5, 0.8, 1, 3, 10)
 
 
 class Metrics:
@@ -67,6 +69,10 @@ class Metrics:
         self._batch_tokens = histogram("batch_tokens", "tokens scored together", _TOKENS)
         self._rewards = histogram("reward", "rewards given", _REWARDS)
         self._sar = histogram("sar", "Self-Aligned Reward", _SAR)
+        terms = histogram(
+            "term", "values of the reward file's terms, before weights", _TERMS, "term"
+        )
+        self._terms = cache(terms.labels)
         self._response_tokens = histogram("response_tokens", "tokens of a response", _TOKENS)
 
     def read_from(self, read_status: Callable[[], Status]) -> None:
@@ -94,6 +100,9 @@ class Metrics:
         self._rewards.observe(reward.value)
         self._sar.observe(reward.likelihood.sar)
         self._response_tokens.observe(reward.likelihood.num_response_tokens)
+        if label.mode == "train":  # otherwise no term was computed
+            for name, value in reward.terms.items():
+                self._terms(name).observe(value)
 
 
 class _StatusCollector:

@@ -1,42 +1,49 @@
-"""One request: its rollouts are graded and scored at the same time, then combined to rewards."""
+"""One request: its rollouts are graded and scored at the same time, then combined to rewards.
+
+With a reward file, `composer` combines them.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 
 from reward_server.errors import InvalidRequest, RequestTimedOut, ScoringFailed
 from reward_server.observe.metrics import Metrics
 from reward_server.pipeline.batcher import Logprobs
+from reward_server.pipeline.cohorts import Settled
+from reward_server.pipeline.composer import ComposedRewards, Composer
 from reward_server.pipeline.engine import Engine
-from reward_server.pipeline.intake import Intake
+from reward_server.pipeline.intake import Intake, split_into_chunks
 from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
 from reward_server.pipeline.waiting import Client, Waiting
 from sar import __version__
 from sar.decision import Decision
 from sar.errors import one_line
+from sar.grading.label import Label
 from sar.grading.processes.pool import GraderPool
 from sar.grading.verdict import Verdict
 from sar.reward import Likelihood, Reward, combine
+from sar.terms.base import Sample
 from sar.tokenization import EncodedRollout
-
-# Characters of queries and prompts tokenised before another request has its turn: about 10 ms of
-# work.
-_CHARS_IN_A_ROW = 1 << 14
 
 
 @dataclass(frozen=True)
 class SharedParts:
-    """The parts of the server that all requests use, and the weight of SAR."""
+    """The parts of the server that all requests use, and what makes a reward."""
 
     graders: GraderPool
     sar_weight: float
     intake: Intake
     waiting: Waiting
     metrics: Metrics
+    composer: Composer | None = None
+    """Composes the reward of a reward file. None: it is correctness + `sar_weight` x SAR."""
 
 
 @dataclass(frozen=True)
@@ -67,57 +74,53 @@ class RewardRequest:
     """The state of one request, from its rollouts to their rewards."""
 
     def __init__(
-        self,
-        rollouts: Sequence[SubmittedRollout],
-        parts: SharedParts,
-        engine: Engine,
-        client: Client,
+        self, rollouts: Sequence[SubmittedRollout], parts: SharedParts, client: Client
     ) -> None:
-        """
-        Args:
-            engine: tokenises and scores all rollouts of this request.
-        """
         self._rollouts = rollouts
         self._parts = parts
-        self._engine = engine
         self._client = client
+        self._composed = ComposedRewards(parts.composer, client) if parts.composer else None
         self._pending: list[_Pending] = []
         self._rewards: list[Reward] = []
+        self._settled: list[Settled] = []
+        """Of composed rewards: the group that each was settled with."""
 
-    def compute_rewards(self) -> list[ScoredRollout]:
+    def compute_rewards(self, borrowed: AbstractContextManager[Engine]) -> list[ScoredRollout]:
         """The rewards, in the order of the rollouts.
 
+        Args:
+            borrowed: the engine that tokenises and scores all rollouts of this request. It is
+                given back before the request waits for terms and siblings: a new engine can take
+                its place meanwhile.
         Raises:
             ClientGone: the client left before its rollouts were scored.
             InvalidRequest: a query does not continue its prompt.
             NotReady: the server is stopping.
             RequestTimedOut: the deadline passed.
-            ScoringFailed: the scorer or a grader failed.
+            ScoringFailed: the scorer, a grader or a term failed.
         """
         try:
-            for chunk, num_chars in _split_into_chunks(self._rollouts):
-                work = partial(self._prepare, chunk)
-                prepared = self._parts.intake.run(work, self._client, num_chars)
-                self._pending += map(self._submit, prepared)
-            in_turns = self._parts.waiting.in_turns(self._pending)
-            self._rewards = [self._collect(pending) for pending in in_turns]
+            with borrowed as self._engine:
+                self._score()
+            if self._composed:
+                self._settle(self._composed)
         finally:
-            for pending in self._pending:  # once one failed, the others are not needed
-                pending.verdict.cancel()
-                pending.logprobs.cancel()
+            if self._composed:
+                self._composed.cancel()
         return [
             ScoredRollout(
                 reward,
                 pending.prepared.template_mismatch,
                 policy_version=self._engine.version,
                 policy_age_s=time.monotonic() - self._engine.loaded_at_s,
+                cohort_incomplete=settled is not None and settled.incomplete,
             )
-            for pending, reward in zip(self._pending, self._rewards, strict=True)
+            for pending, reward, settled in self._list_rewards()
         ]
 
     def record_decisions(self) -> Iterator[Decision]:
         """The reward log's records of the rewards that `compute_rewards` gave."""
-        for pending, reward in zip(self._pending, self._rewards, strict=True):
+        for pending, reward, _ in self._list_rewards():
             prepared = pending.prepared
             yield Decision.from_reward(
                 reward,
@@ -134,6 +137,25 @@ class RewardRequest:
                 policy_version=self._engine.version,
                 end_tokens=self._engine.tokenizer.end_tokens,
             )
+
+    def _list_rewards(self) -> Iterator[tuple[_Pending, Reward, Settled | None]]:
+        settled = self._settled or repeat(None, len(self._rewards))
+        return zip(self._pending, self._rewards, settled, strict=True)
+
+    def _score(self) -> None:
+        """Grades and scores all rollouts. Without a reward file, that gives their rewards."""
+        try:
+            chunks = split_into_chunks(list(enumerate(self._rollouts)), _count_chars)
+            for chunk, num_chars in chunks:
+                work = partial(self._prepare, chunk)
+                prepared = self._parts.intake.run(work, self._client, num_chars)
+                self._pending += map(self._submit, prepared)
+            for pending in self._parts.waiting.in_turns(self._pending):
+                self._collect(pending)
+        finally:
+            for pending in self._pending:  # once one failed, the others are not needed
+                pending.verdict.cancel()
+                pending.logprobs.cancel()
 
     def _prepare(self, rollouts: Sequence[tuple[int, SubmittedRollout]]) -> list[_Prepared]:
         """Splits and tokenises rollouts.
@@ -176,7 +198,7 @@ class RewardRequest:
             self._engine.batcher.submit(prepared.encoded.sequences, self._client.is_gone),
         )
 
-    def _collect(self, pending: _Pending) -> Reward:
+    def _collect(self, pending: _Pending) -> None:
         """Waits for a rollout's log-probabilities and verdict, and combines them.
 
         Raises:
@@ -189,29 +211,27 @@ class RewardRequest:
             raise
         except Exception as error:
             raise ScoringFailed(f"a grader failed: {one_line(error)}") from error
-        label = pending.prepared.rollout.label
-        reward = combine(
-            verdict,
-            Likelihood.from_logprobs(pending.prepared.encoded, logprobs),
-            sar_weight=self._parts.sar_weight,
-            mode=label.mode,
-        )
+        prepared, label = pending.prepared, pending.prepared.rollout.label
+        likelihood = Likelihood.from_logprobs(prepared.encoded, logprobs)
+        if self._composed:
+            text = prepared.graded_text
+            sample = Sample(prepared.prompt, text, label, verdict, likelihood)
+            self._composed.add(sample, prepared.rollout.query)
+        else:
+            weight = self._parts.sar_weight
+            self._give(label, combine(verdict, likelihood, sar_weight=weight, mode=label.mode))
+
+    def _settle(self, composed: ComposedRewards) -> None:
+        """Waits for the terms, and for the siblings of the rollouts."""
+        self._settled = composed.settle()
+        for sample, settled in zip(composed.samples, self._settled, strict=True):
+            reward = Reward(settled.reward, sample.verdict, sample.likelihood, settled.terms)
+            self._give(sample.label, reward)
+
+    def _give(self, label: Label, reward: Reward) -> None:
+        self._rewards.append(reward)
         self._parts.metrics.add_reward(label, reward)
-        return reward
 
 
-def _split_into_chunks(
-    rollouts: Sequence[SubmittedRollout],
-) -> Iterator[tuple[list[tuple[int, SubmittedRollout]], int]]:
-    """Rollouts that are tokenised in one go, each with its index, and their number of characters.
-    Between chunks, other requests have their turn."""
-    chunk: list[tuple[int, SubmittedRollout]] = []
-    num_chars = 0
-    for index, rollout in enumerate(rollouts):
-        num_more = len(rollout.query) + len(rollout.prompt)
-        if chunk and num_chars + num_more > _CHARS_IN_A_ROW:
-            yield chunk, num_chars
-            chunk, num_chars = [], 0
-        chunk.append((index, rollout))
-        num_chars += num_more
-    yield chunk, num_chars
+def _count_chars(rollout: tuple[int, SubmittedRollout]) -> int:
+    return len(rollout[1].query) + len(rollout[1].prompt)

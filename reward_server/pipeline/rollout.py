@@ -30,3 +30,5 @@ class ScoredRollout:
     policy_version: int
     policy_age_s: float
     """Seconds since the weights that scored it were loaded."""
+    cohort_incomplete: bool = False
+    """True if the reward compares siblings, and some were missing at the deadline."""

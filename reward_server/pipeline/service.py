@@ -16,12 +16,14 @@ from reward_server.observe.reward_log import RewardLog
 from reward_server.observe.status import Status
 from reward_server.pipeline.admission import Admission
 from reward_server.pipeline.batcher import BatcherCounters, QueueState
+from reward_server.pipeline.composer import Composer
 from reward_server.pipeline.engine import Engine, EngineSlot
 from reward_server.pipeline.intake import Intake
 from reward_server.pipeline.request import RewardRequest, SharedParts
 from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
 from reward_server.pipeline.waiting import IN_THREADS, Client, Deadline, Waiting
 from sar.grading.processes.pool import GraderPool
+from sar.terms.composition import Composition
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class RewardService:
         *,
         sar_weight: float,
         limits: ServiceLimits,
+        composition: Composition | None = None,
         waiting: Waiting = IN_THREADS,
         metrics: Metrics | None = None,
         reward_log: RewardLog | None = None,
@@ -57,7 +60,10 @@ class RewardService:
         self.counters = BatcherCounters()
         """Counters that every engine's batcher continues."""
         self.intake = Intake()
-        self._parts = SharedParts(graders, sar_weight, self.intake, waiting, self.metrics)
+        self.composition = composition
+        """The reward of a reward file. None: it is correctness + `sar_weight` x SAR."""
+        composer = Composer(composition, self.intake, waiting) if composition else None
+        self._parts = SharedParts(graders, sar_weight, self.intake, waiting, self.metrics, composer)
         self._request_timeout_s = limits.request_timeout_s
         self._admission = Admission(limits.max_queued_tokens)
         self._reward_log = reward_log
@@ -134,14 +140,19 @@ class RewardService:
             except RequestTimedOut as error:
                 raise NotReady("the model is still loading") from error
 
-        with self._admission.admit(rollouts), self.engines.borrow(wait_for_engine) as engine:
-            request = RewardRequest(rollouts, self._parts, engine, client)
-            scored = request.compute_rewards()
+        with self._admission.admit(rollouts):
+            request = RewardRequest(rollouts, self._parts, client)
+            scored = request.compute_rewards(self.engines.borrow(wait_for_engine))
             self._count(scored)
             if self._reward_log:
                 for decision in self.waiting.in_turns(request.record_decisions()):
                     self._reward_log.record([decision])
         return scored
+
+    def end_waiting(self) -> None:
+        """Refuses the rollouts that wait for siblings, and those that would: the server stops."""
+        if self._parts.composer:
+            self._parts.composer.close()
 
     def _count(self, scored: Sequence[ScoredRollout]) -> None:
         num_unreadable = sum(one.reward.verdict.label_unreadable for one in scored)

@@ -17,10 +17,13 @@ import numpy.typing as npt
 
 from sar.errors import one_line
 from sar.terms.base import GroupTerm, Sample, Term, TermError
+from sar.terms.likelihood import SelfAlignedReward
 
 Condition = Literal["correct", "wrong"]
 Normalization = Literal["none", "gdpo"]
 
+# The trainers' numbers have 32 bits, and end at 3.4e38: this leaves room for weights and sums.
+_MAX_VALUE = 1e32
 _EPSILON = 1e-4  # TRL's, in its own normalisation of terms
 
 
@@ -46,6 +49,25 @@ class Composition:
     group_size: int | None = None
     """Rollouts of one prompt. None: no part of the reward compares them."""
     normalize: Normalization = "none"
+
+    @property
+    def formula(self) -> str:
+        """The reward in one line, such as "correctness + 0.2 sar"."""
+        summands = [
+            f"{'-' if one.weight < 0 else '+'} "
+            + ("" if abs(one.weight) == 1 else f"{abs(one.weight):g} ")
+            + one.name
+            + (f" (if {one.only_if})" if one.only_if else "")
+            for one in self.terms
+        ]
+        total = " ".join(summands).removeprefix("+ ")
+        total = f"GDPO({total})" if self.normalize == "gdpo" else total
+        return total if self.group_size is None else f"{total}, in groups of {self.group_size}"
+
+    @property
+    def weight_of_sar(self) -> float:
+        """0 if SAR is no term of the reward."""
+        return sum(one.weight for one in self.terms if isinstance(one.term, SelfAlignedReward))
 
     def score(self, sample: Sample) -> dict[str, float]:
         """The values of the terms that look at one rollout alone.
@@ -96,7 +118,7 @@ class Composition:
     def _score_alone(name: str, term: Term, sample: Sample) -> float:
         try:
             return _check_value(term.score(sample))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise TermError(f"term {name!r} failed: {one_line(error)}") from error
 
     @staticmethod
@@ -105,7 +127,7 @@ class Composition:
             values = [_check_value(value) for value in term.score_group(group)]
             if len(values) != len(group):
                 raise ValueError(f"{len(values)} values for {len(group)} rollouts")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise TermError(f"term {name!r} failed: {one_line(error)}") from error
         return values
 
@@ -116,6 +138,8 @@ def _check_value(value: object) -> float:
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"its value is {number}, not a finite number")
+    if abs(number) > _MAX_VALUE:
+        raise ValueError(f"its value is {number:g}, beyond {_MAX_VALUE:g}")
     return number
 
 

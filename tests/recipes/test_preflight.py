@@ -1,4 +1,4 @@
-"""The preflight: with the real server, and with servers that are wrong in some way."""
+"""The preflight with the real server: the weight, model, keys and data of a run are checked."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,22 +23,10 @@ from recipes.preflight_policy import RIGHT, CheckFailed, Policy
 from recipes.preflight_servers import Server
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 
+if TYPE_CHECKING:
+    from tests.recipes.conftest import Preflight
+
 ROOT = Path(__file__).parents[2]
-Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], bundled_model_path: Path) -> Run:
-    """Returns the exit code and the output: stdout if all is well, else stderr."""
-
-    def call(*urls: str, model: Path = bundled_model_path, **flags: str) -> tuple[int, str]:
-        named = [w for name, value in flags.items() for w in (f"--{name.replace('_', '-')}", value)]
-        code = main(["--model", str(model), *(w for url in urls for w in ("--url", url)), *named])
-        said = capsys.readouterr()
-        assert "" in (said.out, said.err)
-        return code, said.out + said.err
-
-    return call
 
 
 def reward_url(server: Any, key: str = "") -> str:
@@ -56,50 +42,49 @@ def train_file(folder: Path, system_prompt: str, label: str = '{"answer": "3"}')
     return str(path)
 
 
-def assert_one_line(result: tuple[int, str], *parts: str) -> None:
-    code, said = result
-    assert code == 1
-    assert said.startswith("preflight: ")
-    assert said.count("\n") == 1
-    for part in parts:
-        assert part in said
-
-
 def test_the_right_server_passes(
-    run: Run, server: Any, tmp_path: Path, bundled_model_path: Path
+    preflight: Preflight, server: Any, tmp_path: Path, bundled_model_path: Path
 ) -> None:
-    code, said = run(reward_url(server))
+    code, said = preflight(reward_url(server))
     assert code == 0
     assert said == (
         f"preflight: {reward_url(server)}: rewards as expected; {bundled_model_path}, SAR weight "
         "0.2, policy version 0\n"
     )
-    assert run(reward_url(server), reward_url(server), sar_weight="0.2")[0] == 0
-    assert run(reward_url(server), data=train_file(tmp_path, DEFAULT_SYSTEM_PROMPT))[0] == 0
+    assert preflight(reward_url(server), reward_url(server), sar_weight="0.2").code == 0
+    assert preflight(reward_url(server), data=train_file(tmp_path, DEFAULT_SYSTEM_PROMPT)).code == 0
 
 
-def test_other_weight(run: Run, server: Any) -> None:
-    result = run(reward_url(server), sar_weight="0")
-    assert_one_line(result, "its SAR weight is 0.2, not 0; start it with --sar-weight 0")
+def test_other_weight(preflight: Preflight, server: Any) -> None:
+    result = preflight(reward_url(server), sar_weight="0")
+    result.assert_one_line("its SAR weight is 0.2, not 0; start it with --sar-weight 0")
 
 
 @pytest.mark.parametrize("system_prompt", ["You are a pirate.", ""])
-def test_other_system_prompt(run: Run, server: Any, tmp_path: Path, system_prompt: str) -> None:
-    result = run(reward_url(server), data=train_file(tmp_path, system_prompt))
-    assert_one_line(result, "another system prompt or chat template", "--system-prompt")
+def test_other_system_prompt(
+    preflight: Preflight, server: Any, tmp_path: Path, system_prompt: str
+) -> None:
+    result = preflight(reward_url(server), data=train_file(tmp_path, system_prompt))
+    result.assert_one_line("another system prompt or chat template", "--system-prompt")
 
 
-def test_other_model(run: Run, server: Any, tmp_path: Path, bundled_model_path: Path) -> None:
+def test_other_model(
+    preflight: Preflight, server: Any, tmp_path: Path, bundled_model_path: Path
+) -> None:
     other = tmp_path / "Other-1B"
     shutil.copytree(bundled_model_path, other)
     served = str(bundled_model_path)
-    result = run(reward_url(server), model=other)
-    assert_one_line(result, f"it serves {served}, not {other}", f"--server-model {served}")
-    assert run(reward_url(server), model=other, server_model="elsewhere/DEMO")[0] == 0
+    result = preflight(reward_url(server), model=other)
+    result.assert_one_line(f"it serves {served}, not {other}", f"--server-model {served}")
+    assert preflight(reward_url(server), model=other, server_model="elsewhere/DEMO").code == 0
 
 
 def test_other_tokenizer(
-    run: Run, server: Any, tmp_path: Path, bundled_model_path: Path, bundled_tokenizer: Any
+    preflight: Preflight,
+    server: Any,
+    tmp_path: Path,
+    bundled_model_path: Path,
+    bundled_tokenizer: Any,
 ) -> None:
     """A tokenizer without merges needs more tokens for the same text."""
     other = tmp_path / bundled_model_path.name
@@ -109,9 +94,9 @@ def test_other_tokenizer(
     assert tokenizer["model"]["merges"]
     tokenizer["model"]["merges"] = []
     path.write_text(json.dumps(tokenizer))
-    result = run(reward_url(server), model=other)
+    result = preflight(reward_url(server), model=other)
     num_tokens = len(bundled_tokenizer.encode(RIGHT)) + 1
-    assert_one_line(result, f" are {num_tokens} there: it has another tokenizer")
+    result.assert_one_line(f" are {num_tokens} there: it has another tokenizer")
 
 
 def test_a_policy_that_scores_itself_takes_any_model_and_weight(
@@ -137,45 +122,53 @@ def test_a_policy_that_scores_itself_takes_any_model_and_weight(
     assert main(command[:-1]) == 1
 
 
-def test_no_chat_template(run: Run, server: Any, tmp_path: Path, bundled_model_path: Path) -> None:
+def test_no_chat_template(
+    preflight: Preflight, server: Any, tmp_path: Path, bundled_model_path: Path
+) -> None:
     other = tmp_path / bundled_model_path.name
     shutil.copytree(bundled_model_path, other)
     template = other / "chat_template.jinja"
     text = template.read_text()
     template.unlink()
-    assert_one_line(run(reward_url(server), model=other), "no chat template")
+    preflight(reward_url(server), model=other).assert_one_line("no chat template")
     template.write_text("{{ raise_exception('no system turn here') }}" + text)
-    result = run(reward_url(server), model=other)
-    assert_one_line(result, "refuses a prompt of system, user: no system turn here")
+    result = preflight(reward_url(server), model=other)
+    result.assert_one_line("refuses a prompt of system, user: no system turn here")
 
 
-def test_no_model(run: Run, server: Any, tmp_path: Path, bundled_model_path: Path) -> None:
+def test_no_model(
+    preflight: Preflight, server: Any, tmp_path: Path, bundled_model_path: Path
+) -> None:
     nowhere = tmp_path / bundled_model_path.name
-    assert_one_line(run(reward_url(server), model=nowhere), f"load the config of {nowhere}")
+    preflight(reward_url(server), model=nowhere).assert_one_line(f"load the config of {nowhere}")
     nowhere.mkdir()
     shutil.copy(bundled_model_path / "config.json", nowhere)
     (nowhere / "tokenizer.json").write_text("{")
-    assert_one_line(run(reward_url(server), model=nowhere), f"load the tokenizer of {nowhere}")
+    preflight(reward_url(server), model=nowhere).assert_one_line(f"load the tokenizer of {nowhere}")
 
 
-def test_own_code(run: Run, server: Any, tmp_path: Path, bundled_model_path: Path) -> None:
+def test_own_code(
+    preflight: Preflight, server: Any, tmp_path: Path, bundled_model_path: Path
+) -> None:
     own, copy = (tmp_path / name / bundled_model_path.name for name in ("own", "copy"))
     shutil.copytree(bundled_model_path, own)
     config = json.loads((own / "config.json").read_text())
     (own / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "a.B"}}))
-    assert_one_line(run(reward_url(server), model=own), "has auto_map", "set PLAIN_COPY=1")
+    preflight(reward_url(server), model=own).assert_one_line("has auto_map", "set PLAIN_COPY=1")
     make_plain_copy(str(own), copy, link=True)
-    said = run(reward_url(server), model=copy)[1]
+    said = preflight(reward_url(server), model=copy).said
     assert said.startswith(f"preflight: trains from {copy}, a copy of {own} without auto_map")
 
 
 @pytest.mark.parametrize("flag", ["data", "eval_data"])
-def test_the_labels_of_every_row(run: Run, canned: Canned, tmp_path: Path, flag: str) -> None:
+def test_the_labels_of_every_row(
+    preflight: Preflight, server: Any, tmp_path: Path, flag: str
+) -> None:
     """tests/recipes/test_data_rows.py has the other mistakes."""
     path = train_file(tmp_path, "", '{"answer": "3", "mode": "eval"}')
     row = Path(path).read_text()
     Path(path).write_text(row * 2 + row.replace("eval", "evaluation"))
-    assert_one_line(run(canned.url, **{flag: path}), f"{path}, line 3: ", "evaluation")
+    preflight(reward_url(server), **{flag: path}).assert_one_line(f"{path}, line 3: ", "evaluation")
 
 
 @pytest.mark.parametrize(
@@ -189,17 +182,17 @@ def test_the_labels_of_every_row(run: Run, canned: Canned, tmp_path: Path, flag:
         ("", "is not a URL such as"),
     ],
 )
-def test_no_url(run: Run, url: str, part: str) -> None:
-    assert_one_line(run(url), part)
+def test_no_url(preflight: Preflight, url: str, part: str) -> None:
+    preflight(url).assert_one_line(part)
 
 
-def test_server_down(run: Run) -> None:
+def test_server_down(preflight: Preflight) -> None:
     with socket.socket() as held:  # a port that nothing listens on
         held.bind(("127.0.0.1", 0))
         url = f"http://any:secret99@127.0.0.1:{held.getsockname()[1]}/get_reward"
-        result = run(url)
-    assert_one_line(result, "cannot be reached", "is the server up?")
-    assert "secret99" not in result[1]
+        result = preflight(url)
+    result.assert_one_line("cannot be reached", "is the server up?")
+    assert "secret99" not in result.said
 
 
 @pytest.fixture(scope="module")
@@ -212,122 +205,22 @@ def guarded(start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathF
     return other
 
 
-def test_keys(run: Run, guarded: Any) -> None:
+def test_keys(preflight: Preflight, guarded: Any) -> None:
     key = "any:s3cret%2C%40key%3A1@"
-    assert run(reward_url(guarded, key), sar_weight="0")[0] == 0
+    assert preflight(reward_url(guarded, key), sar_weight="0").code == 0
     for wrong in ("", "any:another-key@"):
-        result = run(reward_url(guarded, wrong))
-        assert_one_line(result, "requires a key")
-        assert "another-key" not in result[1]
+        result = preflight(reward_url(guarded, wrong))
+        result.assert_one_line("requires a key")
+        assert "another-key" not in result.said
 
 
-def test_servers_that_differ(run: Run, server: Any, guarded: Any) -> None:
-    result = run(reward_url(server), reward_url(guarded, "any:s3cret%2C%40key%3A1@"))
-    assert_one_line(result, "has a SAR weight of 0.2, and", "one of 0\n")
+def test_servers_that_differ(preflight: Preflight, server: Any, guarded: Any) -> None:
+    result = preflight(reward_url(server), reward_url(guarded, "any:s3cret%2C%40key%3A1@"))
+    result.assert_one_line("has a SAR weight of 0.2, and", "one of 0\n")
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         down = f"http://127.0.0.1:{held.getsockname()[1]}/get_reward"
-        assert_one_line(run(reward_url(server), down), down, "cannot be reached")
-
-
-class Canned:
-    """A server with canned answers: for each path a status and a body."""
-
-    def __init__(self) -> None:
-        logs = {"sar": [0.5], "template_mismatch": [0], "response_tokens": [1]}
-        self.answers: dict[str, tuple[int, Any]] = {
-            "/readyz": (200, {"status": "ready"}),
-            "/healthz": (200, {"model": "demo", "sar_weight": 0.2, "policy_version": 3}),
-            "/get_reward": (200, {"rewards": [1.1], "scores": [1], "extra_logs": logs}),
-        }
-        canned = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                status, body = canned.answers[self.path]
-                data = body if isinstance(body, bytes) else json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def do_POST(self) -> None:
-                self.do_GET()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/get_reward"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-
-@pytest.fixture
-def canned() -> Iterator[Canned]:
-    server = Canned()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
-
-
-@pytest.mark.parametrize(
-    ("path", "answer", "part"),
-    [
-        ("/readyz", (503, {"status": "loading"}), "not ready (loading); wait until /readyz"),
-        ("/readyz", (404, {}), "not ready (HTTP 404)"),
-        ("/readyz", (200, b"<html>"), "answers HTTP 200 without JSON: another server?"),
-        ("/healthz", (200, {"sar_weight": 0.2}), "/healthz has no 'model'"),
-        ("/get_reward", (503, {"error": {"message": "too much"}}), "HTTP 503: too much"),
-        ("/get_reward", (500, {}), "no reward, HTTP 500: no message"),
-        ("/get_reward", (200, {"rewards": []}), "not that of a reward server"),
-        (
-            "/get_reward",
-            (200, {"rewards": [0], "scores": [0], "extra_logs": {}}),
-            "a right answer has the score 0",
-        ),
-    ],
-)
-def test_servers_with_something_wrong(
-    run: Run, canned: Canned, path: str, answer: tuple[int, Any], part: str
-) -> None:
-    canned.answers[path] = answer
-    assert_one_line(run(canned.url), canned.url, part)
-
-
-def test_weights_of_a_later_step_than_the_runs(run: Run, canned: Canned) -> None:
-    """As of a server that followed a run whose OUTPUT was deleted."""
-    options = {"server_model": "demo"}
-    later = "it scores with weights of step 3, and the run starts from step 2; restart it"
-    assert_one_line(run(canned.url, step="2", **options), canned.url, later)
-    for step in ("3", "4"):
-        assert "weights of step" not in run(canned.url, step=step, **options)[1]
-
-
-def test_servers_with_weights_of_different_steps(run: Run, canned: Canned, server: Any) -> None:
-    url = reward_url(server)
-    said = f"{url} scores with weights of step 0, and {canned.url} with those of step 3; wait"
-    assert_one_line(run(url, canned.url, server_model="elsewhere/demo"), said)
-
-
-@pytest.mark.parametrize(
-    ("reward", "more_tokens", "mismatch", "part"),
-    [
-        (1.1, 0, 0, "a wrong answer has the score 1"),  # the first rollout passes
-        (1.0, 0, 0, "the reward is 1, and correctness + 0.2 x SAR is 1.1"),
-        (1.1, 1, 0, "there: it has another tokenizer"),
-        (1.1, 0, 1, "another system prompt or chat template"),
-    ],
-)
-def test_rewards_with_something_wrong(
-    run: Run, canned: Canned, bundled_tokenizer: Any,
-    reward: float, more_tokens: int, mismatch: int, part: str,
-) -> None:  # fmt: skip
-    tokens = len(bundled_tokenizer.encode(RIGHT)) + 1 + more_tokens
-    logs = {"sar": [0.5], "template_mismatch": [mismatch], "response_tokens": [tokens]}
-    answer = {"rewards": [reward], "scores": [1], "extra_logs": logs}
-    canned.answers["/get_reward"] = (200, answer)
-    assert_one_line(run(canned.url), canned.url, part)
+        preflight(reward_url(server), down).assert_one_line(down, "cannot be reached")
 
 
 def test_rollouts_are_what_openrlhf_sends(bundled_tokenizer: Any) -> None:

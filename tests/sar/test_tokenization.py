@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-import threading
 import time
-import tracemalloc
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any
 
@@ -30,9 +26,8 @@ from tokenizers import (
 )
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-import sar.tokenization
 from sar.models import BUNDLED_MODEL
-from sar.tokenization import EncodedRollout, RolloutTokenizer
+from sar.tokenization import RolloutTokenizer
 
 CORPUS = [
     "Question: What is 2 + 2? Answer: The answer is 4. Hello world, let us think step by step.",
@@ -352,76 +347,3 @@ def test_graders_get_no_special_tokens(bundled_tokenizer: Any) -> None:
     bare = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     without_any = rollout_tokenizer(PreTrainedTokenizerFast(tokenizer_object=bare))
     assert without_any.remove_special_tokens("a $^ b\n") == "a $^ b\n"
-
-
-class WrittenInPython:
-    """A tokenizer without a backend in Rust, in which threads must not meet."""
-
-    backend_tokenizer = None
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._in_use = threading.Lock()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tokenizer, name)
-
-    def encode(self, *args: Any, **kwargs: Any) -> Any:
-        assert self._in_use.acquire(blocking=False), "two threads in one tokenizer"
-        try:
-            time.sleep(0.0005)  # lets another thread in
-            return self._tokenizer.encode(*args, **kwargs)
-        finally:
-            self._in_use.release()
-
-
-@pytest.mark.parametrize("wrap", [lambda tokenizer: tokenizer, WrittenInPython])
-def test_threads_share_a_tokenizer(wrap: Callable[[Any], Any]) -> None:
-    rollouts = rollout_tokenizer(wrap(byte_level()), max_context_tokens=200)
-    jobs = [
-        (f"Question {i}: " + "東é " * (i % 7), f" It is {i}.\n" * (1 + i % 11)) for i in range(64)
-    ]
-
-    def work(job: tuple[str, str]) -> tuple[tuple[str, str], EncodedRollout]:
-        prompt, response = job
-        return rollouts.split("<|endoftext|>" + prompt + response, prompt), rollouts.encode(*job)
-
-    expected = [work(job) for job in jobs]
-    with ThreadPoolExecutor(16) as pool:
-        assert list(pool.map(work, jobs * 3)) == expected * 3
-
-
-def test_a_tokenizer_that_truncates_and_pads_by_itself_is_told_not_to() -> None:
-    tokenizer = byte_level()
-    tokenizer.backend_tokenizer.enable_truncation(3)
-    tokenizer.backend_tokenizer.enable_padding(length=64)
-    encoded = rollout_tokenizer(tokenizer).encode("one two three four five", " six seven")
-    plain = rollout_tokenizer(byte_level()).encode("one two three four five", " six seven")
-    assert encoded == plain
-
-
-def test_the_cache_of_prompts_is_bounded_in_bytes(
-    bundled_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sar.tokenization, "_MAX_CACHED_BYTES", 2**20)
-    tokenizer = RolloutTokenizer(bundled_tokenizer, system_prompt="")
-    prompts = [f"{number} " + "12 + 3 = 15, " * 500 for number in range(40)]
-    tracemalloc.start()
-    try:
-        expected = [tokenizer.encode(prompt, " 5") for prompt in prompts[:3]]
-        before, _ = tracemalloc.get_traced_memory()
-        for prompt in prompts:
-            tokenizer.encode(prompt, " 5")
-        after, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert after - before < 2 * 2**20
-    assert [tokenizer.encode(prompt, " 5") for prompt in prompts[:3]] == expected
-
-
-def test_a_prompt_larger_than_the_cache_is_encoded(
-    bundled_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usual = RolloutTokenizer(bundled_tokenizer, system_prompt="").encode("2 + 3 =", " 5")
-    monkeypatch.setattr(sar.tokenization, "_MAX_CACHED_BYTES", 10)
-    assert RolloutTokenizer(bundled_tokenizer, system_prompt="").encode("2 + 3 =", " 5") == usual

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from reward_server.config import ServerConfig, parse_args
+from reward_server.command_line import parse_args
+from reward_server.config import ServerConfig
 
 if TYPE_CHECKING:
     from tests.conftest import TestedServer

@@ -1,4 +1,4 @@
-"""Runs `python -m sar grade`, in this process or as a program."""
+"""Runs `python -m sar grade` and `rescore`, and writes what they read."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from sar.__main__ import main
+from sar.decision import Decision
 
 ROOT = Path(__file__).parents[3]
+Rescore = Callable[..., tuple[int, str, str]]
+WriteLog = Callable[[Path, Sequence[Decision]], Path]
 
 
 @pytest.fixture
@@ -54,6 +57,29 @@ def write_rows() -> Callable[[Path, Sequence[object]], Path]:
     def write(path: Path, rows: Sequence[object]) -> Path:
         lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
         path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def rescore(capsys: pytest.CaptureFixture[str]) -> Rescore:
+    """Runs the command with these arguments; returns its status, output and errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        status = main(["rescore", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def write_log() -> WriteLog:
+    """Writes a reward log of these decisions; returns its path."""
+
+    def write(path: Path, decisions: Sequence[Decision]) -> Path:
+        path.write_text("".join(d.to_json() + "\n" for d in decisions), encoding="utf-8")
         return path
 
     return write
