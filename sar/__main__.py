@@ -1,6 +1,7 @@
-"""python -m sar grade|rescore
+"""python -m sar grade|rescore|terms
 
-Grades responses and says why each is right or wrong; computes the rewards of a server's log again.
+Grades responses and says why each is right or wrong; computes the rewards of a server's log again;
+lists the terms of which you can compose a reward.
 Each command has its own --help.
 """
 
@@ -17,6 +18,7 @@ from sar.arguments import CommandParser
 _COMMANDS = {
     "grade": "grade a response, or a file of them, and say why each is right or wrong",
     "rescore": "compute the rewards in a reward log again, with another SAR weight or grader",
+    "terms": "list the terms that a reward can be composed of, or check a reward file",
 }
 
 

@@ -126,6 +126,7 @@ _LABEL_SCHEMA: dict[str, Any] = {
                 "grader": {"enum": [*get_args(GraderName), None]},
                 "mode": {"enum": [*get_args(Mode), None]},
                 "choices": {"type": ["array", "null"], "items": {"type": "string"}, "maxItems": 26},
+                "target_tokens": {"type": ["integer", "null"], "minimum": 1, "maximum": 10**9},
             },
         },
     ],

@@ -19,7 +19,7 @@ from sar.errors import first_line, quote
 GraderName = Literal["math", "choice", "boolean", "exact"]
 Mode = Literal["train", "eval"]
 
-_FIELDS = ("answer", "grader", "mode", "choices")
+_FIELDS = ("answer", "grader", "mode", "choices", "target_tokens")
 _TRUE = frozenset({"true", "yes"})
 _FALSE = frozenset({"false", "no"})
 # These can be an answer of other kinds too, so they need a label that names the boolean grader.
@@ -49,6 +49,7 @@ _FUNCTION = re.compile(r"\b(?:sin|cos|tan|cot|log|ln|exp|sqrt|pi)\b")
 # LogicBench's name for an option: `choice_2`.
 _OPTION_NAME = re.compile(r"\bchoice_([1-9]|1\d|2[0-6])\b")
 _MAX_CHOICES = len(string.ascii_uppercase)
+_MAX_TARGET_TOKENS = 10**9  # more than any context; a larger number would overflow elsewhere
 # Of a value in an error message: a typical answer, and the start of a solution.
 _MAX_QUOTED_CHARS = 60
 # `{"answer": 5` and `{'answer': 5`, but not the set `{1, 2}`.
@@ -76,6 +77,8 @@ class Label:
     grader: GraderName
     mode: Mode = "train"
     choices: tuple[str, ...] = ()
+    target_tokens: int | None = None
+    """Length that the prompt asks for. Only the reward term `target_length` reads it."""
 
 
 def parse_label(value: object, grader: GraderName | None = None) -> Label:
@@ -112,6 +115,7 @@ def parse_label(value: object, grader: GraderName | None = None) -> Label:
             "answer",
         )
     choices = _check_choices(value.get("choices"))
+    target_tokens = _check_target(value.get("target_tokens"))
     own_grader = _check_option(value, "grader", get_args(GraderName))
     mode: Mode = _check_option(value, "mode", get_args(Mode)) or "train"
     answer = answer.strip()
@@ -129,7 +133,7 @@ def parse_label(value: object, grader: GraderName | None = None) -> Label:
                 "answer",
             )
         answer = "true" if truth else "false"
-    return Label(answer, name, mode, choices)
+    return Label(answer, name, mode, choices, target_tokens)
 
 
 def names_grader(value: object) -> bool:
@@ -225,6 +229,16 @@ def _check_choices(choices: Any) -> tuple[str, ...]:
     if len(choices) > _MAX_CHOICES:
         raise LabelError(f"{len(choices)} choices; at most 26 have a letter", "choices")
     return tuple(choices)
+
+
+def _check_target(tokens: Any) -> int | None:
+    if tokens is None or (type(tokens) is int and 1 <= tokens <= _MAX_TARGET_TOKENS):
+        return tokens
+    raise LabelError(
+        f"target_tokens must be a whole number from 1 to {_MAX_TARGET_TOKENS:,}, not "
+        f"{_quote(tokens)}",
+        "target_tokens",
+    )
 
 
 def _check_option(value: dict[str, Any], field: str, allowed: tuple[str, ...]) -> Any:

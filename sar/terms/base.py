@@ -13,8 +13,9 @@ from sar.grading.label import Label
 from sar.grading.verdict import Verdict
 from sar.reward import Likelihood
 
-OPTIONS = ConfigDict(extra="forbid", strict=True)
-"""Configuration of a term's dataclass: the reward file may set its fields and no others."""
+OPTIONS = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+"""Configuration of a term's dataclass: the reward file may set its fields and no others. The text
+below a field describes it in `python -m sar terms` and docs/rewards.md."""
 
 
 class TermError(Exception):

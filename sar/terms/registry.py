@@ -9,15 +9,28 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from sar.terms.base import GroupTerm, Term
+from sar.terms.group import Efficient, GroupLength, KimiLength, O1Pruner
+from sar.terms.length import HardLimit, Overlong, TargetLength
 from sar.terms.likelihood import Confidence, Entropy, SelfAlignedReward
-from sar.terms.verdict import Correctness, NoAnswer
+from sar.terms.text import Copied, Repetition
+from sar.terms.verdict import Correctness, Format, NoAnswer
 
 TERMS: Mapping[str, type[Term | GroupTerm]] = MappingProxyType(
     {
         "correctness": Correctness,
         "no_answer": NoAnswer,
+        "format": Format,
         "sar": SelfAlignedReward,
         "confidence": Confidence,
         "entropy": Entropy,
+        "copied": Copied,
+        "repetition": Repetition,
+        "overlong": Overlong,
+        "target_length": TargetLength,
+        "hard_limit": HardLimit,
+        "o1_pruner": O1Pruner,
+        "efficient": Efficient,
+        "kimi_length": KimiLength,
+        "group_length": GroupLength,
     }
 )

@@ -141,6 +141,8 @@ OBJECTS = [
     ({"answer": "G", "choices": list("tuvwxyz")}, Label("G", "choice", choices=tuple("tuvwxyz"))),
     ({"answer": "7", "grader": None, "mode": None, "choices": None}, Label("7", "math")),
     ({"answer": "7", "choices": []}, Label("7", "math")),
+    ({"answer": "7", "target_tokens": 512}, Label("7", "math", target_tokens=512)),
+    ({"answer": "7", "target_tokens": None}, Label("7", "math")),
 ]
 
 
@@ -198,6 +200,12 @@ def test_a_label_that_is_almost_json_is_an_error(text: str, message: str) -> Non
         ({"answer": ["7"]}, "answer", "a list"),
         ({"answer": {"x": 1}}, "answer", "must be a string"),
         ({"answer": ""}, "answer", "empty"),
+        ({"answer": "7", "target_tokens": 0}, "target_tokens", "a whole number from 1 to"),
+        ({"answer": "7", "target_tokens": -5}, "target_tokens", "not -5"),
+        ({"answer": "7", "target_tokens": 5.0}, "target_tokens", "not 5.0"),
+        ({"answer": "7", "target_tokens": True}, "target_tokens", "not True"),
+        ({"answer": "7", "target_tokens": "5"}, "target_tokens", "not '5'"),
+        ({"answer": "7", "target_tokens": 10**10}, "target_tokens", "to 1,000,000,000"),
         ({"answer": " \n"}, "answer", "empty"),
         ("", "answer", "empty"),
         ("  ", "answer", "empty"),

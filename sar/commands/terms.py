@@ -1,0 +1,123 @@
+"""Lists the terms that a reward can be composed of, or checks a reward file.
+
+python -m sar terms
+python -m sar terms copied overlong
+python -m sar terms --check reward.toml
+python -m sar terms --update docs/rewards.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sar.arguments import CommandParser
+from sar.errors import quote
+
+if TYPE_CHECKING:
+    from sar.terms.catalogue import TermDescription
+    from sar.terms.composition import Composition, WeightedTerm
+
+_MIN_WIDTH, _MAX_WIDTH = 60, 100
+_INDENT = " " * 10
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit status."""
+    arguments = _parse(argv)
+    # Imported here, so that --help is instant.
+    from sar.terms.catalogue import PageError, list_terms, update_page
+    from sar.terms.reward_file import RewardFileError, read_reward_file
+
+    try:
+        if arguments.check:
+            sys.stdout.write(_format_reward(read_reward_file(arguments.check)))
+        elif arguments.update:
+            update_page(arguments.update)
+        else:
+            sys.stdout.write(_format_terms(list_terms(), arguments.name))
+    except BrokenPipeError:
+        raise
+    except (RewardFileError, PageError, _UnknownTermError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+class _UnknownTermError(ValueError):
+    """The command line names a term that does not exist."""
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = CommandParser(
+        prog="python -m sar terms",
+        description="Lists the terms that a reward can be composed of: what each pays, its\n"
+        "formula, range, source and options. docs/rewards.md says how to compose a reward.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", nargs="*", help="show these terms only, with all details")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument(
+        "--check", type=Path, metavar="FILE.toml", help="check a reward file, and show its sum"
+    )
+    mode.add_argument(
+        "--update",
+        type=Path,
+        metavar="PAGE.md",
+        help="write the tables of terms into a page, between its markers",
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.name and (arguments.check or arguments.update):
+        parser.error("a term's name cannot be combined with --check or --update")
+    return arguments
+
+
+def _format_terms(terms: Sequence[TermDescription], names: Sequence[str]) -> str:
+    known = [term.name for term in terms]
+    if unknown := [name for name in names if name not in known]:
+        raise _UnknownTermError(f"{quote(unknown[0])} is unknown; known: {', '.join(known)}")
+    chosen = [term for term in terms if not names or term.name in names]
+    formatted = ("\n".join(_format_term(term, bool(names))) for term in chosen)
+    return "\n".join(f"{text}\n" for text in formatted)
+
+
+def _format_term(term: TermDescription, with_details: bool) -> Iterator[str]:
+    yield term.name
+    yield from _wrap("does", term.summary)
+    for paragraph in term.details if with_details else ():
+        yield from _wrap("", paragraph)
+    yield from _wrap("value", term.formula)
+    yield from _wrap("range", term.bounds)
+    yield from _wrap("source", term.source)
+    if term.compares:
+        yield from _wrap("needs", "group_size in the reward file, as it compares rollouts")
+    for number, option in enumerate(term.options):
+        text = f"{option.name} = {option.default}. {option.meaning}"
+        yield from _wrap("options" if number == 0 else "", text.rstrip())
+
+
+def _wrap(title: str, text: str) -> list[str]:
+    width = min(max(shutil.get_terminal_size((_MAX_WIDTH, 24)).columns, _MIN_WIDTH), _MAX_WIDTH)
+    first = f"  {title}".ljust(len(_INDENT)) + " "
+    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=_INDENT + "   ")
+
+
+def _format_reward(composition: Composition) -> str:
+    first, *others = map(_format_summand, composition.terms)
+    lines = [f"reward = {first.removeprefix('+ ')}", *(f"       {other}" for other in others)]
+    if composition.group_size:
+        lines.append(f"rollouts of a prompt: {composition.group_size}")
+    if composition.normalize == "gdpo":
+        lines.append("each term is normalised in its group before the sum (GDPO)")
+    return "\n".join(lines) + "\n"
+
+
+def _format_summand(one: WeightedTerm) -> str:
+    sign = "-" if one.weight < 0 else "+"
+    condition = f", if the answer is {one.only_if}" if one.only_if else ""
+    return f"{sign} {abs(one.weight):g} x {one.name}{condition}"

@@ -1,0 +1,136 @@
+"""Describes the registry's terms, for `python -m sar terms` and for docs/rewards.md."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sar.terms.base import GroupTerm, Term
+from sar.terms.registry import TERMS
+
+_START = "<!-- Written by `python -m sar terms --update docs/rewards.md`; do not edit. -->\n"
+_END = "<!-- End of what is written. -->\n"
+_COLUMNS = "| term | what it does | value | range | options | source |\n" + "| --- " * 6 + "|\n"
+
+
+class PageError(ValueError):
+    """The page cannot be updated. The message is one line."""
+
+
+@dataclass(frozen=True)
+class OptionDescription:
+    """One option of a term."""
+
+    name: str
+    default: str
+    """As in a reward file, or "required" or "not set"."""
+    meaning: str
+
+
+@dataclass(frozen=True)
+class TermDescription:
+    """One term, as a person who composes a reward sees it."""
+
+    name: str
+    summary: str
+    """The first paragraph of its docstring."""
+    details: tuple[str, ...]
+    """The other paragraphs."""
+    formula: str
+    bounds: str
+    source: str
+    options: tuple[OptionDescription, ...]
+    compares: bool
+    """True if it compares the rollouts of a group."""
+
+
+def list_terms(
+    terms: Mapping[str, type[Term | GroupTerm]] = TERMS,
+) -> list[TermDescription]:
+    """The terms in the order of the registry."""
+    return [_describe(name, kind) for name, kind in terms.items()]
+
+
+def render_tables(terms: Sequence[TermDescription]) -> str:
+    """Two Markdown tables: terms of one rollout, and terms that compare the rollouts of a group."""
+    alone = "".join(_render_row(term) for term in terms if not term.compares)
+    together = "".join(_render_row(term) for term in terms if term.compares)
+    return (
+        f"{_COLUMNS}{alone}\nThese compare the rollouts of a group, and need `group_size`:\n\n"
+        f"{_COLUMNS}{together}"
+    )
+
+
+def render_page(page: str) -> str:
+    """The page with today's tables between its markers.
+
+    Raises:
+        PageError: a marker is missing.
+    """
+    before, start, rest = page.partition(_START)
+    _, end, after = rest.partition(_END)
+    if not (start and end):
+        raise PageError(f"needs two lines, {_START.strip()} and {_END.strip()}")
+    return f"{before}{start}\n{render_tables(list_terms())}\n{end}{after}"
+
+
+def update_page(path: Path) -> None:
+    """Writes today's tables into a page.
+
+    Raises:
+        PageError: the page cannot be read or written, or a marker is missing.
+    """
+    try:
+        page = path.read_text(encoding="utf-8")
+        path.write_text(render_page(page), encoding="utf-8")
+    except OSError as error:
+        raise PageError(f"{path}: {error.strerror}") from error
+    except ValueError as error:  # not UTF-8, or from `render_page`
+        raise PageError(f"{path}: {error}") from error
+
+
+def _describe(name: str, kind: type[Term | GroupTerm]) -> TermDescription:
+    summary, *details = (inspect.getdoc(kind) or "").split("\n\n")
+    fields: Mapping[str, Any] = getattr(kind, "__pydantic_fields__", {})
+    return TermDescription(
+        name,
+        _join(summary),
+        tuple(map(_join, details)),
+        kind.formula,
+        kind.bounds,
+        kind.source,
+        tuple(
+            OptionDescription(option, _show_default(field), _join(field.description or ""))
+            for option, field in fields.items()
+        ),
+        issubclass(kind, GroupTerm),
+    )
+
+
+def _show_default(field: Any) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None:
+        return "not set"
+    try:
+        return json.dumps(value, ensure_ascii=False)  # JSON's simple values are TOML's
+    except TypeError:
+        return str(value)
+
+
+def _render_row(term: TermDescription) -> str:
+    options = "<br>".join(
+        f"`{option.name}` = {option.default}. {option.meaning}".rstrip() for option in term.options
+    )
+    cells = (f"`{term.name}`", term.summary, term.formula, term.bounds, options, term.source)
+    row = " | ".join(cell.replace("|", r"\|") for cell in cells)
+    return f"| {row} |\n"
+
+
+def _join(text: str) -> str:
+    return " ".join(text.split())

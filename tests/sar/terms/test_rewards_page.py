@@ -1,0 +1,81 @@
+"""docs/rewards.md: its tables are those of today's terms, and its examples work."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from sar.grading.label import Label
+from sar.grading.verdict import Reason, Verdict
+from sar.reward import Likelihood
+from sar.terms.base import Sample, Term
+from sar.terms.catalogue import render_page
+from sar.terms.reward_file import read_reward_file
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
+
+
+def find_blocks(language: str) -> list[str]:
+    blocks = re.findall(rf"^ *```{language}\n(.*?)^ *```$", PAGE, re.MULTILINE | re.DOTALL)
+    return [dedent(block) for block in blocks]
+
+
+REWARD_FILES = find_blocks("toml")
+(MY_TERMS,) = find_blocks("python")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the page's `my_terms.py`, from which Python imports."""
+    (tmp_path / "my_terms.py").write_text(MY_TERMS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_terms", raising=False)
+    return tmp_path
+
+
+def test_the_tables_are_current() -> None:
+    message = "run `python -m sar terms --update docs/rewards.md`"
+    assert render_page(PAGE) == PAGE, message
+
+
+@pytest.mark.parametrize("text", REWARD_FILES)
+def test_a_reward_file_of_the_page_is_read(text: str, folder: Path) -> None:
+    file = folder / "reward.toml"
+    file.write_text(text)
+    composition = read_reward_file(file)
+    assert len(composition.terms) == text.count("[[terms]]")
+
+
+def test_the_page_shows_a_sum_groups_gdpo_and_a_term_of_ones_own() -> None:
+    first, *others = REWARD_FILES
+    assert "group_size" not in first
+    for wanted in ("group_size", 'normalize = "gdpo"', "my_terms:FewQuestions"):
+        assert any(wanted in text for text in others)
+
+
+def test_the_term_of_ones_own_pays_what_it_says(folder: Path) -> None:
+    assert len([line for line in MY_TERMS.splitlines() if line.strip()]) <= 12
+    file = folder / "reward.toml"
+    file.write_text(next(text for text in REWARD_FILES if "my_terms" in text))
+    composition = read_reward_file(file)
+    assert all(isinstance(one.term, Term) for one in composition.terms)
+    for response, value in (("5", 0.0), ("Why? So 5.", -0.2), ("?" * 9, -1.0)):
+        verdict, likelihood = Verdict(Reason.CORRECT), Likelihood(0.5, 1.0, 7, False)
+        sample = Sample("2+3?", response, Label("5", "math"), verdict, likelihood)
+        scores = composition.score(sample)
+        assert scores == {"correctness": 1.0, "fewquestions": value}
+        assert composition.combine([sample], [scores]) == pytest.approx([1.0 + 0.1 * value])
+
+
+def test_the_check_finds_a_term_in_the_folder_where_it_runs(folder: Path) -> None:
+    file = folder / "reward.toml"
+    file.write_text(next(text for text in REWARD_FILES if "my_terms" in text))
+    command = [sys.executable, "-m", "sar", "terms", "--check", "reward.toml"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout == "reward = 1 x correctness\n       + 0.1 x fewquestions\n"
