@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ from http import HTTPStatus
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-from recipes.adapters.client import RewardClient, RewardError
+from recipes.adapters.client import RewardClient, RewardError, read_group_size
 from recipes.preflight_policy import LABEL, CheckFailed, Policy, Probe
 from sar.grading.label import parse_label
 from sar.grading.verdict import Reason, Verdict
@@ -22,7 +21,6 @@ from sar.terms.reward_file import RewardFileError, default_composition, read_rew
 
 _TOLERANCE = 1e-4
 _TERM = "term_"  # before the names of terms in an answer
-_IN_GROUPS = re.compile(r", in groups of \d+$")  # of `Composition.formula`
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ def check_composition(server: Server, file: RewardFile | None, *, on_policy: boo
     """
     reward = server.info.reward
     if on_policy:
-        if _IN_GROUPS.search(reward):
+        if read_group_size(reward):
             raise CheckFailed(
                 f"{server.name}: its reward, {reward}, holds answers until the rollouts of a "
                 "prompt are there, and the agent needs each grade at once; start it without "
