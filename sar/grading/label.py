@@ -133,7 +133,7 @@ def parse_label(value: object, grader: GraderName | None = None) -> Label:
                 "answer",
             )
         answer = "true" if truth else "false"
-    return Label(answer, name, mode, choices, target_tokens)
+    return Label(answer, name, mode, choices, target_tokens=target_tokens)
 
 
 def names_grader(value: object) -> bool:

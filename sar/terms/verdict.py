@@ -13,8 +13,8 @@ from sar.errors import first_line
 from sar.grading.verdict import Reason
 from sar.terms.base import OPTIONS, Sample, Term
 
-# Of processor time. A pattern that backtracks without end would hold up all other rollouts.
-_MAX_PATTERN_S = 5.0
+# CPU time of the whole process, other threads included: that is what `regex` measures.
+_MAX_PATTERN_S = 10.0
 _OPEN, _CLOSE = "<think>", "</think>"
 
 
@@ -49,7 +49,8 @@ class Format(Term):
     """Pays a response that has the form you want. Set `pattern` or `style`.
 
     The response is the text that is graded: it keeps its `<think>` tags, and starts with the one
-    that its prompt ended with. A pattern that takes more than 5 seconds on a response is an error.
+    that its prompt ended with. A pattern that backtracks without end is an error, after 10 seconds
+    of the process's CPU time.
     """
 
     formula = "1 if the response has the form, else 0"
@@ -89,7 +90,7 @@ class Format(Term):
             found = self._compiled.search(sample.response, timeout=_MAX_PATTERN_S, concurrent=True)
         except TimeoutError as error:
             raise TimeoutError(
-                f"the pattern takes more than {_MAX_PATTERN_S:g} s on a response of "
+                f"the pattern took {_MAX_PATTERN_S:g} s of CPU time on a response of "
                 f"{len(sample.response):,} characters"
             ) from error
         return float(found is not None)

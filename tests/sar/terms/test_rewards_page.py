@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -77,5 +78,8 @@ def test_the_check_finds_a_term_in_the_folder_where_it_runs(folder: Path) -> Non
     file = folder / "reward.toml"
     file.write_text(next(text for text in REWARD_FILES if "my_terms" in text))
     command = [sys.executable, "-m", "sar", "terms", "--check", "reward.toml"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=folder, env=environ, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "reward = 1 x correctness\n       + 0.1 x fewquestions\n"
