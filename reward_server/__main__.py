@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         stop.wait()
         status = 0 if server.stop() and not stop.has_lost_scorer else 1
-    if status or server.updater.is_loading:
+    if status or server.updater.is_loading or server.service.is_computing_terms:
         # A thread still works. A normal exit would wait for it, or stop it inside PyTorch, which
         # aborts the process.
         logging.shutdown()
@@ -109,8 +109,8 @@ class Server:
         """Answers the requests in flight and closes the scorer; False if one took too long."""
         _log.info("stopping: finishing the requests in flight (a second signal stops at once)")
         self.listener.stop_listening()
-        self.service.end_waiting()
         self.updater.close()
+        self.service.end_waiting(self.config.request_timeout)
         is_drained = self.listener.drain(self.config.request_timeout + _DRAIN_MARGIN_S)
         if not is_drained:
             _log.error("stopping although some requests are not answered: they took too long")

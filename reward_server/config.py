@@ -286,9 +286,15 @@ class ServerConfig(BaseSettings):
                 f"weight in {file}"
             )
         try:
-            return read_reward_file(Path(file))
+            composition = read_reward_file(Path(file))
         except ValueError as error:
             raise ValueError(f"--reward {error}") from error
+        if self.backend == "vllm":
+            try:
+                composition.raise_if_not_from_vllm()
+            except ValueError as error:
+                raise ValueError(f"--reward {file}: {error}") from error
+        return composition
 
     def _read_api_keys(self) -> tuple[str, ...]:
         """The keys in the file, else the environment's key, else none."""

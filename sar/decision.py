@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
@@ -15,9 +15,11 @@ from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, TypeAdapt
 
 from sar.errors import MAX_MESSAGE_CHARS, quote, shorten
 from sar.grading.graded_text import make_graded_text
-from sar.grading.label import GraderName, Label, Mode
+from sar.grading.label import GraderName, Label, Mode, parse_label
 from sar.grading.verdict import Reason, Verdict
 from sar.reward import Likelihood, Reward, combine
+from sar.terms.base import Sample
+from sar.tokenization import NEEDS
 
 SCHEMA = 1
 
@@ -25,6 +27,8 @@ SCHEMA = 1
 _CONVERTED = Field(strict=False)
 # Older logs have the second name.
 _RENAMED = Field(validation_alias=AliasChoices("over_context", "truncated"))
+# A line has these fields only if a reward file gave the reward.
+_OF_REWARD_FILES = ("terms", "group", *NEEDS)
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,15 @@ class Decision:
     end_tokens: Annotated[tuple[str, ...], _CONVERTED] = ()
     """Special tokens that end a response of this policy. Empty in older logs: there, the
     `COMMON_END_TOKENS` end it."""
+    terms: dict[str, float] = field(default_factory=dict)
+    """Values of the reward file's terms, before weights and conditions. Without a reward file,
+    this is empty and the line has no such field."""
+    group: str = ""
+    """The same in all rollouts that were compared with each other. Empty if none were; the line
+    then has no such field."""
+    self_certainty: float | None = None
+    reference_gain: float | None = None
+    """What `Likelihood` has under these names. A line has them only if a term needed them."""
 
     __pydantic_config__: ClassVar = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -88,6 +101,7 @@ class Decision:
         server_version: str,
         policy_version: str | int | None = None,
         end_tokens: Sequence[str] = (),
+        group: str = "",
     ) -> Decision:
         """The record of a reward that was just computed.
 
@@ -96,6 +110,7 @@ class Decision:
             special_tokens: from `RolloutTokenizer.find_special_tokens`.
             label_as_sent: the label before it was parsed.
             end_tokens: `RolloutTokenizer.end_tokens`.
+            group: an id that all rollouts settled together share.
         """
         return cls(
             time=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -109,6 +124,7 @@ class Decision:
             model=model,
             server_version=server_version,
             end_tokens=tuple(end_tokens),
+            group=group,
             **_reward_fields(reward, label.grader, label.mode, sar_weight),
         )
 
@@ -117,7 +133,39 @@ class Decision:
     ) -> Decision:
         """The same rollout with a reward from another verdict, mode or SAR weight."""
         reward = combine(verdict, self.likelihood, sar_weight=sar_weight, mode=mode)
-        return replace(self, **_reward_fields(reward, grader, mode, sar_weight))
+        return self.with_reward(reward, grader, mode, sar_weight=sar_weight)
+
+    def with_reward(
+        self,
+        reward: Reward,
+        grader: GraderName,
+        mode: Mode,
+        *,
+        sar_weight: float | None = None,
+        group: str | None = None,
+    ) -> Decision:
+        """The same rollout with another reward.
+
+        Args:
+            sar_weight, group: None: as they are.
+        """
+        weight = self.sar_weight if sar_weight is None else sar_weight
+        fields = _reward_fields(reward, grader, mode, weight)
+        return replace(self, **fields, group=self.group if group is None else group)
+
+    def make_sample(self, verdict: Verdict, grader: GraderName) -> Sample:
+        """The rollout as terms see it, with another verdict.
+
+        Raises:
+            LabelError: the grader cannot grade against the label.
+        """
+        label = parse_label(self.label, grader)
+        return Sample(self.prompt, self.graded_text, label, verdict, self.likelihood)
+
+    @property
+    def sample(self) -> Sample:
+        """The rollout as terms saw it. Raises LabelError as `make_sample` does."""
+        return self.make_sample(self.verdict, self.grader)
 
     @property
     def graded_text(self) -> str:
@@ -135,7 +183,14 @@ class Decision:
 
     @property
     def likelihood(self) -> Likelihood:
-        return Likelihood(self.nll_qa, self.nll_a, self.num_response_tokens, self.over_context)
+        return Likelihood(
+            self.nll_qa,
+            self.nll_a,
+            self.num_response_tokens,
+            self.over_context,
+            self.self_certainty,
+            self.reference_gain,
+        )
 
     def to_json(self) -> str:
         """One line of JSON, without a line break at its end.
@@ -144,7 +199,15 @@ class Decision:
             ValueError: a number is not finite. Numbers from `sar.reward` always are.
         """
         # Text that is not ASCII stays readable, as it is not escaped.
-        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
+        return json.dumps(self.to_fields(), ensure_ascii=False, allow_nan=False)
+
+    def to_fields(self) -> dict[str, Any]:
+        """The JSON object of `to_json`."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if not (name in _OF_REWARD_FILES and value in (None, "", {}))
+        }
 
     @classmethod
     def from_json(cls, line: str) -> Decision:
@@ -174,7 +237,7 @@ def _reward_fields(
         "reason": reward.verdict.reason,
         "answer": reward.verdict.answer,
         "label_unreadable": reward.verdict.label_unreadable,
-        **asdict(reward.likelihood),  # nll_qa, nll_a, num_response_tokens, over_context
+        **asdict(reward.likelihood),
         "grader": grader,
         "mode": mode,
         "correctness": reward.correctness,
@@ -183,6 +246,7 @@ def _reward_fields(
         "sar": reward.likelihood.sar,
         "sar_weight": sar_weight,
         "reward": reward.value,
+        "terms": dict(reward.terms),
     }
 
 

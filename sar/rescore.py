@@ -2,15 +2,21 @@
 
 The command is `python -m sar rescore`. It needs no model: it computes a reward from the logged NLLs
 with the server's own function, `sar.reward.combine`. Another weight needs no grading either, as the
-verdict is logged too. Memory use does not grow with the length of the log.
+verdict is logged too. `sar.recompose` does the same for a reward file. Memory use does not grow
+with the length of the log.
+
+Decisions flow one by one: `read_log`, then `keep_verdicts` or `regrade`, then `reweigh` or
+`recompose`, then `write_all`.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -23,7 +29,13 @@ from sar.read_ahead import read_ahead
 
 _NUM_EXAMPLES_EACH_WAY = 5
 # Fields of the logged decision that an output file keeps under `was`.
-_WAS = ("reward", "sar_weight", "grader", "reason", "answer", "correctness", "label_unreadable")
+_WAS = (
+    *("reward", "sar_weight", "terms"),
+    *("grader", "reason", "answer", "correctness", "label_unreadable"),
+)
+# Rewards this near to each other are equal. The rollouts of a group may be logged in another order
+# than the server summed them in.
+_ROUNDING = 1e-9
 
 
 class RescoreError(Exception):
@@ -40,6 +52,16 @@ class LoggedDecision:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """A logged decision with the verdict that its new reward comes from."""
+
+    logged: LoggedDecision
+    verdict: Verdict
+    grader: GraderName
+    mode: Mode
+
+
+@dataclass(frozen=True)
 class Rescored:
     """A decision as it was logged, and after its reward was computed again."""
 
@@ -49,8 +71,8 @@ class Rescored:
 
     def to_json(self) -> str:
         """The new decision as a line of a reward log, with the old values under `was`."""
-        was = {name: value for name, value in asdict(self.before).items() if name in _WAS}
-        line = {**asdict(self.after), "was": was}
+        was = {name: value for name, value in self.before.to_fields().items() if name in _WAS}
+        line = {**self.after.to_fields(), "was": was}
         return json.dumps(line, ensure_ascii=False, allow_nan=False)
 
 
@@ -66,11 +88,19 @@ class Summary:
     """The first few decisions of each kind whose correctness changed."""
     _sum_before: float = 0.0
     _sum_after: float = 0.0
+    _num_terms: Counter[str] = field(default_factory=Counter)
+    _sum_terms: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, rescored: Rescored) -> None:
         before, after = rescored.before, rescored.after
         self.num_decisions += 1
-        self.num_changed += before.reward != after.reward
+        self.num_changed += not math.isclose(
+            before.reward, after.reward, rel_tol=_ROUNDING, abs_tol=_ROUNDING
+        )
+        if after.terms and after.mode == "train":
+            self._num_terms.update(after.terms.keys())
+            for name, value in after.terms.items():
+                self._sum_terms[name] += value
         self._sum_before += before.reward
         self._sum_after += after.reward
         if before.correctness > after.correctness:
@@ -89,6 +119,11 @@ class Summary:
     def mean_after(self) -> float:
         """Mean reward as computed again; 0 if there are no decisions."""
         return self._sum_after / max(1, self.num_decisions)
+
+    @property
+    def mean_terms(self) -> dict[str, float]:
+        """Mean of each term over the decisions that have it, without those of mode "eval"."""
+        return {name: total / self._num_terms[name] for name, total in self._sum_terms.items()}
 
     def _add_example(self, rescored: Rescored, num_of_kind: int) -> None:
         if num_of_kind <= _NUM_EXAMPLES_EACH_WAY:
@@ -142,17 +177,11 @@ def read_log(
             yield LoggedDecision(place, decision)
 
 
-def rescore(
-    log: Iterable[LoggedDecision], *, sar_weight: float | None = None
-) -> Iterator[Rescored]:
-    """Computes rewards again from the logged verdicts.
-
-    Args:
-        sar_weight: weight of SAR; None: each decision's own.
-    """
+def keep_verdicts(log: Iterable[LoggedDecision]) -> Iterator[Judged]:
+    """The decisions with the verdicts that the log has."""
     for logged in log:
         decision = logged.decision
-        yield _rescore_one(logged, decision.verdict, decision.grader, decision.mode, sar_weight)
+        yield Judged(logged, decision.verdict, decision.grader, decision.mode)
 
 
 def regrade(
@@ -161,14 +190,12 @@ def regrade(
     *,
     num_in_flight: int,
     grader: GraderName | None = None,
-    sar_weight: float | None = None,
-) -> Iterator[Rescored]:
-    """Grades the responses again and computes rewards from the new verdicts, in order.
+) -> Iterator[Judged]:
+    """Grades the responses again, in order.
 
     Args:
         num_in_flight: how many decisions may be read ahead of the one whose verdict is next.
         grader: grades every response; None: the grader that each label asks for.
-        sar_weight: weight of SAR; None: each decision's own.
     Raises:
         RescoreError: the grader cannot grade against a label, or a grader failed.
     """
@@ -178,7 +205,36 @@ def regrade(
             found = verdict.result()
         except Exception as error:
             raise RescoreError(f"{logged.place}: a grader failed: {one_line(error)}") from error
-        yield _rescore_one(logged, found, label.grader, label.mode, sar_weight)
+        yield Judged(logged, found, label.grader, label.mode)
+
+
+def keep_rewards(log: Iterable[LoggedDecision]) -> Iterator[Rescored]:
+    """Computes the rewards again as they were. The reward of a reward file stays as logged, since
+    the log does not say what the file was."""
+    for judged in keep_verdicts(log):
+        decision = judged.logged.decision
+        if decision.terms:
+            yield Rescored(judged.logged.place, decision, decision)
+        else:
+            yield _reweigh_one(judged, decision.sar_weight)
+
+
+def reweigh(all_judged: Iterable[Judged], *, sar_weight: float | None = None) -> Iterator[Rescored]:
+    """Computes the rewards `correctness + sar_weight * SAR`.
+
+    Args:
+        sar_weight: weight of SAR; None: each decision's own.
+    Raises:
+        RescoreError: a reward file gave the logged reward.
+    """
+    for judged in all_judged:
+        decision = judged.logged.decision
+        if decision.terms:
+            raise RescoreError(
+                f"{judged.logged.place}: a reward file gave this reward (its terms: "
+                f"{', '.join(decision.terms)}); give the file, or another one: --reward FILE.toml"
+            )
+        yield _reweigh_one(judged, decision.sar_weight if sar_weight is None else sar_weight)
 
 
 def write_all(rescored: Iterable[Rescored], output: TextIO | None) -> Summary:
@@ -200,12 +256,10 @@ def write_all(rescored: Iterable[Rescored], output: TextIO | None) -> Summary:
     return summary
 
 
-def _rescore_one(
-    logged: LoggedDecision, verdict: Verdict, grader: GraderName, mode: Mode, weight: float | None
-) -> Rescored:
-    before = logged.decision
-    weight = before.sar_weight if weight is None else weight
-    return Rescored(logged.place, before, before.decide_again(verdict, grader, mode, weight))
+def _reweigh_one(judged: Judged, sar_weight: float) -> Rescored:
+    before = judged.logged.decision
+    after = before.decide_again(judged.verdict, judged.grader, judged.mode, sar_weight)
+    return Rescored(judged.logged.place, before, after)
 
 
 def _submit(

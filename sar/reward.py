@@ -7,7 +7,7 @@ Source: Han et al., arXiv:2509.05489, the combined reward with alpha = 0.2.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,13 @@ class Likelihood:
     num_response_tokens: int
     """All tokens of the response, including those that did not fit."""
     over_context: bool
+    self_certainty: float | None = None
+    """Mean self-certainty of the response after its prompt, in nats (see `sar.scoring.base`). None:
+    no term needed it."""
+    reference_gain: float | None = None
+    """Mean log-probability of the reference answer after the response's reasoning, minus after the
+    prompt alone, in nats (see `sar.reference`). None: no term needed it, or the reference has no
+    token."""
 
     @classmethod
     def from_logprobs(
@@ -37,16 +44,30 @@ class Likelihood:
     ) -> Likelihood:
         """
         Args:
-            logprobs: one (T,) array of log-probabilities for each of `encoded.sequences`.
+            logprobs: for each of `encoded.sequences`, what `LogprobScorer.response_logprobs` gave.
         """
         if not encoded.sequences:
-            return EMPTY_RESPONSE
-        logprobs_qa_T, logprobs_a_T = logprobs
+            return replace(
+                EMPTY_RESPONSE,
+                self_certainty=0.0 if "self_certainty" in encoded.needs else None,
+                reference_gain=0.0 if "reference_gain" in encoded.needs else None,
+            )
+        logprobs_qa_T, logprobs_a_T, *logprobs_of_reference = logprobs
+        self_certainty = reference_gain = None
+        if "self_certainty" in encoded.needs:
+            logprobs_qa_T, certainties_T = logprobs_qa_T
+            # Rounding alone makes it negative.
+            self_certainty = max(0.0, -mean_nll(certainties_T))
+        if logprobs_of_reference:
+            with_reasoning, alone = map(mean_nll, logprobs_of_reference)
+            reference_gain = alone - with_reasoning
         return cls(
             nll_qa=mean_nll(logprobs_qa_T),
             nll_a=mean_nll(logprobs_a_T),
             num_response_tokens=encoded.num_response_tokens,
             over_context=encoded.over_context,
+            self_certainty=self_certainty,
+            reference_gain=reference_gain,
         )
 
     @property
@@ -62,7 +83,8 @@ class Likelihood:
         return self_aligned_reward(self.nll_qa, self.nll_a)
 
 
-# An empty response has no improbable token: both perplexities are 1, and SAR is 0.
+# An empty response has no improbable token: both perplexities are 1, and SAR is 0. It is certain of
+# nothing and gives no reason, so self-certainty and gain are 0 if a term needs them.
 EMPTY_RESPONSE = Likelihood(nll_qa=0.0, nll_a=0.0, num_response_tokens=0, over_context=False)
 
 

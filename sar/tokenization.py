@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from cachetools import LRUCache, cached
 
@@ -22,6 +22,7 @@ from sar.grading.graded_text import (
 )
 from sar.prompts import empty_question_prompt, prompt_frame
 from sar.query import split_query, strip_padding
+from sar.reference import find_answer_place
 from sar.scoring.base import TokenSequence
 from sar.special_tokens import list_end_tokens, list_special_tokens
 
@@ -32,6 +33,14 @@ _MAX_CACHED_TAILS = 4096
 _MAX_CACHED_BYTES = 64 * 2**20
 # Python's memory for a character, at most, and for an id in a list.
 _BYTES_PER_CHAR, _BYTES_PER_ID = 4, 40
+# Of the context: at most so much for a reference answer, for the marker before it, and at least so
+# much for the reasoning before that.
+_REFERENCE_SHARE = 4
+
+Need = Literal["self_certainty", "reference_gain"]
+"""What a term can ask for beyond the two perplexities: an optional field of `Likelihood`."""
+NEEDS: frozenset[Need] = frozenset(get_args(Need))
+NO_NEEDS: frozenset[Need] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -39,12 +48,15 @@ class EncodedRollout:
     """A response after each of the two contexts whose perplexities SAR compares."""
 
     sequences: list[TokenSequence]
-    """The response after its prompt, then after the standalone prompt. Empty if the response has
-    no token."""
+    """The response after its prompt, then after the standalone prompt. With the need
+    "reference_gain": then the reference answer after the response's reasoning, and after the prompt
+    alone, unless the reference has no token. Empty if the response has no token."""
     num_response_tokens: int
     """All tokens of the response, including those that were cut."""
     over_context: bool
     """True if the prompt or the response was cut to fit the context."""
+    needs: frozenset[Need] = NO_NEEDS
+    """What is to be computed beyond the two perplexities."""
 
 
 class _CachedPrompt(NamedTuple):
@@ -125,10 +137,54 @@ class RolloutTokenizer:
             response, pad_token=pad, eos_token=self._tokenizer.eos_token
         )
 
-    def encode(self, prompt: str, response: str) -> EncodedRollout:
-        """Encodes the response after its prompt and after the standalone prompt, cut to fit."""
+    def encode(
+        self,
+        prompt: str,
+        response: str,
+        *,
+        needs: frozenset[Need] = NO_NEEDS,
+        reference: str = "",
+    ) -> EncodedRollout:
+        """Encodes the response after its prompt and after the standalone prompt, cut to fit.
+
+        Args:
+            needs: what is to be computed beyond the two perplexities.
+            reference: the label's answer, for the need "reference_gain".
+        """
         prompt_ids = self._encode_prompt(prompt) or self.standalone_ids
-        return self.fit_to_context(prompt_ids, self._encode_response(prompt_ids, response))
+        encoded = self.fit_to_context(prompt_ids, self._encode_response(prompt_ids, response))
+        if not needs:
+            return encoded
+        return self.add_needs(
+            encoded, needs, prompt, response, prompt_ids=prompt_ids, reference=reference
+        )
+
+    def add_needs(
+        self,
+        encoded: EncodedRollout,
+        needs: frozenset[Need],
+        prompt: str,
+        response: str,
+        *,
+        prompt_ids: list[int],
+        reference: str,
+    ) -> EncodedRollout:
+        """Adds to a rollout from `fit_to_context` what is to be computed beyond its perplexities.
+
+        Args:
+            prompt_ids: the prompt's tokens, at least one.
+            reference: the label's answer, for the need "reference_gain".
+        """
+        sequences = list(encoded.sequences)
+        if sequences and "self_certainty" in needs:
+            sequences[0] = replace(sequences[0], wants_certainty=True)
+        if sequences and "reference_gain" in needs:
+            place = find_answer_place(prompt, response, reference, self.end_tokens)
+            with_reasoning = self._encode_reference(prompt_ids, *place, reference)
+            alone = self._encode_reference(prompt_ids, "", place.marker, reference)
+            if with_reasoning and alone:
+                sequences += [with_reasoning, alone]
+        return replace(encoded, sequences=sequences, needs=needs)
 
     def fit_to_context(self, prompt_ids: list[int], response_ids: list[int]) -> EncodedRollout:
         """Pairs a response with its two contexts, and cuts what exceeds `max_context_tokens`.
@@ -187,6 +243,31 @@ class RolloutTokenizer:
             ):
                 start += len(token)
         return not (prompt.startswith(before, start) and prompt.endswith(after))
+
+    def _encode_reference(
+        self, prompt_ids: list[int], reasoning: str, marker: str, reference: str
+    ) -> TokenSequence | None:
+        """The reference after the prompt, the reasoning and the marker; None if it has no token.
+
+        Its tokens are those that it adds to the text before it, or changes: a space can be one
+        token with the word after it. If all do not fit the context, the end of the reasoning is cut
+        first, and then the start of the prompt.
+        """
+        before = self._encode_response(prompt_ids, reasoning + marker)
+        ids = self._encode_response(prompt_ids, reasoning + marker + reference)
+        both = zip(before, ids, strict=False)
+        start = next((i for i, (a, b) in enumerate(both) if a != b), min(len(before), len(ids)))
+        before, reference_ids = ids[:start], ids[start:]
+        if limit := self.max_context_tokens:
+            share = limit // _REFERENCE_SHARE
+            reference_ids = reference_ids[:share]
+            num_marker = min(len(self._encode(marker)), start, share)
+            reasoning_ids, marker_ids = before[: start - num_marker], before[start - num_marker :]
+            num_kept = limit - len(marker_ids) - len(reference_ids)
+            reasoning_ids = reasoning_ids[: max(num_kept - len(prompt_ids), share)]
+            prompt_ids = prompt_ids[-(num_kept - len(reasoning_ids)) :]
+            before = reasoning_ids + marker_ids
+        return TokenSequence(prompt_ids + before, reference_ids) if reference_ids else None
 
     def _encode_prompt(self, prompt: str) -> list[int]:
         return self._cache_prompt(prompt).ids

@@ -116,6 +116,12 @@ def contract() -> Contract:
     return Contract(describe(needs_key=False))
 
 
+@pytest.fixture(scope="session")
+def make_contract() -> type[Contract]:
+    """Makes a contract of another document."""
+    return Contract
+
+
 _KNOWN = {"query": ["Q: 2+3?\nA: 5"] * 2, "prompts": ["Q: 2+3?\nA:"] * 2, "labels": ["5", "6"]}
 
 

@@ -110,6 +110,8 @@ def _read_label(value: Any, info: ValidationInfo[Any]) -> _ParsedLabel:
     _check_text(label.answer, info)
     for choice in label.choices:
         _check_text(choice, info, ".choices")
+    if isinstance(label.group, str):
+        _check_text(label.group, info, ".group")
     return _ParsedLabel(label, value)
 
 
@@ -126,6 +128,7 @@ _LABEL_SCHEMA: dict[str, Any] = {
                 "grader": {"enum": [*get_args(GraderName), None]},
                 "mode": {"enum": [*get_args(Mode), None]},
                 "choices": {"type": ["array", "null"], "items": {"type": "string"}, "maxItems": 26},
+                "group": {"type": ["string", "integer", "null"], "minLength": 1},
                 "target_tokens": {"type": ["integer", "null"], "minimum": 1, "maximum": 10**9},
             },
         },

@@ -59,6 +59,11 @@ class Status(BaseModel):
         "follow_look_age_seconds", "seconds since the last look at --follow that succeeded"
     )
     decisions_not_logged: int = _counter("decisions_not_logged", "rewards not in the reward log")
+    held_rollouts: int = _gauge("held_rollouts", "scored rollouts that wait for their siblings")
+    held_chars: int = _gauge("held_chars", "characters of the rollouts kept for their groups")
+    groups: int = _counter("groups", "groups of rollouts that were compared")
+    groups_incomplete: int = _counter("groups_incomplete", "those of them that lacked siblings")
+    rollouts_again: int = _counter("rollouts_again", "rollouts of groups that were sent again")
     policy_version: int = _gauge("policy_version", "training step of the weights; 0: the first")
     policy_age_s: float = _gauge("policy_age_seconds", "seconds since the weights were loaded")
     # In /metrics, these two are the labels of one gauge.

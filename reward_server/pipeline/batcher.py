@@ -38,6 +38,7 @@ _FAILING_S = 30.0
 _log = logging.getLogger(__name__)
 
 Logprobs = list[npt.NDArray[np.float32]]
+"""What `LogprobScorer.response_logprobs` returns: self-certainties too, where a sequence asks."""
 
 
 @dataclass
@@ -285,14 +286,31 @@ class Batcher:
 
 
 def _check_logprobs(results: Logprobs, sequences: Sequence[TokenSequence]) -> None:
-    """A reward may only come from one finite log-probability for each response token."""
+    """A reward may only come from one finite log-probability for each response token, and from as
+    many self-certainties if the sequence asks for them."""
     if len(results) != len(sequences):
         raise RuntimeError(f"the scorer gave {len(results)} results for {len(sequences)} sequences")
-    for logprobs_T, sequence in zip(results, sequences, strict=True):
-        if len(logprobs_T) != len(sequence.response_ids):
+    for scores, sequence in zip(results, sequences, strict=True):
+        if sequence.wants_certainty:
+            _check_certainties(scores, sequence)
+            continue
+        if len(scores) != len(sequence.response_ids):
             raise RuntimeError(
-                f"the scorer gave {len(logprobs_T)} log-probabilities for "
+                f"the scorer gave {len(scores)} log-probabilities for "
                 f"{len(sequence.response_ids)} tokens"
             )
-        if not np.isfinite(logprobs_T).all():
+        if not np.isfinite(scores).all():
             raise FloatingPointError("the model gave a log-probability that is not finite")
+
+
+def _check_certainties(scores: npt.NDArray[np.float32], sequence: TokenSequence) -> None:
+    expected = (2, len(sequence.response_ids))
+    if scores.shape != expected:
+        raise RuntimeError(
+            f"the scorer gave numbers of shape {scores.shape} instead of {expected}: "
+            "log-probabilities and self-certainties"
+        )
+    if not np.isfinite(scores).all():
+        raise FloatingPointError(
+            "the model gave a log-probability or a self-certainty that is not finite"
+        )

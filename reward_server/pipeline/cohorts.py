@@ -1,56 +1,333 @@
-"""Groups whose rollouts come in several requests."""
+"""Holds the answers of a prompt's rollouts until all of them are there.
+
+OpenRLHF sends each rollout in a request of its own, and waits for all rollouts of a prompt at once.
+So a rollout is scored when it arrives, and only its answer is held. The rules:
+
+1. A cohort is settled when `group_size` members are there. Their rewards are computed together.
+   More members of the same key start another cohort.
+2. A request that brings all siblings is settled by itself, at once. One that brings some of them
+   joins like requests with one rollout.
+3. A retry is the same payload once more. It takes the place of its first attempt if whoever waited
+   there has gone. Otherwise it is a sibling with an equal text.
+4. Shortly before the first waiting request times out, what is there is settled, if that is two or
+   more ("incomplete"). One alone gets 503.
+5. A member whose client has gone stays a member, because its client will ask again. A cohort for
+   which nobody waits any more is dropped after twice the request timeout.
+6. A term that fails is an error for the members of its group only. They can be sent again.
+
+A settled group is remembered for twice the request timeout. When its prompt comes again, that can
+be a retry whose answer was lost, a sibling that an incomplete group lacked, or the next epoch, also
+with equal texts. The new arrival opens a cohort like any other. These rules tell what it is:
+
+7. If nobody joins for `_GRACE_S`, and each member of the new cohort asks again for an answer that
+   found its client gone, or takes the place of a missing sibling: they belong to the old group. A
+   retry gets the answer that was given. A late sibling is settled together with the old members,
+   whose answers stay.
+8. An answer can also be lost although its client seemed to be there. So at the deadline of rule 4,
+   a member can ask again for any answer of the old group. Before that it waits for new siblings,
+   so that a new group does not lose a member that has an equal text.
+
+Nothing polls: the waiting requests wake when something is due. Terms may be slow. They run in
+threads of this module, and never under the lock. Admission limits the texts of the requests that
+wait here; `_MAX_CHARS` limits the texts that stay when a request has left. A request must give back
+its engine before it joins. Otherwise new weights could wait for this request, and its siblings for
+the new weights.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from uuid import uuid4
 
-from reward_server.errors import InvalidRequest
-from reward_server.pipeline.waiting import Client
-from sar.terms.base import Sample
+from reward_server.errors import ClientGone, NotReady, ScoringFailed
+from reward_server.pipeline.cohort import (
+    Cohort,
+    GivenAnswer,
+    Member,
+    Settled,
+    Slot,
+    answer_with_error,
+    compute_rewards,
+)
+from reward_server.pipeline.gathering import Gathering
+from reward_server.pipeline.settled_groups import Origin, SettledGroup, SettledGroups
+from reward_server.pipeline.waiting import Client, Deadline
 from sar.terms.composition import Composition
 
+__all__ = ["Cohorts", "CohortsState", "Member", "Settled"]
 
-@dataclass(frozen=True)
-class Member:
-    """One scored rollout of a group."""
-
-    key: str
-    """Equal for the rollouts of one prompt and label."""
-    fingerprint: str
-    """Equal for a rollout that is sent again."""
-    sample: Sample
-    scores: Mapping[str, float]
-    """Values of the terms that look at this rollout alone."""
+# Retries of one group come at once, and those of a new group too.
+_GRACE_S = 2.0
+# Kept texts of rollouts for which nobody waits, and of incomplete groups: each as many characters.
+_MAX_CHARS = 1 << 26
+# A term that compares rollouts may be slow, but rarely leaves the GIL to others.
+_NUM_THREADS = 2
+_MIN_INCOMPLETE = 2
 
 
 @dataclass(frozen=True)
-class Settled:
-    """The reward of one rollout."""
+class CohortsState:
+    """What the cohorts hold, and what they have done since the start."""
 
-    reward: float
-    terms: Mapping[str, float]
-    group: str = ""
-    """Shared by all rollouts that were settled together. Empty: the reward compares nothing."""
-    incomplete: bool = False
-    """True if siblings were missing at the deadline."""
+    num_open: int
+    """Cohorts that lack members, or are being settled."""
+    num_held: int
+    """Rollouts whose requests wait for them."""
+    num_chars: int
+    """Characters of all texts kept, also those for which no request waits."""
+    num_settled: int
+    """Groups that got their rewards, the incomplete ones included."""
+    num_incomplete: int
+    num_retries: int
+    """Rollouts that came again and were not counted twice."""
 
 
 class Cohorts:
-    """Refuses what is not whole."""
+    """The groups of all requests. Safe to use from many threads and greenlets."""
 
-    def __init__(self, composition: Composition) -> None:
+    def __init__(
+        self,
+        composition: Composition,
+        *,
+        grace_s: float = _GRACE_S,
+        max_chars: int = _MAX_CHARS,
+    ) -> None:
+        """
+        Args:
+            composition: its `group_size` is set.
+        """
+        assert composition.group_size is not None
+        self._group_size = composition.group_size
         self._composition = composition
+        self._grace_s = grace_s
+        self._threads = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="cohorts")
+        self._lock = threading.Lock()  # guards all that follows; never held while terms run
+        self._gathering = Gathering(composition.group_size, max_chars)
+        self._settled = SettledGroups(composition.group_size, max_chars)
+        self._retention_s = 0.0
+        self._is_closed = False
+        self._num_settled = 0
+        self._num_incomplete = 0
+        self._num_asked_again = 0
 
     def join(self, members: Sequence[Member], client: Client) -> list[Settled]:
-        """
+        """The rewards of one request's rollouts, when their groups are settled. Blocks until then.
+
         Raises:
-            InvalidRequest: always.
+            ClientGone: the client has left.
+            NotReady: too few siblings came in time, or the server is stopping.
+            RequestTimedOut: a term took too long.
+            ScoringFailed: a term failed.
         """
-        raise InvalidRequest(
-            f"the reward compares {self._composition.group_size} rollouts of a prompt: send whole "
-            "groups in one request"
-        )
+        if client.is_gone():
+            raise ClientGone("the client has gone")
+        with self._lock:
+            slots, complete = self._place(members, client)
+        for cohort in complete:
+            self._threads.submit(self._settle, cohort)
+        is_answered = False
+        try:
+            settled = self._wait(slots, client)
+            is_answered = True
+        finally:
+            with self._lock:
+                self._leave(slots, client, is_answered=is_answered)
+        return settled
 
     def close(self) -> None:
-        """Does nothing: nothing is held."""
+        """Answers all held requests with `NotReady`, so that their clients ask the next server.
+
+        Groups that are complete still get their rewards. Call it when no rollout is being scored
+        any more: those could complete groups.
+        """
+        with self._lock:
+            self._is_closed = True
+            is_open = [cohort for cohort in self._gathering if cohort.is_open]
+            for cohort in is_open:
+                self._gathering.remove(cohort)
+        for cohort in is_open:
+            answer_with_error(cohort.slots, NotReady("the server is stopping"))
+
+    @property
+    def state(self) -> CohortsState:
+        with self._lock:
+            self._forget_old()
+            unsettled = list(self._gathering)
+            return CohortsState(
+                num_open=len(unsettled),
+                num_held=sum(cohort.num_waiting for cohort in unsettled),
+                num_chars=sum(one.num_chars for one in unsettled) + self._settled.num_chars,
+                num_settled=self._num_settled,
+                num_incomplete=self._num_incomplete,
+                num_retries=self._gathering.num_retries + self._num_asked_again,
+            )
+
+    # What follows, up to `_wait`, runs under the lock.
+
+    def _place(self, members: Sequence[Member], client: Client) -> tuple[list[Slot], list[Cohort]]:
+        self._forget_old()
+        self._retention_s = 2 * client.deadline.timeout_s  # the same for all requests
+        if self._is_closed and len(self._gathering.find_whole(members)) < len(members):
+            raise NotReady("the server is stopping")
+        return self._gathering.place(members, client)
+
+    def _leave(self, slots: Sequence[Slot], client: Client, *, is_answered: bool) -> None:
+        if is_answered and not client.is_gone():
+            for slot in slots:
+                if slot.given:
+                    slot.given.is_delivered = True
+        self._gathering.leave(slots, client, time.monotonic() + self._retention_s)
+
+    def _forget_old(self) -> None:
+        now_s = time.monotonic()
+        self._settled.forget_old(now_s)
+        self._gathering.drop_old(now_s)
+
+    def _attend(
+        self, slots: Sequence[Slot], client: Client
+    ) -> tuple[list[Callable[[], object]], float]:
+        """What is due for the cohorts of a waiting request, to be done without the lock, and when
+        (monotonic) something is due again.
+
+        Raises:
+            ClientGone: the client has gone at its deadline, or sent its rollout again.
+        """
+        now_s = time.monotonic()
+        ends_at_s = now_s + client.deadline.left_s - _margin_s(client.deadline)
+        is_last = now_s >= ends_at_s
+        is_open = [slot for slot in slots if slot.cohort.is_open]
+        if any(slot.client is not client for slot in is_open):
+            raise ClientGone("the client has gone, and has sent its rollout again")
+        if is_open and is_last and client.is_gone():
+            raise ClientGone("the client has gone")
+        due: list[Callable[[], object]] = []
+        wake_at_s = math.inf
+        for cohort in dict.fromkeys(slot.cohort for slot in is_open):
+            if is_last:
+                due.append(self._end(cohort, client.deadline))
+                continue
+            wake_at_s = min(wake_at_s, ends_at_s)
+            if self._settled.knows(cohort.key):
+                grace_ends_s = cohort.last_joined_s + self._grace_s
+                if now_s < grace_ends_s:
+                    wake_at_s = min(wake_at_s, grace_ends_s)
+                elif origin := self._settled.find_origin(cohort, only_lost=True):
+                    due.append(self._trace_back(cohort, origin))
+        return due, wake_at_s
+
+    def _end(self, cohort: Cohort, deadline: Deadline) -> Callable[[], object]:
+        """Ends a cohort whose members have not all come in time."""
+        if origin := self._settled.find_origin(cohort, only_lost=False):
+            return self._trace_back(cohort, origin)
+        if len(cohort.slots) >= _MIN_INCOMPLETE:
+            cohort.is_open = False
+            return partial(self._threads.submit, self._settle, cohort)
+        self._gathering.remove(cohort)
+        error = NotReady(
+            f"1 of {self._group_size} rollouts of this prompt came within "
+            f"{deadline.timeout_s:g} s: send {self._group_size} of each (group_size in --reward)"
+        )
+        return partial(answer_with_error, cohort.slots, error)
+
+    def _trace_back(self, cohort: Cohort, origin: Origin) -> Callable[[], object]:
+        """Ends a cohort whose members belong to a group that is settled already."""
+        self._gathering.remove(cohort)
+        self._num_asked_again += len(origin.retries)
+        late = [slot.member for slot in origin.late]
+        there = list(origin.group.members)
+        if late:
+            origin.group.members += late  # their places are taken, also while terms run
+
+        def answer() -> None:
+            for slot, given in origin.retries:
+                slot.given = given
+                slot.answer.set_result(given.settled)
+            if late:
+                self._threads.submit(self._settle_late, origin.group, there, origin.late)
+
+        return answer
+
+    # What follows runs without the lock, and takes it where it changes something.
+
+    def _wait(self, slots: Sequence[Slot], client: Client) -> list[Settled]:
+        """Waits for the answers, and does for the cohorts of these slots what is due."""
+        settled = []
+        wake_at_s = -math.inf
+        for position, slot in enumerate(slots):
+            while not slot.answer.done():
+                if wake_at_s == math.inf:  # nothing is left to do but to wait
+                    client.deadline.wait_for(slot.answer)
+                elif time.monotonic() < wake_at_s:
+                    client.deadline.wait_until(slot.answer, wake_at_s)
+                else:
+                    with self._lock:
+                        due, wake_at_s = self._attend(slots[position:], client)
+                    for act in due:
+                        act()
+            settled.append(slot.answer.result())
+        return settled
+
+    def _settle(self, cohort: Cohort) -> None:
+        """Computes the rewards of a cohort, which nobody can join any more."""
+        is_incomplete = len(cohort.slots) < self._group_size
+        name = uuid4().hex
+        try:
+            rewards = compute_rewards(self._composition, cohort.members)
+        except ScoringFailed as error:
+            with self._lock:
+                self._gathering.remove(cohort)
+            answer_with_error(cohort.slots, error)
+            return
+        settled = [Settled(*reward, name, is_incomplete) for reward in rewards]
+        with self._lock:
+            self._gathering.remove(cohort)
+            self._num_settled += 1
+            self._num_incomplete += is_incomplete
+            if not cohort.is_whole:
+                members = cohort.members if is_incomplete else []
+                group = SettledGroup(cohort.key, name, [], members)
+                self._remember(group, cohort.slots, settled)
+        for slot, one in zip(cohort.slots, settled, strict=True):
+            slot.answer.set_result(one)
+
+    def _settle_late(
+        self,
+        group: SettledGroup,
+        there: Sequence[Member],
+        late: Sequence[Slot],
+    ) -> None:
+        """Computes the rewards of siblings that came late, as if they had come in time."""
+        members = [*there, *(slot.member for slot in late)]
+        try:
+            rewards = compute_rewards(self._composition, members)[len(there) :]
+        except ScoringFailed as error:
+            failed = {id(slot.member) for slot in late}
+            with self._lock:  # they can come again
+                group.members[:] = [one for one in group.members if id(one) not in failed]
+            answer_with_error(late, error)
+            return
+        settled = [Settled(*reward, group.name, incomplete=True) for reward in rewards]
+        with self._lock:
+            self._remember(group, late, settled)
+        for slot, one in zip(late, settled, strict=True):
+            slot.answer.set_result(one)
+
+    def _remember(
+        self, group: SettledGroup, slots: Sequence[Slot], settled: Sequence[Settled]
+    ) -> None:
+        """Keeps the answers of a group for retries. Runs under the lock."""
+        for slot, one in zip(slots, settled, strict=True):
+            slot.given = GivenAnswer(slot.member.fingerprint, one)
+            group.answers.append(slot.given)
+        self._settled.add(group, time.monotonic() + self._retention_s)
+
+
+def _margin_s(deadline: Deadline) -> float:
+    """Seconds that terms and the answer may take after the last moment for siblings."""
+    return max(0.05 * deadline.timeout_s, min(1.0, deadline.timeout_s / 4))

@@ -4,65 +4,103 @@ Where a term is computed:
 1. A quick one: at once, in the thread that serves connections.
 2. One that waits for another server: in a thread of its own, from the moment the rollout is graded
    and scored. So many of them wait at the same time, and while the model scores other rollouts.
-3. All others, and those that compare rollouts: in the intake's threads.
+3. One that compares rollouts: in the threads of `cohorts`.
+4. All others: in the intake's threads.
+
+In mode "eval", no term is computed and nothing is compared: the reward is the correctness.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from uuid import uuid4
 
 from reward_server.errors import ClientGone, ScoringFailed
 from reward_server.pipeline.cohorts import Cohorts, Member, Settled
 from reward_server.pipeline.intake import Intake, split_into_chunks
 from reward_server.pipeline.waiting import Client, Waiting
-from sar.grading.label import Label
-from sar.terms.base import GroupTerm, Sample, Term, TermError
-from sar.terms.composition import Composition, WeightedTerm
+from sar.terms.base import Sample, Term, TermError
+from sar.terms.composition import Composition
 
-# Terms that wait for another server at once. Each has a limit of its own besides.
-_NUM_REMOTE_THREADS = 64
+# Threads of a term that waits for another server and does not say how many it can use.
+_NUM_REMOTE_THREADS = 32
+# A thread that waits costs little, but not nothing.
+_MAX_REMOTE_THREADS = 512
 
 
 class Composer:
-    """What all requests share: the terms by where they are computed, and the groups that wait."""
+    """What all requests share: the terms, by where they are computed, and the groups that wait."""
 
     def __init__(self, composition: Composition, intake: Intake, waiting: Waiting) -> None:
         self.composition = composition
         self.intake = intake
         self.waiting = waiting
-        alone = [one for one in composition.terms if isinstance(one.term, Term)]
-        self.quick = _select(composition, [one for one in alone if _is_quick(one)])
-        self.slow = _select(
-            composition, [one for one in alone if not (_is_quick(one) or _is_remote(one))]
-        )
-        self.remote = [_select(composition, [one]) for one in alone if _is_remote(one)]
-        self.compares = any(isinstance(one.term, GroupTerm) for one in composition.terms)
-        """Whether a term compares rollouts. GDPO alone has groups without such a term."""
+        self.quick = _select(composition, lambda one: one.is_quick and not one.is_remote)
+        self.slow = _select(composition, lambda one: not (one.is_quick or one.is_remote))
+        remote = _select(composition, lambda one: one.is_remote)
+        self.remote = [_RemoteTerm(replace(remote, terms=(one,))) for one in remote.terms]
         self.cohorts = Cohorts(composition) if composition.group_size else None
-        self.remote_threads = ThreadPoolExecutor(_NUM_REMOTE_THREADS, "remote-terms")
+        self._counting = threading.Lock()
+        self._num_computing = 0
+        self.num_waiting = 0
+        """Rollouts of requests that wait for siblings, or for the terms that compare them."""
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether a thread computes a term, perhaps for a request that does not wait any more."""
+        is_settling = self.cohorts is not None and self.cohorts.state.num_open > 0
+        return self._num_computing > 0 or is_settling
 
     def close(self) -> None:
         """Refuses the groups that wait for siblings: their clients ask again."""
         if self.cohorts is not None:
             self.cohorts.close()
 
+    @contextmanager
+    def count_computing(self) -> Iterator[None]:
+        """Counts the block as computing."""
+        with self._counting:
+            self._num_computing += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._num_computing -= 1
 
-def _select(composition: Composition, terms: Sequence[WeightedTerm]) -> Composition:
+    @contextmanager
+    def count_waiting(self, num_rollouts: int) -> Iterator[None]:
+        """Counts so many rollouts as waiting during the block."""
+        with self._counting:
+            self.num_waiting += num_rollouts
+        try:
+            yield
+        finally:
+            with self._counting:
+                self.num_waiting -= num_rollouts
+
+
+def _select(composition: Composition, is_wanted: Callable[[Term], bool]) -> Composition:
+    """Those of the terms that look at one rollout alone, and are wanted."""
+    terms = [one for one in composition.terms if isinstance(one.term, Term) and is_wanted(one.term)]
     return replace(composition, terms=tuple(terms))
 
 
-def _is_quick(one: WeightedTerm) -> bool:
-    return isinstance(one.term, Term) and one.term.is_quick and not one.term.is_remote
+class _RemoteTerm:
+    """A term that waits for another server, and the threads in which it does. Each has its own, so
+    that a server that hangs does not keep the other terms waiting."""
 
-
-def _is_remote(one: WeightedTerm) -> bool:
-    return isinstance(one.term, Term) and one.term.is_remote
+    def __init__(self, composition: Composition) -> None:
+        (one,) = composition.terms
+        num_threads = getattr(one.term, "max_concurrency", _NUM_REMOTE_THREADS)
+        self.composition = composition
+        self.threads = ThreadPoolExecutor(
+            min(num_threads, _MAX_REMOTE_THREADS), thread_name_prefix=f"term-{one.name}"
+        )
 
 
 @dataclass(frozen=True)
@@ -76,11 +114,6 @@ class _Rollout:
     @property
     def is_trained(self) -> bool:
         return self.sample.label.mode == "train"
-
-    @property
-    def key(self) -> tuple[str, Label]:
-        """Equal for the rollouts of one group."""
-        return self.sample.prompt, self.sample.label
 
     @property
     def num_chars(self) -> int:
@@ -101,8 +134,8 @@ class ComposedRewards:
         rollout = _Rollout(sample, query, [])
         self._rollouts.append(rollout)
         for one in self._composer.remote if rollout.is_trained else ():
-            value = self._composer.remote_threads.submit(self._score_remote, one, sample)
-            rollout.remote.append(value)
+            score = partial(self._score_remote, one.composition, sample)
+            rollout.remote.append(one.threads.submit(score))
 
     @property
     def samples(self) -> list[Sample]:
@@ -136,86 +169,58 @@ class ComposedRewards:
         return Settled(sample.verdict.correctness, terms)
 
     def _settle(self, rollouts: Sequence[_Rollout]) -> list[Settled]:
+        """The rewards of rollouts in mode "train"."""
         scores = self._score(rollouts)
-        samples = [one.sample for one in rollouts]
         if self._composer.cohorts is None:
+            samples = [one.sample for one in rollouts]
             rewards = self._composition.combine(samples, scores)
             return [Settled(*one) for one in zip(rewards, scores, strict=True)]
-        whole, rest = self._find_groups(rollouts)
-        settled: dict[int, Settled] = {}
-        for group in self._composer.waiting.in_turns(whole):
-            settled |= zip(group, self._settle_group(group, samples, scores), strict=True)
-        if rest:
-            members = [_make_member(rollouts[index], scores[index]) for index in rest]
-            joined = self._composer.cohorts.join(members, self._client)
-            settled |= zip(rest, joined, strict=True)
-        return [settled[index] for index in range(len(rollouts))]
-
-    def _find_groups(self, rollouts: Sequence[_Rollout]) -> tuple[list[list[int]], list[int]]:
-        """The indices of each group that is whole within the request, and of all others."""
-        size = self._composition.group_size
-        assert size is not None
-        by_key: dict[tuple[str, Label], list[int]] = defaultdict(list)
-        for index, one in enumerate(rollouts):
-            by_key[one.key].append(index)
-        whole, rest = [], []
-        for indices in by_key.values():
-            num_whole = len(indices) - len(indices) % size
-            whole += [indices[start : start + size] for start in range(0, num_whole, size)]
-            rest += indices[num_whole:]
-        return whole, rest
-
-    def _settle_group(
-        self,
-        group: Sequence[int],
-        all_samples: Sequence[Sample],
-        all_scores: Sequence[dict[str, float]],
-    ) -> list[Settled]:
-        samples = [all_samples[index] for index in group]
-        scores = [all_scores[index] for index in group]
-        if self._composer.compares:
-            work = partial(self._composition.score_group, samples, scores)
-            num_chars = sum(len(one.prompt) + len(one.response) for one in samples)
-            scores = self._composer.intake.run(work, self._client, num_chars)
-        rewards = self._composition.combine(samples, scores)
-        name = uuid4().hex
-        return [Settled(*one, group=name) for one in zip(rewards, scores, strict=True)]
+        pairs = self._composer.waiting.in_turns(zip(rollouts, scores, strict=True))
+        members = [_make_member(*pair) for pair in pairs]
+        if not members:
+            return []
+        with self._composer.count_waiting(len(self._rollouts)):
+            return self._composer.cohorts.join(members, self._client)
 
     def _score(self, rollouts: Sequence[_Rollout]) -> list[dict[str, float]]:
         """The values of the terms that look at one rollout alone."""
         composer = self._composer
         slow: list[dict[str, float]] = []
-        if composer.slow.terms:
-            for chunk, num_chars in split_into_chunks(rollouts, lambda one: one.num_chars):
-                work = partial(_score_all, composer.slow, [one.sample for one in chunk])
+        for chunk, num_chars in split_into_chunks(rollouts, lambda one: one.num_chars):
+            samples = [one.sample for one in chunk]
+            if composer.slow.terms:
+                work = partial(self._score_slow, samples)
                 slow += composer.intake.run(work, self._client, num_chars)
-        else:
-            slow = [{}] * len(rollouts)
+            else:
+                slow += [{} for _ in samples]
         scores = []
         pairs = zip(rollouts, slow, strict=True)
         for one, values in composer.waiting.in_turns(pairs):
-            found = {**composer.quick.score(one.sample), **values}
+            values |= composer.quick.score(one.sample)
             for remote in one.remote:
                 value: dict[str, float] = self._client.deadline.wait_for(remote)
-                found |= value
-            names = (term.name for term in self._composition.terms if term.name in found)
-            scores.append({name: found[name] for name in names})
+                values |= value
+            scores.append(values)
         return scores
+
+    def _score_slow(self, samples: Sequence[Sample]) -> list[dict[str, float]]:
+        with self._composer.count_computing():
+            return [self._composer.slow.score(sample) for sample in samples]
 
     def _score_remote(self, term: Composition, sample: Sample) -> dict[str, float]:
         if self._client.is_gone():
             raise ClientGone("the client has gone")
-        return term.score(sample)
-
-
-def _score_all(composition: Composition, samples: Sequence[Sample]) -> list[dict[str, float]]:
-    return [composition.score(sample) for sample in samples]
+        with self._composer.count_computing():
+            return term.score(sample)
 
 
 def _make_member(rollout: _Rollout, scores: dict[str, float]) -> Member:
-    prompt, label = rollout.key
-    return Member(_digest(prompt, repr(label)), _digest(rollout.query), rollout.sample, scores)
+    sample = rollout.sample
+    key = _digest(sample.prompt, repr(sample.label))
+    return Member(key, _digest(rollout.query), sample, scores)
 
 
 def _digest(*texts: str) -> str:
-    return hashlib.sha256(repr(texts).encode()).hexdigest()
+    parts = [text.encode() for text in texts]
+    lengths = repr([len(part) for part in parts]).encode()  # "ab" + "c" is not "a" + "bc"
+    return hashlib.sha256(b"".join([lengths, *parts])).hexdigest()

@@ -30,7 +30,7 @@ from sar.grading.processes.pool import GraderPool
 from sar.grading.verdict import Verdict
 from sar.reward import Likelihood, Reward, combine
 from sar.terms.base import Sample
-from sar.tokenization import EncodedRollout
+from sar.tokenization import NO_NEEDS, EncodedRollout, Need
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class RewardRequest:
 
     def record_decisions(self) -> Iterator[Decision]:
         """The reward log's records of the rewards that `compute_rewards` gave."""
-        for pending, reward, _ in self._list_rewards():
+        for pending, reward, settled in self._list_rewards():
             prepared = pending.prepared
             yield Decision.from_reward(
                 reward,
@@ -136,6 +136,7 @@ class RewardRequest:
                 server_version=__version__,
                 policy_version=self._engine.version,
                 end_tokens=self._engine.tokenizer.end_tokens,
+                group=settled.group if settled else "",
             )
 
     def _list_rewards(self) -> Iterator[tuple[_Pending, Reward, Settled | None]]:
@@ -173,18 +174,26 @@ class RewardRequest:
                 prompt, response = tokenizer.split(rollout.query, rollout.prompt)
             except ValueError as error:
                 raise InvalidRequest(f"query[{index}]: {error}", f"query[{index}]") from error
+            label = rollout.label
             one = _Prepared(
                 rollout,
                 prompt,
                 response,
                 tokenizer.find_special_tokens(response),
                 tokenizer.make_graded_text(prompt, response),
-                tokenizer.encode(prompt, response),
+                tokenizer.encode(
+                    prompt, response, needs=self._find_needs(label), reference=label.answer
+                ),
                 template_mismatch=tokenizer.has_other_frame(prompt),
             )
             prepared.append(one)
             self._parts.metrics.add_stage("tokenise", time.monotonic() - start_s)
         return prepared
+
+    def _find_needs(self, label: Label) -> frozenset[Need]:
+        """What the terms need of the scorer. In mode "eval", none is computed."""
+        composer = self._parts.composer
+        return composer.composition.needs if composer and label.mode == "train" else NO_NEEDS
 
     def _submit(self, prepared: _Prepared) -> _Pending:
         """Queues a rollout for a grader and the scorer.

@@ -25,6 +25,8 @@ from reward_server.pipeline.waiting import IN_THREADS, Client, Deadline, Waiting
 from sar.grading.processes.pool import GraderPool
 from sar.terms.composition import Composition
 
+_POLL_S = 0.05
+
 _log = logging.getLogger(__name__)
 
 
@@ -87,6 +89,8 @@ class RewardService:
         done = engine.batcher.counters if engine else self.counters
         queue = engine.batcher.queue if engine else QueueState(0, 0, 0.0)
         path = engine.scoring_path if engine else None
+        cohorts = self._parts.composer.cohorts if self._parts.composer else None
+        held = cohorts.state if cohorts else None
         checkpoints, looked_at_s = self.engines.checkpoints, self.engines.checkpoints.looked_at_s
         return Status(
             ready=self.state == "ready",
@@ -109,6 +113,11 @@ class RewardService:
             follow_newest_step=checkpoints.newest_step,
             follow_look_age_s=0.0 if looked_at_s is None else time.monotonic() - looked_at_s,
             decisions_not_logged=self._reward_log.num_dropped if self._reward_log else 0,
+            held_rollouts=held.num_held if held else 0,
+            held_chars=held.num_chars if held else 0,
+            groups=held.num_settled if held else 0,
+            groups_incomplete=held.num_incomplete if held else 0,
+            rollouts_again=held.num_retries if held else 0,
             policy_version=engine.version if engine else 0,
             policy_age_s=time.monotonic() - engine.loaded_at_s if engine else 0.0,
             scoring_path=path.name if path else "",
@@ -149,10 +158,22 @@ class RewardService:
                     self._reward_log.record([decision])
         return scored
 
-    def end_waiting(self) -> None:
-        """Refuses the rollouts that wait for siblings, and those that would: the server stops."""
-        if self._parts.composer:
-            self._parts.composer.close()
+    def end_waiting(self, timeout_s: float) -> None:
+        """Refuses the rollouts that wait for siblings, as the server stops: their clients ask the
+        next one. First it waits for those in flight, which may complete a group."""
+        if not (composer := self._parts.composer):
+            return
+        deadline_s = time.monotonic() + timeout_s
+        while self._admission.num_in_flight > composer.num_waiting:
+            if time.monotonic() > deadline_s:
+                break
+            time.sleep(_POLL_S)
+        composer.close()
+
+    @property
+    def is_computing_terms(self) -> bool:
+        """Whether a thread computes a term, perhaps for a request that does not wait any more."""
+        return self._parts.composer is not None and self._parts.composer.is_computing
 
     def _count(self, scored: Sequence[ScoredRollout]) -> None:
         num_unreadable = sum(one.reward.verdict.label_unreadable for one in scored)

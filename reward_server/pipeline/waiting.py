@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -45,9 +46,21 @@ class Deadline:
     """The time by which a request must have its answer."""
 
     def __init__(self, timeout_s: float, waiting: Waiting) -> None:
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._waiting = waiting
         self._ends_at_s = time.monotonic() + timeout_s
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until it passes; 0 once it has."""
+        return max(0.0, self._ends_at_s - time.monotonic())
+
+    def wait_until(self, future: Future[Any], until_s: float) -> None:
+        """Waits for a future until this time (monotonic), or until the deadline if that is sooner.
+        The future may have a result then, an error, or nothing."""
+        with suppress(Exception):  # the future keeps its error
+            pause_s = max(0.0, until_s - time.monotonic())
+            self._waiting.for_result(future, min(pause_s, self.left_s))
 
     def wait_for(self, future: Future[_T]) -> _T:
         """The future's result.
@@ -56,14 +69,13 @@ class Deadline:
             RequestTimedOut: the deadline passed first.
         """
         try:
-            left_s = max(0.0, self._ends_at_s - time.monotonic())
-            result: _T = self._waiting.for_result(future, left_s)
+            result: _T = self._waiting.for_result(future, self.left_s)
             return result
         except TimeoutError as error:
             if future.done():  # it finished just now, or failed with a TimeoutError of its own
                 return future.result()
             raise RequestTimedOut(
-                f"no reward after {self._timeout_s:g} s; /metrics shows what waits"
+                f"no reward after {self.timeout_s:g} s; /metrics shows what waits"
             ) from error
 
 

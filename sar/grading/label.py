@@ -19,7 +19,7 @@ from sar.errors import first_line, quote
 GraderName = Literal["math", "choice", "boolean", "exact"]
 Mode = Literal["train", "eval"]
 
-_FIELDS = ("answer", "grader", "mode", "choices", "target_tokens")
+_FIELDS = ("answer", "grader", "mode", "choices", "group", "target_tokens")
 _TRUE = frozenset({"true", "yes"})
 _FALSE = frozenset({"false", "no"})
 # These can be an answer of other kinds too, so they need a label that names the boolean grader.
@@ -77,6 +77,8 @@ class Label:
     grader: GraderName
     mode: Mode = "train"
     choices: tuple[str, ...] = ()
+    group: str | int | None = None
+    """Keeps the rollouts of equal prompts apart, such as the number of the row."""
     target_tokens: int | None = None
     """Length that the prompt asks for. Only the reward term `target_length` reads it."""
 
@@ -118,6 +120,7 @@ def parse_label(value: object, grader: GraderName | None = None) -> Label:
     target_tokens = _check_target(value.get("target_tokens"))
     own_grader = _check_option(value, "grader", get_args(GraderName))
     mode: Mode = _check_option(value, "mode", get_args(Mode)) or "train"
+    group = _check_group(value.get("group"))
     answer = answer.strip()
     name: GraderName = grader or own_grader or choose_grader(answer, choices)
     if name == "choice":
@@ -133,7 +136,7 @@ def parse_label(value: object, grader: GraderName | None = None) -> Label:
                 "answer",
             )
         answer = "true" if truth else "false"
-    return Label(answer, name, mode, choices, target_tokens=target_tokens)
+    return Label(answer, name, mode, choices, group, target_tokens)
 
 
 def names_grader(value: object) -> bool:
@@ -229,6 +232,14 @@ def _check_choices(choices: Any) -> tuple[str, ...]:
     if len(choices) > _MAX_CHOICES:
         raise LabelError(f"{len(choices)} choices; at most 26 have a letter", "choices")
     return tuple(choices)
+
+
+def _check_group(group: Any) -> str | int | None:
+    if isinstance(group, bool) or not isinstance(group, (str, int, type(None))):
+        raise LabelError(f"group must be a text or a whole number, not {_quote(group)}", "group")
+    if isinstance(group, str) and not group.strip():
+        raise LabelError("group is empty; leave it out, or name the row", "group")
+    return group
 
 
 def _check_target(tokens: Any) -> int | None:

@@ -1,4 +1,11 @@
-"""The interface of a scorer: token sequences in, log-probabilities of their responses out."""
+"""The interface of a scorer: token sequences in, log-probabilities of their responses out.
+
+Self-certainty of a response's token: KL(U || p) of the model's distribution p before that token
+from the uniform distribution U over the V rows of its output head, in nats. It is
+`logsumexp - mean logit - log V`, of the logits that the log-probability comes from, after the
+model's own scaling and soft-capping. Rows that pad the vocabulary count, because p is over them
+too. Source: Zhao et al., arXiv:2505.19590. Their code leaves out `log V`, a constant.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +27,8 @@ class TokenSequence:
 
     context_ids: list[int]
     response_ids: list[int]
+    wants_certainty: bool = False
+    """Also compute the self-certainty of each response token."""
 
     def __post_init__(self) -> None:
         if not self.context_ids:
@@ -55,5 +64,8 @@ class LogprobScorer(Protocol):
 
         Returns:
             One (T_i,) float32 array per sequence, in the order of `sequences`, in nats:
-            log p(response_t | context, response_<t).
+            log p(response_t | context, response_<t). For a sequence that `wants_certainty`, a
+            (2, T_i) array: the log-probabilities, then the self-certainties.
+        Raises:
+            ValueError: a sequence `wants_certainty`, and this scorer cannot compute it.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -64,20 +65,40 @@ class OutputHead:
         self._body.output = None
         return logits_CV
 
-    def target_logprobs(self, hidden_CH: Tensor, targets_C: Tensor, body: Any) -> Tensor:
-        """(C,) float32 log-probabilities of the target ids."""
+    def target_logprobs(
+        self,
+        hidden_CH: Tensor,
+        targets_C: Tensor,
+        body: Any,
+        certainty_C: Tensor | None = None,
+    ) -> Tensor:
+        """(C,) float32 log-probabilities of the target ids.
+
+        Args:
+            certainty_C: gets the self-certainties (see `sar.scoring.base`); None: they are not
+                computed.
+        """
         if not self._blocks:
             # This is one kernel, which reads the model's dtype and sums in float32.
             logprobs_CV = self(hidden_CH, body).log_softmax(dim=1, dtype=torch.float32)
+            if certainty_C is not None:
+                certainty_C.copy_(-logprobs_CV.mean(1) - math.log(logprobs_CV.shape[1]))
             return logprobs_CV.gather(1, targets_C[:, None])[:, 0]
         logits_C = torch.empty(len(targets_C), dtype=torch.float32, device=targets_C.device)
         normalizers_C = torch.full_like(logits_C, -torch.inf)
+        # In float64: the sum over all words is large, and the certainty is a small difference.
+        sums_C = None if certainty_C is None else torch.zeros_like(logits_C, dtype=torch.float64)
         for number, block in enumerate(self._blocks):
             self._model._modules[self._name] = block
             logits_CW = self(hidden_CH, body).float()
             here = (targets_C // self.num_words == number).nonzero()[:, 0]
             logits_C[here] = logits_CW[here, targets_C[here] % self.num_words]
             normalizers_C = torch.logaddexp(normalizers_C, logits_CW.logsumexp(1))
+            if sums_C is not None:
+                sums_C += logits_CW.sum(1)
+        if certainty_C is not None and sums_C is not None:
+            num_words = self._output.out_features
+            certainty_C.copy_(normalizers_C - sums_C / num_words - math.log(num_words))
         return logits_C - normalizers_C
 
 

@@ -176,18 +176,20 @@ class TransformersScorer:
         results: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(sequences)
         budget = max_tokens if self._attention else _ALONE
         for pack in plan_packs(sequences, budget, self._long_tokens):
-            scored = self._score_pack_if_memory_allows(pack)
+            members = [sequences[index] for index in pack.members]
+            scored = self._score_pack_if_memory_allows(pack, members)
             if scored is None:
-                members = [sequences[index] for index in pack.members]
                 scored = self._score(members, pack.num_tokens // 2)
-            for index, logprobs_T in zip(pack.members, scored, strict=True):
-                results[index] = logprobs_T
+            for index, scores in zip(pack.members, scored, strict=True):
+                results[index] = scores
         return results
 
-    def _score_pack_if_memory_allows(self, pack: Pack) -> list[npt.NDArray[np.float32]] | None:
+    def _score_pack_if_memory_allows(
+        self, pack: Pack, members: Sequence[TokenSequence]
+    ) -> list[npt.NDArray[np.float32]] | None:
         """Scores a pack. None: memory ran out, and the pack can be divided."""
         try:
-            return self._score_pack(pack)
+            return self._score_pack(pack, members)
         except (RuntimeError, MemoryError) as error:
             if len(pack.members) == 1 or not is_out_of_memory(error):
                 raise
@@ -202,7 +204,9 @@ class TransformersScorer:
         return None
 
     @torch.inference_mode()
-    def _score_pack(self, pack: Pack) -> list[npt.NDArray[np.float32]]:
+    def _score_pack(
+        self, pack: Pack, members: Sequence[TokenSequence]
+    ) -> list[npt.NDArray[np.float32]]:
         device = self._model.device
         inputs = {"input_ids": torch.from_numpy(pack.token_ids_T)[None].to(device)}
         attention: AbstractContextManager[None] = nullcontext()
@@ -222,20 +226,41 @@ class TransformersScorer:
         hidden_NH = body.last_hidden_state[0].index_select(0, predictors_N)
         body.last_hidden_state = None  # Frees (T, H) before the head runs.
         targets_N = torch.from_numpy(pack.targets_N).to(device)
-        logprobs_N = self._target_logprobs(hidden_NH, targets_N, body).cpu()
-        return [logprobs_T.numpy() for logprobs_T in logprobs_N.split(pack.response_lengths)]
+        certainty_N = None
+        if any(member.wants_certainty for member in members):
+            certainty_N = torch.empty(len(targets_N), dtype=torch.float32, device=device)
+        logprobs_N = self._target_logprobs(hidden_NH, targets_N, body, certainty_N).cpu()
+        scores = [logprobs_T.numpy() for logprobs_T in logprobs_N.split(pack.response_lengths)]
+        if certainty_N is not None:
+            certainties = certainty_N.cpu().split(pack.response_lengths)
+            for index, member in enumerate(members):
+                if member.wants_certainty:
+                    scores[index] = np.stack([scores[index], certainties[index].numpy()])
+        return scores
 
-    def _target_logprobs(self, hidden_NH: Tensor, targets_N: Tensor, body: Any) -> Tensor:
-        """(N,) float32 log-probabilities of the targets, computed in chunks of C rows."""
+    def _target_logprobs(
+        self,
+        hidden_NH: Tensor,
+        targets_N: Tensor,
+        body: Any,
+        certainty_N: Tensor | None = None,
+    ) -> Tensor:
+        """(N,) float32 log-probabilities of the targets, computed in chunks of C rows.
+
+        Args:
+            certainty_N: gets the self-certainties; None: they are not computed.
+        """
         rows = max(1, self._logits_bytes // (4 * self._head.num_words))
         # Allocated before the loop: small results between the logits of two chunks would keep the
         # allocator from reusing the logits' memory.
         # With its dtype: transformers changes the default of all threads while it loads a model.
         logprobs_N = torch.empty(len(targets_N), dtype=torch.float32, device=targets_N.device)
-        for hidden_CH, targets_C, logprobs_C in zip(
-            hidden_NH.split(rows), targets_N.split(rows), logprobs_N.split(rows), strict=True
-        ):
-            logprobs_C.copy_(self._head.target_logprobs(hidden_CH, targets_C, body))
+        for start in range(0, len(targets_N), rows):
+            chunk = slice(start, start + rows)
+            certainty_C = None if certainty_N is None else certainty_N[chunk]
+            logprobs_N[chunk] = self._head.target_logprobs(
+                hidden_NH[chunk], targets_N[chunk], body, certainty_C
+            )
         return logprobs_N
 
     def _choose_attention(self, probe_text: ProbeText | None) -> _Attention | None:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from sar.errors import MAX_MESSAGE_CHARS, first_line
 from sar.scoring.base import ScoringPath, TokenSequence
+from sar.scoring.vllm_prompt_logprobs import refuse_certainty
 from sar.scoring.vllm_scorer import EngineFacts
 
 # Of the memory that two engines may take together.
@@ -96,9 +97,11 @@ class VllmProcess:
 
         Raises:
             RuntimeError: vLLM failed, ended, or does not start again.
+            ValueError: a sequence asks for self-certainty.
         """
         if not sequences:
             return []
+        refuse_certainty(sequences)
         if self._child.has_ended:
             self._start_again()
         ids = [(s.context_ids, s.response_ids) for s in sequences]

@@ -2,11 +2,13 @@
 
 The whole sequence is sent to vLLM as a prompt of token ids. vLLM returns the log-probability of
 each prompt token under the model's own distribution, whatever the temperature. vLLM always
-generates at least one token, which is ignored. Written for vLLM 0.29.0.
+generates at least one token, which is ignored. It returns no logits, so there is no self-certainty.
+Written for vLLM 0.29.0.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -29,6 +31,15 @@ SAMPLING_ARGUMENTS = MappingProxyType(
 
 ROOM_TOKENS = 1
 """vLLM refuses a prompt that leaves no room in the context for the token that it generates."""
+
+
+def refuse_certainty(sequences: Sequence[TokenSequence]) -> None:
+    """
+    Raises:
+        ValueError: a sequence asks for self-certainty, which takes the logits of all words.
+    """
+    if any(sequence.wants_certainty for sequence in sequences):
+        raise ValueError("vLLM returns no logits, so there is no self-certainty")
 
 
 def read_response_logprobs(flat: Any, sequence: TokenSequence) -> npt.NDArray[np.float32]:

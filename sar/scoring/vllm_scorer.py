@@ -15,7 +15,12 @@ import numpy.typing as npt
 
 from sar.scoring.base import TokenSequence
 from sar.scoring.vllm_import import import_vllm
-from sar.scoring.vllm_prompt_logprobs import ROOM_TOKENS, SAMPLING_ARGUMENTS, read_response_logprobs
+from sar.scoring.vllm_prompt_logprobs import (
+    ROOM_TOKENS,
+    SAMPLING_ARGUMENTS,
+    read_response_logprobs,
+    refuse_certainty,
+)
 
 # vLLM's older model runner computes the logits of a whole prefill chunk at once, in the model's
 # dtype and in float32, in memory that it did not reserve. For 2048 tokens and a vocabulary of 152k,
@@ -138,9 +143,11 @@ class VllmScorer:
                 than `max_context_tokens`. No sequence is scored then.
             RuntimeError: vLLM did not return a log-probability for every token.
             FloatingPointError: a log-probability is not finite.
+            ValueError: a sequence asks for self-certainty.
         """
         if not sequences:
             return []
+        refuse_certainty(sequences)
         prompts = [{"prompt_token_ids": s.context_ids + s.response_ids} for s in sequences]
         outputs = self._engine.generate(prompts, self._sampling_params, use_tqdm=False)
         if len(outputs) != len(sequences):

@@ -12,10 +12,15 @@ from pydantic import ConfigDict
 from sar.grading.label import Label
 from sar.grading.verdict import Verdict
 from sar.reward import Likelihood
+from sar.tokenization import NO_NEEDS, Need
 
 OPTIONS = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 """Configuration of a term's dataclass: the reward file may set its fields and no others. The text
 below a field describes it in `python -m sar terms` and docs/rewards.md."""
+
+UNSHOWN = "unshown"
+"""Type of a `PydanticCustomError` about an option that may hold a secret: the message about the
+reward file does not show its value."""
 
 
 class TermError(Exception):
@@ -58,6 +63,8 @@ class Term(ABC):
     from the thread that serves connections."""
     is_remote: ClassVar[bool] = False
     """True if it waits for another server. The server then runs several at once."""
+    needs: ClassVar[frozenset[Need]] = NO_NEEDS
+    """The optional fields of `Likelihood` that it reads. The server computes no others."""
 
     @abstractmethod
     def score(self, sample: Sample) -> float:
@@ -70,6 +77,7 @@ class GroupTerm(ABC):
     formula: ClassVar[str]
     bounds: ClassVar[str]
     source: ClassVar[str]
+    needs: ClassVar[frozenset[Need]] = NO_NEEDS
 
     @abstractmethod
     def score_group(self, group: Sequence[Sample]) -> Sequence[float]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from sar.errors import one_line
 from sar.terms.base import GroupTerm, Sample, Term, TermError
 from sar.terms.likelihood import SelfAlignedReward
+from sar.tokenization import NO_NEEDS, Need
 
 Condition = Literal["correct", "wrong"]
 Normalization = Literal["none", "gdpo"]
@@ -68,6 +69,23 @@ class Composition:
     def weight_of_sar(self) -> float:
         """0 if SAR is no term of the reward."""
         return sum(one.weight for one in self.terms if isinstance(one.term, SelfAlignedReward))
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the terms read beyond the two perplexities, for `RolloutTokenizer.encode`."""
+        return NO_NEEDS.union(*(one.term.needs for one in self.terms))
+
+    def raise_if_not_from_vllm(self) -> None:
+        """
+        Raises:
+            ValueError: a term needs what vLLM cannot compute.
+        """
+        for one in self.terms:
+            if "self_certainty" in one.term.needs:
+                raise ValueError(
+                    f"term {one.name!r} needs the model's logits, which vLLM does not return; use "
+                    "--backend transformers"
+                )
 
     def score(self, sample: Sample) -> dict[str, float]:
         """The values of the terms that look at one rollout alone.

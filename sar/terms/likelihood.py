@@ -1,4 +1,9 @@
-"""Terms from the likelihoods that the server computes for SAR."""
+"""Terms from the policy's likelihoods: three that SAR needs anyway, and two that cost more.
+
+`self_certainty` reads the logits that the log-probabilities come from. It takes no second pass, but
+vLLM does not return logits. `reference_likelihood` takes two more sequences: the reference answer
+after the response's reasoning, and after the prompt alone.
+"""
 
 from __future__ import annotations
 
@@ -46,3 +51,37 @@ class Entropy(Term):
 
     def score(self, sample: Sample) -> float:
         return -sample.likelihood.nll_qa
+
+
+@dataclass(frozen=True, config=OPTIONS)
+class SelfCertainty(Term):
+    """How far the policy's next-token distributions are from uniform, on average."""
+
+    formula = "mean over the response's tokens of logsumexp(z) - mean(z) - log V, z: the V logits"
+    bounds = "0 to infinity"
+    source = "Zhao et al., arXiv:2505.19590 (Intuitor)"
+    is_quick = True
+    needs = frozenset({"self_certainty"})
+
+    def score(self, sample: Sample) -> float:
+        return _get(sample.likelihood.self_certainty, "self-certainty")
+
+
+@dataclass(frozen=True, config=OPTIONS)
+class ReferenceLikelihood(Term):
+    """How much likelier the response's reasoning makes the label's answer."""
+
+    formula = "mean log p(label's answer | prompt, reasoning) - mean log p(label's answer | prompt)"
+    bounds = "-infinity to infinity"
+    source = "Kwiatkowski et al., arXiv:2602.03979; the difference as in RLPR, arXiv:2506.18254"
+    is_quick = True
+    needs = frozenset({"reference_gain"})
+
+    def score(self, sample: Sample) -> float:
+        return _get(sample.likelihood.reference_gain, "likelihood of the reference answer")
+
+
+def _get(value: float | None, name: str) -> float:
+    if value is None:
+        raise ValueError(f"the rollout has no {name}: it was not computed when it was scored")
+    return value

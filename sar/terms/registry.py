@@ -11,7 +11,15 @@ from types import MappingProxyType
 from sar.terms.base import GroupTerm, Term
 from sar.terms.group import Efficient, GroupLength, KimiLength, O1Pruner
 from sar.terms.length import HardLimit, Overlong, TargetLength
-from sar.terms.likelihood import Confidence, Entropy, SelfAlignedReward
+from sar.terms.likelihood import (
+    Confidence,
+    Entropy,
+    ReferenceLikelihood,
+    SelfAlignedReward,
+    SelfCertainty,
+)
+from sar.terms.remote.classify import Classify
+from sar.terms.remote.judge import Judge
 from sar.terms.text import Copied, Repetition
 from sar.terms.verdict import Correctness, Format, NoAnswer
 
@@ -23,6 +31,8 @@ TERMS: Mapping[str, type[Term | GroupTerm]] = MappingProxyType(
         "sar": SelfAlignedReward,
         "confidence": Confidence,
         "entropy": Entropy,
+        "self_certainty": SelfCertainty,
+        "reference_likelihood": ReferenceLikelihood,
         "copied": Copied,
         "repetition": Repetition,
         "overlong": Overlong,
@@ -32,5 +42,7 @@ TERMS: Mapping[str, type[Term | GroupTerm]] = MappingProxyType(
         "efficient": Efficient,
         "kimi_length": KimiLength,
         "group_length": GroupLength,
+        "classify": Classify,
+        "judge": Judge,
     }
 )

@@ -24,9 +24,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sar.errors import first_line, one_line, quote
-from sar.terms.base import GroupTerm, Term
+from sar.terms.base import UNSHOWN, GroupTerm, Term
 from sar.terms.composition import Composition, Condition, Normalization, WeightedTerm
 from sar.terms.registry import TERMS
+from sar.tokenization import NEEDS
 
 _MAX_WEIGHT = 1000.0
 
@@ -106,6 +107,9 @@ def _make_term(number: int, table: _TermTable) -> WeightedTerm:
         raise ValueError(f"{where}: {_describe(error)}") from error
     except Exception as error:  # a term of the user's own may raise anything
         raise ValueError(f"{where}: {one_line(error)}") from error
+    if unknown := term.needs - NEEDS:
+        known = ", ".join(sorted(NEEDS))
+        raise ValueError(f"{where} needs {quote(min(unknown))}, which is unknown; known: {known}")
     name = table.name or table.term.rpartition(":")[2].lower()
     return WeightedTerm(name, term, table.weight, table.only_if)
 
@@ -133,6 +137,8 @@ def _describe(error: ValidationError) -> str:
             return f"{key} is missing"
         case "extra_forbidden" | "unexpected_keyword_argument":
             return f"{key!r} is unknown"
+        case error_type if error_type == UNSHOWN:
+            return f"{key} must be {first['msg']}"
         case _:
             message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             return f"{key} = {quote(first['input'])}: must be {message}"

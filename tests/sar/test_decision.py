@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sar.decision import Decision
-from sar.grading.label import GraderName, parse_label
+from sar.grading.label import GraderName, Label, parse_label
 from sar.grading.verdict import Reason, Verdict
-from sar.reward import Likelihood, combine
+from sar.reward import Likelihood, Reward, combine
+from sar.terms.base import Sample
 
 
 def decision(
@@ -51,11 +52,13 @@ LABELS = TEXTS | st.dictionaries(TEXTS, TEXTS | st.lists(TEXTS))
 VALUES = {
     "str": TEXTS,
     "str | None": st.none() | TEXTS,
+    "float | None": st.none() | NUMBERS,
     "str | int | None": st.none() | TEXTS | st.integers(),
     "str | dict[str, Any]": LABELS,
     "Annotated[tuple[str, ...], _CONVERTED]": st.lists(TEXTS).map(tuple),
     "int": st.integers(),
     "float": NUMBERS,
+    "dict[str, float]": st.dictionaries(TEXTS, NUMBERS),
     "bool": st.booleans(),
     "Annotated[bool, _RENAMED]": st.booleans(),
     "Annotated[Reason, _CONVERTED]": st.sampled_from(Reason),
@@ -79,6 +82,18 @@ def test_an_improbable_response_is_logged_with_finite_numbers() -> None:
     one = decision(nll_qa=5000.0, nll_a=1e300)
     assert one.ppl_qa == one.ppl_a == pytest.approx(1e30)
     assert Decision.from_json(one.to_json()) == one
+
+
+def test_what_no_term_needed_is_not_logged_and_what_one_needed_is_read_again() -> None:
+    one = decision()
+    assert not {"self_certainty", "reference_gain"} & set(json.loads(one.to_json()))
+    needed = replace(one, self_certainty=0.0, reference_gain=-0.5)
+    record = json.loads(needed.to_json())
+    assert (record["self_certainty"], record["reference_gain"]) == (0.0, -0.5)
+    likelihood = Decision.from_json(needed.to_json()).likelihood
+    assert (likelihood.self_certainty, likelihood.reference_gain) == (0.0, -0.5)
+    again = needed.decide_again(Verdict(Reason.WRONG), "math", "train", 0.2)
+    assert again.likelihood == likelihood
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -106,6 +121,9 @@ def test_a_number_that_is_not_finite_is_neither_written_nor_read(value: float) -
         ({"grader": ["math"]}, "grader is"),
         ({"label": None}, "label is None"),
         ({"special_tokens": [1]}, "special_tokens is"),
+        ({"terms": [0.5]}, "terms is [0.5]: Input should be an object"),
+        ({"terms": {"copied": "much"}}, "terms is 'much'"),
+        ({"group": 5}, "group is 5: Input should be a valid string"),
     ],
 )
 def test_an_error_names_the_wrong_field(change: dict[str, Any], complaint: str) -> None:
@@ -166,6 +184,40 @@ def test_a_log_older_than_end_tokens_is_cut_at_the_common_ones() -> None:
     )
     del record["end_tokens"]
     assert Decision.from_json(json.dumps(record)).graded_text == "5\n6"
+
+
+def test_without_a_reward_file_a_line_is_as_it_was_before_there_were_any() -> None:
+    one = decision()
+    assert not {"terms", "group"} & set(json.loads(one.to_json()))
+    again = Decision.from_json(one.to_json())
+    assert (again.terms, again.group) == ({}, "")
+
+
+def test_a_reward_files_terms_and_group_are_logged() -> None:
+    likelihood = Likelihood(0.25, 0.75, num_response_tokens=9, over_context=False)
+    terms = {"copied": 0.25, "o1_pruner": -1.0}
+    one = Decision.from_reward(
+        Reward(0.5, Verdict(Reason.WRONG, "6"), likelihood, terms),
+        request_id="r1",
+        prompt="<think>",
+        response="So 6.</s>",
+        special_tokens=["</s>"],
+        label_as_sent={"answer": "A", "choices": ["5", "6"]},
+        label=parse_label({"answer": "A", "choices": ["5", "6"]}),
+        sar_weight=0.2,
+        template_mismatch=False,
+        model="demo",
+        server_version="0.1.0",
+        group="g1",
+    )
+    record = json.loads(one.to_json())
+    assert (record["terms"], record["group"], record["reward"]) == (terms, "g1", 0.5)
+    again = Decision.from_json(one.to_json())
+    assert again == one
+    label = Label("A", "choice", "train", ("5", "6"))
+    assert again.sample == Sample(
+        "<think>", "<think>So 6.", label, Verdict(Reason.WRONG, "6"), likelihood
+    )
 
 
 def test_special_tokens_that_start_alike_are_removed_longest_first() -> None:

@@ -18,7 +18,14 @@ from hypothesis import strategies as st
 from sar.decision import Decision
 from sar.grading.processes.pool import GraderPool
 from sar.grading.verdict import Reason, Verdict
-from sar.rescore import LoggedDecision, RescoreError, regrade, rescore
+from sar.rescore import (
+    LoggedDecision,
+    RescoreError,
+    keep_rewards,
+    keep_verdicts,
+    regrade,
+    reweigh,
+)
 from sar.reward import Likelihood, combine
 
 ROOT = Path(__file__).parents[2]
@@ -52,8 +59,9 @@ def test_another_weight_gives_the_servers_rewards(
         )
         for reason, label, qa, a, own in rows
     ]
-    assert [r.after for r in rescore(log)] == [one.decision for one in log]
-    for rescored in rescore(log, sar_weight=weight):
+    assert [r.after for r in keep_rewards(log)] == [one.decision for one in log]
+    assert [r.after for r in reweigh(keep_verdicts(log))] == [one.decision for one in log]
+    for rescored in reweigh(keep_verdicts(log), sar_weight=weight):
         before, after = rescored.before, rescored.after
         sar = max(-1.0, 1 - math.exp(min(before.nll_qa - before.nll_a, 1.0)))
         wanted = before.correctness + (weight * sar if before.mode == "train" else 0)
@@ -85,10 +93,11 @@ def test_another_grader_reads_the_label_as_it_was_sent(
         LoggedDecision("a:4", decision("42", '{"answer": "42", "mode": "eval"}')),
         LoggedDecision("a:5", decision("The capital", "Paris\tFrance")),
     ]
-    afters = [r.after for r in regrade(log, graders, num_in_flight=2, grader="exact")]
+    again = regrade(log, graders, num_in_flight=2, grader="exact")
+    afters = [r.after for r in reweigh(again)]
     assert [a.reason for a in afters] == ["correct", "correct", "wrong", "correct", "wrong"]
     assert [a.mode for a in afters] == ["train", "train", "train", "eval", "train"]
-    own = [r.after for r in regrade(log, graders, num_in_flight=2)]
+    own = list(regrade(log, graders, num_in_flight=2))
     assert [a.grader for a in own] == ["boolean", "choice", "choice", "math", "exact"]
 
 
@@ -101,7 +110,7 @@ def test_the_grader_sees_neither_special_tokens_nor_open_thinking(
         ),
         LoggedDecision("a:2", decision("It is 5.", "5", prompt="2 + 3?<think>\n")),
     ]
-    reasons = [r.after.reason for r in regrade(log, graders, num_in_flight=1)]
+    reasons = [judged.verdict.reason for judged in regrade(log, graders, num_in_flight=1)]
     assert reasons == [Reason.CORRECT, Reason.NO_ANSWER]
 
 
@@ -128,7 +137,7 @@ def test_decisions_are_read_no_further_ahead_than_allowed(
             num_read += 1
             yield LoggedDecision(f"a:{number}", decision(f"Answer: {number}", "5"))
 
-    for number, rescored in enumerate(regrade(log(), graders, num_in_flight=8)):
-        assert rescored.place == f"a:{number}"
-        assert rescored.after.answer == str(number)
+    for number, judged in enumerate(regrade(log(), graders, num_in_flight=8)):
+        assert judged.logged.place == f"a:{number}"
+        assert judged.verdict.answer == str(number)
         assert num_read <= number + 9

@@ -313,6 +313,51 @@ def test_a_scorer_that_loses_results_is_a_failure_and_not_a_hang(batcher_of: Mak
     assert values(batcher.submit([sequence(3)])) == [[3]]
 
 
+class CertaintyScorer(StandInScorer):
+    """Gives self-certainties where they are asked for: those that it was told."""
+
+    def __init__(self, certainties: Sequence[float]) -> None:
+        super().__init__()
+        self.certainties = certainties
+
+    def response_logprobs(self, sequences: Sequence[TokenSequence]) -> Logprobs:
+        return [
+            np.array([logprobs_T, self.certainties], np.float32)
+            if s.wants_certainty
+            else logprobs_T
+            for s, logprobs_T in zip(sequences, super().response_logprobs(sequences), strict=True)
+        ]
+
+
+ASKING = TokenSequence([1], [2, 3], wants_certainty=True)
+
+
+def test_sequences_that_ask_for_self_certainty_share_a_batch_with_others(
+    batcher_of: MakeBatcher,
+) -> None:
+    scorer = CertaintyScorer([0.5, 0.25])
+    mixed = batcher_of(scorer).submit([sequence(1), ASKING, sequence(4)])
+    assert values(mixed) == [[1], [[2, 3], [0.5, 0.25]], [4]]
+    assert [len(batch) for batch in scorer.batches] == [3]
+
+
+@pytest.mark.parametrize(
+    ("scorer", "reason"),
+    [
+        (StandInScorer(), r"shape \(2,\) instead of \(2, 2\)"),
+        (CertaintyScorer([0.5, np.inf]), "not finite"),
+        (CertaintyScorer([0.5, np.nan]), "not finite"),
+    ],
+)
+def test_a_missing_or_broken_self_certainty_is_a_failure(
+    scorer: StandInScorer, reason: str, batcher_of: MakeBatcher
+) -> None:
+    batcher = batcher_of(scorer)
+    with pytest.raises(ScoringFailed, match=reason):
+        batcher.submit([ASKING]).result(WAIT_S)
+    assert values(batcher.submit([sequence(1)])) == [[1]]
+
+
 def test_closing_finishes_what_is_queued() -> None:
     scorer = StandInScorer(hold=True)
     batcher = Batcher(scorer, 4)

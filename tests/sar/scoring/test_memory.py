@@ -159,11 +159,11 @@ def test_sequences_that_share_everything_are_divided_too(
     calls = []
     score = TransformersScorer._score_pack
 
-    def picky(self: Any, pack: Pack) -> Any:
+    def picky(self: Any, pack: Pack, members: Sequence[TokenSequence]) -> Any:
         calls.append(len(pack.members))
         if len(pack.members) > 1:
             raise error
-        return score(self, pack)
+        return score(self, pack, members)
 
     monkeypatch.setattr(TransformersScorer, "_score_pack", picky)
     assert_same(scorer.response_logprobs(sequences), expected)

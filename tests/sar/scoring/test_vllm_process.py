@@ -119,6 +119,15 @@ def test_it_scores_and_says_what_it_is(start: Callable[..., VllmProcess]) -> Non
     assert scorer.description == "M in vLLM, float32, context 63 tokens, CPU"
 
 
+def test_self_certainty_is_refused_and_the_process_goes_on(
+    start: Callable[..., VllmProcess],
+) -> None:
+    scorer = start()
+    with pytest.raises(ValueError, match="vLLM returns no logits"):
+        scorer.response_logprobs([GOOD, TokenSequence([1, 2], [3], wants_certainty=True)])
+    assert_scores(scorer)
+
+
 @pytest.mark.parametrize(("share", "has_room"), [(0.45, True), (0.46, False), (0.92, False)])
 def test_two_fit_into_memory_if_their_shares_do(
     share: float, has_room: bool, start: Callable[..., VllmProcess]

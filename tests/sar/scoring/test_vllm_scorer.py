@@ -160,6 +160,14 @@ def test_no_sequences_do_not_reach_vllm() -> None:
     assert engine.calls == []
 
 
+def test_self_certainty_is_refused() -> None:
+    engine = LLM("m")
+    asking = [TokenSequence([1], [2]), TokenSequence([1], [2], wants_certainty=True)]
+    with pytest.raises(ValueError, match="vLLM returns no logits"):
+        VllmScorer(engine, SamplingParams()).response_logprobs(asking)
+    assert not engine.calls
+
+
 def test_what_vllm_is_asked() -> None:
     engine, parameters = LLM("m"), SamplingParams()
     VllmScorer(engine, parameters).response_logprobs(

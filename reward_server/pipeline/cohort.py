@@ -1,0 +1,128 @@
+"""A cohort: rollouts of one prompt whose rewards are computed together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from reward_server.errors import ScoringFailed
+from reward_server.pipeline.waiting import Client
+from sar.errors import one_line
+from sar.terms.base import Sample, TermError
+from sar.terms.composition import Composition
+
+
+@dataclass(frozen=True)
+class Member:
+    """One scored rollout of a group."""
+
+    key: str
+    """Equal for the rollouts of one prompt and label."""
+    fingerprint: str
+    """Equal for a rollout that is sent again, and for siblings with equal texts."""
+    sample: Sample
+    scores: Mapping[str, float]
+    """Values of the terms that look at this rollout alone."""
+
+    @property
+    def num_chars(self) -> int:
+        return len(self.sample.prompt) + len(self.sample.response)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The reward of one rollout."""
+
+    reward: float
+    terms: Mapping[str, float]
+    group: str = ""
+    """Shared by all rollouts that were settled together. Empty: the reward compares nothing."""
+    incomplete: bool = False
+    """True if siblings were missing at the deadline."""
+
+
+@dataclass(eq=False)
+class GivenAnswer:
+    """What a member of a settled cohort got. It is kept without texts, for a retry."""
+
+    fingerprint: str
+    settled: Settled
+    is_delivered: bool = False
+    """False if the client had gone when the answer was there."""
+
+
+@dataclass(eq=False)
+class Slot:
+    """A member's place in its cohort, and who waits for its answer."""
+
+    member: Member
+    cohort: Cohort
+    client: Client | None
+    """None: nobody waits."""
+    answer: Future[Settled] = field(default_factory=Future)
+    given: GivenAnswer | None = None
+    """The answer, once it is computed, unless it is not kept."""
+
+    def can_be_retaken_by(self, client: Client) -> bool:
+        """Whether whoever waited has gone. Equal texts within one request are siblings."""
+        return self.client is None or (self.client is not client and self.client.is_gone())
+
+
+@dataclass(eq=False)
+class Cohort:
+    """The rollouts of one prompt that have come so far."""
+
+    key: str
+    last_joined_s: float = 0.0
+    slots: list[Slot] = field(default_factory=list)
+    is_open: bool = True
+    """False once it is being settled, or is gone."""
+    is_whole: bool = False
+    """Whether one request brought all members. No other can join it, then."""
+
+    def add(self, member: Member, client: Client) -> Slot:
+        slot = Slot(member, self, client)
+        self.slots.append(slot)
+        return slot
+
+    @property
+    def members(self) -> list[Member]:
+        return [slot.member for slot in self.slots]
+
+    @property
+    def num_chars(self) -> int:
+        return sum(slot.member.num_chars for slot in self.slots)
+
+    @property
+    def num_waiting(self) -> int:
+        return sum(slot.client is not None for slot in self.slots)
+
+
+def compute_rewards(
+    composition: Composition, members: Sequence[Member]
+) -> list[tuple[float, Mapping[str, float]]]:
+    """The reward and the terms' values of each member of a group.
+
+    Raises:
+        ScoringFailed: a term failed.
+    """
+    samples = [member.sample for member in members]
+    try:
+        scores = composition.score_group(samples, [member.scores for member in members])
+        rewards = composition.combine(samples, scores)
+        if not all(map(math.isfinite, rewards)):
+            raise FloatingPointError("a sum of terms is not a finite number")
+    except TermError as error:
+        raise ScoringFailed(str(error)) from error
+    # A term may be the user's own. Whatever it raises, its group must not wait for ever.
+    except BaseException as error:
+        raise ScoringFailed(f"the terms of a group failed: {one_line(error)}") from error
+    return list(zip(rewards, scores, strict=True))
+
+
+def answer_with_error(slots: Sequence[Slot], error: Exception) -> None:
+    """Gives each slot an error of its own: a raised error collects its waiter's stack."""
+    for slot in slots:
+        slot.answer.set_exception(type(error)(str(error)))

@@ -1,0 +1,102 @@
+"""The cohorts that are not settled yet, and who joins which."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from reward_server.pipeline.cohort import Cohort, Member, Slot
+from reward_server.pipeline.kept import Kept
+from reward_server.pipeline.waiting import Client
+
+
+class Gathering:
+    """Cohorts that lack members or are being settled. Not safe to use from several threads at
+    once."""
+
+    def __init__(self, group_size: int, max_chars: int) -> None:
+        """
+        Args:
+            max_chars: texts of the cohorts for which nobody waits.
+        """
+        self._group_size = group_size
+        self._by_key: dict[str, list[Cohort]] = {}
+        self._left: Kept[Cohort] = Kept(max_chars)  # open, and nobody waits for them
+        self.num_retries = 0
+        """Members that took their place again."""
+
+    def __iter__(self) -> Iterator[Cohort]:
+        return (cohort for cohorts in self._by_key.values() for cohort in cohorts)
+
+    def place(self, members: Sequence[Member], client: Client) -> tuple[list[Slot], list[Cohort]]:
+        """Gives each member a slot. Returns also the cohorts that this completes; they are not open
+        any more."""
+        whole = self.find_whole(members)
+        complete: dict[Cohort, None] = {}
+        slots = []
+        for index, member in enumerate(members):
+            if cohort := whole.get(index):
+                slots.append(cohort.add(member, client))
+                complete[cohort] = None
+                continue
+            slots.append(slot := self._place_one(member, client))
+            cohort = slot.cohort
+            if cohort.is_open and len(cohort.slots) == self._group_size:
+                cohort.is_open = False
+                complete[cohort] = None
+        return slots, list(complete)
+
+    def find_whole(self, members: Sequence[Member]) -> dict[int, Cohort]:
+        """A new cohort for each member, by index, all of whose siblings are in the request."""
+        by_key: dict[str, list[int]] = {}
+        for index, member in enumerate(members):
+            by_key.setdefault(member.key, []).append(index)
+        whole: dict[int, Cohort] = {}
+        for key, indices in by_key.items():
+            for start in range(0, len(indices) - self._group_size + 1, self._group_size):
+                cohort = Cohort(key, is_open=False, is_whole=True)
+                whole |= dict.fromkeys(indices[start : start + self._group_size], cohort)
+        return whole
+
+    def _place_one(self, member: Member, client: Client) -> Slot:
+        cohorts = self._by_key.setdefault(member.key, [])
+        for slot in (slot for cohort in cohorts for slot in cohort.slots):
+            is_same = slot.member.fingerprint == member.fingerprint
+            if is_same and slot.can_be_retaken_by(client):
+                slot.client = client
+                self._left.remove(slot.cohort)
+                self.num_retries += 1
+                return slot
+        cohort = next((one for one in cohorts if one.is_open), None)
+        if cohort is None:
+            cohort = Cohort(member.key)
+            cohorts.append(cohort)
+        cohort.last_joined_s = time.monotonic()
+        self._left.remove(cohort)
+        return cohort.add(member, client)
+
+    def leave(self, slots: Sequence[Slot], client: Client, until_s: float) -> None:
+        """Notes that a request does not wait any more.
+
+        Args:
+            until_s: when (monotonic) a cohort is dropped if nobody waits for it now.
+        """
+        for slot in slots:
+            if slot.client is client:
+                slot.client = None
+            if slot.cohort.is_open and not slot.cohort.num_waiting:
+                self._left.put(slot.cohort, until_s, slot.cohort.num_chars)
+
+    def drop_old(self, now_s: float) -> None:
+        for cohort in self._left.take_old(now_s):
+            self.remove(cohort)
+
+    def remove(self, cohort: Cohort) -> None:
+        """Ends a cohort: it is settled, or gone."""
+        cohort.is_open = False
+        self._left.remove(cohort)
+        cohorts = self._by_key.get(cohort.key, [])
+        if cohort in cohorts:
+            cohorts.remove(cohort)
+        if not cohorts:
+            self._by_key.pop(cohort.key, None)

@@ -1,0 +1,1 @@
+"""Terms that ask a model elsewhere, over HTTP."""

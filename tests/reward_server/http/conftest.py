@@ -1,0 +1,111 @@
+"""A server in this process whose reward is composed of a test's own terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from reward_server.http.app import AppConfig, create_app
+from reward_server.http.request_schema import RequestLimits
+from reward_server.observe.reward_log import RewardLog
+from reward_server.pipeline.batcher import Batcher
+from reward_server.pipeline.engine import Engine
+from reward_server.pipeline.service import RewardService, ServiceLimits
+from sar.grading.verdict import Reason, Verdict
+from sar.prompts import DEFAULT_SYSTEM_PROMPT
+from sar.scoring import TokenSequence
+from sar.terms.composition import Composition, WeightedTerm
+from sar.tokenization import RolloutTokenizer
+
+PROMPT = "Q: 2+3?\nA:"
+
+
+class Scorer:
+    """Gives each token a log-probability by its sequence's length, so that responses differ."""
+
+    max_context_tokens = None
+
+    def response_logprobs(self, sequences: Sequence[TokenSequence]) -> list[Any]:
+        return [
+            np.full(len(one.response_ids), -(len(one) ** 2 % 89) / 90, np.float32)
+            for one in sequences
+        ]
+
+
+class Graders:
+    """Finds a response right if the label's answer is in it."""
+
+    num_restarts = 0
+
+    def submit(self, response: str, label: Any) -> Future[Verdict]:
+        future: Future[Verdict] = Future()
+        is_right = label.answer in response
+        future.set_result(Verdict(Reason.CORRECT if is_right else Reason.WRONG, "5"))
+        return future
+
+
+class Client:
+    """A server in this process, with or without a reward file's terms."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *terms: WeightedTerm,
+        group_size: int | None = None,
+        normalize: Any = "none",
+        timeout_s: float = 60.0,
+        reward_log: RewardLog | None = None,
+    ) -> None:
+        graders: Any = Graders()
+        self.composition = Composition(terms, group_size, normalize) if terms else None
+        self.service = RewardService(
+            graders,
+            sar_weight=0.2,
+            limits=ServiceLimits(timeout_s, 2**31),
+            composition=self.composition,
+            reward_log=reward_log,
+        )
+        self._tokenizer = RolloutTokenizer(tokenizer, system_prompt=DEFAULT_SYSTEM_PROMPT)
+        self.service.engines.start(self.make_engine(0))
+        limits = RequestLimits(max_samples=8192, max_text_chars=100_000, max_body_bytes=2**26)
+        self._app = create_app(self.service, AppConfig("m", 0.2, limits))
+
+    def make_engine(self, version: int) -> Engine:
+        return Engine(self._tokenizer, Batcher(Scorer(), 100_000), version=version)
+
+    def ask(self, *rollouts: tuple[str, Any], prompt: str = PROMPT) -> Any:
+        """The answer to responses with their labels."""
+        return self.send(*((prompt, *one) for one in rollouts))
+
+    def send(self, *rollouts: tuple[str, str, Any]) -> Any:
+        """The answer to prompts, responses and labels."""
+        body = {
+            "query": [prompt + response for prompt, response, _ in rollouts],
+            "prompts": [prompt for prompt, *_ in rollouts],
+            "labels": [label for *_, label in rollouts],
+        }
+        return self._app.test_client().post("/get_reward", json=body)
+
+    def ask_rm(self, response: str, label: Any) -> Any:
+        body = {"prompt": PROMPT, "response": response, "label": label}
+        return self._app.test_client().post("/rm", json=body)
+
+    def get(self, path: str) -> Any:
+        return self._app.test_client().get(path)
+
+    def metrics(self) -> dict[tuple[Any, ...], float]:
+        return {
+            (sample.name.removeprefix("reward_server_"), *sample.labels.values()): sample.value
+            for family in text_string_to_metric_families(self.get("/metrics").text)
+            for sample in family.samples
+        }
+
+
+@pytest.fixture
+def make_client(bundled_tokenizer: Any) -> Callable[..., Client]:
+    return lambda *terms, **options: Client(bundled_tokenizer, *terms, **options)
