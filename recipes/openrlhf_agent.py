@@ -31,6 +31,7 @@ from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 try:
     from recipes.adapters.client import RewardClient, RewardError
+    from recipes.launch.reward import check_on_policy
     from recipes.sampled_logprobs import SamplingRecorder
     from recipes.siblings import Sibling, Siblings
     from sar.grading.label import parse_label
@@ -280,13 +281,16 @@ def _read_composition() -> tuple[Composition, bool]:
     """The reward, and whether it comes from a reward file.
 
     Raises:
+        LaunchError: a term needs what the agent does not compute.
         ValueError: the file or SAR_WEIGHT is wrong, or both are set.
     """
     path, weight = os.environ.get("REWARD", ""), os.environ.get("SAR_WEIGHT", "")
     if path and weight:
         raise ValueError(f"SAR_WEIGHT={weight} and REWARD={path}: set one of them")
     if path:
-        return read_reward_file(Path(path)), True
+        composition = read_reward_file(Path(path))
+        check_on_policy(composition)
+        return composition, True
     return default_composition(_parse_sar_weight(weight)), False
 
 

@@ -45,6 +45,8 @@ def adapt_to_reward(
     if not settings.reward:
         return
     composition = _read(settings.reward)
+    if settings.on_policy:
+        check_on_policy(composition)
     if composition.group_size is not None:
         _check_group(composition.group_size, settings, flags, more_flags)
     if composition.normalize == "gdpo":
@@ -60,6 +62,20 @@ def _read(path: str) -> Composition:
         return read_reward_file(Path(path))
     except RewardFileError as error:
         raise LaunchError(f"REWARD={error}") from None
+
+
+def check_on_policy(composition: Composition) -> None:
+    """Checks that openrlhf_agent.py can compute all terms.
+
+    Raises:
+        LaunchError: a term needs more of the policy than likelihoods of the response.
+    """
+    for one in composition.terms:
+        if one.term.needs:
+            raise LaunchError(
+                f"term {one.name!r} needs {min(one.term.needs)}, which the agent of ON_POLICY=1 "
+                "does not compute; leave the term out, or train with ON_POLICY=0"
+            )
 
 
 def _check_group(

@@ -26,6 +26,7 @@ FILES = {
     "group.toml": 'group_size = 6\n[[terms]]\nterm = "launch_own_terms:Longer"\n',
     "gdpo.toml": 'group_size = 6\nnormalize = "gdpo"\n' + TERMS,
     "heavy.toml": 'group_size = 64\nnormalize = "gdpo"\n' + TERMS.replace("0.2", "-3.5"),
+    "certain.toml": TERMS.replace("sar", "self_certainty"),
     "wrong.toml": TERMS.replace("sar", "sars"),
 }
 OWN = """
@@ -172,6 +173,8 @@ def test_the_agent_gets_the_file_and_no_weight(run: Run, folder: Path) -> None:
          '--reward.overlong_buffer_len changes what was normalised: add the term "overlong"'),
         ("grpo", ("--reward.stop_properly_penalty_coef=0.5",), {"REWARD": "gdpo.toml"},
          "--reward.stop_properly_penalty_coef changes what was normalised: add the term"),
+        ("grpo", (), {"REWARD": "certain.toml", "ON_POLICY": "1"},
+         "term 'self_certainty' needs self_certainty, which the agent of ON_POLICY=1 does not"),
         ("grpo", ("--algo.advantage.no_std_norm",), {"REWARD": "gdpo.toml"},
          "--algo.advantage.no_std_norm changes what was normalised: GDPO divides by the deviation"),
     ],

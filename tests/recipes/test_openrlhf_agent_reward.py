@@ -196,6 +196,7 @@ def test_a_term_that_fails_ends_the_run(
     ("text", "weight", "said"),
     [
         ('[[terms]]\nterm = "sars"', "", r"reward\.toml: terms\[1\] 'sars' is unknown"),
+        ('[[terms]]\nterm = "self_certainty"', "", "which the agent of ON_POLICY=1 does not"),
         ('[[terms]]\nterm = "sar"', "0.2", "SAR_WEIGHT=0.2 and REWARD=.*set one of them"),
     ],
 )
@@ -204,8 +205,9 @@ def test_a_wrong_file_ends_the_start(
 ) -> None:
     write(tmp_path, monkeypatch, text)
     monkeypatch.setenv("SAR_WEIGHT", weight)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(Exception, match=said) as error:
         load()
+    assert type(error.value).__name__ in ("ValueError", "RewardFileError", "LaunchError")
 
 
 def test_a_file_that_says_the_default_changes_no_reward(
