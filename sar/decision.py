@@ -27,8 +27,8 @@ SCHEMA = 1
 _CONVERTED = Field(strict=False)
 # Older logs have the second name.
 _RENAMED = Field(validation_alias=AliasChoices("over_context", "truncated"))
-# A line has these fields only if a reward file gave the reward.
-_OF_REWARD_FILES = ("terms", "group", *NEEDS)
+# A line has these fields only if they are set.
+_OPTIONAL = ("terms", "group", *NEEDS)
 
 
 @dataclass(frozen=True)
@@ -203,10 +203,11 @@ class Decision:
 
     def to_fields(self) -> dict[str, Any]:
         """The JSON object of `to_json`."""
+        fields = asdict(self)
         return {
             name: value
-            for name, value in asdict(self).items()
-            if not (name in _OF_REWARD_FILES and value in (None, "", {}))
+            for name, value in fields.items()
+            if name not in _OPTIONAL or value not in (None, "", {})
         }
 
     @classmethod

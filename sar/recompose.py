@@ -1,9 +1,11 @@
 """Computes the rewards of a reward log again under a reward file: `rescore --reward FILE.toml`.
 
 If the reward compares rollouts, each group is settled as the server would have settled it:
-1. Rollouts with the same `group` in the log are a group. Rollouts without one are a group if they
-   have the same prompt and label. A group takes `group_size` rollouts in the order of the log; the
-   next one starts another group.
+1. Rollouts with the same `group` in the log are a group. One that was sent and logged again after
+   its group was complete gets the same reward again. Any other is an error: `group_size` is smaller
+   than in the run.
+   In a log without groups, rollouts with the same prompt and label are a group. It takes
+   `group_size` rollouts in the order of the log; the next one starts another group.
 2. A rollout waits for its siblings while the next 16,384 rollouts are read, or 268 million
    characters of them. Then, and at the log's end, its group is settled with those that came.
 3. A rollout of which no sibling came has no reward: the server gives it none either. It is left out
@@ -29,8 +31,10 @@ from sar.reward import Reward
 from sar.terms.base import Sample, Term, TermError
 from sar.terms.composition import Composition
 
-MAX_WAITING = 1 << 14
+_MAX_WAITING = 1 << 14
 _MAX_WAITING_CHARS = 1 << 28
+# Complete groups that are remembered for rollouts that were sent again.
+_MAX_COMPLETE = 1 << 11
 # Rollouts whose remote terms are asked for at once. Each such term has a limit of its own.
 _NUM_THREADS = 64
 
@@ -78,7 +82,7 @@ class Recomposer:
         self,
         composition: Composition,
         *,
-        max_waiting: int = MAX_WAITING,
+        max_waiting: int = _MAX_WAITING,
         max_waiting_chars: int = _MAX_WAITING_CHARS,
     ) -> None:
         """
@@ -98,6 +102,8 @@ class Recomposer:
         self._waiting: deque[_Rollout] = deque()
         self._num_chars = 0
         self._open: dict[Hashable, _Group] = {}
+        # Reward and terms by group id and hash of the response.
+        self._complete: dict[str, dict[int, tuple[float, Mapping[str, float]]]] = {}
 
     def recompose(self, all_judged: Iterable[Judged]) -> Iterator[Rescored]:
         """The decisions with their new rewards, in the order of the log.
@@ -126,7 +132,7 @@ class Recomposer:
             rollout.settle(rollout.judged.verdict.correctness, rollout.scores, group_id="")
         elif group_size is None:
             self._settle([rollout], [rollout.sample], rollout.decision.group)
-        else:
+        elif not self._settle_again(rollout):
             key = rollout.decision.group or (rollout.sample.prompt, rollout.sample.label)
             rollout.group = self._open.setdefault(key, _Group(key))
             rollout.group.rollouts.append(rollout)
@@ -147,8 +153,37 @@ class Recomposer:
             # Unique in the output, like an id of the server's.
             own_id = f"{first.request_id}/{self.num_groups}"
             self._settle(rollouts, samples, first.group or own_id)
+            if first.group and len(rollouts) == self.composition.group_size:
+                self._remember(first.group, rollouts)
         for one in rollouts:
             one.group = one.sample = None
+
+    def _remember(self, group_id: str, rollouts: Sequence[_Rollout]) -> None:
+        self._complete[group_id] = {
+            hash(one.decision.response): (one.rescored.after.reward, one.rescored.after.terms)
+            for one in rollouts
+            if one.rescored
+        }
+        if len(self._complete) > _MAX_COMPLETE:
+            del self._complete[next(iter(self._complete))]
+
+    def _settle_again(self, rollout: _Rollout) -> bool:
+        """Settles a rollout that was sent again after its group was complete. False if it was not.
+
+        Raises:
+            RescoreError: it is no such rollout, but its group is complete.
+        """
+        group_id = rollout.decision.group
+        if group_id not in self._complete:
+            return False
+        settled = self._complete[group_id].get(hash(rollout.decision.response))
+        if settled is None:
+            raise RescoreError(
+                f"{rollout.judged.logged.place}: its group has more than "
+                f"{self.composition.group_size} rollouts; set group_size to the run's"
+            )
+        rollout.settle(*settled, group_id)
+        return True
 
     def _settle(
         self, rollouts: Sequence[_Rollout], samples: Sequence[Sample], group_id: str

@@ -180,10 +180,15 @@ class RolloutTokenizer:
             sequences[0] = replace(sequences[0], wants_certainty=True)
         if sequences and "reference_gain" in needs:
             place = find_answer_place(prompt, response, reference, self.end_tokens)
-            with_reasoning = self._encode_reference(prompt_ids, *place, reference)
-            alone = self._encode_reference(prompt_ids, "", place.marker, reference)
-            if with_reasoning and alone:
-                sequences += [with_reasoning, alone]
+            references = [
+                self._encode_reference(prompt_ids, reasoning, place.marker, reference)
+                for reasoning in (place.reasoning, "")
+            ]
+            sequences += [
+                TokenSequence(context_ids, reference_ids, continues=sequences[0])
+                for context_ids, reference_ids in references
+                if all(ids for _, ids in references)
+            ]
         return replace(encoded, sequences=sequences, needs=needs)
 
     def fit_to_context(self, prompt_ids: list[int], response_ids: list[int]) -> EncodedRollout:
@@ -246,10 +251,10 @@ class RolloutTokenizer:
 
     def _encode_reference(
         self, prompt_ids: list[int], reasoning: str, marker: str, reference: str
-    ) -> TokenSequence | None:
-        """The reference after the prompt, the reasoning and the marker; None if it has no token.
+    ) -> tuple[list[int], list[int]]:
+        """The ids of prompt, reasoning and marker, and those of the reference after them.
 
-        Its tokens are those that it adds to the text before it, or changes: a space can be one
+        The reference's are those that it adds to the text before it, or changes: a space can be one
         token with the word after it. If all do not fit the context, the end of the reasoning is cut
         first, and then the start of the prompt.
         """
@@ -267,7 +272,7 @@ class RolloutTokenizer:
             reasoning_ids = reasoning_ids[: max(num_kept - len(prompt_ids), share)]
             prompt_ids = prompt_ids[-(num_kept - len(reasoning_ids)) :]
             before = reasoning_ids + marker_ids
-        return TokenSequence(prompt_ids + before, reference_ids) if reference_ids else None
+        return prompt_ids + before, reference_ids
 
     def _encode_prompt(self, prompt: str) -> list[int]:
         return self._cache_prompt(prompt).ids

@@ -22,7 +22,7 @@ with equal texts. The new arrival opens a cohort like any other. These rules tel
 7. If nobody joins for `_GRACE_S`, and each member of the new cohort asks again for an answer that
    found its client gone, or takes the place of a missing sibling: they belong to the old group. A
    retry gets the answer that was given. A late sibling is settled together with the old members,
-   whose answers stay.
+   whose answers stay. While siblings are missing, an equal text gets the answer that was given.
 8. An answer can also be lost although its client seemed to be there. So at the deadline of rule 4,
    a member can ask again for any answer of the old group. Before that it waits for new siblings,
    so that a new group does not lose a member that has an equal text.

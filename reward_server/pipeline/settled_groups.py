@@ -93,10 +93,11 @@ class SettledGroups:
 
         Args:
             only_lost: whether only an answer that did not reach its client can be asked for again.
+                If siblings are missing, all can: a late one with an equal text has that answer too.
         """
         for group in reversed(self._by_key.get(cohort.key, ())):
-            retries, late = _match(cohort.slots, group, only_lost=only_lost)
             num_missing = self._group_size - len(group.members) if group.members else 0
+            retries, late = _match(cohort.slots, group, only_lost=only_lost and not num_missing)
             if len(late) <= num_missing:
                 return Origin(group, retries, late)
         return None

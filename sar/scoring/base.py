@@ -29,6 +29,9 @@ class TokenSequence:
     response_ids: list[int]
     wants_certainty: bool = False
     """Also compute the self-certainty of each response token."""
+    continues: TokenSequence | None = None
+    """A sequence of the same batch whose tokens this one's context starts with. A scorer may
+    compute these tokens once for both. It changes no result."""
 
     def __post_init__(self) -> None:
         if not self.context_ids:

@@ -1,8 +1,8 @@
 """Attention within each sequence of a pack, for the models of Hugging Face transformers.
 
 It is registered with transformers under the name `PACKED`. Inside `attend_within_segments`, a token
-attends only to its own segment and that segment's context. Outside, the attention is transformers'
-own scaled dot product attention.
+attends only to its own segment, that segment's context, and what it shares of a response. Outside,
+the attention is transformers' own scaled dot product attention.
 
 Some models attend in ways that this module does not implement: with attention sinks, in chunks,
 with biases. They raise `CannotPack`, so that no model gets wrong log-probabilities.
@@ -107,11 +107,7 @@ class _Layout:
     @cached_property
     def varlen(self) -> _VarlenArguments:
         key_index = torch.cat(
-            [
-                torch.arange(start, stop)
-                for s in self.segments
-                for start, stop in ((s.context_start, s.context_stop), (s.start, s.stop))
-            ]
+            [torch.arange(start, stop) for s in self.segments for start, stop in _list_visible(s)]
         )
         num_queries = [s.stop - s.start for s in self.segments]
         num_keys = [s.num_visible_tokens for s in self.segments]
@@ -122,6 +118,15 @@ class _Layout:
             max(num_queries),
             max(num_keys),
         )
+
+
+def _list_visible(segment: Segment) -> list[tuple[int, int]]:
+    """The stretches of the pack that a segment's last token attends to, in their order."""
+    return [
+        (segment.context_start, segment.context_stop),
+        (segment.shared_start, segment.shared_stop),
+        (segment.start, segment.stop),
+    ]
 
 
 def _sum_to_starts(lengths: list[int]) -> Tensor:
@@ -267,12 +272,16 @@ def _attend_blockwise(
     last = mask.shape[1] - mask.shape[0]
     output = value.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
     for s in layout.segments:
-        if s.context_stop in (s.context_start, s.start):  # contiguous, or no context at all
+        is_shared = s.shared_stop > s.shared_start
+        if not is_shared and s.context_stop in (s.context_start, s.start):
+            # Contiguous, or no context at all.
             first = s.start - s.num_context_tokens
             keys, values = key[:, :, first : s.stop], value[:, :, first : s.stop]
         else:
-            context, own = slice(s.context_start, s.context_stop), slice(s.start, s.stop)
-            keys, values = (torch.cat([x[:, :, context], x[:, :, own]], 2) for x in (key, value))
+            visible_parts = [slice(*part) for part in _list_visible(s)]
+            keys, values = (
+                torch.cat([x[:, :, part] for part in visible_parts], 2) for x in (key, value)
+            )
         for start in range(s.start, s.stop, _QUERY_BLOCK):
             stop = min(start + _QUERY_BLOCK, s.stop)
             num_before = s.num_context_tokens + start - s.start

@@ -1,6 +1,6 @@
 """Checks a way of scoring against the model's own forward pass, when the model is loaded.
 
-Three faults are looked for, on the sequences of `sar.scoring.probe`:
+Four faults are looked for, on the sequences of `sar.scoring.probe`:
 1. The log-probabilities differ from the model's own by more than the model's own noise. A model
    computes the same thing in two ways itself: a whole sequence in one pass, or the context first
    and the response after it, from the key-value cache. Rounding makes these two differ, on SmolLM2
@@ -10,6 +10,8 @@ Three faults are looked for, on the sequences of `sar.scoring.probe`:
    tokens of all sequences by expert, is noisy here: as noisy as with two rows of a plain batch.
 3. The self-certainties differ from the model's own, judged as the log-probabilities are. A model
    that bans words, with a logit of -infinity or -1e38, has none of use, and is scored all the same.
+4. A response's second half, scored as a sequence that continues the response, has other
+   log-probabilities than in the whole response.
 
 A model cannot declare any noise its own: all tolerances have a ceiling.
 """
@@ -65,6 +67,13 @@ class _OwnWays(NamedTuple):
     cached: list[Scores]
     """The same as `whole` if the model has no cache."""
 
+    def skip(self, counts: Sequence[int]) -> _OwnWays:
+        """The same without each sequence's first tokens."""
+        whole, cached = (
+            [scores_T[count:] for scores_T, count in zip(own, counts, strict=True)] for own in self
+        )
+        return _OwnWays(whole, cached)
+
     def measure_noise(self) -> float:
         return max(_differences(self.cached, self.whole))
 
@@ -113,11 +122,26 @@ class SelfCheck:
             leak = max(np.abs(got[i] - beside_others[i]).max() for i in variant.unchanged)
             if not leak <= self.leak_tolerance:
                 return f"sequences change each other by {leak:.2g}"
-        if self.certainty_tolerance is not None:
-            asking = [replace(s, wants_certainty=True) for s in self._probe.sequences]
-            off = max(self._certainties.compare([scores[1] for scores in score(asking)]))
-            if not off <= self.certainty_tolerance:
-                return _describe("self-certainties", off, self.certainty_tolerance)
+        return self._find_fault_of_terms(score)
+
+    def _find_fault_of_terms(self, score: Score) -> str:
+        """The same for what only some terms need: self-certainties, and sequences that continue
+        others, here each with the second half of its response."""
+        asking = [replace(s, wants_certainty=True) for s in self._probe.sequences]
+        halves = [len(s.response_ids) // 2 for s in asking]
+        continuing = [
+            TokenSequence(s.context_ids + s.response_ids[:half], s.response_ids[half:], continues=s)
+            for s, half in zip(asking, halves, strict=True)
+        ]
+        got = score([*asking, *continuing])
+        off = max(self._logprobs.skip(halves).compare(got[len(asking) :]))
+        if not off <= self.tolerance:
+            return _describe("log-probabilities of continued responses", off, self.tolerance)
+        if self.certainty_tolerance is None:
+            return ""
+        off = max(self._certainties.compare([scores[1] for scores in got[: len(asking)]]))
+        if not off <= self.certainty_tolerance:
+            return _describe("self-certainties", off, self.certainty_tolerance)
         return ""
 
 

@@ -44,6 +44,14 @@ class Words(Term):
     def score(self, sample):
         return len(sample.response.split()) / self.most
 '''
+COSTLY = """
+[[terms]]
+term = "self_certainty"
+[[terms]]
+term = "reference_likelihood"
+name = "gain"
+weight = 2
+"""
 OWN = """
 [[terms]]
 term = "correctness"
@@ -140,6 +148,18 @@ def test_the_weight_of_sar_belongs_into_the_file(
     assert f"not with --reward; give the term sar this weight in {file}" in error
 
 
+@pytest.mark.usefixtures("no_settings")
+def test_vllm_refuses_what_it_cannot_compute(
+    write: Callable[[str], str], parse_args: ParseArgs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(COSTLY)
+    with pytest.raises(SystemExit):
+        parse_args(["--reward", file, "--backend", "vllm"], {})
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"--reward {file}: term 'self_certainty'" in error
+    assert parse_args(["--reward", write(SUM), "--backend", "vllm"], {}).composition
+
+
 def test_nothing_listens_with_a_wrong_file(write: Callable[[str], str], tmp_path: Path) -> None:
     url_file = tmp_path / "url"
     done = subprocess.run(
@@ -190,6 +210,28 @@ def test_a_server_with_a_term_of_ones_own(
     assert description["description"] == "words / most; 0 and more"
     assert 'reward_server_term_count{term="words"} 2.0' in server.request("/metrics")[1]
     assert server.stop() == 0
+
+
+def test_terms_that_need_more_of_the_model(
+    start_server: Callable[..., TestedServer], server: TestedServer, write: Callable[[str], str]
+) -> None:
+    costly = start_server("--reward", write(COSTLY))
+    costly.wait_until_ready()
+    label = {"answer": "5", "mode": "eval"}
+    two = {name: values * 2 for name, values in ONE.items()} | {"labels": ["5", label]}
+    logs = costly.request("/get_reward", two)[1]
+    (certainty, none), (gain, no_gain) = (
+        logs["extra_logs"][name] for name in ("term_self_certainty", "term_gain")
+    )
+    assert 0 < certainty < 20
+    assert gain != 0
+    assert abs(gain) < 100
+    assert (none, no_gain) == (0, 0)
+    assert logs["rewards"] == pytest.approx([certainty + 2 * gain, 1.0])
+    # What was computed before is computed as before.
+    plain = server.request("/get_reward", two)[1]["extra_logs"]
+    for name in ("sar", "ppl_qa", "ppl_a"):
+        assert logs["extra_logs"][name] == pytest.approx(plain[name], abs=1e-5)
 
 
 def test_a_server_that_is_stopped_refuses_half_a_group(

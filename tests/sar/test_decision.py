@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -18,6 +19,8 @@ from sar.grading.label import GraderName, Label, parse_label
 from sar.grading.verdict import Reason, Verdict
 from sar.reward import Likelihood, Reward, combine
 from sar.terms.base import Sample
+
+ROOT = Path(__file__).parents[2]
 
 
 def decision(
@@ -218,6 +221,17 @@ def test_a_reward_files_terms_and_group_are_logged() -> None:
     assert again.sample == Sample(
         "<think>", "<think>So 6.", label, Verdict(Reason.WRONG, "6"), likelihood
     )
+
+
+def test_the_documentation_names_every_field() -> None:
+    page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    table = page.partition("## The reward log")[2].partition("###")[0]
+    names = {
+        name
+        for row in re.findall(r"^\| (`.*?) \|", table, flags=re.M)
+        for name in re.findall(r"`(\w+)`", row)
+    }
+    assert names == {field.name for field in fields(Decision)}
 
 
 def test_special_tokens_that_start_alike_are_removed_longest_first() -> None:

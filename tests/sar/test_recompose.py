@@ -215,6 +215,32 @@ def test_ids_labels_and_prompts_keep_groups_apart(rollout: Callable[..., Decisio
     assert [one.after for one in again] == [one.after for one in reversed(found)]
 
 
+def test_a_rollout_that_was_sent_again_gets_the_same_reward(
+    rollout: Callable[..., Decision],
+) -> None:
+    """After its group was complete; two siblings with equal texts are no such rollouts."""
+    texts = ["a", "b", "b", "c", "b", "a"]
+    log = [
+        replace(rollout(tokens=ord(text), group="one"), response=text, request_id=f"{number}")
+        for number, text in enumerate(texts)
+    ]
+    found, recomposer = recompose(log, comparing(4, "gdpo"))
+    rewards = [one.after.reward for one in found]
+    assert rewards[4:] == [rewards[1], rewards[0]]
+    assert len(set(rewards[:4])) == 3
+    assert found[5].after.terms == found[0].after.terms
+    assert [one.after.request_id for one in found] == list("012345")
+    assert (recomposer.num_groups, recomposer.num_left_out) == (1, 0)
+
+
+def test_a_group_larger_than_the_files_is_an_error(rollout: Callable[..., Decision]) -> None:
+    log = [replace(rollout(group="one"), response=text) for text in "abc"]
+    with pytest.raises(RescoreError) as error:
+        recompose(log, comparing(2))
+    message = "a.jsonl:3: its group has more than 2 rollouts; set group_size to the run's"
+    assert str(error.value) == message
+
+
 def test_a_label_object_and_its_text_are_one_label(rollout: Callable[..., Decision]) -> None:
     log = [rollout(label={"answer": "5"}), rollout(label='{"answer": "5"}'), rollout(label="5")]
     found, recomposer = recompose(log, comparing(3))
@@ -251,6 +277,13 @@ def test_what_waits_is_bounded(rollout: Callable[..., Decision], bound: dict[str
     for one in recomposer.recompose(judge(log())):
         assert num_read <= int(one.place.split(":")[1]) + 11
     assert num_read == 300
+
+
+def test_what_has_left_does_not_count_as_waiting(rollout: Callable[..., Decision]) -> None:
+    log = [rollout(f"{number // 2:03}", tokens=number % 2) for number in range(300)]
+    found, recomposer = recompose(log, comparing(2), max_waiting=2, max_waiting_chars=20)
+    assert len(found) == 300
+    assert (recomposer.num_groups, recomposer.num_incomplete) == (150, 0)
 
 
 def test_a_group_that_is_given_up_is_settled_with_those_that_came(

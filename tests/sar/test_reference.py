@@ -181,6 +181,7 @@ def test_needs_change_nothing_else(
     for ours, theirs in zip(encoded.sequences, plain.sequences, strict=False):
         assert ours.context_ids == theirs.context_ids
         assert ours.response_ids == theirs.response_ids
+    assert all(one.continues is encoded.sequences[0] for one in encoded.sequences[2:])
     without, with_needs = score(scorer, plain), score(scorer, encoded)
     assert with_needs.nll_qa == pytest.approx(without.nll_qa, abs=1e-6)
     assert with_needs.nll_a == pytest.approx(without.nll_a, abs=1e-6)

@@ -74,7 +74,8 @@ def test_another_weight_gives_the_servers_rewards(
 
 def test_rescoring_loads_no_model_library() -> None:
     script = (
-        "import sar.rescore, sys\nprint(*({'torch', 'transformers', 'sympy'} & set(sys.modules)))"
+        "import sar.rescore, sar.recompose, sar.terms.reward_file, sys\n"
+        "print(*({'torch', 'transformers', 'sympy'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=600)

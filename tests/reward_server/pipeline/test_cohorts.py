@@ -182,6 +182,18 @@ def test_at_the_deadline_two_are_settled_without_the_third(worlds: CohortHelpers
         assert again.one == late.one
 
 
+def test_an_equal_text_is_not_counted_twice_in_an_incomplete_group(worlds: CohortHelpers) -> None:
+    with worlds.open(4) as world:
+        early = [world.send_text(text) for text in (0, 1)]
+        world.pass_time(worlds.TIMEOUT_S)
+        again = world.send_text(1)
+        world.pass_time(3.0)
+        assert again.one == early[1].one
+        late = world.send_text(2)
+        world.pass_time(3.0)
+        assert late.group == Counter([0, 1, 2])
+
+
 def test_more_than_were_missing_are_a_new_group(worlds: CohortHelpers) -> None:
     with worlds.open(3) as world:
         old = [world.send_text(text) for text in (0, 1)]

@@ -307,3 +307,21 @@ def test_an_old_log_under_a_reward_file(
     first, second = (one.decision for one in read_log(output, on_torn=pytest.fail))
     assert first == second
     assert (first.reward, first.terms) == (0.0, {"correctness": 1.0, "sar": 0.5})
+
+
+def test_a_term_that_needs_what_the_log_lacks_is_named_with_the_line(
+    decision: Callable[..., Decision],
+    tmp_path: Path,
+    rescore: Rescore,
+    write_log: WriteLog,
+    reward_file: Callable[[str], Path],
+) -> None:
+    file = reward_file('[[terms]]\nterm = "self_certainty"\n')
+    known = replace(decision(), self_certainty=2.5)
+    status, report, _ = rescore(write_log(tmp_path / "a.jsonl", [known]), "--reward", file)
+    assert (status, report.splitlines()[-1]) == (0, "mean self_certainty  2.500000")
+    log = write_log(tmp_path / "b.jsonl", [known, decision()])
+    status, report, errors = rescore(log, "--reward", file)
+    assert (status, report) == (1, "")
+    assert errors.startswith(f"error: {log}:2: term 'self_certainty' failed: ValueError: ")
+    assert errors.count("\n") == 1

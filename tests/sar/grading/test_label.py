@@ -308,3 +308,26 @@ def test_a_long_label_takes_time_that_grows_with_its_length(unit: str) -> None:
     measure(1000)
     # The square of 200 would be 40,000. A second is allowed for what the machine does besides.
     assert measure(200_000) < 2000 * measure(1000) + 1
+
+
+@pytest.mark.parametrize("group", ["row 7", 7, 0, -1, None])
+def test_a_label_may_name_its_group(group: str | int | None) -> None:
+    value = {"answer": "5", "group": group}
+    assert parse_label(value).group == group
+    assert parse_label(json.dumps(value)) == parse_label(value)
+    assert (parse_label(value) == parse_label("5")) == (group is None)
+
+
+@pytest.mark.parametrize(
+    ("group", "message"),
+    [
+        (True, "group must be a text or a whole number, not True"),
+        (1.5, "group must be a text or a whole number, not 1.5"),
+        ([1], "group must be a text or a whole number, not [1]"),
+        (" ", "group is empty; leave it out, or name the row"),
+    ],
+)
+def test_a_group_of_another_kind_is_refused(group: object, message: str) -> None:
+    with pytest.raises(LabelError) as caught:
+        parse_label({"answer": "5", "group": group})
+    assert (str(caught.value), caught.value.field) == (message, "group")

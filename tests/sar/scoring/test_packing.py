@@ -28,6 +28,20 @@ def sharing(draw: st.DrawFn) -> list[TokenSequence]:
     return [TokenSequence(list(context), list(response)) for context, response in pairs]
 
 
+@st.composite
+def continuing(draw: st.DrawFn) -> list[TokenSequence]:
+    """The same, and sequences that continue some of them, or only say so."""
+    sequences = draw(sharing())
+    for sequence in list(sequences):
+        for _ in range(draw(st.integers(0, 2))):
+            num_kept = draw(st.integers(0, len(sequence.response_ids)))
+            context = sequence.context_ids + sequence.response_ids[:num_kept]
+            context += draw(st.just([]) | ids)
+            context = draw(st.sampled_from([context, context, context, [2, *context]]))
+            sequences.append(TokenSequence(context, draw(ids), continues=sequence))
+    return draw(st.permutations(sequences))
+
+
 def cost(sequence: TokenSequence) -> int:
     """Tokens of a pack that holds nothing else; the last one predicts nothing."""
     return len(sequence) - 1
@@ -51,12 +65,13 @@ def seen_by(pack: Pack, token: int) -> list[int]:
     segment = segment_of(pack, token)
     return [
         *range(segment.context_start, segment.context_stop),
+        *range(segment.shared_start, segment.shared_stop),
         *range(segment.start, token + 1),
     ]
 
 
 @few
-@given(sharing(), budgets)
+@given(sharing() | continuing(), budgets)
 def test_every_sequence_is_in_one_pack_once(sequences: list[TokenSequence], budget: int) -> None:
     packs = plan_packs(sequences, budget)
     assert sorted(i for pack in packs for i in pack.members) == list(range(len(sequences)))
@@ -64,7 +79,7 @@ def test_every_sequence_is_in_one_pack_once(sequences: list[TokenSequence], budg
 
 
 @few
-@given(sharing(), budgets)
+@given(sharing() | continuing(), budgets)
 def test_a_predictor_sees_exactly_its_sequence_up_to_the_token_it_predicts(
     sequences: list[TokenSequence], budget: int
 ) -> None:
@@ -82,7 +97,7 @@ def test_a_predictor_sees_exactly_its_sequence_up_to_the_token_it_predicts(
 
 
 @few
-@given(sharing(), budgets)
+@given(sharing() | continuing(), budgets)
 def test_the_budget_is_kept_unless_one_sequence_alone_exceeds_it(
     sequences: list[TokenSequence], budget: int
 ) -> None:
@@ -139,7 +154,7 @@ def test_segments_tile_the_pack_in_order_and_look_back_at_whole_contexts(
 
 
 @few
-@given(sharing(), budgets)
+@given(sharing() | continuing(), budgets)
 def test_arrays_are_as_long_as_the_pack_says(sequences: list[TokenSequence], budget: int) -> None:
     for pack in plan_packs(sequences, budget):
         num_targets = sum(len(sequences[index].response_ids) for index in pack.members)
@@ -151,14 +166,14 @@ def test_arrays_are_as_long_as_the_pack_says(sequences: list[TokenSequence], bud
 
 
 @few
-@given(sharing())
+@given(sharing() | continuing())
 def test_with_budget_enough_there_is_one_pack(sequences: list[TokenSequence]) -> None:
     packs = plan_packs(sequences, 10_000)
     assert len(packs) == (1 if sequences else 0)
 
 
 @few
-@given(sharing())
+@given(sharing() | continuing())
 def test_with_a_budget_of_one_sequences_are_alone_unless_they_are_one_token(
     sequences: list[TokenSequence],
 ) -> None:
@@ -167,7 +182,7 @@ def test_with_a_budget_of_one_sequences_are_alone_unless_they_are_one_token(
 
 
 @few
-@given(sharing(), budgets)
+@given(sharing() | continuing(), budgets)
 def test_planning_changes_no_sequence(sequences: list[TokenSequence], budget: int) -> None:
     before = [(list(s.context_ids), list(s.response_ids)) for s in sequences]
     plan_packs(sequences, budget)
@@ -218,6 +233,39 @@ def test_a_context_that_begins_another_is_not_taken_for_it() -> None:
     assert sum(not s.num_context_tokens for s in pack.segments) == 2
 
 
+def test_a_sequence_adds_only_what_the_one_that_it_continues_lacks() -> None:
+    rollout = TokenSequence([1, 2], [3, 4, 5])
+    sequences = [
+        TokenSequence([1, 2, 3, 7], [8, 9], continues=rollout),
+        rollout,
+        TokenSequence([1, 2], [6]),
+        TokenSequence([1, 2, 3, 4], [8], continues=rollout),  # has all that it needs
+        TokenSequence([1, 2, 3, 4, 5], [8], continues=rollout),  # the 5 is not in the pack
+        TokenSequence([1, 2], [8, 9], continues=rollout),
+    ]
+    (pack,) = plan_packs(sequences, 100)
+    assert pack.token_ids_T.tolist() == [1, 2, 3, 4, 7, 8, 5, 8]
+    assert pack.positions_T.tolist() == [0, 1, 2, 3, 3, 4, 4, 2]
+    assert pack.members == [1, 0, 3, 4, 5, 2]
+    assert pack.predictors_N.tolist() == [1, 2, 3, 4, 5, 3, 6, 1, 7, 1]
+    assert pack.targets_N.tolist() == [3, 4, 5, 8, 9, 8, 8, 8, 9, 6]
+
+
+@pytest.mark.parametrize(
+    ("budget", "members"), [(6, [[0, 1, 2]]), (5, [[0, 1], [2]]), (4, [[0], [1], [2]])]
+)
+def test_continuations_that_do_not_fit_have_packs_of_their_own(
+    budget: int, members: list[list[int]]
+) -> None:
+    rollout = TokenSequence([1, 2], [3, 4, 5])
+    sequences = [
+        rollout,
+        TokenSequence([1, 2, 3], [8, 9], continues=rollout),
+        TokenSequence([1, 2, 3], [9, 9], continues=rollout),
+    ]
+    assert [pack.members for pack in plan_packs(sequences, budget)] == members
+
+
 def test_a_context_is_repeated_in_the_next_pack() -> None:
     sequences = [TokenSequence([1, 2, 3], [4, 5, 6])] * 4
     packs = plan_packs(sequences, 7)
@@ -247,7 +295,7 @@ def test_a_new_pack_is_empty() -> None:
 
 
 @few
-@given(sharing(), budgets, st.integers(1, 16))
+@given(sharing() | continuing(), budgets, st.integers(1, 16))
 def test_long_sequences_are_packed_apart_from_short_ones(
     sequences: list[TokenSequence], budget: int, long_tokens: int
 ) -> None:
