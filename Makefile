@@ -7,7 +7,8 @@
 # make chaos   injects faults into live servers; about ten minutes
 # make test-verl   tests recipes/adapters/verl.py inside verl, in an environment of its own
 # make eval-demo   evaluates the bundled model twice and compares the runs
-# make train-demo   trains a small model on three rewards, about 40 minutes; QUICK=1: under ten
+# make train-demo   trains a small model on three rewards, about 40 minutes; QUICK=1: under ten;
+#              ARMS=all: on seven rewards, twice as long
 # make fuzz    sends thousands of bad requests, three minutes; make test sends a few of them
 # make serve   starts the server: make serve MODEL=Qwen/Qwen3-1.7B-Base PORT=5000
 # make lint    ruff, mypy, import rules, hadolint, shellcheck; make format mends what ruff can
@@ -44,10 +45,11 @@ eval-demo: .venv/installed-eval
 ifeq ($(TRAINER),openrlhf)
 train-demo: build/real/installed
 	build/real/bin/python -m recipes.cpu_demo --trainer openrlhf \
-		--output build/train-demo-openrlhf$(if $(QUICK),-quick --quick)
+		--output build/train-demo-openrlhf$(if $(QUICK),-quick --quick) $(if $(ARMS),--arms $(ARMS))
 else
 train-demo: .venv/installed-train-demo
-	$(BIN)/python -m recipes.cpu_demo $(if $(QUICK),--quick --output build/train-demo-quick)
+	$(BIN)/python -m recipes.cpu_demo $(if $(QUICK),--quick --output build/train-demo-quick) \
+		$(if $(ARMS),--arms $(ARMS))
 endif
 
 test: .venv/installed-dev

@@ -10,6 +10,7 @@ Ray's workers:
 
     REWARD_URLS      reward servers, separated by commas
     SAR_WEIGHT       weight of SAR in the reward (default: 0.2)
+    REWARD           a reward file (docs/rewards.md), in place of correctness + SAR_WEIGHT x SAR
     SYSTEM_PROMPT    the prompts' system prompt, empty for none (default: prepare_data.py's)
 """
 
@@ -30,17 +31,22 @@ from openrlhf.utils.agent import SingleTurnAgentExecutor
 
 try:
     from recipes.adapters.client import RewardClient, RewardError
+    from recipes.launch.reward import check_on_policy
     from recipes.sampled_logprobs import SamplingRecorder
+    from recipes.siblings import Sibling, Siblings
     from sar.grading.label import parse_label
     from sar.grading.verdict import Reason, Verdict
     from sar.prompts import DEFAULT_SYSTEM_PROMPT
-    from sar.reward import DEFAULT_SAR_WEIGHT, Likelihood, Reward, combine
+    from sar.reward import DEFAULT_SAR_WEIGHT, Likelihood
     from sar.scoring.base import TokenSequence
     from sar.scoring.vllm_prompt_logprobs import (
         ROOM_TOKENS,
         SAMPLING_ARGUMENTS,
         read_response_logprobs,
     )
+    from sar.terms.base import Sample, TermError
+    from sar.terms.composition import Composition
+    from sar.terms.reward_file import default_composition, read_reward_file
     from sar.tokenization import EncodedRollout, RolloutTokenizer
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("recipes", "sar"):
@@ -83,9 +89,11 @@ class AgentExecutor(SingleTurnAgentExecutor):
                 "correctness: REWARD_URLS=http://127.0.0.1:5000/get_reward"
             )
         self._clients = cycle([RewardClient(url) for url in urls])
-        self._sar_weight = _parse_sar_weight(os.environ.get("SAR_WEIGHT", ""))
+        self._composition, self._logs_terms = _read_composition()
+        self._siblings = Siblings(self._composition)
         self._system_prompt = os.environ.get("SYSTEM_PROMPT", DEFAULT_SYSTEM_PROMPT)
         self._requests = ThreadPoolExecutor(_MAX_REQUESTS, thread_name_prefix="reward")
+        self._terms = ThreadPoolExecutor(_MAX_REQUESTS, thread_name_prefix="terms")
         # By maximum length. Kept, because Ray passes a new copy of the tokenizer with each prompt.
         self._tokenizers: dict[int, RolloutTokenizer] = {}
         self._has_warned = False
@@ -107,7 +115,8 @@ class AgentExecutor(SingleTurnAgentExecutor):
             LabelError: the label is not valid.
             ValueError: there are images, the engine caches prefixes, the rollout has several
                 turns, or the prompt cannot be found in the decoded rollout.
-            RuntimeError: no server gave the correctness, or vLLM did not score the rollout.
+            RuntimeError: no server gave the correctness, a term of the reward gave no number, or
+                vLLM did not score the rollout.
         """
         if images:
             raise ValueError("the prompt has images, and SAR is defined for text only")
@@ -116,7 +125,23 @@ class AgentExecutor(SingleTurnAgentExecutor):
                 "prefix caching makes vLLM's prompt log-probabilities depend on the order of "
                 "requests (vLLM issue 42019): train without --vllm.enable_prefix_caching"
             )
-        mode = parse_label(label).mode
+        # First of all, before the engine lets another rollout run: see `Siblings`.
+        with self._siblings.join(sampling_params) as sibling:
+            return await self._execute(
+                prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, sibling
+            )
+
+    async def _execute(
+        self,
+        prompt: str,
+        label: Any,
+        sampling_params: Any,
+        max_length: int,
+        hf_tokenizer: Any,
+        llm_engine: Any,
+        sibling: Sibling,
+    ) -> dict[str, Any]:
+        truth = parse_label(label)
         recorder = SamplingRecorder(llm_engine)
         output: dict[str, Any] = await super().execute(
             prompt, label, sampling_params, max_length, hf_tokenizer, recorder
@@ -138,16 +163,43 @@ class AgentExecutor(SingleTurnAgentExecutor):
         grade, likelihood = await asyncio.gather(
             self._fetch_grade(query, prompt, label), _score(llm_engine, params, encoded, recorder)
         )
-        verdict = Verdict(Reason.CORRECT if grade["correctness"] else Reason.WRONG)
-        reward = combine(verdict, likelihood, sar_weight=self._sar_weight, mode=mode)
+        sample = Sample(
+            seen_prompt,
+            tokenizer.make_graded_text(seen_prompt, response),
+            truth,
+            _make_verdict(grade),
+            likelihood,
+        )
+        reward, terms = await self._compose(sample, sibling)
         mismatch = tokenizer.has_other_frame(seen_prompt)
         self._warn_once(mismatch)
+        logs = _make_logs(likelihood, grade, mismatch)
+        if self._logs_terms:
+            logs |= {f"term_{name}": value for name, value in terms.items()}
         return {
             **output,
-            "reward": reward.value,
-            "scores": reward.correctness,
-            "extra_logs": _make_logs(reward, grade, mismatch),
+            "reward": reward,
+            "scores": sample.verdict.correctness,
+            "extra_logs": logs,
         }
+
+    async def _compose(self, sample: Sample, sibling: Sibling) -> tuple[float, dict[str, float]]:
+        """The reward, and the values of its terms. In mode "eval", the correctness alone.
+
+        Raises:
+            RuntimeError: a term gave no number. Not a TermError, so that the trainer's process can
+                unpickle it without this repository.
+        """
+        if sample.label.mode == "eval":
+            return sample.verdict.correctness, {one.name: 0.0 for one in self._composition.terms}
+        # Terms may take long, or wait for a server: the engine's event loop must not.
+        try:
+            scores = await asyncio.get_running_loop().run_in_executor(
+                self._terms, self._composition.score, sample
+            )
+            return await sibling.settle(sample, scores)
+        except TermError as error:
+            raise RuntimeError(f"no reward: {error}") from error
 
     def _get_tokenizer(self, hf_tokenizer: Any, max_length: int) -> RolloutTokenizer:
         if max_length not in self._tokenizers:
@@ -200,9 +252,20 @@ async def _score(
     )
 
 
-def _make_logs(reward: Reward, grade: dict[str, float], mismatch: bool) -> dict[str, float]:
+def _make_verdict(grade: dict[str, float]) -> Verdict:
+    """The server's verdict, as far as its answer says."""
+    reasons = {
+        "correctness": Reason.CORRECT,
+        "no_answer": Reason.NO_ANSWER,
+        "grader_timeout": Reason.TIMEOUT,
+        "grader_crashed": Reason.CRASHED,
+    }
+    reason = next((one for name, one in reasons.items() if grade[name]), Reason.WRONG)
+    return Verdict(reason, label_unreadable=bool(grade["label_unreadable"]))
+
+
+def _make_logs(likelihood: Likelihood, grade: dict[str, float], mismatch: bool) -> dict[str, float]:
     """The same fields as the server's `extra_logs`, without the version and age of its weights."""
-    likelihood = reward.likelihood
     return {
         **grade,
         "sar": likelihood.sar,
@@ -212,6 +275,23 @@ def _make_logs(reward: Reward, grade: dict[str, float], mismatch: bool) -> dict[
         "over_context": float(likelihood.over_context),
         "template_mismatch": float(mismatch),
     }
+
+
+def _read_composition() -> tuple[Composition, bool]:
+    """The reward, and whether it comes from a reward file.
+
+    Raises:
+        LaunchError: a term needs what the agent does not compute.
+        ValueError: the file or SAR_WEIGHT is wrong, or both are set.
+    """
+    path, weight = os.environ.get("REWARD", ""), os.environ.get("SAR_WEIGHT", "")
+    if path and weight:
+        raise ValueError(f"SAR_WEIGHT={weight} and REWARD={path}: set one of them")
+    if path:
+        composition = read_reward_file(Path(path))
+        check_on_policy(composition)
+        return composition, True
+    return default_composition(_parse_sar_weight(weight)), False
 
 
 def _parse_sar_weight(text: str) -> float:

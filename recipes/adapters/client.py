@@ -13,6 +13,7 @@ import http.client
 import json
 import logging
 import math
+import re
 import time
 import urllib.error
 import urllib.request
@@ -28,6 +29,9 @@ PATIENT_NUM_TRIES = 45
 _PATH = "/get_reward"
 _MAX_WAIT_S = 30.0
 _RETRIED_CLIENT_ERRORS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+
+# The end of `Composition.formula`.
+_IN_GROUPS = re.compile(r", in groups of (\d+)$")
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +107,15 @@ class RewardClient:
         """
         self._send({"query": [], "prompts": [], "labels": []})
 
+    def find_group_size(self) -> int | None:
+        """How many rollouts of a prompt the server's reward compares; None if it compares none.
+
+        Raises:
+            RewardError: the server cannot be reached.
+        """
+        _, health = self.request("/healthz")
+        return read_group_size(health.get("reward") if isinstance(health, dict) else None)
+
     def request(self, path: str, body: Any = None) -> tuple[int, Any]:
         """Sends one request, once. Returns the answer's status and JSON (None if it has no JSON).
 
@@ -163,6 +176,12 @@ class RewardClient:
                 f"{self.name}: its answer is not that of a reward server: "
                 f"{type(error).__name__}: {error}"
             ) from None
+
+
+def read_group_size(reward: Any) -> int | None:
+    """The group size in a reward's formula, as /healthz has it; None without groups."""
+    found = _IN_GROUPS.search(str(reward))
+    return int(found[1]) if found else None
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -31,7 +31,7 @@ class AgentRunner(StepEnvRunner):
         """
         Raises:
             RewardError: the server cannot be reached, or refuses the key.
-            ValueError: REWARD_URL is missing or wrong.
+            ValueError: REWARD_URL is missing or wrong, or the server's reward compares rollouts.
         """
         url = os.environ.get("REWARD_URL", "")
         if not url:
@@ -40,6 +40,12 @@ class AgentRunner(StepEnvRunner):
                 "REWARD_URL=http://127.0.0.1:5000/get_reward"
             )
         RewardClient(url).check()
+        if size := RewardClient(url).find_group_size():
+            # A rollout that Molt drops leaves its siblings without a group.
+            raise ValueError(
+                f"the server's reward compares {size} rollouts of a prompt, and Molt sends each by "
+                "itself, a limited number at a time; start the server without such terms"
+            )
         client = RewardClient(url, num_tries=PATIENT_NUM_TRIES)
         threads = ThreadPoolExecutor(_MAX_REQUESTS, thread_name_prefix="reward")
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from typing import Any
 
 from recipes.adapters.client import RewardClient, RewardError
@@ -53,7 +54,8 @@ class RemoteReward:
         Args:
             tokenizer: the trainer's processing class.
             field: the field to return: "reward", or a part of it such as "sar" or "correctness".
-            batch_size: rollouts in one request. All requests of a step are sent at once.
+            batch_size: rollouts in one request, at most, except that those of one prompt stay
+                together. All requests of a step are sent at once.
             chat_template_kwargs: the same as the GRPOConfig's; the first step checks it.
             client_options: timeout_s, num_tries and wait_s of RewardClient.
         Raises:
@@ -106,8 +108,7 @@ class RemoteReward:
             (*self._decode(prompt, ids), truth)
             for prompt, ids, truth in zip(prompts, completion_ids, label, strict=True)
         ]
-        size = self._batch_size
-        chunks = [rollouts[start : start + size] for start in range(0, len(rollouts), size)]
+        chunks = _make_chunks(rollouts, self._batch_size)
         with ThreadPoolExecutor(min(len(chunks), _MAX_THREADS) or 1) as threads:
             results = list(threads.map(self._ask, chunks))
         errors = [result for result in results if isinstance(result, RewardError)]
@@ -169,6 +170,18 @@ class RemoteReward:
             raise ValueError(
                 f"field={self._field!r}: the server returns {', '.join(answer)}"
             ) from None
+
+
+def _make_chunks(rollouts: Sequence[_Rollout], size: int) -> list[list[_Rollout]]:
+    """The rollouts of each request. A server whose reward compares the rollouts of a prompt, which
+    TRL gives one after the other, need not wait for another request."""
+    chunks: list[list[_Rollout]] = []
+    for _, siblings in groupby(rollouts, key=lambda rollout: rollout[1:]):
+        group = list(siblings)
+        if not chunks or len(chunks[-1]) + len(group) > size:
+            chunks.append([])
+        chunks[-1] += group
+    return chunks
 
 
 def _refuse_tools(completions: Sequence[Any], environments: Any, trainer: Any) -> None:

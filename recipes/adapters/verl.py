@@ -33,7 +33,7 @@ from typing import Any
 
 from recipes.adapters.client import PATIENT_NUM_TRIES, RewardClient, RewardError
 
-# Requests of one reward worker at a time; verl starts eight workers.
+# Requests of one reward worker at a time, unless set; verl starts eight workers.
 _MAX_REQUESTS = 32
 _NUM_TURNS = 2  # how verl counts a prompt and one response
 
@@ -50,7 +50,8 @@ class RewardManager:
     def __init__(self, config: Any, tokenizer: Any, **_: Any) -> None:
         """
         Args:
-            config: verl's. reward.reward_kwargs has `url` and the options of RewardClient.
+            config: verl's. reward.reward_kwargs has `url`, `max_requests` and the options of
+                RewardClient.
             tokenizer: the policy's.
         Raises:
             RewardError: the server cannot be reached, or refuses the key.
@@ -72,9 +73,22 @@ class RewardManager:
             )
         _refuse_agents(config.actor_rollout_ref.rollout)
         self._tokenizer = tokenizer
-        RewardClient(url, **options).check()
+        max_requests = options.pop("max_requests", None)
+        client = RewardClient(url, **options)
+        client.check()
+        group_size = client.find_group_size()
+        if group_size and max_requests is None:
+            raise ValueError(
+                f"the server's reward compares {group_size} rollouts of a prompt, and verl sends "
+                "them one by one: those that wait must not keep their siblings from being sent; "
+                "set +reward.reward_kwargs.max_requests=N to the rollouts of a step"
+            )
+        if max_requests is not None and max_requests < 1:
+            raise ValueError(f"max_requests={max_requests}: at least one request is needed")
         self._client = RewardClient(url, **{"num_tries": PATIENT_NUM_TRIES, **options})
-        self._threads = ThreadPoolExecutor(_MAX_REQUESTS, thread_name_prefix="reward")
+        self._threads = ThreadPoolExecutor(
+            max_requests or _MAX_REQUESTS, thread_name_prefix="reward"
+        )
 
     async def run_single(self, data: Any) -> dict[str, Any]:
         """Asks for the reward of one rollout.

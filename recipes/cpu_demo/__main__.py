@@ -1,7 +1,8 @@
-"""python -m recipes.cpu_demo [--quick] [--trainer trl|openrlhf] [--output build/train-demo]
+"""python -m recipes.cpu_demo [--quick] [--trainer trl|openrlhf] [--arms all] [--output FOLDER]
 
 Trains a small model on correctness, on correctness + 0.2 SAR and on SAR alone, and evaluates on
 unseen problems. A reward server for each run follows the policy's checkpoints.
+With `--arms all`, it also trains on the rewards of rewards/*.toml, and draws tradeoff.png.
 With `--trainer openrlhf`, recipes/grpo.sh trains on the first two rewards, in OpenRLHF's own loop.
 Writes results.json, table.md and curves.png into the output folder. The same command continues an
 interrupted demo: finished runs are kept.
@@ -59,7 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(
                 f"--trainer openrlhf needs {', '.join(missing)}: make train-demo TRAINER=openrlhf"
             )
-    runs = list(plan_runs(arguments.output, arguments.quick, arguments.trainer))
+    has_all_arms = arguments.arms == "all"
+    runs = list(
+        plan_runs(arguments.output, arguments.quick, arguments.trainer, has_all_arms=has_all_arms)
+    )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     started_s = time.monotonic()
     try:
@@ -70,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # A run of OpenRLHF takes all cores: its parts are processes of their own.
             jobs = 1 if arguments.trainer == "openrlhf" else arguments.jobs
             _run_all(runs, settings, arguments.output, jobs)
-            _write_report(runs, arguments.output)
+            _write_report(runs, arguments.output, has_all_arms=has_all_arms)
     except (UserError, ProcessFailed) as error:
         print(f"python -m recipes.cpu_demo: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
@@ -97,6 +101,12 @@ def _make_parser() -> argparse.ArgumentParser:
         default="trl",
         help="openrlhf needs what `make openrlhf-test` installs, and its Python (default: "
         "%(default)s)",
+    )
+    parser.add_argument(
+        "--arms",
+        choices=["default", "all"],
+        default="default",
+        help="all: also the rewards of rewards/*.toml, two seeds each",
     )
     parser.add_argument("--output", type=Path, default=Path("build/train-demo"))
     parser.add_argument(
@@ -161,15 +171,17 @@ def _count_steps(run: Run) -> int:
         return sum(1 for _ in file)
 
 
-def _write_report(runs: Sequence[Run], output: Path) -> None:
+def _write_report(runs: Sequence[Run], output: Path, *, has_all_arms: bool) -> None:
     # Imported here: --help need not wait for scipy and matplotlib.
-    from recipes.cpu_demo.curves import draw_curves
+    from recipes.cpu_demo.curves import draw_curves, draw_tradeoff
     from recipes.cpu_demo.results import build_table, format_table
 
     table = build_table(runs, start_model_path(output).parent / "eval")
     write_json(output / "results.json", [row.to_json() for row in table])
     (output / "table.md").write_text(format_table(table))
     draw_curves(runs, output / "curves.png")
+    if has_all_arms:
+        draw_tradeoff(table, output / "tradeoff.png")
     print(format_table(table))
 
 

@@ -1,4 +1,5 @@
-"""Draws the learning curves: length, correctness and SAR of the sampled responses."""
+"""Draws the learning curves (length, correctness and SAR of the sampled responses), and the final
+models' accuracy against their length."""
 
 from __future__ import annotations
 
@@ -9,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from eval.figures import COLOURS, make_figure
+from eval.statistics.metrics import Estimate
 from eval.statistics.samples import Floats
-from recipes.cpu_demo.plan import ARMS, Run
-from recipes.cpu_demo.results import read_steps
+from recipes.cpu_demo.arms import ALL_ARMS
+from recipes.cpu_demo.plan import Run
+from recipes.cpu_demo.results import Row, read_steps
 
 _PANELS = (
     ("completions/mean_length", "response length (tokens)"),
@@ -19,6 +22,7 @@ _PANELS = (
     ("sar", "SAR"),
 )
 _WINDOW_STEPS = 15
+_NUM_LEGEND_COLUMNS = 3
 
 
 def draw_curves(runs: Sequence[Run], file: Path) -> None:
@@ -32,7 +36,7 @@ def draw_curves(runs: Sequence[Run], file: Path) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     title = f"thick: mean of the seeds; running means over {_WINDOW_STEPS} steps"
     figure.legend(
-        handles, labels, frameon=False, ncols=len(ARMS), loc="outside lower center",
+        handles, labels, frameon=False, ncols=_NUM_LEGEND_COLUMNS, loc="outside lower center",
         title=title, title_fontsize=9,
     )  # fmt: skip
     figure.savefig(file, dpi=140)
@@ -52,9 +56,47 @@ def _draw_panel(axes: Any, curves: dict[Run, Floats]) -> None:
     axes.grid(color="#e4e4e4")
     (num_steps,) = {len(curve) for curve in curves.values()}
     steps = np.arange(1, num_steps + 1)
-    for arm, colour in zip(ARMS, COLOURS, strict=False):
+    for arm, colour in zip(ALL_ARMS, COLOURS, strict=False):
         arm_curves = [curve for run, curve in curves.items() if run.arm is arm]
         for curve in arm_curves:
             axes.plot(steps, curve, color=colour, lw=0.7, alpha=0.45)
         if arm_curves:
             axes.plot(steps, np.mean(arm_curves, axis=0), color=colour, lw=2, label=arm.title)
+
+
+def draw_tradeoff(table: Sequence[Row], file: Path) -> None:
+    """Draws accuracy against length: a large dot with its intervals for each row of the table, and
+    a small one for each seed. Up and to the left is better."""
+    figure, axes = make_figure(7.2, 4.4, 1, 1)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e4e4e4")
+    start, *arms = table
+    _draw_row(axes, start, "#808080", "s")
+    colours = {arm.title: colour for arm, colour in zip(ALL_ARMS, COLOURS, strict=True)}
+    for row in arms:
+        _draw_row(axes, row, colours[row.title], "o")
+    axes.set_xlabel("response length (tokens)")
+    axes.set_ylabel("accuracy (%)")
+    figure.legend(frameon=False, loc="outside right upper", title="trained on", title_fontsize=9)
+    figure.savefig(file, dpi=140)
+
+
+def _draw_row(axes: Any, row: Row, colour: str, marker: str) -> None:
+    accuracy, tokens = row.accuracy, row.tokens
+    assert accuracy.value is not None
+    assert tokens.value is not None
+    for one, seed_tokens in zip(row.accuracy_of_seeds, row.tokens_of_seeds, strict=True):
+        axes.plot(seed_tokens, 100 * one, marker, color=colour, ms=3, alpha=0.5)
+    axes.errorbar(
+        tokens.value, 100 * accuracy.value,
+        xerr=_measure_bar(tokens, 1), yerr=_measure_bar(accuracy, 100),
+        fmt=marker, color=colour, ms=7, lw=1, label=row.title,
+    )  # fmt: skip
+
+
+def _measure_bar(estimate: Estimate, scale: float) -> list[list[float]] | None:
+    """The lengths of an error bar below and above the value."""
+    low, high, value = estimate.low, estimate.high, estimate.value
+    if low is None or high is None or value is None:
+        return None
+    return [[scale * (value - low)], [scale * (high - value)]]

@@ -1,4 +1,4 @@
-"""The training runs: their rewards, seeds, shared settings and folders."""
+"""The training runs: their seeds, shared settings and folders."""
 
 from __future__ import annotations
 
@@ -8,26 +8,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sar.reward import DEFAULT_SAR_WEIGHT
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One reward to train on. All arms share everything else."""
-
-    name: str
-    title: str
-    sar_weight: float
-    """The reward server's."""
-    field: str
-    """The field of the server's answer that is the reward."""
-    num_seeds: int
-
-
-BASELINE = Arm("correctness", "correctness", 0.0, "reward", 3)
-COMBINED = Arm("sar", f"correctness + {DEFAULT_SAR_WEIGHT:g} SAR", DEFAULT_SAR_WEIGHT, "reward", 3)
-SAR_ALONE = Arm("sar-alone", "SAR alone", DEFAULT_SAR_WEIGHT, "sar", 2)
-ARMS = (BASELINE, COMBINED, SAR_ALONE)
+from recipes.cpu_demo.arms import (
+    ALL_ARMS,
+    ARMS,
+    BASELINE,
+    COMBINED,
+    COMPOSED_ARMS,
+    SAR_ALONE,
+    Arm,
+    find_arm,
+)
 
 DATA_SEED = 20_000  # other problems than the bundled model's
 # The model gets every other three-step problem wrong. In that noise, 4,000 rollouts show no
@@ -105,22 +95,17 @@ def start_model_path(output: Path) -> Path:
     return output / "start" / "model"
 
 
-def plan_runs(output: Path, quick: bool, trainer: str = "trl") -> Iterator[Run]:
+def plan_runs(
+    output: Path, quick: bool, trainer: str = "trl", *, has_all_arms: bool = False
+) -> Iterator[Run]:
     """Lists all runs, seed by seed: the runs to compare then train at the same time."""
-    num_seeds = {arm: arm.num_seeds for arm in ARMS} if trainer == "trl" else _OPENRLHF_SEEDS
+    num_seeds = {arm: arm.num_seeds for arm in ARMS} if trainer == "trl" else dict(_OPENRLHF_SEEDS)
+    if has_all_arms:
+        num_seeds |= {arm: arm.num_seeds for arm in COMPOSED_ARMS}
     for seed in range(max(num_seeds.values())):
         for arm, num in num_seeds.items():
             if seed < num and not (quick and (seed or arm is SAR_ALONE)):
                 yield Run(arm, seed, output / f"{arm.name}-{seed}", start_model_path(output))
-
-
-def find_arm(name: str) -> Arm:
-    """
-    Raises:
-        ValueError: there is no such arm.
-    """
-    (found,) = (arm for arm in ARMS if arm.name == name)
-    return found
 
 
 def parse_run(
@@ -137,7 +122,7 @@ def parse_run(
     parser = argparse.ArgumentParser(
         prog=f"python -m {program}", description="Trains one arm with one seed."
     )
-    parser.add_argument("--arm", required=True, choices=[arm.name for arm in ARMS])
+    parser.add_argument("--arm", required=True, choices=[arm.name for arm in ALL_ARMS])
     parser.add_argument("--seed", required=True, type=int)
     parser.add_argument("--model", required=True, type=Path, help="folder of the start model")
     parser.add_argument("--url", required=True, help="server that follows OUTPUT/checkpoints")

@@ -89,7 +89,8 @@ def _run_server(run: Run, stop: threading.Event) -> Iterator[str]:
     """Runs a reward server that follows the run's checkpoints. Yields its URL for rewards."""
     arguments = (
         *("--model", str(run.start_model)),
-        *("--sar-weight", f"{run.arm.sar_weight:g}", "--follow", str(run.checkpoints)),
+        *run.arm.server_flags,
+        *("--follow", str(run.checkpoints)),
         *("--grader-workers", "1"),
     )
     log = run.folder / "server.log"

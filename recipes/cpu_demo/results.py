@@ -21,7 +21,8 @@ from eval.records import iter_records, records_path
 from eval.statistics.bootstrap import make_generator, resample_ratios
 from eval.statistics.metrics import NUM_RESAMPLES, Estimate, Resampled
 from eval.statistics.samples import Floats, collect_samples
-from recipes.cpu_demo.plan import ARMS, BASELINE, Run
+from recipes.cpu_demo.arms import ALL_ARMS, BASELINE
+from recipes.cpu_demo.plan import Run
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def build_table(runs: Sequence[Run], start: Path) -> list[Row]:
     """
     measurements = {
         arm: measure([run.evaluation for run in arm_runs], tuple(run.seed for run in arm_runs))
-        for arm in ARMS
+        for arm in ALL_ARMS
         if (arm_runs := [run for run in runs if run.arm is arm])
     }
     table = [build_row("nothing yet", measure([start], seeds=()), None)]

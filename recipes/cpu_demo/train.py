@@ -9,6 +9,7 @@ Departures from the paper (arXiv:2509.05489), besides the size of everything:
 2. The learning rate is 2.5e-4, not 1e-6, and falls to 0: the model has 2.6 million parameters, and
    the runs have few steps.
 3. Losses are averaged over all tokens of a step, as OpenRLHF's are.
+4. GDPO (arXiv:2601.05242) divides by the deviation over the batch's rollouts, not over its tokens.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def train(run: Run, settings: Settings, url: str) -> None:
             max_completion_length=settings.max_response_tokens,
             temperature=1.0,
             # Dr. GRPO's advantages: subtract the group's mean, do not divide by its standard
-            # deviation.
-            scale_rewards="none",
+            # deviation. GDPO's end with a division by the batch's.
+            scale_rewards="batch" if run.arm.is_gdpo else "none",
             loss_type="dapo",
             beta=0.0,
             learning_rate=settings.learning_rate,

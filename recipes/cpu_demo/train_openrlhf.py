@@ -90,12 +90,13 @@ def _make_row(problem: ArithmeticProblem, mode: str) -> dict[str, Any]:
 def _make_recipe_settings(run: Run, settings: Settings, url: str) -> dict[str, str]:
     """The environment variables of recipes/grpo.sh."""
     num_rows = settings.num_steps * settings.prompts_per_step
+    file = run.arm.reward_file
     return {
+        **({"REWARD": str(file)} if file else {"SAR_WEIGHT": f"{run.arm.sar_weight:g}"}),
         "MODEL_PATH": str(run.start_model.resolve()),
         "DATA": str(run.folder / "data"),
         "OUTPUT": str(run.folder),
         "REWARD_URLS": url,
-        "SAR_WEIGHT": f"{run.arm.sar_weight:g}",
         "SEED": str(run.seed + 1),
         "GPUS_PER_NODE": "1",
         "STEPS": str(num_rows // PROMPTS_PER_STEP),  # of 128 prompts; the flags make them smaller

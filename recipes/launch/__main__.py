@@ -33,6 +33,7 @@ from recipes.launch.command import (
 from recipes.launch.plain_copy import make_plain_copy
 from recipes.launch.prompts import plan_passes, write_prompts
 from recipes.launch.resume import check_checkpoints
+from recipes.launch.reward import adapt_to_reward
 from recipes.launch.settings import LaunchError, Settings, describe_settings
 from recipes.launch.training import explain_end, run_training
 
@@ -65,6 +66,7 @@ def launch(algorithm: str, arguments: Sequence[str]) -> int:
     num_passes, prompts_per_pass = plan_passes(data, settings.steps)
     flags = build_flags(algorithm, settings, output, num_passes)
     notes = adapt_flags(flags, more_flags)
+    adapt_to_reward(algorithm, settings, flags, more_flags)
     command = build_command(settings, flags, more_flags)
     print(format_command(command), flush=True)
     sys.stderr.writelines(f"{algorithm}.sh: {note}\n" for note in notes)

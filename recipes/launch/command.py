@@ -40,6 +40,8 @@ def choose_output(algorithm: str, model: str, settings: Settings) -> Path:
     name = f"{algorithm}-{model}"
     if settings.sar_weight:
         name += f"-sar{settings.sar_weight}"
+    if settings.reward:
+        name += f"-{Path(settings.reward).stem}"
     if settings.on_policy:
         name += "-on-policy"
     return Path(settings.output or f"runs/{name}").resolve()
@@ -213,11 +215,11 @@ def _refuse_shell_characters(command: Sequence[str]) -> None:
 
 def _build_agent_environ(settings: Settings) -> dict[str, str]:
     """The environment variables that openrlhf_agent.py reads."""
-    environ = {
-        "REWARD_URLS": settings.reward_urls,
-        "SAR_WEIGHT": settings.sar_weight,
-        "PYTHONPATH": build_python_path(),
-    }
+    environ = {"REWARD_URLS": settings.reward_urls, "PYTHONPATH": build_python_path()}
+    if settings.reward:
+        environ["REWARD"] = settings.reward
+    else:
+        environ["SAR_WEIGHT"] = settings.sar_weight
     if settings.system_prompt is not None:
         environ["SYSTEM_PROMPT"] = settings.system_prompt
     return environ
@@ -244,6 +246,8 @@ def build_preflight(settings: Settings, flags: Mapping[str, Any], step: int) -> 
     command += ["--step", str(step)]
     if settings.sar_weight:
         command += ["--sar-weight", settings.sar_weight]
+    if settings.reward:
+        command += ["--reward", settings.reward]
     if settings.server_model:
         command += ["--server-model", settings.server_model]
     return command

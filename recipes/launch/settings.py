@@ -7,6 +7,7 @@ import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 # The paper's values, for all models and both algorithms.
@@ -45,6 +46,12 @@ class Settings:
         "agent applies it (0.2 if unset).",
         "",
     )
+    reward: str = setting(
+        "A reward file (TOML), in place of SAR_WEIGHT. Start the server with the same file: "
+        "--reward FILE.toml. With ON_POLICY=1 the agent composes the reward from it. On a cluster, "
+        "every node needs it under the same path.",
+        "",
+    )
     on_policy: bool = setting(
         "1: the vLLM engine that writes a rollout also scores it for SAR (openrlhf_agent.py). The "
         "servers then give correctness only and may have any model.",
@@ -56,7 +63,7 @@ class Settings:
     data: str = setting("Folder with prepare_data.py's train.jsonl and eval.jsonl.", "data")
     output: str = setting(
         "Folder for checkpoints and logs. The same command continues from its last checkpoint. If "
-        "unset: runs/ALGORITHM-MODEL, with SAR_WEIGHT and ON_POLICY in the name.",
+        "unset: runs/ALGORITHM-MODEL, with SAR_WEIGHT, REWARD and ON_POLICY in the name.",
         "",
     )
     num_nodes: int = setting("Machines of the Ray cluster.", 1)
@@ -113,7 +120,14 @@ class Settings:
             values[field.name] = _parse(name, text, str(field.type))
         # Unlike the others it may be set and empty: no system prompt. Unset: the data's default.
         values["system_prompt"] = environ.get("SYSTEM_PROMPT")
-        if values["on_policy"]:
+        if values["reward"]:
+            if values["sar_weight"]:
+                raise LaunchError(
+                    f"SAR_WEIGHT={values['sar_weight']} and REWARD={values['reward']}: a reward "
+                    "file has the weights of its terms; leave out SAR_WEIGHT"
+                )
+            values["reward"] = str(Path(values["reward"]).absolute())
+        elif values["on_policy"]:
             values["sar_weight"] = values["sar_weight"] or "0.2"
         settings = cls(**values)
         settings._check()

@@ -18,11 +18,9 @@ import pytest
 
 import recipes.cpu_demo.__main__ as command
 from recipes.cpu_demo.__main__ import _run_all
+from recipes.cpu_demo.arms import ARMS, BASELINE, COMBINED
 from recipes.cpu_demo.curves import smooth
 from recipes.cpu_demo.plan import (
-    ARMS,
-    BASELINE,
-    COMBINED,
     FULL,
     OPENRLHF_FULL,
     OPENRLHF_QUICK,

@@ -135,7 +135,7 @@ def model(bundled_model_path: Path) -> Any:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, server: Any) -> None:
-    for name in ("SAR_WEIGHT", "SYSTEM_PROMPT"):
+    for name in ("SAR_WEIGHT", "REWARD", "SYSTEM_PROMPT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("REWARD_URLS", server.url + "/get_reward")
 

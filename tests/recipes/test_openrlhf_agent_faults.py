@@ -51,7 +51,7 @@ class Engine:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SAR_WEIGHT", "SYSTEM_PROMPT"):
+    for name in ("SAR_WEIGHT", "REWARD", "SYSTEM_PROMPT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("REWARD_URLS", "http://127.0.0.1:1/get_reward")
     # Retries do not wait: a missing server is reported at once.

@@ -15,7 +15,7 @@ import torch
 
 from recipes.launch.plain_copy import MARKER, make_plain_copy, read_source
 from recipes.launch.settings import LaunchError
-from recipes.preflight import CheckFailed, check_code
+from recipes.preflight_policy import CheckFailed, check_code
 
 ROOT = Path(__file__).parents[2]
 AUTO_MAP = {"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from recipes.launch.plain_copy import make_plain_copy
-from recipes.preflight import _RIGHT, CheckFailed, Policy, Server, main
+from recipes.preflight import main
+from recipes.preflight_policy import RIGHT, CheckFailed, Policy
+from recipes.preflight_servers import Server
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 
 if TYPE_CHECKING:
@@ -93,7 +95,7 @@ def test_other_tokenizer(
     tokenizer["model"]["merges"] = []
     path.write_text(json.dumps(tokenizer))
     result = preflight(reward_url(server), model=other)
-    num_tokens = len(bundled_tokenizer.encode(_RIGHT)) + 1
+    num_tokens = len(bundled_tokenizer.encode(RIGHT)) + 1
     result.assert_one_line(f" are {num_tokens} there: it has another tokenizer")
 
 
@@ -226,7 +228,7 @@ def test_rollouts_are_what_openrlhf_sends(bundled_tokenizer: Any) -> None:
 
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "-"}]
     policy = Policy("demo", bundled_tokenizer, messages)
-    ids = [*bundled_tokenizer.encode(_RIGHT), bundled_tokenizer.eos_token_id]
+    ids = [*bundled_tokenizer.encode(RIGHT), bundled_tokenizer.eos_token_id]
     sent: list[tuple[list[str], list[str]]] = []
 
     class Executor(agent.SingleTurnAgentExecutor):  # type: ignore[misc]

@@ -6,14 +6,20 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from recipes.preflight import _RIGHT
+from recipes.preflight_policy import RIGHT
 
 if TYPE_CHECKING:
     from tests.recipes.conftest import Preflight
+
+
+HEALTH = {
+    "model": "demo", "reward": "correctness + 0.2 sar", "sar_weight": 0.2, "policy_version": 3,
+}  # fmt: skip
 
 
 class Canned:
@@ -23,7 +29,7 @@ class Canned:
         logs = {"sar": [0.5], "template_mismatch": [0], "response_tokens": [1]}
         self.answers: dict[str, tuple[int, Any]] = {
             "/readyz": (200, {"status": "ready"}),
-            "/healthz": (200, {"model": "demo", "sar_weight": 0.2, "policy_version": 3}),
+            "/healthz": (200, HEALTH),
             "/get_reward": (200, {"rewards": [1.1], "scores": [1], "extra_logs": logs}),
         }
         canned = self
@@ -111,8 +117,31 @@ def test_rewards_with_something_wrong(
     preflight: Preflight, canned: Canned, bundled_tokenizer: Any,
     reward: float, more_tokens: int, mismatch: int, part: str,
 ) -> None:  # fmt: skip
-    tokens = len(bundled_tokenizer.encode(_RIGHT)) + 1 + more_tokens
+    tokens = len(bundled_tokenizer.encode(RIGHT)) + 1 + more_tokens
     logs = {"sar": [0.5], "template_mismatch": [mismatch], "response_tokens": [tokens]}
     answer = {"rewards": [reward], "scores": [1], "extra_logs": logs}
     canned.answers["/get_reward"] = (200, answer)
     preflight(canned.url).assert_one_line(canned.url, part)
+
+
+@pytest.mark.parametrize(
+    ("reward", "terms", "part"),
+    [
+        (1.1, {"term_correctness": [1], "term_sar": [0.5]}, "a wrong answer has the score 1"),
+        (1.2, {"term_correctness": [1], "term_sar": [0.5]}, "the reward is 1.2, and "),
+        (1.1, {"term_correctness": [1]}, "it has no term 'sar'; start it with --reward "),
+        (1.1, {"term_correctness": [1], "term_sar": [0.5], "term_tone": [0]},
+         "the file has no term 'tone'; start it with --reward "),
+    ],
+)  # fmt: skip
+def test_composed_rewards_with_something_wrong(
+    preflight: Preflight, canned: Canned, bundled_tokenizer: Any, tmp_path: Path,
+    reward: float, terms: dict[str, list[float]], part: str,
+) -> None:  # fmt: skip
+    file = tmp_path / "reward.toml"
+    file.write_text('[[terms]]\nterm = "correctness"\n[[terms]]\nterm = "sar"\nweight = 0.2\n')
+    tokens = len(bundled_tokenizer.encode(RIGHT)) + 1
+    logs = {"sar": [0.5], "template_mismatch": [0], "response_tokens": [tokens], **terms}
+    answer = {"rewards": [reward], "scores": [1], "extra_logs": logs}
+    canned.answers["/get_reward"] = (200, answer)
+    preflight(canned.url, reward=str(file)).assert_one_line(canned.url, part)
