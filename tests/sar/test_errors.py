@@ -57,7 +57,7 @@ def test_a_text_is_shortened_and_escaped(text: str, max_chars: int, wanted: str)
 def test_any_text_becomes_a_short_line(text: str, max_chars: int) -> None:
     shown = shorten(text, max_chars)
     assert shown.isprintable()
-    assert len(shown) <= max_chars + len("... (99 more characters)")
+    assert len(shown) <= max_chars + len(f"... ({len(text):,} more characters)")
     shown.encode()
 
 

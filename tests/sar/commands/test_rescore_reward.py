@@ -252,7 +252,8 @@ def test_a_term_that_fails_is_one_line_that_names_its_place(
     status, report, errors = rescore(log, "--reward", file, "--output", output)
     assert (status, report) == (1, "")
     assert errors == (
-        f"error: {log}:2: term 'mine' failed: ZeroDivisionError: float division by zero\n"
+        f"error: {log}:2: term 'mine' failed: ZeroDivisionError: float division by zero "
+        "(line 4 of my_failing_terms)\n"
     )
     assert list(output.parent.iterdir()) == []
 
