@@ -55,9 +55,10 @@ endif
 test: .venv/installed-dev
 	$(PYTEST) -m "not slow" $(IN_PARALLEL)
 
-# Slow tests run one at a time: they load the machine or measure it.
+# Those of tests/chaos run one at a time: they load the machine and measure what it does then.
 test-all: test
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --ignore=tests/chaos $(IN_PARALLEL) --dist loadfile
+	$(PYTEST) tests/chaos
 
 # Not in CI: it doubles the time, and its tracer now and then swallows a signal's exception. Tests in
 # tests/chaos are left out: it would slow their servers down and take memory.

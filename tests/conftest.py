@@ -34,6 +34,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # times as long. torch reads this when it is imported, here and in the servers of tests.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# tests/real needs a real model; tests/chaos loads live servers.
+_SLOW_FOLDERS = ("chaos", "real")
 MIN_FUZZ_CASES = 5000
 # Room for an error's message, the client's request id, the time and the status.
 MAX_LOG_LINE_CHARS = 750
@@ -107,6 +109,14 @@ class Contract:
             jsonschema.Draft202012Validator,
         )
         return value
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks all tests of some folders as slow."""
+    slow = {Path(__file__).parent / name for name in _SLOW_FOLDERS}
+    for item in items:
+        if not slow.isdisjoint(item.path.parents):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from tests.chaos.conftest import Answer, FaultyServer, Helpers, Rollout
 
@@ -33,7 +31,6 @@ def _compute_p99(answers: Sequence[tuple[Rollout, Answer]]) -> float:
     return times_s[int(0.99 * len(times_s))]
 
 
-@pytest.mark.slow
 def test_50_bombs_starve_nobody(
     start_faulty: Callable[..., FaultyServer], rollouts: list[Rollout], chaos: Helpers
 ) -> None:

@@ -75,7 +75,6 @@ def _attack(
     assert not thread.is_alive()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("where", ["head", "body", "waiting"])
 @pytest.mark.parametrize("how", ["close", "reset"])
 def test_500_clients_that_disconnect(
@@ -116,7 +115,6 @@ def test_500_clients_that_disconnect(
     assert "Traceback" not in faulty.log_text
 
 
-@pytest.mark.slow
 def test_2000_connections_at_once(
     faulty: FaultyServer, rollouts: list[Rollout], chaos: Helpers
 ) -> None:
@@ -140,7 +138,6 @@ def test_2000_connections_at_once(
         connection.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "unit"),
     [
@@ -214,7 +211,6 @@ def test_a_client_that_sends_without_pause_does_not_block_others(
     assert max(health.seconds) < SOON_S
 
 
-@pytest.mark.slow
 def test_a_client_that_reads_no_answer_is_ended(faulty: FaultyServer, chaos: Helpers) -> None:
     """It requests page after page and reads none."""
     descriptors = faulty.process.num_fds()

@@ -40,8 +40,6 @@ term = "sar"
 weight = {SAR_WEIGHT}
 """
 
-pytestmark = pytest.mark.slow
-
 
 @dataclass(frozen=True)
 class Sibling:

@@ -16,8 +16,6 @@ import pytest
 if TYPE_CHECKING:
     from tests.chaos.conftest import FaultyServer, Helpers, Rollout
 
-pytestmark = pytest.mark.slow
-
 HEAD = b"POST /get_reward HTTP/1.1\r\nHost: here\r\n"
 KEY = "a-key-of-27-characters-0123"
 LINE = "too many open connections"

@@ -58,7 +58,6 @@ _INCOMPLETE: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.slow
 def test_a_server_survives_whatever_is_in_the_folder_that_it_follows(
     start_faulty: Callable[..., FaultyServer],
     rollouts: list[Rollout],
@@ -94,7 +93,6 @@ def test_a_server_survives_whatever_is_in_the_folder_that_it_follows(
     assert own.stop() == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "has_room"), [("cuda", True), ("memory", False), ("io", True), ("io", False)]
 )
@@ -125,7 +123,6 @@ def test_a_load_that_fails_for_a_while_is_tried_again(
     assert own.stop() == 0
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_what_another_user_wrote_is_said_and_loaded_once_it_is_readable(
     start_faulty: Callable[..., FaultyServer],
@@ -218,7 +215,6 @@ def _logs(own: FaultyServer, text: str) -> bool:
     return text in own.log_text
 
 
-@pytest.mark.slow
 def test_updates_and_the_follower_take_turns(
     protected: FaultyServer, chaos: Helpers, checkpoints: dict[int, Path], tmp_path: Path
 ) -> None:
@@ -248,7 +244,6 @@ def test_updates_and_the_follower_take_turns(
     assert protected.stop() == 0
 
 
-@pytest.mark.slow
 def test_an_update_whose_client_has_left_is_not_loaded(
     protected: FaultyServer, chaos: Helpers, checkpoints: dict[int, Path], tmp_path: Path
 ) -> None:

@@ -66,7 +66,6 @@ def test_graders_killed_while_they_grade(
     assert own.health["grader_restarts"] - before == 2
 
 
-@pytest.mark.slow
 def test_graders_killed_while_they_hang(
     own: FaultyServer, rollouts: list[Rollout], chaos: Helpers
 ) -> None:
@@ -80,7 +79,6 @@ def test_graders_killed_while_they_hang(
     chaos.assert_rewarded(list(zip(rollouts, answers.result()[2:], strict=True)))
 
 
-@pytest.mark.slow
 def test_graders_killed_repeatedly_under_load(
     own: FaultyServer, rollouts: list[Rollout], chaos: Helpers
 ) -> None:
@@ -99,7 +97,6 @@ def test_graders_killed_repeatedly_under_load(
     assert own.health["grader_restarts"] - before >= num_killed // 2
 
 
-@pytest.mark.slow
 def test_all_graders_hang(own: FaultyServer, rollouts: list[Rollout], chaos: Helpers) -> None:
     bombs = _make_bombs(rollouts[:4])
     mixed = [*bombs, *rollouts]
@@ -126,7 +123,6 @@ def test_all_graders_stopped(own: FaultyServer, rollouts: list[Rollout], chaos: 
     chaos.wait_until(lambda: not any(map(psutil.Process.is_running, stopped)))
 
 
-@pytest.mark.slow
 def test_graders_stopped_repeatedly_under_load(
     own: FaultyServer, rollouts: list[Rollout], chaos: Helpers
 ) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import psutil
-import pytest
 
 if TYPE_CHECKING:
     from tests.chaos.conftest import FaultyServer, Helpers, Rollout
@@ -36,7 +35,6 @@ class _Usage:
         return self.server_bytes + self.graders_bytes
 
 
-@pytest.mark.slow
 def test_memory_is_flat(
     start_server: Callable[..., TestedServer],
     rollouts: list[Rollout],

@@ -51,7 +51,6 @@ def test_a_scorer_that_keeps_failing_is_reported_until_it_recovers(
     assert faulty.server.request("/readyz") == (200, {"status": "ready"})
 
 
-@pytest.mark.slow
 def test_a_request_that_takes_too_long_is_refused_and_its_work_dropped(
     start_faulty: Callable[..., FaultyServer], rollouts: list[Rollout], chaos: Helpers
 ) -> None:
@@ -79,7 +78,6 @@ def _count_tokens(query: list[str], prompts: list[str], labels: list[str]) -> in
     return len(query[0] + prompts[0] + parse_label(labels[0]).answer) // 4
 
 
-@pytest.mark.slow
 def test_requests_beyond_the_limit_are_refused(
     start_faulty: Callable[..., FaultyServer], rollouts: list[Rollout], chaos: Helpers
 ) -> None:

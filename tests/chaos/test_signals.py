@@ -84,7 +84,6 @@ def test_sigusr1_shows_what_a_server_that_does_not_stop_waits_for(
     assert "in drain" in own.log_text
 
 
-@pytest.mark.slow
 def test_clients_that_do_not_finish_their_request_do_not_delay_sigterm(
     start_faulty: Callable[..., FaultyServer], rollouts: list[Rollout], chaos: Helpers
 ) -> None:
@@ -114,7 +113,6 @@ def test_clients_that_do_not_finish_their_request_do_not_delay_sigterm(
     assert "Traceback" not in own.log_text
 
 
-@pytest.mark.slow
 def test_a_second_sigterm_stops_at_once(
     start_faulty: Callable[..., FaultyServer], rollouts: list[Rollout], chaos: Helpers
 ) -> None:
@@ -143,7 +141,6 @@ def test_a_second_sigterm_stops_at_once(
     chaos.wait_until(lambda: not any(map(psutil.Process.is_running, descendants)))
 
 
-@pytest.mark.slow
 def test_sigterm_ends_a_server_whose_scorer_hangs(
     start_faulty: Callable[..., FaultyServer], rollouts: list[Rollout], chaos: Helpers
 ) -> None:
@@ -157,7 +154,6 @@ def test_sigterm_ends_a_server_whose_scorer_hangs(
     chaos.wait_until(lambda: not any(map(psutil.Process.is_running, descendants)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("has_room", "load_s"), [(True, 600.0), (False, 2.0)])
 def test_sigterm_while_a_checkpoint_loads(
     start_faulty: Callable[..., FaultyServer],
@@ -226,7 +222,6 @@ def _run_together(executions: list[Any]) -> list[dict[str, Any]]:
     return asyncio.run(run_all())
 
 
-@pytest.mark.slow
 def test_openrlhf_gets_every_reward_despite_sigkill_and_restart(
     start_server: Callable[..., TestedServer],
     bundled_tokenizer: Any,

@@ -23,6 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_both_dtypes_are_measured(folder: Path) -> None:
     measured = smollm2.measure(quick=True)
     assert [m.name for m in measured] == [

@@ -25,13 +25,6 @@ SMOLLM2 = ROOT / "build" / "real" / "smollm2"
 SAR_WEIGHT = 0.2
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks all tests of this folder as slow: `make test` stays short where the model is there."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.slow)
-
-
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """Folder of SmolLM2-135M-Instruct, as `python -m sar.models.smollm2` writes it."""

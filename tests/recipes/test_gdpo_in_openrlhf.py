@@ -28,6 +28,8 @@ from sar.terms.base import Sample, TermError
 from sar.terms.composition import Composition
 from sar.terms.reward_file import read_reward_file
 
+pytestmark = pytest.mark.slow  # each test starts a server or a trainer's code
+
 ROOT = Path(__file__).parents[2]
 SIZE = 6
 WEIGHTS = {"correctness": 1.0, "sar": 0.2, "entropy": 0.5}

@@ -230,6 +230,7 @@ def test_servers_take_turns(
     assert [one.num_requests for one in servers] == [2, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [str(ROOT), None])
 def test_what_a_worker_needs_to_find_the_repository(path: str | None, tmp_path: Path) -> None:
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

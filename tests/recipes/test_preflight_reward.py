@@ -11,6 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.recipes.conftest import Preflight
 
+pytestmark = pytest.mark.slow  # they start servers
 CORRECTNESS = '[[terms]]\nterm = "correctness"\n'
 SUM = CORRECTNESS + '[[terms]]\nterm = "entropy"\nweight = 0.3\nonly_if = "correct"\n'
 GDPO = 'group_size = 5\nnormalize = "gdpo"\n' + SUM

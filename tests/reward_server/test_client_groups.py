@@ -46,6 +46,7 @@ class PlaybackEngine:
         return SimpleNamespace(outputs=[output])
 
 
+@pytest.mark.slow
 def test_groups_come_together_and_have_gdpos_rewards(
     start_server: Callable[..., TestedServer], bundled_tokenizer: Any, tmp_path: Path
 ) -> None:

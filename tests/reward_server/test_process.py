@@ -24,6 +24,7 @@ from sar.prompts import DEFAULT_SYSTEM_PROMPT, render_prompt
 if TYPE_CHECKING:
     from tests.conftest import TestedServer
 
+pytestmark = pytest.mark.slow  # they start servers
 ROOT = Path(__file__).parents[2]
 NUM_REQUESTS = 48
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tests.conftest import Contract, TestedServer
     from tests.reward_server.conftest import ParseArgs
 
+pytestmark = pytest.mark.slow  # they start servers
 ROOT = Path(__file__).parents[2]
 SUM = """
 [[terms]]

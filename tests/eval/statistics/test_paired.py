@@ -110,6 +110,7 @@ def test_drawn_sign_flips_approach_the_exact_p() -> None:
 
 @given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=15))
 @settings(max_examples=40)
+@pytest.mark.slow
 def test_corrections_are_those_of_statsmodels(ps: list[float]) -> None:
     with_gap = [SignificanceTest("t", p) for p in ps]
     with_gap.insert(1, SignificanceTest("t", None))  # nothing to test: not in the family

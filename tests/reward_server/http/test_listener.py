@@ -215,6 +215,7 @@ def test_unreadable_labels_are_counted_and_not_refused(server: TestedServer) -> 
     assert server.request("/healthz")[1]["unreadable_labels"] == before + 1
 
 
+@pytest.mark.slow
 def test_a_rollout_whose_client_has_gone_is_not_scored(
     start_server: Callable[..., TestedServer], rollouts: list[Row]
 ) -> None:

@@ -211,6 +211,7 @@ def test_a_preflight_is_not_granted(server: TestedServer) -> None:
     assert b"access-control" not in answer.lower()
 
 
+@pytest.mark.slow
 def test_a_key_is_good_under_every_host(start_server: Callable[..., TestedServer]) -> None:
     server = start_server(environ={"REWARD_SERVER_API_KEY": KEY})
     server.wait_until_ready()
@@ -227,6 +228,7 @@ def test_a_key_is_good_under_every_host(start_server: Callable[..., TestedServer
     assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_an_allowed_host_of_a_live_server(start_server: Callable[..., Any]) -> None:
     server = start_server("--allowed-hosts", "rewards.example.org")
     page = {"Host": "rewards.example.org", "Origin": "https://rewards.example.org"}

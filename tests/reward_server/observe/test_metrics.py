@@ -306,6 +306,7 @@ def test_health_and_metrics_never_fail_while_the_model_loads(
     assert one.metrics()["rollouts_total",] == len(held)
 
 
+@pytest.mark.slow
 def test_health_and_metrics_never_fail_while_a_server_starts(
     start_server: Callable[..., Any],
 ) -> None:

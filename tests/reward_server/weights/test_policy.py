@@ -34,6 +34,7 @@ from sar.tokenization import RolloutTokenizer
 if TYPE_CHECKING:
     from tests.conftest import TestedServer
 
+pytestmark = pytest.mark.slow  # they start servers
 KEY = "a-key-for-the-tests"
 TOLERANCE = 1e-4
 

@@ -371,6 +371,7 @@ def serve(*arguments: str, path: Path) -> tuple[int, str, float]:
     return done.returncode, done.stderr, time.monotonic() - start
 
 
+@pytest.mark.slow
 def test_the_server_says_in_a_line_and_at_once_that_vllm_is_missing(tmp_path: Path) -> None:
     # As if there were none, also where there is one.
     (tmp_path / "vllm.py").write_text("raise ModuleNotFoundError('no vllm', name='vllm')\n")
@@ -382,6 +383,7 @@ def test_the_server_says_in_a_line_and_at_once_that_vllm_is_missing(tmp_path: Pa
     assert took_s < 60  # about one second on an idle machine; loading torch takes several
 
 
+@pytest.mark.slow
 def test_the_server_hands_its_settings_to_vllm(tmp_path: Path) -> None:
     """The stand-in ends the start with what it was given."""
     (tmp_path / "vllm.py").write_text(
