@@ -1,4 +1,4 @@
-"""20,000 requests to a server with the bundled model: its memory does not grow."""
+"""10,000 requests to a server with the bundled model: its memory does not grow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.chaos.conftest import FaultyServer, Helpers, Rollout
     from tests.conftest import TestedServer
 
-NUM_REQUESTS = 20_000
+NUM_REQUESTS = 10_000
 NUM_FIRST = 2_000
 NUM_AT_ONCE = 32
 _SAMPLE_EVERY = 500
