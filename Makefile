@@ -1,7 +1,7 @@
 # make demo    rewards a dozen rollouts and explains them; needs Python 3.11 and nothing else
 # make test    the suite without the slow tests, on two cores at once; WORKERS=8 on a larger machine
-# make test-all   every test that needs no GPU, no image and no environment of its own; a quarter of an
-#              hour. make coverage: which lines no test executes
+# make test-all   every test that needs no GPU, no image and no environment of its own; 20 minutes.
+#              make coverage: which lines no test executes
 # make real-test   tests with a real language model, vLLM and OpenRLHF's training loop, on a CPU, in
 #              an environment of its own (6 GB); make openrlhf-test: the training loop only
 # make chaos   injects faults into live servers; about ten minutes
@@ -24,6 +24,8 @@ PYTEST := $(BIN)/python -m pytest
 # Number of tests that run at once.
 WORKERS ?= 2
 IN_PARALLEL := -n $(WORKERS) --dist worksteal
+# Tests of a file share a server, a model or a training run.
+BY_FILE := -n $(WORKERS) --dist loadfile
 
 .PHONY: demo eval-demo train-demo test test-all coverage test-verl real-test openrlhf-test smollm2 chaos fuzz \
 	image-test lock serve lint format bench clean
@@ -55,10 +57,9 @@ endif
 test: .venv/installed-dev
 	$(PYTEST) -m "not slow" $(IN_PARALLEL)
 
-# Those of tests/chaos run one at a time: they load the machine and measure what it does then.
 test-all: test
-	$(PYTEST) -m slow --ignore=tests/chaos $(IN_PARALLEL) --dist loadfile
-	$(PYTEST) tests/chaos
+	$(PYTEST) -m "slow and not alone" $(BY_FILE)
+	$(PYTEST) -m alone
 
 # Not in CI: it doubles the time, and its tracer now and then swallows a signal's exception. Tests in
 # tests/chaos are left out: it would slow their servers down and take memory.
@@ -79,7 +80,7 @@ test-verl: build/verl/installed
 real-test openrlhf-test: export REAL_TEST = 1
 
 real-test: build/real/installed build/real/smollm2/config.json
-	build/real/bin/python -m pytest tests/real tests/vllm
+	build/real/bin/python -m pytest tests/real tests/vllm $(BY_FILE)
 	build/real/bin/python -m pytest -s tests/openrlhf
 
 # A real language model of 135M parameters, in build/real/smollm2.

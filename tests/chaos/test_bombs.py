@@ -8,8 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
+
 if TYPE_CHECKING:
     from tests.chaos.conftest import Answer, FaultyServer, Helpers, Rollout
+
+pytestmark = pytest.mark.alone
 
 NUM_BOMBS = 50
 LOAD_S = 10.0

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import psutil
+import pytest
 
 if TYPE_CHECKING:
     from tests.chaos.conftest import FaultyServer, Helpers, Rollout
     from tests.conftest import TestedServer
+
+pytestmark = pytest.mark.alone
 
 NUM_REQUESTS = 10_000
 NUM_FIRST = 2_000

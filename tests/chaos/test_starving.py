@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tests.chaos.conftest import FaultyServer, Helpers, Rollout
     from tests.conftest import TestedServer
 
+pytestmark = pytest.mark.alone
+
 _PROBE = Path(__file__).parent / "health_probe.py"
 _HEALTH_S = 10.0
 _MEGABYTE = 1 << 20
