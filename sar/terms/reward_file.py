@@ -1,27 +1,16 @@
-"""Reads a reward file: the TOML of `--reward FILE.toml`.
-
-group_size = 6                 # only if a term compares rollouts, or normalize is set
-normalize = "gdpo"             # or "none"
-[[terms]]
-term = "correctness"
-[[terms]]
-term = "sar"
-weight = 0.2
-[[terms]]
-term = "my_package.my_module:MyTerm"
-only_if = "correct"
-# any further key is an option of the term
-"""
+"""Reads a reward file: the TOML of `--reward FILE.toml`. docs/rewards.md explains it."""
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from sar.errors import first_line, one_line, quote
 from sar.terms.base import UNSHOWN, GroupTerm, Term
@@ -30,6 +19,8 @@ from sar.terms.registry import TERMS
 from sar.tokenization import NEEDS
 
 _MAX_WEIGHT = 1000.0
+_NAME = r"^[a-z][a-z0-9_]{0,40}$"
+_NAME_IN_WORDS = "a to z, 0 to 9 and _, starting with a letter, at most 41 characters"
 
 
 class RewardFileError(ValueError):
@@ -42,8 +33,8 @@ class _TermTable(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
     term: str
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")] | None = None
-    weight: Annotated[float, Field(ge=-_MAX_WEIGHT, le=_MAX_WEIGHT)] = 1.0
+    name: Annotated[str, Field(pattern=_NAME)] | None = None
+    weight: Annotated[FiniteFloat, Field(ge=-_MAX_WEIGHT, le=_MAX_WEIGHT)] = 1.0
     only_if: Condition | None = None
 
 
@@ -71,13 +62,40 @@ def read_reward_file(path: Path) -> Composition:
         RewardFileError: the file cannot be read, or a key, a term, an option or a weight is wrong.
     """
     try:
-        return _compose(_File.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))))
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        _check_keys(tables)
+        return _compose(_File.model_validate(tables))
     except OSError as error:
         raise RewardFileError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RewardFileError(f"{path}: not a text in UTF-8") from error
     except ValidationError as error:
         raise RewardFileError(f"{path}: {_describe(error)}") from error
-    except (ValueError, TypeError) as error:  # not TOML, not UTF-8, or from `_compose`
+    except (ValueError, TypeError) as error:  # not TOML, or from `_check_keys` and `_compose`
         raise RewardFileError(f"{path}: {first_line(error)}") from error
+
+
+def _check_keys(tables: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ValueError: a key is unknown, or stands where TOML takes it for another table's.
+    """
+    known = list(_File.model_fields)
+    if unknown := next((key for key in tables if key not in known), None):
+        raise ValueError(
+            "write [[terms]] for each term, not [[term]]"
+            if unknown == "term"
+            else f"{quote(unknown)} is unknown{_suggest(unknown, known)}"
+        )
+    if isinstance(tables.get("terms"), dict):
+        raise ValueError("write [[terms]] with two brackets on each side, for each term")
+
+
+def _suggest(given: str, known: Iterable[str]) -> str:
+    """What to write instead: the nearest of the known words, or all of them."""
+    known = list(known)
+    near = get_close_matches(given.lower(), known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
 
 
 def _compose(file: _File) -> Composition:
@@ -101,15 +119,23 @@ def _make_term(number: int, table: _TermTable) -> WeightedTerm:
     if not (isinstance(kind, type) and issubclass(kind, (Term, GroupTerm))):
         raise TypeError(f"{where} is no subclass of sar.terms.base.Term or GroupTerm")
     options: Mapping[str, Any] = table.model_extra or {}
+    if misplaced := next((key for key in options if key in _File.model_fields), None):
+        raise ValueError(f"{where}: put {misplaced} above the first [[terms]]")
+    if table.term in TERMS:
+        known = [*signature(kind).parameters, *_TermTable.model_fields]
+        if unknown := next((key for key in options if key not in known), None):
+            raise ValueError(f"{where}: {quote(unknown)} is unknown{_suggest(unknown, known)}")
     try:
         term = kind(**options)
     except ValidationError as error:
         raise ValueError(f"{where}: {_describe(error)}") from error
     except Exception as error:  # a term of the user's own may raise anything
         raise ValueError(f"{where}: {one_line(error)}") from error
-    if unknown := term.needs - NEEDS:
-        known = ", ".join(sorted(NEEDS))
-        raise ValueError(f"{where} needs {quote(min(unknown))}, which is unknown; known: {known}")
+    if needs := term.needs - NEEDS:
+        known_needs = ", ".join(sorted(NEEDS))
+        raise ValueError(
+            f"{where} needs {quote(min(needs))}, which is unknown; known: {known_needs}"
+        )
     name = table.name or table.term.rpartition(":")[2].lower()
     return WeightedTerm(name, term, table.weight, table.only_if)
 
@@ -118,8 +144,10 @@ def _import_term(where: str, path: str) -> Any:
     """The class that `package.module:Class` names."""
     module, colon, name = path.partition(":")
     if not colon:
-        known = ", ".join(TERMS)
-        raise ValueError(f"{where} is unknown; known: {known}, or package.module:Class of yours")
+        near = get_close_matches(path.lower(), TERMS, n=1)
+        own = "; a term of yours is written package.module:Class" if "." in path else ""
+        list_them = f"; did you mean {near[0]!r}?" if near else "; list them: python -m sar terms"
+        raise ValueError(f"{where} is unknown{own or list_them}")
     try:
         return getattr(import_module(module), name)
     except Exception as error:  # code of the user's own may raise anything
@@ -135,10 +163,13 @@ def _describe(error: ValidationError) -> str:
     match first["type"]:
         case "missing":
             return f"{key} is missing"
-        case "extra_forbidden" | "unexpected_keyword_argument":
-            return f"{key!r} is unknown"
+        case "string_pattern_mismatch":
+            return f"{key} = {quote(first['input'])}: must be {_NAME_IN_WORDS}"
+        case "list_type":
+            return "write [[terms]] for each term"
         case error_type if error_type == UNSHOWN:
             return f"{key} must be {first['msg']}"
         case _:
             message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            return f"{key} = {quote(first['input'])}: must be {message}"
+            given = "" if first["input"] is None else f" = {quote(first['input'])}"
+            return f"{key}{given}: must be {message}"

@@ -66,14 +66,22 @@ def test_a_term_of_the_users_own(
         ("", "terms is missing"),
         ("terms = []", "at least 1 item"),
         ("a b", "Expected '='"),
-        ("extra = 1\n", "'extra' is unknown"),
-        ('term = "x"', "terms[1] 'x' is unknown; known: correctness, "),
+        ("extra = 1\n", "'extra' is unknown; known: terms, group_size, normalize"),
+        ("[[term]]\nterm = 1", "write [[terms]] for each term, not [[term]]"),
+        ("[terms]\nterm = 1", "write [[terms]] with two brackets"),
+        ("group_sise = 4\n[[terms]]", "'group_sise' is unknown; did you mean 'group_size'?"),
+        ('term = "x"', "terms[1] 'x' is unknown; list them: python -m sar terms"),
+        ('term = "SARR"', "terms[1] 'SARR' is unknown; did you mean 'sar'?"),
+        ('term = "my_terms.Mine"', "a term of yours is written package.module:Class"),
+        ('term = "format"', "terms[1] 'format': style: must be 'think', or set `pattern`"),
+        ('term = "sar"\nwieght = 1', "terms[1] 'sar': 'wieght' is unknown; did you mean 'weight'?"),
+        ('term = "sar"\ngroup_size = 4', "put group_size above the first [[terms]]"),
         ("weight = 1", "terms[1].term is missing"),
         ('term = "sar"\nweight = "much"', "terms[1].weight = 'much': must be a valid number"),
         ('term = "sar"\nweight = inf', "terms[1].weight = inf"),
-        ('term = "sar"\nweight = nan', "terms[1].weight = nan"),
+        ('term = "sar"\nweight = nan', "terms[1].weight = nan: must be a finite number"),
         ('term = "sar"\nonly_if = "lucky"', "terms[1].only_if = 'lucky': must be 'correct' or"),
-        ('term = "sar"\nname = "A b"', "terms[1].name = 'A b'"),
+        ('term = "sar"\nname = "A b"', "terms[1].name = 'A b': must be a to z, 0 to 9 and _"),
         ('term = "sar"\nscale = 2', "terms[1] 'sar': 'scale' is unknown"),
         ('term = "sar"\n[[terms]]\nterm = "sar"', "two terms are called 'sar'"),
         ('term = "no_such_module:Term"', "cannot be imported: ModuleNotFoundError"),
@@ -116,3 +124,6 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         read_reward_file(tmp_path / "none.toml")
     with pytest.raises(RewardFileError, match="Is a directory"):
         read_reward_file(tmp_path)
+    (tmp_path / "latin.toml").write_bytes("# gewöhnlich".encode("latin-1"))
+    with pytest.raises(RewardFileError, match=r"latin.toml: not a text in UTF-8"):
+        read_reward_file(tmp_path / "latin.toml")
