@@ -161,6 +161,7 @@ def _open_output(path: Path | None, logs: Sequence[Path]) -> AbstractContextMana
         raise RescoreError(
             f"--output {path}: would replace a log or be read as one; choose another folder"
         )
+    path.parent.mkdir(parents=True, exist_ok=True)
     return open_atomically(path, is_private=True)  # as the log is
 
 
