@@ -22,7 +22,7 @@ from sar.terms.base import Sample
 from sar.terms.text import Copied
 
 SCORES = Path(__file__).parents[3] / "docs" / "evidence" / "scores.csv"
-NUM_CHANGED = 75
+NUM_CHANGED = 147
 WEIGHT = 0.2
 
 Rewards = Mapping[str, float]
@@ -65,7 +65,7 @@ def test_a_copied_question_is_no_longer_paid_best(rollouts: list[Rollout]) -> No
                             for name, score in scores.items()
                         }
                     )
-            assert len(pairs) == (40 if right else 35)
+            assert len(pairs) == (75 if right else 72)
             for variant in VARIANTS:
                 won[right, weight, variant] = share_won(pairs, variant)
     print("\nshare of pairs in which the honest response is paid more: without copied, with it")
@@ -74,13 +74,16 @@ def test_a_copied_question_is_no_longer_paid_best(rollouts: list[Rollout]) -> No
         if variant != HONEST:
             print(f"{meaning:40} right {' '.join(shares[:2])}  wrong {' '.join(shares[2:])}")
     assert won[False, 0.0, "question"] == 0.0
-    assert won[False, WEIGHT, "question"] == won[True, WEIGHT, "question"] == 1.0
-    assert won[True, WEIGHT, "restated"] == won[True, WEIGHT, "restated_twice"] == 1.0
-    assert won[False, WEIGHT, "restated"] >= 0.95 > 0.2 > won[False, 0.0, "restated"]
-    # What copies nothing more than the honest response is compared as before.
+    # The last number of some questions is the label's answer: such a copy is graded right.
+    for right in (True, False):
+        for variant in ("question", "restated", "restated_twice"):
+            assert won[right, WEIGHT, variant] >= 0.95, (right, variant)
+    assert won[False, 0.0, "restated"] < 0.25
+    # What copies nothing more than the honest response is compared nearly as before: in a longer
+    # copy, the same span is a smaller share.
     for variant in ("padded", "repeated", "truncated", "other_result", "unrelated"):
         for right in (True, False):
-            assert won[right, WEIGHT, variant] == won[right, 0.0, variant]
+            assert won[right, WEIGHT, variant] == pytest.approx(won[right, 0.0, variant], abs=0.05)
 
 
 def test_honest_responses_keep_their_reward(rollouts: list[Rollout]) -> None:
