@@ -170,11 +170,13 @@ if __name__ == "__main__":
     )
     assert parent.stdout is not None
     assert "CORRECT" in parent.stdout.readline().upper()
-    # After a moment, the bombs are in processes of the slow lane, which start only then.
-    _wait_until(lambda: bool(_busy_pids(set(_descendants(parent.pid)))))
-    graders = set(_descendants(parent.pid))
-    parent.kill()
-    parent.wait()
+    try:
+        # After a moment, the bombs are in processes of the slow lane, which start only then.
+        _wait_until(lambda: bool(_busy_pids(set(_descendants(parent.pid)))))
+        graders = set(_descendants(parent.pid))
+    finally:
+        parent.kill()
+        parent.wait()
     _wait_until(lambda: not any(_is_running(pid) for pid in graders))
 
 

@@ -98,8 +98,8 @@ def wait_until_gone(*pids: int) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """False also for a process that only waits for its parent to notice its end. Its parent does not
-    see that before the last of its threads has ended."""
+    """False also for a process that only waits for its parent to notice its end, which the parent
+    sees when the last of its threads has ended."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         num_threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
