@@ -28,7 +28,7 @@ _CONVERTED = Field(strict=False)
 # Older logs have the second name.
 _RENAMED = Field(validation_alias=AliasChoices("over_context", "truncated"))
 # A line has these fields only if they are set.
-_OPTIONAL = ("terms", "group", *NEEDS)
+_OPTIONAL = ("terms", "group", "seat", "num_members", *NEEDS)
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ class Decision:
     group: str = ""
     """The same in all rollouts that were compared with each other. Empty if none were; the line
     then has no such field."""
+    seat: Annotated[int, Field(ge=0)] | None = None
+    """Place in the group, from 0. A rollout that was sent again has its first attempt's."""
+    num_members: Annotated[int, Field(ge=1)] | None = None
+    """The reward compares the rollouts with seats below this. It is less than the group's size if
+    siblings came late or never. Without `group`, and in older logs, a line has neither field."""
     self_certainty: float | None = None
     reference_gain: float | None = None
     """What `Likelihood` has under these names. A line has them only if a term needed them."""
@@ -102,6 +107,8 @@ class Decision:
         policy_version: str | int | None = None,
         end_tokens: Sequence[str] = (),
         group: str = "",
+        seat: int | None = None,
+        num_members: int | None = None,
     ) -> Decision:
         """The record of a reward that was just computed.
 
@@ -111,6 +118,8 @@ class Decision:
             label_as_sent: the label before it was parsed.
             end_tokens: `RolloutTokenizer.end_tokens`.
             group: an id that all rollouts settled together share.
+            seat, num_members: the place in the group, and how many seats the reward compares. None
+                without a group.
         """
         return cls(
             time=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -125,6 +134,8 @@ class Decision:
             server_version=server_version,
             end_tokens=tuple(end_tokens),
             group=group,
+            seat=seat,
+            num_members=num_members,
             **_reward_fields(reward, label.grader, label.mode, sar_weight),
         )
 
@@ -147,11 +158,13 @@ class Decision:
         """The same rollout with another reward.
 
         Args:
-            sar_weight, group: None: as they are.
+            sar_weight, group: None: as they are. With another group, the seat is forgotten.
         """
         weight = self.sar_weight if sar_weight is None else sar_weight
         fields = _reward_fields(reward, grader, mode, weight)
-        return replace(self, **fields, group=self.group if group is None else group)
+        if group is not None and group != self.group:
+            fields |= {"group": group, "seat": None, "num_members": None}
+        return replace(self, **fields)
 
     def make_sample(self, verdict: Verdict, grader: GraderName) -> Sample:
         """The rollout as terms see it, with another verdict.

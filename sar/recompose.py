@@ -1,9 +1,12 @@
 """Computes the rewards of a reward log again under a reward file: `rescore --reward FILE.toml`.
 
 If the reward compares rollouts, each group is settled as the server would have settled it:
-1. Rollouts with the same `group` in the log are a group. One that was sent and logged again after
-   its group was complete gets the same reward again. Any other is an error: `group_size` is smaller
-   than in the run.
+1. Rollouts with the same `group` in the log are a group. Each is compared with those with the seats
+   that its `num_members` names: siblings that came late are not among them. Lines with the same
+   seat are one rollout, which was sent again; each gets its reward. More members than `group_size`
+   are an error: the run's was larger.
+   Older logs have groups without seats. There, all rollouts of a group are compared. One that was
+   sent and logged again after its group was complete gets the same reward again.
    In a log without groups, rollouts with the same prompt and label are a group. It takes
    `group_size` rollouts in the order of the log; the next one starts another group.
 2. A rollout waits for its siblings while the next 16,384 rollouts are read, or 268 million
@@ -12,7 +15,8 @@ If the reward compares rollouts, each group is settled as the server would have 
    and counted.
 4. In mode "eval", the reward is the correctness. Every term is 0, and there are no groups.
 
-Memory use does not grow with the length of the log.
+Memory use does not grow with the length of the log: of groups that were settled, the latest 2048
+are remembered, with 268 million characters of the incomplete ones.
 """
 
 from __future__ import annotations
@@ -28,13 +32,14 @@ from sar.grading.label import LabelError
 from sar.read_ahead import read_ahead
 from sar.rescore import Judged, Rescored, RescoreError
 from sar.reward import Reward
+from sar.seats import Member, Scored, Seat, SeatedGroup, SeatedGroups
 from sar.terms.base import Sample, Term, TermError
 from sar.terms.composition import Composition
 
 _MAX_WAITING = 1 << 14
 _MAX_WAITING_CHARS = 1 << 28
-# Complete groups that are remembered for rollouts that were sent again.
-_MAX_COMPLETE = 1 << 11
+# Settled groups that are remembered for rollouts that were sent again, or came late.
+_MAX_SETTLED = 1 << 11
 # Rollouts whose remote terms are asked for at once. Each such term has a limit of its own.
 _NUM_THREADS = 64
 
@@ -52,6 +57,8 @@ class _Rollout:
     """The group in which it waits. None once it is settled."""
     rescored: Rescored | None = None
     """None until it is settled, and if it is left out."""
+    seat: Seat | None = None
+    """None if the log does not say."""
 
     @property
     def decision(self) -> Decision:
@@ -61,6 +68,11 @@ class _Rollout:
     @property
     def num_chars(self) -> int:
         return len(self.decision.prompt) + len(self.decision.response)
+
+    @property
+    def member(self) -> Member:
+        assert self.sample is not None
+        return Member(self.sample, self.scores)
 
     def settle(self, value: float, terms: Mapping[str, float], group_id: str) -> None:
         judged = self.judged
@@ -88,7 +100,8 @@ class Recomposer:
         """
         Args:
             max_waiting: rollouts that may wait for siblings, or behind one that does.
-            max_waiting_chars: characters of their prompts and responses.
+            max_waiting_chars: characters of their prompts and responses. As many of incomplete
+                groups are kept for siblings that came late.
         """
         self.composition = composition
         self.num_groups = 0
@@ -102,8 +115,10 @@ class Recomposer:
         self._waiting: deque[_Rollout] = deque()
         self._num_chars = 0
         self._open: dict[Hashable, _Group] = {}
+        self._open_seated: dict[Hashable, _Group] = {}  # by group id
         # Reward and terms by group id and hash of the response.
-        self._complete: dict[str, dict[int, tuple[float, Mapping[str, float]]]] = {}
+        self._complete: dict[str, dict[int, Scored]] = {}
+        self._seated = SeatedGroups(_MAX_SETTLED, max_waiting_chars)
 
     def recompose(self, all_judged: Iterable[Judged]) -> Iterator[Rescored]:
         """The decisions with their new rewards, in the order of the log.
@@ -132,12 +147,80 @@ class Recomposer:
             rollout.settle(rollout.judged.verdict.correctness, rollout.scores, group_id="")
         elif group_size is None:
             self._settle([rollout], [rollout.sample], rollout.decision.group)
+        elif seat := _find_seat(rollout, group_size):
+            self._seat(rollout, seat)
         elif not self._settle_again(rollout):
             key = rollout.decision.group or (rollout.sample.prompt, rollout.sample.label)
             rollout.group = self._open.setdefault(key, _Group(key))
             rollout.group.rollouts.append(rollout)
             if len(rollout.group.rollouts) == group_size:
                 self._close(rollout.group)
+
+    def _seat(self, rollout: _Rollout, seat: Seat) -> None:
+        """Puts a rollout into the group that the log names, and settles those whom it completes."""
+        group_id = rollout.decision.group
+        if scored := self._seated.find(group_id).scored.get(seat):
+            rollout.settle(*scored, group_id)
+            return
+        rollout.seat = seat
+        rollout.group = self._open_seated.setdefault(group_id, _Group(group_id))
+        rollout.group.rollouts.append(rollout)
+        self._settle_seated(rollout.group, is_last=False)
+
+    def _settle_seated(self, group: _Group, *, is_last: bool) -> None:
+        """Settles those rollouts of a group whose siblings have all come.
+
+        Args:
+            is_last: no rollout waits any longer. Each is compared with the siblings that came.
+        """
+        seated = self._seated.find(group.key)
+        by_seat: dict[Seat, list[_Rollout]] = {}
+        for one in group.rollouts:
+            assert one.seat is not None
+            by_seat.setdefault(one.seat, []).append(one)
+        members = dict(seated.members)
+        for seat, (first, *_) in by_seat.items():
+            members.setdefault(seat.number, first.member)
+        is_changed = False
+        for num_members in sorted({seat.num_members for seat in by_seat}):
+            numbers = sorted(number for number in members if number < num_members)
+            if len(numbers) < num_members and not is_last:
+                continue
+            is_changed = True
+            asked = {seat: by_seat[seat] for seat in by_seat if seat.num_members == num_members}
+            there = {number: members[number] for number in numbers}
+            self._settle_seats(seated, asked, there)
+        if not is_changed:
+            return
+        is_whole = len(members) == self.composition.group_size
+        seated.members = {} if is_whole else members
+        self._seated.keep(group.key, seated)
+        group.rollouts = [one for one in group.rollouts if one.group]
+        if not group.rollouts:
+            del self._open_seated[group.key]
+
+    def _settle_seats(
+        self,
+        seated: SeatedGroup,
+        asked: Mapping[Seat, Sequence[_Rollout]],
+        there: Mapping[int, Member],
+    ) -> None:
+        """Settles rollouts that are compared with the same members."""
+        rollouts = [one for same in asked.values() for one in same]
+        if len(there) == 1:
+            self.num_left_out += len(rollouts)
+        else:
+            if not seated.scored:
+                self.num_groups += 1
+                self.num_incomplete += len(there) != self.composition.group_size
+            scored = self._score_members(list(there.values()), rollouts[0])
+            by_number = dict(zip(there, scored, strict=True))
+            for seat, same in asked.items():
+                seated.scored[seat] = by_number[seat.number]
+                for one in same:
+                    one.settle(*by_number[seat.number], one.decision.group)
+        for one in rollouts:
+            one.group = one.sample = None
 
     def _close(self, group: _Group) -> None:
         """Settles a group with the rollouts that came."""
@@ -164,7 +247,7 @@ class Recomposer:
             for one in rollouts
             if one.rescored
         }
-        if len(self._complete) > _MAX_COMPLETE:
+        if len(self._complete) > _MAX_SETTLED:
             del self._complete[next(iter(self._complete))]
 
     def _settle_again(self, rollout: _Rollout) -> bool:
@@ -178,35 +261,73 @@ class Recomposer:
             return False
         settled = self._complete[group_id].get(hash(rollout.decision.response))
         if settled is None:
-            raise RescoreError(
-                f"{rollout.judged.logged.place}: its group has more than "
-                f"{self.composition.group_size} rollouts; set group_size to the run's"
-            )
+            assert self.composition.group_size is not None
+            raise _make_size_error(rollout, self.composition.group_size)
         rollout.settle(*settled, group_id)
         return True
 
     def _settle(
         self, rollouts: Sequence[_Rollout], samples: Sequence[Sample], group_id: str
     ) -> None:
+        members = [
+            Member(sample, one.scores) for one, sample in zip(rollouts, samples, strict=True)
+        ]
+        scored = self._score_members(members, rollouts[0])
+        for rollout, one in zip(rollouts, scored, strict=True):
+            rollout.settle(*one, group_id)
+
+    def _score_members(self, members: Sequence[Member], one_of_them: _Rollout) -> list[Scored]:
+        """Rewards of rollouts that are compared with each other.
+
+        Raises:
+            RescoreError: a term failed. It names the line of `one_of_them`.
+        """
+        samples = [one.sample for one in members]
         try:
-            scores = [one.scores for one in rollouts]
-            all_terms = self.composition.score_group(samples, scores)
+            all_terms = self.composition.score_group(samples, [one.scores for one in members])
             values = self.composition.combine(samples, all_terms)
         except TermError as error:
-            place, num_siblings = rollouts[0].judged.logged.place, len(rollouts) - 1
+            place, num_siblings = one_of_them.judged.logged.place, len(members) - 1
             siblings = f" and {num_siblings} siblings" if num_siblings else ""
             raise RescoreError(f"{place}{siblings}: {error}") from error
-        for rollout, value, terms in zip(rollouts, values, all_terms, strict=True):
-            rollout.settle(value, terms, group_id)
+        return list(zip(values, all_terms, strict=True))
 
     def _release_first(self) -> Iterator[Rescored]:
         """The first of the rollouts that wait, unless it is left out."""
         first = self._waiting.popleft()
         self._num_chars -= first.num_chars
-        if first.group:
+        if first.group and first.seat:
+            self._settle_seated(first.group, is_last=True)
+        elif first.group:
             self._close(first.group)
         if first.rescored:
             yield first.rescored
+
+
+def _find_seat(rollout: _Rollout, group_size: int) -> Seat | None:
+    """The rollout's seat. None if the log does not say.
+
+    Raises:
+        RescoreError: no group of this size has such a seat.
+    """
+    decision = rollout.decision
+    if not decision.group or decision.seat is None or decision.num_members is None:
+        return None
+    if decision.num_members > group_size:
+        raise _make_size_error(rollout, group_size)
+    if decision.seat >= decision.num_members:
+        raise RescoreError(
+            f"{rollout.judged.logged.place}: seat {decision.seat} is not below num_members, "
+            f"{decision.num_members}"
+        )
+    return Seat(decision.seat, decision.num_members)
+
+
+def _make_size_error(rollout: _Rollout, group_size: int) -> RescoreError:
+    return RescoreError(
+        f"{rollout.judged.logged.place}: its group has more than {group_size} rollouts; "
+        "set group_size to the run's"
+    )
 
 
 def _score_all(

@@ -41,6 +41,10 @@ class Settled:
     """Shared by all rollouts that were settled together. Empty: the reward compares nothing."""
     incomplete: bool = False
     """True if siblings were missing at the deadline."""
+    seat: int = 0
+    """Its place in the group, from 0. A retry has that of its first attempt."""
+    num_members: int = 1
+    """The reward compares the members with seats below this, itself included."""
 
 
 @dataclass(eq=False)

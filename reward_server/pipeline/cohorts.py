@@ -39,7 +39,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -239,17 +239,18 @@ class Cohorts:
         """Ends a cohort whose members belong to a group that is settled already."""
         self._gathering.remove(cohort)
         self._num_asked_again += len(origin.retries)
-        late = [slot.member for slot in origin.late]
-        there = list(origin.group.members)
-        if late:
-            origin.group.members += late  # their places are taken, also while terms run
+        there = dict(origin.group.members)
+        free_seats = (seat for seat in range(self._group_size) if seat not in there)
+        late = dict(zip(free_seats, origin.late, strict=False))
+        # Their seats are taken, also while terms run.
+        origin.group.members |= {seat: slot.member for seat, slot in late.items()}
 
         def answer() -> None:
             for slot, given in origin.retries:
                 slot.given = given
                 slot.answer.set_result(given.settled)
             if late:
-                self._threads.submit(self._settle_late, origin.group, there, origin.late)
+                self._threads.submit(self._settle_late, origin.group, there, late)
 
         return answer
 
@@ -284,14 +285,17 @@ class Cohorts:
                 self._gathering.remove(cohort)
             answer_with_error(cohort.slots, error)
             return
-        settled = [Settled(*reward, name, is_incomplete) for reward in rewards]
+        settled = [
+            Settled(*reward, name, is_incomplete, seat, len(rewards))
+            for seat, reward in enumerate(rewards)
+        ]
         with self._lock:
             self._gathering.remove(cohort)
             self._num_settled += 1
             self._num_incomplete += is_incomplete
             if not cohort.is_whole:
-                members = cohort.members if is_incomplete else []
-                group = SettledGroup(cohort.key, name, [], members)
+                members = enumerate(cohort.members if is_incomplete else ())
+                group = SettledGroup(cohort.key, name, [], dict(members))
                 self._remember(group, cohort.slots, settled)
         for slot, one in zip(cohort.slots, settled, strict=True):
             slot.answer.set_result(one)
@@ -299,23 +303,31 @@ class Cohorts:
     def _settle_late(
         self,
         group: SettledGroup,
-        there: Sequence[Member],
-        late: Sequence[Slot],
+        there: Mapping[int, Member],
+        late: Mapping[int, Slot],
     ) -> None:
-        """Computes the rewards of siblings that came late, as if they had come in time."""
-        members = [*there, *(slot.member for slot in late)]
+        """Computes the rewards of siblings that came late, as if they had come in time.
+
+        Args:
+            there, late: by seat.
+        """
+        members = {**there, **{seat: slot.member for seat, slot in late.items()}}
+        seats = sorted(members)
+        slots = list(late.values())
         try:
-            rewards = compute_rewards(self._composition, members)[len(there) :]
+            rewards = compute_rewards(self._composition, [members[seat] for seat in seats])
         except ScoringFailed as error:
-            failed = {id(slot.member) for slot in late}
             with self._lock:  # they can come again
-                group.members[:] = [one for one in group.members if id(one) not in failed]
-            answer_with_error(late, error)
+                for seat in late:
+                    group.members.pop(seat, None)
+            answer_with_error(slots, error)
             return
-        settled = [Settled(*reward, group.name, incomplete=True) for reward in rewards]
+        by_seat = dict(zip(seats, rewards, strict=True))
+        num_members = seats[-1] + 1
+        settled = [Settled(*by_seat[seat], group.name, True, seat, num_members) for seat in late]
         with self._lock:
-            self._remember(group, late, settled)
-        for slot, one in zip(late, settled, strict=True):
+            self._remember(group, slots, settled)
+        for slot, one in zip(slots, settled, strict=True):
             slot.answer.set_result(one)
 
     def _remember(

@@ -137,6 +137,8 @@ class RewardRequest:
                 policy_version=self._engine.version,
                 end_tokens=self._engine.tokenizer.end_tokens,
                 group=settled.group if settled else "",
+                seat=settled.seat if settled and settled.group else None,
+                num_members=settled.num_members if settled and settled.group else None,
             )
 
     def _list_rewards(self) -> Iterator[tuple[_Pending, Reward, Settled | None]]:

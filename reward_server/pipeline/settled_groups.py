@@ -19,9 +19,9 @@ class SettledGroup:
     key: str
     name: str
     answers: list[GivenAnswer]
-    members: list[Member] = field(default_factory=list)
-    """With their texts, for siblings that come late. Empty if the group was complete, and once the
-    texts have become too many."""
+    members: dict[int, Member] = field(default_factory=dict)
+    """By seat, with their texts, for siblings that come late. Empty if the group was complete, and
+    once the texts have become too many."""
 
     @property
     def fingerprints(self) -> list[str]:
@@ -68,7 +68,9 @@ class SettledGroups:
         self._by_key.setdefault(group.key, []).append(group)
         self._answers.put(group, until_s, len(group.answers))
         if group.members:
-            self._texts.put(group, until_s, sum(member.num_chars for member in group.members))
+            self._texts.put(
+                group, until_s, sum(member.num_chars for member in group.members.values())
+            )
 
     def forget_old(self, now_s: float) -> None:
         for group in self._texts.take_old(now_s):

@@ -60,6 +60,8 @@ VALUES = {
     "str | dict[str, Any]": LABELS,
     "Annotated[tuple[str, ...], _CONVERTED]": st.lists(TEXTS).map(tuple),
     "int": st.integers(),
+    "Annotated[int, Field(ge=0)] | None": st.none() | st.integers(0),
+    "Annotated[int, Field(ge=1)] | None": st.none() | st.integers(1),
     "float": NUMBERS,
     "dict[str, float]": st.dictionaries(TEXTS, NUMBERS),
     "bool": st.booleans(),
@@ -127,6 +129,8 @@ def test_a_number_that_is_not_finite_is_neither_written_nor_read(value: float) -
         ({"terms": [0.5]}, "terms is [0.5]: Input should be an object"),
         ({"terms": {"copied": "much"}}, "terms is 'much'"),
         ({"group": 5}, "group is 5: Input should be a valid string"),
+        ({"seat": -1}, "seat is -1: Input should be greater than or equal to 0"),
+        ({"num_members": 0}, "num_members is 0: Input should be greater than or equal to 1"),
     ],
 )
 def test_an_error_names_the_wrong_field(change: dict[str, Any], complaint: str) -> None:
@@ -191,9 +195,9 @@ def test_a_log_older_than_end_tokens_is_cut_at_the_common_ones() -> None:
 
 def test_without_a_reward_file_a_line_is_as_it_was_before_there_were_any() -> None:
     one = decision()
-    assert not {"terms", "group"} & set(json.loads(one.to_json()))
+    assert not {"terms", "group", "seat", "num_members"} & set(json.loads(one.to_json()))
     again = Decision.from_json(one.to_json())
-    assert (again.terms, again.group) == ({}, "")
+    assert (again.terms, again.group, again.seat, again.num_members) == ({}, "", None, None)
 
 
 def test_a_reward_files_terms_and_group_are_logged() -> None:
@@ -212,11 +216,18 @@ def test_a_reward_files_terms_and_group_are_logged() -> None:
         model="demo",
         server_version="0.1.0",
         group="g1",
+        seat=0,
+        num_members=3,
     )
     record = json.loads(one.to_json())
     assert (record["terms"], record["group"], record["reward"]) == (terms, "g1", 0.5)
+    assert (record["seat"], record["num_members"]) == (0, 3)
     again = Decision.from_json(one.to_json())
     assert again == one
+    reward = Reward(0.1, one.verdict, one.likelihood, {})
+    assert one.with_reward(reward, "math", "train", group="g1").seat == 0
+    moved = one.with_reward(reward, "math", "train", group="g2")
+    assert (moved.group, moved.seat, moved.num_members) == ("g2", None, None)
     label = Label("A", "choice", "train", ("5", "6"))
     assert again.sample == Sample(
         "<think>", "<think>So 6.", label, Verdict(Reason.WRONG, "6"), likelihood

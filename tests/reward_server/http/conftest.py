@@ -21,6 +21,7 @@ from reward_server.observe.reward_log import RewardLog
 from reward_server.pipeline.batcher import Batcher
 from reward_server.pipeline.engine import Engine
 from reward_server.pipeline.service import RewardService, ServiceLimits
+from reward_server.pipeline.waiting import CLIENT_IS_GONE
 from sar.grading.verdict import Reason, Verdict
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
 from sar.scoring import TokenSequence
@@ -85,18 +86,25 @@ class Client:
     def make_engine(self, version: int) -> Engine:
         return Engine(self._tokenizer, Batcher(Scorer(), 100_000), version=version)
 
-    def ask(self, *rollouts: tuple[str, Any], prompt: str = PROMPT) -> Any:
+    def ask(self, *rollouts: tuple[str, Any], prompt: str = PROMPT, **options: Any) -> Any:
         """The answer to responses with their labels."""
-        return self.send(*((prompt, *one) for one in rollouts))
+        return self.send(*((prompt, *one) for one in rollouts), **options)
 
-    def send(self, *rollouts: tuple[str, str, Any]) -> Any:
-        """The answer to prompts, responses and labels."""
+    def send(
+        self, *rollouts: tuple[str, str, Any], is_gone: Callable[[], bool] = lambda: False
+    ) -> Any:
+        """The answer to prompts, responses and labels.
+
+        Args:
+            is_gone: whether the client has closed its connection.
+        """
         body = {
             "query": [prompt + response for prompt, response, _ in rollouts],
             "prompts": [prompt for prompt, *_ in rollouts],
             "labels": [label for *_, label in rollouts],
         }
-        return self._app.test_client().post("/get_reward", json=body)
+        environ = {CLIENT_IS_GONE: is_gone}
+        return self._app.test_client().post("/get_reward", json=body, environ_overrides=environ)
 
     def ask_rm(self, response: str, label: Any) -> Any:
         body = {"prompt": PROMPT, "response": response, "label": label}

@@ -65,9 +65,11 @@ class Rollout:
 def test_every_group_is_the_trainers_own(worlds: CohortHelpers, data: st.DataObject) -> None:
     """Whatever is sent again, and whatever equal texts the epochs have: each group consists of the
     rollouts that the trainer has in it. So no rollout gets two different rewards. (If all answers
-    of a group are lost, it is settled once more: with the same texts, to the same rewards.)"""
+    of a group are lost, it is settled once more: with the same texts, to the same rewards.) The
+    answers of a seat all have its text."""
     group_size = data.draw(st.integers(2, 4), label="group size")
     num_epochs = data.draw(st.integers(1, 3), label="epochs")
+    texts_by_seat: dict[tuple[str, int], int] = {}
     with worlds.open(group_size) as world:
         for _ in range(num_epochs):
             texts = st.lists(st.integers(0, 3), min_size=group_size, max_size=group_size)
@@ -84,6 +86,9 @@ def test_every_group_is_the_trainers_own(worlds: CohortHelpers, data: st.DataObj
                     if attempt.settled:
                         assert attempt.group == Counter(groups[rollout.prompt])
                         assert not attempt.one.incomplete
+                        place = attempt.one.group, attempt.one.seat
+                        assert texts_by_seat.setdefault(place, rollout.text) == rollout.text
+                        assert attempt.one.num_members == group_size
 
 
 def run_epoch(
@@ -122,11 +127,12 @@ def test_late_and_missing_siblings(
             world.pass_time(start_s + arrival_s - world.now_s)
             requests.append(world.send_text(text))
         world.pass_time(3 * worlds.TIMEOUT_S)
-        for request, members in zip(requests, expected, strict=True):
+        for text, (request, members) in enumerate(zip(requests, expected, strict=True)):
             if members is None:
                 assert isinstance(request.error, NotReady)
             else:
                 assert request.group == Counter(members)
+                assert (members[request.one.seat], request.one.num_members) == (text, len(members))
                 assert request.one.incomplete == (
                     len(members) < group_size or members != expected[0]
                 )

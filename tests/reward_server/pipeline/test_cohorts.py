@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import pytest
 
@@ -19,6 +22,11 @@ def groups(requests: Sequence[Sent]) -> list[Counter[int]]:
     return [request.group for request in requests]
 
 
+def seats(requests: Sequence[Sent]) -> list[tuple[int, int]]:
+    """The seat of each request's rollout, and how many seats its reward compares."""
+    return [(request.one.seat, request.one.num_members) for request in requests]
+
+
 def test_answers_are_held_until_the_last_sibling(worlds: CohortHelpers) -> None:
     with worlds.open(3) as world:
         first = [world.send_text(0), world.send_text(1)]
@@ -29,6 +37,7 @@ def test_answers_are_held_until_the_last_sibling(worlds: CohortHelpers) -> None:
         assert state.num_chars == 2 * len("2+3?1") + len("another prompt1")
         requests = [*first, world.send_text(2)]
         assert groups(requests) == [Counter([0, 1, 2])] * 3
+        assert seats(requests) == [(0, 3), (1, 3), (2, 3)]
         assert len({request.one.group for request in requests}) == 1
         assert not any(request.one.incomplete for request in requests)
         assert other.is_held
@@ -39,6 +48,7 @@ def test_equal_texts_are_siblings_while_their_clients_wait(worlds: CohortHelpers
     with worlds.open(3) as world:
         requests = [world.send_text(7) for _ in range(3)]
         assert groups(requests) == [Counter({7: 3})] * 3
+        assert seats(requests) == [(0, 3), (1, 3), (2, 3)]
         assert world.cohorts.state.num_retries == 0
 
 
@@ -59,6 +69,7 @@ def test_a_request_with_all_siblings_does_not_wait(worlds: CohortHelpers) -> Non
         assert whole.settled is not None
         one, other = Counter([1, 2]), Counter([3, 4])
         assert [worlds.decode(s.reward) for s in whole.settled] == [one, other, one, other]
+        assert [(s.seat, s.num_members) for s in whole.settled] == [(0, 2), (0, 2), (1, 2), (1, 2)]
         assert held.is_held
         both = world.send(*(worlds.make_member(text) for text in (4, 5, 6)))
         assert both.settled is not None, "two are a group, and the third completes the held one"
@@ -89,6 +100,8 @@ def test_a_retry_takes_the_place_of_its_first_attempt(worlds: CohortHelpers) -> 
         assert world.cohorts.state.num_retries == 1
         requests.append(world.send_text(2))
         assert groups(requests) == [Counter([0, 1, 2])] * 3
+        assert seats(requests) == [(0, 3), (1, 3), (2, 3)]
+        assert first.one == again.one
 
 
 def test_a_client_that_leaves_stays_a_member_and_may_ask_again(worlds: CohortHelpers) -> None:
@@ -100,7 +113,8 @@ def test_a_client_that_leaves_stays_a_member_and_may_ask_again(worlds: CohortHel
         again = world.send_text(0)
         assert again.is_held, "it could be the first of a new group"
         world.pass_time(2.5)
-        assert again.one == requests[0].one
+        assert (again.group, again.one.group) == (requests[0].group, requests[0].one.group)
+        assert seats([again, *requests]) == [(0, 3), (1, 3), (2, 3)]
         assert world.cohorts.state.num_retries == 1
 
 
@@ -176,6 +190,7 @@ def test_at_the_deadline_two_are_settled_without_the_third(worlds: CohortHelpers
         world.pass_time(2.5)
         assert late.group == Counter([0, 1, 2])
         assert (late.one.group, late.one.incomplete) == (first.one.group, True)
+        assert seats([first, second, late]) == [(0, 2), (1, 2), (2, 3)]
         assert world.cohorts.state.num_incomplete == 1
         again = world.send_text(2, leaves_with_answer=True)
         world.pass_time(worlds.TIMEOUT_S)
@@ -292,6 +307,44 @@ def test_a_late_sibling_whose_term_fails_can_come_again(worlds: CohortHelpers) -
         late = world.send_text(2)
         world.pass_time(3.0)
         assert late.one.group == early[0].one.group
+        assert seats([late]) == [(2, 3)]
+
+
+class FailingOnce(GroupTerm):
+    """Fails the first time that a text is 3; otherwise a number that no test reads."""
+
+    has_failed = False
+
+    def score_group(self, group: Sequence[Sample]) -> list[float]:
+        if not self.has_failed and any(one.response == "3" for one in group):
+            self.has_failed = True
+            raise ZeroDivisionError
+        return [0.0] * len(group)
+
+
+def test_the_seat_of_a_late_sibling_whose_term_fails_is_taken_by_the_next(
+    worlds: CohortHelpers,
+) -> None:
+    """Another late one sits behind it already. No two rollouts may have one seat."""
+    with worlds.open(5, FailingOnce()) as world:
+        requests = [world.send_text(text) for text in (0, 1)]
+        world.pass_time(worlds.TIMEOUT_S)
+        works: list[Callable[[], object]] = []
+        threads = SimpleNamespace(submit=lambda *work: works.append(partial(*work)))
+        with patch.object(world.cohorts, "_threads", threads):
+            for text in (3, 4):
+                requests.append(world.send_text(text))
+                world.pass_time(3.0)
+        for work in works:
+            work()
+        world.pass_time(0.0)
+        failed = requests.pop(2)
+        assert isinstance(failed.error, ScoringFailed)
+        for text in (5, 6):
+            requests.append(world.send_text(text))
+            world.pass_time(3.0)
+        assert seats(requests) == [(0, 2), (1, 2), (3, 4), (2, 4), (4, 5)]
+        assert len({request.one.group for request in requests}) == 1
 
 
 def test_a_stop_refuses_what_is_held(worlds: CohortHelpers) -> None:
