@@ -229,9 +229,10 @@ class Cohorts:
             cohort.is_open = False
             return partial(self._threads.submit, self._settle, cohort)
         self._gathering.remove(cohort)
+        waited_s = deadline.timeout_s - _margin_s(deadline)
         error = NotReady(
-            f"1 of {self._group_size} rollouts of this prompt came within "
-            f"{deadline.timeout_s:g} s: send {self._group_size} of each (group_size in --reward)"
+            f"no sibling of a rollout came within {waited_s:g} s: send {self._group_size} rollouts "
+            "of each prompt and label, or a multiple (group_size in --reward)"
         )
         return partial(answer_with_error, cohort.slots, error)
 

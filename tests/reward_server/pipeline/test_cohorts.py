@@ -226,8 +226,8 @@ def test_one_alone_is_asked_to_come_again(worlds: CohortHelpers) -> None:
         world.pass_time(worlds.TIMEOUT_S)
         assert isinstance(alone.error, NotReady)
         assert str(alone.error) == (
-            "1 of 8 rollouts of this prompt came within 100 s: send 8 of each "
-            "(group_size in --reward)"
+            "no sibling of a rollout came within 95 s: send 8 rollouts of each prompt and label, "
+            "or a multiple (group_size in --reward)"
         )
         assert world.cohorts.state.num_chars == 0
 
