@@ -25,7 +25,7 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 2
 IN_PARALLEL := -n $(WORKERS) --dist worksteal
 # Tests of a file share a server, a model or a training run.
-BY_FILE := -n $(WORKERS) --dist loadfile
+BY_FILE := --dist loadfile
 
 .PHONY: demo eval-demo train-demo test test-all coverage test-verl real-test openrlhf-test smollm2 chaos fuzz \
 	image-test lock serve lint format bench clean
@@ -57,8 +57,9 @@ endif
 test: .venv/installed-dev
 	$(PYTEST) -m "not slow" $(IN_PARALLEL)
 
+# Slow tests mostly wait, for servers and clocks: three of them fit on two cores.
 test-all: test
-	$(PYTEST) -m "slow and not alone" $(BY_FILE)
+	$(PYTEST) -m "slow and not alone" $(BY_FILE) -n 3
 	$(PYTEST) -m alone
 
 # Not in CI: it doubles the time, and its tracer now and then swallows a signal's exception. Tests in
@@ -80,7 +81,7 @@ test-verl: build/verl/installed
 real-test openrlhf-test: export REAL_TEST = 1
 
 real-test: build/real/installed build/real/smollm2/config.json
-	build/real/bin/python -m pytest tests/real tests/vllm $(BY_FILE)
+	build/real/bin/python -m pytest tests/real tests/vllm $(BY_FILE) -n 2
 	build/real/bin/python -m pytest -s tests/openrlhf
 
 # A real language model of 135M parameters, in build/real/smollm2.
