@@ -165,7 +165,7 @@ def _describe(error: ValidationError) -> str:
             return f"{key} is missing"
         case "string_pattern_mismatch":
             return f"{key} = {quote(first['input'])}: must be {_NAME_IN_WORDS}"
-        case "list_type":
+        case "list_type" if key == "terms":
             return "write [[terms]] for each term"
         case error_type if error_type == UNSHOWN:
             return f"{key} must be {first['msg']}"

@@ -210,7 +210,7 @@ def test_one_weight_only(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('[[terms]]\nterm = "tsar"', "terms[1] 'tsar' is unknown; known: correctness, "),
+        ('[[terms]]\nterm = "tsar"', "terms[1] 'tsar' is unknown; did you mean 'sar'?"),
         ('[[terms]]\nterm = "no_such:Term"', "cannot be imported: ModuleNotFoundError"),
         ('normalize = "gdpo"\n' + PLAIN, "set group_size to the number of rollouts of a prompt"),
     ],

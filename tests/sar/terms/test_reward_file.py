@@ -68,6 +68,7 @@ def test_a_term_of_the_users_own(
         ("a b", "Expected '='"),
         ("extra = 1\n", "'extra' is unknown; known: terms, group_size, normalize"),
         ("[[term]]\nterm = 1", "write [[terms]] for each term, not [[term]]"),
+        ("terms = 1", "write [[terms]] for each term"),
         ("[terms]\nterm = 1", "write [[terms]] with two brackets"),
         ("group_sise = 4\n[[terms]]", "'group_sise' is unknown; did you mean 'group_size'?"),
         ('term = "x"', "terms[1] 'x' is unknown; list them: python -m sar terms"),
