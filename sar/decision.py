@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import AliasChoices, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -29,6 +29,18 @@ _CONVERTED = Field(strict=False)
 _RENAMED = Field(validation_alias=AliasChoices("over_context", "truncated"))
 # A line has these fields only if they are set.
 _OPTIONAL = ("terms", "group", "seat", "num_members", *NEEDS)
+
+
+class GroupPlace(NamedTuple):
+    """Which rollouts a reward was compared with. `Decision` has the same fields."""
+
+    group: str = ""
+    seat: int | None = None
+    num_members: int | None = None
+
+
+NO_GROUP = GroupPlace()
+"""The place of a rollout that was compared with no other."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,7 @@ class Decision:
     """Place in the group, from 0. A rollout that was sent again has its first attempt's."""
     num_members: Annotated[int, Field(ge=1)] | None = None
     """The reward compares the rollouts with seats below this. It is less than the group's size if
-    siblings came late or never. Without `group`, and in older logs, a line has neither field."""
+    siblings came late or never. A line has these two fields if it has `group`."""
     self_certainty: float | None = None
     reference_gain: float | None = None
     """What `Likelihood` has under these names. A line has them only if a term needed them."""
@@ -106,9 +118,7 @@ class Decision:
         server_version: str,
         policy_version: str | int | None = None,
         end_tokens: Sequence[str] = (),
-        group: str = "",
-        seat: int | None = None,
-        num_members: int | None = None,
+        place: GroupPlace = NO_GROUP,
     ) -> Decision:
         """The record of a reward that was just computed.
 
@@ -117,9 +127,6 @@ class Decision:
             special_tokens: from `RolloutTokenizer.find_special_tokens`.
             label_as_sent: the label before it was parsed.
             end_tokens: `RolloutTokenizer.end_tokens`.
-            group: an id that all rollouts settled together share.
-            seat, num_members: the place in the group, and how many seats the reward compares. None
-                without a group.
         """
         return cls(
             time=datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -133,9 +140,7 @@ class Decision:
             model=model,
             server_version=server_version,
             end_tokens=tuple(end_tokens),
-            group=group,
-            seat=seat,
-            num_members=num_members,
+            **place._asdict(),
             **_reward_fields(reward, label.grader, label.mode, sar_weight),
         )
 
@@ -153,17 +158,17 @@ class Decision:
         mode: Mode,
         *,
         sar_weight: float | None = None,
-        group: str | None = None,
+        place: GroupPlace | None = None,
     ) -> Decision:
         """The same rollout with another reward.
 
         Args:
-            sar_weight, group: None: as they are. With another group, the seat is forgotten.
+            sar_weight, place: None: as they are.
         """
         weight = self.sar_weight if sar_weight is None else sar_weight
         fields = _reward_fields(reward, grader, mode, weight)
-        if group is not None and group != self.group:
-            fields |= {"group": group, "seat": None, "num_members": None}
+        if place is not None:
+            fields |= place._asdict()
         return replace(self, **fields)
 
     def make_sample(self, verdict: Verdict, grader: GraderName) -> Sample:

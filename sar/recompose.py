@@ -5,8 +5,6 @@ If the reward compares rollouts, each group is settled as the server would have 
    that its `num_members` names: siblings that came late are not among them. Lines with the same
    seat are one rollout, which was sent again; each gets its reward. More members than `group_size`
    are an error: the run's was larger.
-   Older logs have groups without seats. There, all rollouts of a group are compared. One that was
-   sent and logged again after its group was complete gets the same reward again.
    In a log without groups, rollouts with the same prompt and label are a group. It takes
    `group_size` rollouts in the order of the log; the next one starts another group.
 2. A rollout waits for its siblings while the next 16,384 rollouts are read, or 268 million
@@ -27,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 
-from sar.decision import Decision
+from sar.decision import Decision, GroupPlace
 from sar.grading.label import LabelError
 from sar.read_ahead import read_ahead
 from sar.rescore import Judged, Rescored, RescoreError
@@ -74,10 +72,15 @@ class _Rollout:
         assert self.sample is not None
         return Member(self.sample, self.scores)
 
-    def settle(self, value: float, terms: Mapping[str, float], group_id: str) -> None:
+    def settle(self, scored: Scored, place: GroupPlace | None = None) -> None:
+        """
+        Args:
+            place: None: as it was logged.
+        """
         judged = self.judged
+        value, terms = scored
         reward = Reward(value, judged.verdict, self.decision.likelihood, terms)
-        after = self.decision.with_reward(reward, judged.grader, judged.mode, group=group_id)
+        after = self.decision.with_reward(reward, judged.grader, judged.mode, place=place)
         self.rescored = Rescored(judged.logged.place, self.decision, after)
 
 
@@ -116,8 +119,6 @@ class Recomposer:
         self._num_chars = 0
         self._open: dict[Hashable, _Group] = {}
         self._open_seated: dict[Hashable, _Group] = {}  # by group id
-        # Reward and terms by group id and hash of the response.
-        self._complete: dict[str, dict[int, Scored]] = {}
         self._seated = SeatedGroups(_MAX_SETTLED, max_waiting_chars)
 
     def recompose(self, all_judged: Iterable[Judged]) -> Iterator[Rescored]:
@@ -144,13 +145,14 @@ class Recomposer:
         """Settles a rollout that is compared with no other, or puts it into its group."""
         group_size = self.composition.group_size
         if rollout.sample is None:
-            rollout.settle(rollout.judged.verdict.correctness, rollout.scores, group_id="")
+            rollout.settle((rollout.judged.verdict.correctness, rollout.scores))
         elif group_size is None:
-            self._settle([rollout], [rollout.sample], rollout.decision.group)
+            (scored,) = self._score_members([rollout.member], rollout)
+            rollout.settle(scored)
         elif seat := _find_seat(rollout, group_size):
             self._seat(rollout, seat)
-        elif not self._settle_again(rollout):
-            key = rollout.decision.group or (rollout.sample.prompt, rollout.sample.label)
+        else:
+            key = rollout.sample.prompt, rollout.sample.label
             rollout.group = self._open.setdefault(key, _Group(key))
             rollout.group.rollouts.append(rollout)
             if len(rollout.group.rollouts) == group_size:
@@ -160,7 +162,7 @@ class Recomposer:
         """Puts a rollout into the group that the log names, and settles those whom it completes."""
         group_id = rollout.decision.group
         if scored := self._seated.find(group_id).scored.get(seat):
-            rollout.settle(*scored, group_id)
+            rollout.settle(scored)
             return
         rollout.seat = seat
         rollout.group = self._open_seated.setdefault(group_id, _Group(group_id))
@@ -218,7 +220,7 @@ class Recomposer:
             for seat, same in asked.items():
                 seated.scored[seat] = by_number[seat.number]
                 for one in same:
-                    one.settle(*by_number[seat.number], one.decision.group)
+                    one.settle(by_number[seat.number])
         for one in rollouts:
             one.group = one.sample = None
 
@@ -226,55 +228,18 @@ class Recomposer:
         """Settles a group with the rollouts that came."""
         del self._open[group.key]
         rollouts = group.rollouts
-        samples = [one.sample for one in rollouts if one.sample]
         if len(rollouts) == 1:
             self.num_left_out += 1
         else:
             self.num_groups += 1
             self.num_incomplete += len(rollouts) != self.composition.group_size
-            first = rollouts[0].decision
+            scored = self._score_members([one.member for one in rollouts], rollouts[0])
             # Unique in the output, like an id of the server's.
-            own_id = f"{first.request_id}/{self.num_groups}"
-            self._settle(rollouts, samples, first.group or own_id)
-            if first.group and len(rollouts) == self.composition.group_size:
-                self._remember(first.group, rollouts)
+            own_id = f"{rollouts[0].decision.request_id}/{self.num_groups}"
+            for seat, (one, own) in enumerate(zip(rollouts, scored, strict=True)):
+                one.settle(own, GroupPlace(own_id, seat, len(rollouts)))
         for one in rollouts:
             one.group = one.sample = None
-
-    def _remember(self, group_id: str, rollouts: Sequence[_Rollout]) -> None:
-        self._complete[group_id] = {
-            hash(one.decision.response): (one.rescored.after.reward, one.rescored.after.terms)
-            for one in rollouts
-            if one.rescored
-        }
-        if len(self._complete) > _MAX_SETTLED:
-            del self._complete[next(iter(self._complete))]
-
-    def _settle_again(self, rollout: _Rollout) -> bool:
-        """Settles a rollout that was sent again after its group was complete. False if it was not.
-
-        Raises:
-            RescoreError: it is no such rollout, but its group is complete.
-        """
-        group_id = rollout.decision.group
-        if group_id not in self._complete:
-            return False
-        settled = self._complete[group_id].get(hash(rollout.decision.response))
-        if settled is None:
-            assert self.composition.group_size is not None
-            raise _make_size_error(rollout, self.composition.group_size)
-        rollout.settle(*settled, group_id)
-        return True
-
-    def _settle(
-        self, rollouts: Sequence[_Rollout], samples: Sequence[Sample], group_id: str
-    ) -> None:
-        members = [
-            Member(sample, one.scores) for one, sample in zip(rollouts, samples, strict=True)
-        ]
-        scored = self._score_members(members, rollouts[0])
-        for rollout, one in zip(rollouts, scored, strict=True):
-            rollout.settle(*one, group_id)
 
     def _score_members(self, members: Sequence[Member], one_of_them: _Rollout) -> list[Scored]:
         """Rewards of rollouts that are compared with each other.
@@ -305,29 +270,25 @@ class Recomposer:
 
 
 def _find_seat(rollout: _Rollout, group_size: int) -> Seat | None:
-    """The rollout's seat. None if the log does not say.
+    """The rollout's seat. None if it was logged without a group.
 
     Raises:
         RescoreError: no group of this size has such a seat.
     """
-    decision = rollout.decision
-    if not decision.group or decision.seat is None or decision.num_members is None:
+    decision, place = rollout.decision, rollout.judged.logged.place
+    if not decision.group:
         return None
+    if decision.seat is None or decision.num_members is None:
+        raise RescoreError(f"{place}: a group without seat and num_members")
     if decision.num_members > group_size:
-        raise _make_size_error(rollout, group_size)
+        raise RescoreError(
+            f"{place}: its group has more than {group_size} rollouts; set group_size to the run's"
+        )
     if decision.seat >= decision.num_members:
         raise RescoreError(
-            f"{rollout.judged.logged.place}: seat {decision.seat} is not below num_members, "
-            f"{decision.num_members}"
+            f"{place}: seat {decision.seat} is not below num_members, {decision.num_members}"
         )
     return Seat(decision.seat, decision.num_members)
-
-
-def _make_size_error(rollout: _Rollout, group_size: int) -> RescoreError:
-    return RescoreError(
-        f"{rollout.judged.logged.place}: its group has more than {group_size} rollouts; "
-        "set group_size to the run's"
-    )
 
 
 def _score_all(

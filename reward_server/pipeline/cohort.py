@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from reward_server.errors import ScoringFailed
 from reward_server.pipeline.waiting import Client
+from sar.decision import NO_GROUP, GroupPlace
 from sar.errors import one_line
 from sar.terms.base import Sample, TermError
 from sar.terms.composition import Composition
@@ -37,14 +38,10 @@ class Settled:
 
     reward: float
     terms: Mapping[str, float]
-    group: str = ""
-    """Shared by all rollouts that were settled together. Empty: the reward compares nothing."""
+    place: GroupPlace = NO_GROUP
+    """For the reward log. A retry has the seat of its first attempt."""
     incomplete: bool = False
     """True if siblings were missing at the deadline."""
-    seat: int = 0
-    """Its place in the group, from 0. A retry has that of its first attempt."""
-    num_members: int = 1
-    """The reward compares the members with seats below this, itself included."""
 
 
 @dataclass(eq=False)

@@ -58,6 +58,7 @@ from reward_server.pipeline.cohort import (
 from reward_server.pipeline.gathering import Gathering
 from reward_server.pipeline.settled_groups import Origin, SettledGroup, SettledGroups
 from reward_server.pipeline.waiting import Client, Deadline
+from sar.decision import GroupPlace
 from sar.terms.composition import Composition
 
 __all__ = ["Cohorts", "CohortsState", "Member", "Settled"]
@@ -287,7 +288,7 @@ class Cohorts:
             answer_with_error(cohort.slots, error)
             return
         settled = [
-            Settled(*reward, name, is_incomplete, seat, len(rewards))
+            Settled(*reward, GroupPlace(name, seat, len(rewards)), is_incomplete)
             for seat, reward in enumerate(rewards)
         ]
         with self._lock:
@@ -325,7 +326,10 @@ class Cohorts:
             return
         by_seat = dict(zip(seats, rewards, strict=True))
         num_members = seats[-1] + 1
-        settled = [Settled(*by_seat[seat], group.name, True, seat, num_members) for seat in late]
+        settled = [
+            Settled(*by_seat[seat], GroupPlace(group.name, seat, num_members), incomplete=True)
+            for seat in late
+        ]
         with self._lock:
             self._remember(group, slots, settled)
         for slot, one in zip(slots, settled, strict=True):

@@ -23,7 +23,7 @@ from reward_server.pipeline.intake import Intake, split_into_chunks
 from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
 from reward_server.pipeline.waiting import Client, Waiting
 from sar import __version__
-from sar.decision import Decision
+from sar.decision import NO_GROUP, Decision
 from sar.errors import one_line
 from sar.grading.label import Label
 from sar.grading.processes.pool import GraderPool
@@ -136,9 +136,7 @@ class RewardRequest:
                 server_version=__version__,
                 policy_version=self._engine.version,
                 end_tokens=self._engine.tokenizer.end_tokens,
-                group=settled.group if settled else "",
-                seat=settled.seat if settled and settled.group else None,
-                num_members=settled.num_members if settled and settled.group else None,
+                place=settled.place if settled else NO_GROUP,
             )
 
     def _list_rewards(self) -> Iterator[tuple[_Pending, Reward, Settled | None]]:

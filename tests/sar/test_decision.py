@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sar.decision import Decision
+from sar.decision import Decision, GroupPlace
 from sar.grading.label import GraderName, Label, parse_label
 from sar.grading.verdict import Reason, Verdict
 from sar.reward import Likelihood, Reward, combine
@@ -215,9 +215,7 @@ def test_a_reward_files_terms_and_group_are_logged() -> None:
         template_mismatch=False,
         model="demo",
         server_version="0.1.0",
-        group="g1",
-        seat=0,
-        num_members=3,
+        place=GroupPlace("g1", 0, 3),
     )
     record = json.loads(one.to_json())
     assert (record["terms"], record["group"], record["reward"]) == (terms, "g1", 0.5)
@@ -225,9 +223,9 @@ def test_a_reward_files_terms_and_group_are_logged() -> None:
     again = Decision.from_json(one.to_json())
     assert again == one
     reward = Reward(0.1, one.verdict, one.likelihood, {})
-    assert one.with_reward(reward, "math", "train", group="g1").seat == 0
-    moved = one.with_reward(reward, "math", "train", group="g2")
-    assert (moved.group, moved.seat, moved.num_members) == ("g2", None, None)
+    assert one.with_reward(reward, "math", "train").seat == 0
+    moved = one.with_reward(reward, "math", "train", place=GroupPlace("g2", 1, 2))
+    assert (moved.group, moved.seat, moved.num_members) == ("g2", 1, 2)
     label = Label("A", "choice", "train", ("5", "6"))
     assert again.sample == Sample(
         "<think>", "<think>So 6.", label, Verdict(Reason.WRONG, "6"), likelihood

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sar.decision import Decision
+from sar.decision import Decision, GroupPlace
 from sar.grading.verdict import Reason, Verdict
 from sar.recompose import Recomposer
 from sar.rescore import Judged, LoggedDecision, Rescored, RescoreError, keep_verdicts
@@ -88,12 +88,10 @@ def recompose(
 def rollout(decision: Callable[..., Decision]) -> Callable[..., Decision]:
     """Makes a decision with this prompt, verdict and length."""
 
-    def make(
-        prompt: str = "Q", right: bool = True, tokens: int = 7, label: Any = "5", group: str = ""
-    ) -> Decision:
+    def make(prompt: str = "Q", right: bool = True, tokens: int = 7, label: Any = "5") -> Decision:
         reason = Reason.CORRECT if right else Reason.WRONG
         one = decision("So 5.", label, reason, prompt=prompt)
-        return replace(one, num_response_tokens=tokens, group=group)
+        return replace(one, num_response_tokens=tokens)
 
     return make
 
@@ -151,9 +149,10 @@ def test_the_same_reward_gives_the_logged_one(
         samples = [one.sample for one in decisions]
         terms = composition.score_group(samples, [composition.score(one) for one in samples])
         values = composition.combine(samples, terms)
-        for made, value, its_terms in zip(decisions, values, terms, strict=True):
+        for seat, (made, value, its_terms) in enumerate(zip(decisions, values, terms, strict=True)):
             reward = Reward(value, made.verdict, made.likelihood, its_terms)
-            log.append(made.with_reward(reward, made.grader, made.mode, group=f"id{number}"))
+            place = GroupPlace(f"id{number}", seat, len(group))
+            log.append(made.with_reward(reward, made.grader, made.mode, place=place))
     random.shuffle(log)
     log = [Decision.from_json(one.to_json()) for one in log]
 
@@ -193,52 +192,23 @@ def test_evaluation_rollouts_belong_to_no_group(rollout: Callable[..., Decision]
     assert (recomposer.num_groups, recomposer.num_left_out) == (1, 0)
 
 
-def test_ids_labels_and_prompts_keep_groups_apart(rollout: Callable[..., Decision]) -> None:
-    """Each pair has one id or one prompt and label, and no rollout has a sibling elsewhere."""
+def test_labels_and_prompts_keep_groups_apart(rollout: Callable[..., Decision]) -> None:
+    """Each pair has one prompt and label, and no rollout has a sibling elsewhere."""
     pairs: list[dict[str, Any]] = [
         {"prompt": "Q"},
         {"prompt": "Q", "label": "6"},
         {"prompt": "Q", "label": {"answer": "5", "choices": [], "grader": "exact"}},
         {"prompt": "P"},
-        {"prompt": "Q", "group": "one"},
-        {"prompt": "Q", "group": "two"},
     ]
     log = [rollout(tokens=number, **pair) for number in (3, 5) for pair in pairs]
     found, recomposer = recompose(log, comparing(2))
     ids = [one.after.group for one in found]
     assert ids[: len(pairs)] == ids[len(pairs) :]
     assert len(set(ids)) == len(pairs) == recomposer.num_groups
-    assert ids[4:6] == ["one", "two"]
     assert {one.after.terms["longer"] for one in found} == {-1.0, 1.0}
     # The new ids keep the groups together when the output is computed again.
     again, _ = recompose([one.after for one in reversed(found)], comparing(2))
     assert [one.after for one in again] == [one.after for one in reversed(found)]
-
-
-def test_a_rollout_that_was_sent_again_gets_the_same_reward(
-    rollout: Callable[..., Decision],
-) -> None:
-    """After its group was complete; two siblings with equal texts are no such rollouts."""
-    texts = ["a", "b", "b", "c", "b", "a"]
-    log = [
-        replace(rollout(tokens=ord(text), group="one"), response=text, request_id=f"{number}")
-        for number, text in enumerate(texts)
-    ]
-    found, recomposer = recompose(log, comparing(4, "gdpo"))
-    rewards = [one.after.reward for one in found]
-    assert rewards[4:] == [rewards[1], rewards[0]]
-    assert len(set(rewards[:4])) == 3
-    assert found[5].after.terms == found[0].after.terms
-    assert [one.after.request_id for one in found] == list("012345")
-    assert (recomposer.num_groups, recomposer.num_left_out) == (1, 0)
-
-
-def test_a_group_larger_than_the_files_is_an_error(rollout: Callable[..., Decision]) -> None:
-    log = [replace(rollout(group="one"), response=text) for text in "abc"]
-    with pytest.raises(RescoreError) as error:
-        recompose(log, comparing(2))
-    message = "a.jsonl:3: its group has more than 2 rollouts; set group_size to the run's"
-    assert str(error.value) == message
 
 
 def test_a_label_object_and_its_text_are_one_label(rollout: Callable[..., Decision]) -> None:

@@ -68,7 +68,12 @@ def rollout(decision: Callable[..., Decision]) -> MakeRollout:
     """Makes a decision with this verdict, length and seat. Its texts have 6 characters."""
 
     def make(
-        seat: int, num_members: int, *, tokens: int = 7, right: bool = True, group: str = "one"
+        seat: int | None,
+        num_members: int | None,
+        *,
+        tokens: int = 7,
+        right: bool = True,
+        group: str = "one",
     ) -> Decision:
         one = decision("So 5.", "5", Reason.CORRECT if right else Reason.WRONG, prompt="Q")
         place: dict[str, Any] = {"group": group, "seat": seat, "num_members": num_members}
@@ -193,10 +198,11 @@ def test_a_file_with_a_larger_group_size_does_not_change_who_is_compared(
     [
         (0, 3, "its group has more than 2 rollouts; set group_size to the run's"),
         (2, 2, "seat 2 is not below num_members, 2"),
+        (None, None, "a group without seat and num_members"),
     ],
 )
 def test_seats_that_no_group_has_are_errors(
-    rollout: MakeRollout, seat: int, num_members: int, message: str
+    rollout: MakeRollout, seat: int | None, num_members: int | None, message: str
 ) -> None:
     with pytest.raises(RescoreError) as error:
         recompose([rollout(0, 2), rollout(seat, num_members)], comparing(2))

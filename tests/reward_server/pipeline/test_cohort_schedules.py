@@ -10,6 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from reward_server.errors import NotReady
+from sar.decision import GroupPlace
 
 if TYPE_CHECKING:
     from tests.reward_server.pipeline.conftest import CohortHelpers, Sent, World
@@ -69,7 +70,7 @@ def test_every_group_is_the_trainers_own(worlds: CohortHelpers, data: st.DataObj
     answers of a seat all have its text."""
     group_size = data.draw(st.integers(2, 4), label="group size")
     num_epochs = data.draw(st.integers(1, 3), label="epochs")
-    texts_by_seat: dict[tuple[str, int], int] = {}
+    texts_by_seat: dict[GroupPlace, int] = {}
     with worlds.open(group_size) as world:
         for _ in range(num_epochs):
             texts = st.lists(st.integers(0, 3), min_size=group_size, max_size=group_size)
@@ -86,9 +87,9 @@ def test_every_group_is_the_trainers_own(worlds: CohortHelpers, data: st.DataObj
                     if attempt.settled:
                         assert attempt.group == Counter(groups[rollout.prompt])
                         assert not attempt.one.incomplete
-                        place = attempt.one.group, attempt.one.seat
+                        place = attempt.one.place
                         assert texts_by_seat.setdefault(place, rollout.text) == rollout.text
-                        assert attempt.one.num_members == group_size
+                        assert place.num_members == group_size
 
 
 def run_epoch(
@@ -132,7 +133,9 @@ def test_late_and_missing_siblings(
                 assert isinstance(request.error, NotReady)
             else:
                 assert request.group == Counter(members)
-                assert (members[request.one.seat], request.one.num_members) == (text, len(members))
+                place = request.one.place
+                assert place.seat is not None
+                assert (members[place.seat], place.num_members) == (text, len(members))
                 assert request.one.incomplete == (
                     len(members) < group_size or members != expected[0]
                 )

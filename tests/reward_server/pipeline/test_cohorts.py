@@ -22,9 +22,9 @@ def groups(requests: Sequence[Sent]) -> list[Counter[int]]:
     return [request.group for request in requests]
 
 
-def seats(requests: Sequence[Sent]) -> list[tuple[int, int]]:
+def seats(requests: Sequence[Sent]) -> list[tuple[int | None, int | None]]:
     """The seat of each request's rollout, and how many seats its reward compares."""
-    return [(request.one.seat, request.one.num_members) for request in requests]
+    return [(request.one.place.seat, request.one.place.num_members) for request in requests]
 
 
 def test_answers_are_held_until_the_last_sibling(worlds: CohortHelpers) -> None:
@@ -38,7 +38,7 @@ def test_answers_are_held_until_the_last_sibling(worlds: CohortHelpers) -> None:
         requests = [*first, world.send_text(2)]
         assert groups(requests) == [Counter([0, 1, 2])] * 3
         assert seats(requests) == [(0, 3), (1, 3), (2, 3)]
-        assert len({request.one.group for request in requests}) == 1
+        assert len({request.one.place.group for request in requests}) == 1
         assert not any(request.one.incomplete for request in requests)
         assert other.is_held
         assert world.cohorts.state.num_settled == 1
@@ -57,7 +57,7 @@ def test_more_siblings_than_the_group_has_start_another(worlds: CohortHelpers) -
         requests = [world.send_text(text) for text in range(5)]
         expected = [Counter([0, 1])] * 2 + [Counter([2, 3])] * 2
         assert groups(requests[:4]) == expected
-        assert requests[0].one.group != requests[2].one.group
+        assert requests[0].one.place.group != requests[2].one.place.group
         assert requests[4].is_held
 
 
@@ -69,7 +69,7 @@ def test_a_request_with_all_siblings_does_not_wait(worlds: CohortHelpers) -> Non
         assert whole.settled is not None
         one, other = Counter([1, 2]), Counter([3, 4])
         assert [worlds.decode(s.reward) for s in whole.settled] == [one, other, one, other]
-        assert [(s.seat, s.num_members) for s in whole.settled] == [(0, 2), (0, 2), (1, 2), (1, 2)]
+        assert [s.place[1:] for s in whole.settled] == [(0, 2), (0, 2), (1, 2), (1, 2)]
         assert held.is_held
         both = world.send(*(worlds.make_member(text) for text in (4, 5, 6)))
         assert both.settled is not None, "two are a group, and the third completes the held one"
@@ -113,7 +113,10 @@ def test_a_client_that_leaves_stays_a_member_and_may_ask_again(worlds: CohortHel
         again = world.send_text(0)
         assert again.is_held, "it could be the first of a new group"
         world.pass_time(2.5)
-        assert (again.group, again.one.group) == (requests[0].group, requests[0].one.group)
+        assert (again.group, again.one.place.group) == (
+            requests[0].group,
+            requests[0].one.place.group,
+        )
         assert seats([again, *requests]) == [(0, 3), (1, 3), (2, 3)]
         assert world.cohorts.state.num_retries == 1
 
@@ -160,7 +163,7 @@ def test_the_next_epoch_does_not_lose_a_member_with_an_equal_text(
             new.append(world.send_text(text))
             world.pass_time(pause_s)
         assert groups(new) == [Counter([1, 5, 6])] * 3
-        assert new[0].one.group != old[0].one.group
+        assert new[0].one.place.group != old[0].one.place.group
 
 
 def test_an_undelivered_answer_does_not_hide_a_new_group(worlds: CohortHelpers) -> None:
@@ -189,7 +192,7 @@ def test_at_the_deadline_two_are_settled_without_the_third(worlds: CohortHelpers
         late = world.send_text(2)
         world.pass_time(2.5)
         assert late.group == Counter([0, 1, 2])
-        assert (late.one.group, late.one.incomplete) == (first.one.group, True)
+        assert (late.one.place.group, late.one.incomplete) == (first.one.place.group, True)
         assert seats([first, second, late]) == [(0, 2), (1, 2), (2, 3)]
         assert world.cohorts.state.num_incomplete == 1
         again = world.send_text(2, leaves_with_answer=True)
@@ -306,7 +309,7 @@ def test_a_late_sibling_whose_term_fails_can_come_again(worlds: CohortHelpers) -
             assert isinstance(late.error, ScoringFailed)
         late = world.send_text(2)
         world.pass_time(3.0)
-        assert late.one.group == early[0].one.group
+        assert late.one.place.group == early[0].one.place.group
         assert seats([late]) == [(2, 3)]
 
 
@@ -344,7 +347,7 @@ def test_the_seat_of_a_late_sibling_whose_term_fails_is_taken_by_the_next(
             requests.append(world.send_text(text))
             world.pass_time(3.0)
         assert seats(requests) == [(0, 2), (1, 2), (3, 4), (2, 4), (4, 5)]
-        assert len({request.one.group for request in requests}) == 1
+        assert len({request.one.place.group for request in requests}) == 1
 
 
 def test_a_stop_refuses_what_is_held(worlds: CohortHelpers) -> None:

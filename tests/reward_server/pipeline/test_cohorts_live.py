@@ -62,7 +62,7 @@ def test_two_thousand_greenlets_are_held(worlds: CohortHelpers) -> None:
     assert held == [2002]
     assert len(answers) == 286 * 8
     assert all(worlds.decode(one.reward) == Counter(range(8)) for one in answers.values())
-    names = {(prompt, one.group) for (prompt, _), one in answers.items()}
+    names = {(prompt, one.place.group) for (prompt, _), one in answers.items()}
     assert len(names) == 286
     state = cohorts.state
     assert (state.num_held, state.num_open, state.num_settled) == (0, 0, 286)
@@ -119,7 +119,7 @@ def test_a_term_slower_than_the_timeout_can_be_asked_for_again(
         gate.may_go_on.set()
         assert again.result(PATIENCE_S).reward == 2.0
         # This one finds the group settled.
-        assert join(cohorts, second).group == again.result().group
+        assert join(cohorts, second).place == again.result().place
     assert cohorts.state.num_settled == 1
 
 
