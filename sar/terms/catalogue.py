@@ -104,11 +104,18 @@ def _describe(name: str, kind: type[Term | GroupTerm]) -> TermDescription:
         kind.bounds,
         kind.source,
         tuple(
-            OptionDescription(option, _show_default(field), _join(field.description or ""))
+            OptionDescription(option, _show_default(field), _find_meaning(kind, option))
             for option, field in fields.items()
         ),
         issubclass(kind, GroupTerm),
     )
+
+
+def _find_meaning(kind: type[Term | GroupTerm], option: str) -> str:
+    """The text below the option. pydantic finds it only in the class that declares the option."""
+    declared = (getattr(each, "__pydantic_fields__", {}).get(option) for each in kind.__mro__)
+    texts = (field.description for field in declared if field and field.description)
+    return _join(next(texts, ""))
 
 
 def _show_default(field: Any) -> str:

@@ -70,11 +70,17 @@ class Classify(RemoteTerm):
     source = "docs/rewards-remote.md"
 
     api: Api
+    """What runs the reward model: "vllm", "sglang" or "tei"."""
     model: Annotated[str | None, _NotTei] = None
+    """Its name there, with vLLM and SGLang."""
     class_index: Annotated[Annotated[int, Field(ge=0)] | None, _NotTei] = None
+    """Which class's score, with vLLM and SGLang. Required if the model has several."""
     class_label: Annotated[str | None, _OnlyTei] = None
+    """The same with TEI, by the class's name."""
     template: Template = "{prompt}{response}"
+    """What is sent."""
     bos_token: str = ""
+    """Taken off the start of what is sent: the other server adds its own."""
 
     @property
     def _path(self) -> str:

@@ -72,11 +72,17 @@ class Judge(RemoteTerm):
     source = "Zheng et al., arXiv:2306.05685"
 
     model: Annotated[str, Field(min_length=1)]
+    """The judge's name on its server."""
     rubric: Template
+    """What the judge is asked, with `{question}`, `{prompt}`, `{response}` and `{answer}` in it."""
     min: FiniteFloat
+    """The lowest score."""
     max: Annotated[FiniteFloat, AfterValidator(_check_max)]
+    """The highest score."""
     max_tokens: Annotated[int, Field(ge=1, le=131_072)] = 1024
+    """Tokens that the judge may write."""
     extra_body: Annotated[dict[str, Any], AfterValidator(_check_extra_body)] | None = None
+    """Further fields of the request, such as `{seed = 1}`."""
 
     @property
     def _path(self) -> str:

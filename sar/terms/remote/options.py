@@ -80,10 +80,15 @@ class RemoteTerm(_State):
     """A number that a model elsewhere gives for one rollout."""
 
     url: Annotated[str, AfterValidator(_check_url)]
+    """Address of the other server."""
     key_env: Annotated[str, AfterValidator(_check_key_variable)] | None = None
+    """Environment variable that holds the API key."""
     max_concurrency: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Questions that are open at once, over all requests."""
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    """Seconds until an answer must be there, retries included."""
     question_between: Annotated[list[str], AfterValidator(_check_marks)] | None = None
+    """The two texts that stand before and after the question in a prompt, for `{question}`."""
 
     is_remote = True
 

@@ -91,12 +91,12 @@ def test_a_page_gets_the_tables_between_its_markers(
         for line in (ROOT / "docs/rewards.md").read_text(encoding="utf-8").splitlines()
         if line.startswith("<!--")
     )
-    page.write_text(f"# Before\n\n{start}\nold\n{end}\nAfter.\n")
+    page.write_text(f"# Before\n\n{start}\nwritten before\n{end}\nAfter.\n")
     assert run("--update", page) == 0
     text = page.read_text(encoding="utf-8")
     assert text.startswith(f"# Before\n\n{start}\n")
     assert text.endswith(f"{end}\nAfter.\n")
-    assert "old" not in text
+    assert "written before" not in text
     assert all(f"| `{name}` | " in text for name in TERMS)
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert {line.replace(r"\|", "").count("|") for line in rows} == {7}
