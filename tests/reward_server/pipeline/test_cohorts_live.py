@@ -119,7 +119,7 @@ def test_a_term_slower_than_the_timeout_can_be_asked_for_again(
         gate.may_go_on.set()
         assert again.result(PATIENCE_S).reward == 2.0
         # This one finds the group settled.
-        assert join(cohorts, second).place == again.result().place
+        assert join(cohorts, second).place.group == again.result().place.group
     assert cohorts.state.num_settled == 1
 
 

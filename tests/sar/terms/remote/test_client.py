@@ -20,6 +20,7 @@ from sar.terms.remote.client import MAX_RETRIES, RemoteError
 
 KEY = 'sk-a"b\\c-0123456789'
 NUM_TRIES = MAX_RETRIES + 1
+PATIENCE_S = 120.0
 
 
 def score_of(number: float) -> Any:
@@ -127,7 +128,7 @@ def test_a_server_that_hangs_is_an_error(fake_server: Any, reply: Any, make_samp
     wake = Event()
 
     def hang(_: Any) -> Any:
-        wake.wait(60)
+        wake.wait(PATIENCE_S)
         return reply()
 
     fake_server.reply = hang
@@ -136,7 +137,7 @@ def test_a_server_that_hangs_is_an_error(fake_server: Any, reply: Any, make_samp
     with pytest.raises(RemoteError, match=rf"no answer within 0\.5 s from {fake_server.url}"):
         term.score(make_sample())
     wake.set()
-    assert time.monotonic() - started_s < 30
+    assert time.monotonic() - started_s < PATIENCE_S / 2
 
 
 def test_a_server_that_drips_is_an_error(fake_server: Any, make_sample: Any) -> None:
@@ -174,7 +175,7 @@ def test_waiting_for_a_place_counts_too(fake_server: Any, reply: Any, make_sampl
     started_s = time.monotonic()
     with ThreadPoolExecutor(8) as threads:
         messages = list(threads.map(ask, range(8)))
-    assert time.monotonic() - started_s < 30
+    assert time.monotonic() - started_s < PATIENCE_S / 2
     assert any(message.startswith("no turn among 1 requests within 2 s") for message in messages)
     assert len(fake_server.received) <= 4
 
