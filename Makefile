@@ -8,7 +8,7 @@
 # make test-verl   tests recipes/adapters/verl.py inside verl, in an environment of its own
 # make eval-demo   evaluates the bundled model twice and compares the runs
 # make train-demo   trains a small model on three rewards, about 40 minutes; QUICK=1: under ten;
-#              ARMS=all: on seven rewards, twice as long
+#              ARMS=all: on seven rewards, twice as long; ARMS=hacked: on two that a policy games
 # make fuzz    sends thousands of bad requests, three minutes; make test sends a few of them
 # make serve   starts the server: make serve MODEL=Qwen/Qwen3-1.7B-Base PORT=5000
 # make lint    ruff, mypy, import rules, hadolint, shellcheck; make format mends what ruff can

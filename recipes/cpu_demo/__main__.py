@@ -1,8 +1,9 @@
-"""python -m recipes.cpu_demo [--quick] [--trainer trl|openrlhf] [--arms all] [--output FOLDER]
+"""python -m recipes.cpu_demo [--quick] [--trainer trl|openrlhf] [--arms ARMS] [--output FOLDER]
 
 Trains a small model on correctness, on correctness + 0.2 SAR and on SAR alone, and evaluates on
 unseen problems. A reward server for each run follows the policy's checkpoints.
-With `--arms all`, it also trains on the rewards of rewards/*.toml, and draws tradeoff.png.
+With `--arms all`, it also trains on rewards composed of other terms; with `--arms hacked`, on two
+that the policy learns to game. It then draws tradeoff.png too.
 With `--trainer openrlhf`, recipes/grpo.sh trains on the first two rewards, in OpenRLHF's own loop.
 Writes results.json, table.md and curves.png into the output folder. The same command continues an
 interrupted demo: finished runs are kept.
@@ -25,6 +26,7 @@ from pathlib import Path
 from eval.errors import UserError
 from eval.records import write_json
 from eval.run.output import lock_run
+from recipes.cpu_demo.arms import EXTRA_ARMS
 from recipes.cpu_demo.openrlhf_environ import find_missing_parts
 from recipes.cpu_demo.plan import (
     FULL,
@@ -60,10 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(
                 f"--trainer openrlhf needs {', '.join(missing)}: make train-demo TRAINER=openrlhf"
             )
-    has_all_arms = arguments.arms == "all"
-    runs = list(
-        plan_runs(arguments.output, arguments.quick, arguments.trainer, has_all_arms=has_all_arms)
-    )
+    extra = EXTRA_ARMS[arguments.arms]
+    runs = list(plan_runs(arguments.output, arguments.quick, arguments.trainer, extra=extra))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     started_s = time.monotonic()
     try:
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # A run of OpenRLHF takes all cores: its parts are processes of their own.
             jobs = 1 if arguments.trainer == "openrlhf" else arguments.jobs
             _run_all(runs, settings, arguments.output, jobs)
-            _write_report(runs, arguments.output, has_all_arms=has_all_arms)
+            _write_report(runs, arguments.output, has_tradeoff=bool(extra))
     except (UserError, ProcessFailed) as error:
         print(f"python -m recipes.cpu_demo: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
@@ -104,9 +104,10 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--arms",
-        choices=["default", "all"],
+        choices=list(EXTRA_ARMS),
         default="default",
-        help="all: also the rewards of rewards/*.toml, two seeds each",
+        help="all: also four composed rewards, two seeds each; hacked: also two rewards that the "
+        "policy learns to game",
     )
     parser.add_argument("--output", type=Path, default=Path("build/train-demo"))
     parser.add_argument(
@@ -171,7 +172,7 @@ def _count_steps(run: Run) -> int:
         return sum(1 for _ in file)
 
 
-def _write_report(runs: Sequence[Run], output: Path, *, has_all_arms: bool) -> None:
+def _write_report(runs: Sequence[Run], output: Path, *, has_tradeoff: bool) -> None:
     # Imported here: --help need not wait for scipy and matplotlib.
     from recipes.cpu_demo.curves import draw_curves, draw_tradeoff
     from recipes.cpu_demo.results import build_table, format_table
@@ -180,7 +181,7 @@ def _write_report(runs: Sequence[Run], output: Path, *, has_all_arms: bool) -> N
     write_json(output / "results.json", [row.to_json() for row in table])
     (output / "table.md").write_text(format_table(table))
     draw_curves(runs, output / "curves.png")
-    if has_all_arms:
+    if has_tradeoff:
         draw_tradeoff(table, output / "tradeoff.png")
     print(format_table(table))
 

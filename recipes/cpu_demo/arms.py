@@ -59,8 +59,15 @@ COMPOSED_ARMS = (
     _from_file("entropy", "correctness + 0.2 entropy"),
     _from_file("sar_overlong", "GDPO: correctness, 0.2 SAR, 0.2 overlong"),
 )
-"""Those that `ARMS=all` adds."""
-ALL_ARMS = ARMS + COMPOSED_ARMS
+HACKED_ARMS = (
+    _from_file("show_work", "correctness + format that is gamed"),
+    _from_file("length_hack", "correctness + 5 overlong"),
+)
+"""The policy learns to earn these without solving the problems. Their reward logs show whether
+alarms notice it."""
+EXTRA_ARMS = {"default": (), "all": COMPOSED_ARMS, "hacked": HACKED_ARMS}
+"""What each value of `ARMS=` adds to the three arms."""
+ALL_ARMS = ARMS + COMPOSED_ARMS + HACKED_ARMS
 
 
 def find_arm(name: str) -> Arm:

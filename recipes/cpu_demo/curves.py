@@ -12,7 +12,6 @@ import numpy as np
 from eval.figures import COLOURS, make_figure
 from eval.statistics.metrics import Estimate
 from eval.statistics.samples import Floats
-from recipes.cpu_demo.arms import ALL_ARMS
 from recipes.cpu_demo.plan import Run
 from recipes.cpu_demo.results import Row, read_steps
 
@@ -56,12 +55,12 @@ def _draw_panel(axes: Any, curves: dict[Run, Floats]) -> None:
     axes.grid(color="#e4e4e4")
     (num_steps,) = {len(curve) for curve in curves.values()}
     steps = np.arange(1, num_steps + 1)
-    for arm, colour in zip(ALL_ARMS, COLOURS, strict=False):
+    arms = list(dict.fromkeys(run.arm for run in curves))
+    for arm, colour in zip(arms, COLOURS[: len(arms)], strict=True):
         arm_curves = [curve for run, curve in curves.items() if run.arm is arm]
         for curve in arm_curves:
             axes.plot(steps, curve, color=colour, lw=0.7, alpha=0.45)
-        if arm_curves:
-            axes.plot(steps, np.mean(arm_curves, axis=0), color=colour, lw=2, label=arm.title)
+        axes.plot(steps, np.mean(arm_curves, axis=0), color=colour, lw=2, label=arm.title)
 
 
 def draw_tradeoff(table: Sequence[Row], file: Path) -> None:
@@ -72,9 +71,8 @@ def draw_tradeoff(table: Sequence[Row], file: Path) -> None:
     axes.grid(color="#e4e4e4")
     start, *arms = table
     _draw_row(axes, start, "#808080", "s")
-    colours = {arm.title: colour for arm, colour in zip(ALL_ARMS, COLOURS, strict=True)}
-    for row in arms:
-        _draw_row(axes, row, colours[row.title], "o")
+    for row, colour in zip(arms, COLOURS[: len(arms)], strict=True):
+        _draw_row(axes, row, colour, "o")
     axes.set_xlabel("response length (tokens)")
     axes.set_ylabel("accuracy (%)")
     figure.legend(frameon=False, loc="outside right upper", title="trained on", title_fontsize=9)

@@ -13,7 +13,6 @@ from recipes.cpu_demo.arms import (
     ARMS,
     BASELINE,
     COMBINED,
-    COMPOSED_ARMS,
     SAR_ALONE,
     Arm,
     find_arm,
@@ -86,6 +85,11 @@ class Run:
         return self.folder / "steps.jsonl"
 
     @property
+    def rewards(self) -> Path:
+        """The server's reward log: every rollout of the training."""
+        return self.folder / "rewards"
+
+    @property
     def evaluation(self) -> Path:
         return self.folder / "eval"
 
@@ -96,12 +100,15 @@ def start_model_path(output: Path) -> Path:
 
 
 def plan_runs(
-    output: Path, quick: bool, trainer: str = "trl", *, has_all_arms: bool = False
+    output: Path, quick: bool, trainer: str = "trl", *, extra: Sequence[Arm] = ()
 ) -> Iterator[Run]:
-    """Lists all runs, seed by seed: the runs to compare then train at the same time."""
+    """Lists all runs, seed by seed: the runs to compare then train at the same time.
+
+    Args:
+        extra: arms to train besides those of `make train-demo`.
+    """
     num_seeds = {arm: arm.num_seeds for arm in ARMS} if trainer == "trl" else dict(_OPENRLHF_SEEDS)
-    if has_all_arms:
-        num_seeds |= {arm: arm.num_seeds for arm in COMPOSED_ARMS}
+    num_seeds |= {arm: arm.num_seeds for arm in extra}
     for seed in range(max(num_seeds.values())):
         for arm, num in num_seeds.items():
             if seed < num and not (quick and (seed or arm is SAR_ALONE)):

@@ -91,6 +91,7 @@ def _run_server(run: Run, stop: threading.Event) -> Iterator[str]:
         *("--model", str(run.start_model)),
         *run.arm.server_flags,
         *("--follow", str(run.checkpoints)),
+        *("--reward-log", str(run.rewards)),
         *("--grader-workers", "1"),
     )
     log = run.folder / "server.log"

@@ -1,4 +1,4 @@
-"""`make train-demo ARMS=all`: its reward files, its plan, one short run, and its picture."""
+"""`make train-demo ARMS=...`: reward files, plan, one short run, picture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from eval.statistics.metrics import Estimate
-from recipes.cpu_demo.arms import ALL_ARMS, ARMS, COMPOSED_ARMS, SAR_ALONE, Arm, find_arm
+from recipes.cpu_demo.arms import (
+    ALL_ARMS,
+    ARMS,
+    COMPOSED_ARMS,
+    HACKED_ARMS,
+    SAR_ALONE,
+    Arm,
+    find_arm,
+)
 from recipes.cpu_demo.curves import draw_curves, draw_tradeoff
 from recipes.cpu_demo.plan import FULL, OPENRLHF_FULL, QUICK, Run, Settings, plan_runs
 from recipes.cpu_demo.processes import train_and_evaluate
@@ -23,10 +31,12 @@ FORMULAS = {
     "efficient": "correctness + 0.2 efficient, in groups of 6",
     "entropy": "correctness + 0.2 entropy",
     "sar_overlong": "GDPO(correctness + 0.2 sar + 0.2 overlong), in groups of 6",
+    "show_work": "correctness + equations_2 + equations_3 + equations_4",
+    "length_hack": "correctness + 5 overlong",
 }
 
 
-@pytest.mark.parametrize("arm", COMPOSED_ARMS, ids=lambda arm: arm.name)
+@pytest.mark.parametrize("arm", COMPOSED_ARMS + HACKED_ARMS, ids=lambda arm: arm.name)
 def test_reward_files(arm: Arm) -> None:
     assert arm.reward_file is not None
     composition = read_reward_file(arm.reward_file)
@@ -42,26 +52,29 @@ def test_reward_files(arm: Arm) -> None:
 
 def test_every_file_is_an_arm() -> None:
     folder = Path(__file__).parents[2] / "recipes" / "cpu_demo" / "rewards"
-    assert {file.stem for file in folder.iterdir()} == {arm.name for arm in COMPOSED_ARMS}
+    assert {file.stem for file in folder.iterdir()} == {
+        arm.name for arm in COMPOSED_ARMS + HACKED_ARMS
+    }
     assert [arm.server_flags for arm in ARMS] == [
         ("--sar-weight", "0"), ("--sar-weight", "0.2"), ("--sar-weight", "0.2")
     ]  # fmt: skip
     assert [find_arm(arm.name) for arm in ALL_ARMS] == list(ALL_ARMS)
 
 
-def test_all_arms_come_beside_the_others() -> None:
+@pytest.mark.parametrize("extra", [COMPOSED_ARMS, HACKED_ARMS])
+def test_extra_arms_come_beside_the_others(extra: tuple[Arm, ...]) -> None:
     output = Path("out")
     plain = list(plan_runs(output, quick=False))
-    runs = list(plan_runs(output, quick=False, has_all_arms=True))
+    runs = list(plan_runs(output, quick=False, extra=extra))
     assert [run for run in runs if run.arm in ARMS] == plain
-    for arm in COMPOSED_ARMS:
+    for arm in extra:
         assert [run.seed for run in runs if run.arm is arm] == [0, 1]
-    assert len({run.folder for run in runs}) == len(runs) == len(plain) + 8
-    quick = list(plan_runs(output, quick=True, has_all_arms=True))
-    assert {run.arm for run in quick} == set(ALL_ARMS) - {SAR_ALONE}
+    assert len({run.folder for run in runs}) == len(runs) == len(plain) + 2 * len(extra)
+    quick = list(plan_runs(output, quick=True, extra=extra))
+    assert {run.arm for run in quick} == set(ARMS + extra) - {SAR_ALONE}
     assert {run.seed for run in quick} == {0}
-    openrlhf = list(plan_runs(output, quick=False, trainer="openrlhf", has_all_arms=True))
-    assert len(openrlhf) == 4 + 8
+    openrlhf = list(plan_runs(output, quick=False, trainer="openrlhf", extra=extra))
+    assert len(openrlhf) == 4 + 2 * len(extra)
 
 
 def test_openrlhf_gets_the_file_or_the_weight(tmp_path: Path) -> None:
@@ -70,7 +83,7 @@ def test_openrlhf_gets_the_file_or_the_weight(tmp_path: Path) -> None:
         for arm in ALL_ARMS
     }
     for arm, environ in given.items():
-        assert ("REWARD" in environ) == (arm in COMPOSED_ARMS)
+        assert ("REWARD" in environ) == (arm not in ARMS)
         assert ("SAR_WEIGHT" in environ) == (arm in ARMS)
         assert environ.get("REWARD", str(arm.reward_file)) == str(arm.reward_file)
 
@@ -85,6 +98,7 @@ def test_one_run_under_gdpo(tmp_path: Path) -> None:
     train_and_evaluate(run, short, threading.Event())
     steps = read_steps(run)
     assert len(steps) == 3
+    assert _count_lines(run.rewards) == 3 * 2 * short.rollouts_per_prompt
     for step in steps:
         assert step["reward"] == pytest.approx(0, abs=1e-5)  # the mean of normalised groups
         assert step["cohort_incomplete"] == 0
@@ -93,6 +107,10 @@ def test_one_run_under_gdpo(tmp_path: Path) -> None:
         assert -1 <= step["term_overlong"] <= 0
     assert any(abs(step["loss"]) > 0 for step in steps)
     draw_curves([run], tmp_path / "curves.png")
+
+
+def _count_lines(folder: Path) -> int:
+    return sum(len(file.read_text().splitlines()) for file in folder.iterdir())
 
 
 def _make_row(title: str, accuracy: float, tokens: float) -> Row:
@@ -119,10 +137,12 @@ def test_the_picture_shows_every_row_where_it_is(
 
     monkeypatch.setattr(Axes, "errorbar", spy)
     table = [_make_row("nothing yet", 0.85, 62.0)]
-    table += [_make_row(arm.title, 0.8 + n / 100, 50.0 - n) for n, arm in enumerate(ALL_ARMS)]
+    table += [
+        _make_row(arm.title, 0.8 + n / 100, 50.0 - n) for n, arm in enumerate(ARMS + COMPOSED_ARMS)
+    ]
     draw_tradeoff(table, tmp_path / "tradeoff.png")
     assert (tmp_path / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
     assert list(seen) == [row.title for row in table]
     assert seen["nothing yet"] == (62.0, 85.0)
-    for n, arm in enumerate(ALL_ARMS):
+    for n, arm in enumerate(ARMS + COMPOSED_ARMS):
         assert list(seen[arm.title]) == pytest.approx([50.0 - n, 80.0 + n])
