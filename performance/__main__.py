@@ -18,7 +18,7 @@ from pathlib import Path
 from performance.report import RESULTS, Measurement, format_table, save
 
 # Modules of this package with `measure(quick: bool) -> list[Measurement]`.
-PARTS = "scoring", "growth", "grading", "serving", "evaluation"
+PARTS = "scoring", "growth", "grading", "serving", "composing", "evaluation"
 # Only when named: they need more than `make bench` installs. Saved in a file of their own.
 PARTS_OF_THEIR_OWN = ("smollm2",)
 

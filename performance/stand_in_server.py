@@ -1,4 +1,5 @@
-"""python -m performance.stand_in_server [--graders]: the server with a stand-in scorer.
+"""python -m performance.stand_in_server [--graders] [--reward FILE]: the server with a stand-in
+scorer.
 
 Everything else is the real code: HTTP, schema, tokenisation, batcher, rewards and, with
 `--graders`, the grader processes. Prints its URL and stops when its standard input closes.
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from sar.grading.processes.pool import GraderPool
 from sar.grading.verdict import Reason, Verdict
 from sar.models import BUNDLED_MODEL
 from sar.scoring import TokenSequence
+from sar.terms.reward_file import read_reward_file
 from sar.tokenization import RolloutTokenizer
 
 STEP_S = 0.05
@@ -63,7 +66,9 @@ class StandInGraders:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--graders", action="store_true")
-    use_graders = parser.parse_args().graders
+    parser.add_argument("--reward", type=Path, help="reward file")
+    arguments = parser.parse_args()
+    composition = read_reward_file(arguments.reward) if arguments.reward else None
     config = ServerConfig()
     from transformers import AutoTokenizer
 
@@ -74,13 +79,14 @@ def main() -> None:
     )
     pool: Any = (
         GraderPool(config.grader_workers, config.grader_timeout)
-        if use_graders
+        if arguments.graders
         else StandInGraders()
     )
     service = RewardService(
         pool,
         sar_weight=config.sar_weight,
         limits=ServiceLimits(config.request_timeout, config.max_queued_tokens),
+        composition=composition,
         waiting=IN_GREENLETS,
     )
     limits = RequestLimits(
@@ -93,7 +99,7 @@ def main() -> None:
     print("http://{}:{}/get_reward".format(*listener.addresses[0]), flush=True)
     sys.stdin.read()
     batcher.close()
-    if use_graders:
+    if arguments.graders:
         pool.close()
 
 
