@@ -55,7 +55,7 @@ class Format(Term):
 
     formula = "1 if the response has the form, else 0"
     bounds = "0 or 1"
-    source = "DeepSeek-R1, arXiv:2501.12948, format reward"
+    source = "DeepSeek-R1, arXiv:2501.12948, format reward; patterns: this project"
 
     pattern: Annotated[str, Field(min_length=1)] | None = None
     r"""Regular expression that the response must contain. `.` matches line breaks too; `\A` is the
