@@ -66,6 +66,14 @@ class Term(ABC):
     needs: ClassVar[frozenset[Need]] = NO_NEEDS
     """The optional fields of `Likelihood` that it reads. The server computes no others."""
 
+    def check_label(self, label: Label) -> None:
+        """Refuses a label before any rollout is scored, if the term has no value with it.
+
+        Raises:
+            ValueError: the message says what each label needs.
+        """
+        return
+
     @abstractmethod
     def score(self, sample: Sample) -> float:
         """The term's value for one rollout."""
