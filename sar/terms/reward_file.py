@@ -48,7 +48,11 @@ class _File(BaseModel):
 
 
 def default_composition(sar_weight: float) -> Composition:
-    """Correctness + `sar_weight` x SAR, the reward without a file."""
+    """Correctness + `sar_weight` x SAR: the reward without a file, as terms.
+
+    `sar.reward.combine` computes the same number, to the bit. It needs no text and no label, so it
+    also serves `rescore`, where each line of a log has its own weight.
+    """
     return Composition(
         (
             WeightedTerm("correctness", TERMS["correctness"]()),
