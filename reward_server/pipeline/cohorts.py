@@ -116,6 +116,7 @@ class Cohorts:
         self._num_settled = 0
         self._num_incomplete = 0
         self._num_asked_again = 0
+        self._num_computing = 0
 
     def join(self, members: Sequence[Member], client: Client) -> list[Settled]:
         """The rewards of one request's rollouts, when their groups are settled. Blocks until then.
@@ -168,6 +169,11 @@ class Cohorts:
                 num_incomplete=self._num_incomplete,
                 num_retries=self._gathering.num_retries + self._num_asked_again,
             )
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether a thread computes terms, perhaps for requests that do not wait any more."""
+        return self._num_computing > 0
 
     # What follows, up to `_wait`, runs under the lock.
 
@@ -281,7 +287,7 @@ class Cohorts:
         is_incomplete = len(cohort.slots) < self._group_size
         name = uuid4().hex
         try:
-            rewards = compute_rewards(self._composition, cohort.members)
+            rewards = self._compute(cohort.members)
         except ScoringFailed as error:
             with self._lock:
                 self._gathering.remove(cohort)
@@ -317,7 +323,7 @@ class Cohorts:
         seats = sorted(members)
         slots = list(late.values())
         try:
-            rewards = compute_rewards(self._composition, [members[seat] for seat in seats])
+            rewards = self._compute([members[seat] for seat in seats])
         except ScoringFailed as error:
             with self._lock:  # they can come again
                 for seat in late:
@@ -334,6 +340,16 @@ class Cohorts:
             self._remember(group, slots, settled)
         for slot, one in zip(slots, settled, strict=True):
             slot.answer.set_result(one)
+
+    def _compute(self, members: Sequence[Member]) -> list[tuple[float, Mapping[str, float]]]:
+        """What `compute_rewards` gives. It may take long, and is counted meanwhile."""
+        with self._lock:
+            self._num_computing += 1
+        try:
+            return compute_rewards(self._composition, members)
+        finally:
+            with self._lock:
+                self._num_computing -= 1
 
     def _remember(
         self, group: SettledGroup, slots: Sequence[Slot], settled: Sequence[Settled]

@@ -53,8 +53,7 @@ class Composer:
     @property
     def is_computing(self) -> bool:
         """Whether a thread computes a term, perhaps for a request that does not wait any more."""
-        is_settling = self.cohorts is not None and self.cohorts.state.num_open > 0
-        return self._num_computing > 0 or is_settling
+        return self._num_computing > 0 or (self.cohorts is not None and self.cohorts.is_computing)
 
     def close(self) -> None:
         """Refuses the groups that wait for siblings: their clients ask again."""
