@@ -63,9 +63,9 @@ from sar.terms.composition import Composition
 
 __all__ = ["Cohorts", "CohortsState", "Member", "Settled"]
 
-# Retries of one group come at once, and those of a new group too.
+# Rule 7: retries of a group come this close together, and so do the rollouts of a new one.
 _GRACE_S = 2.0
-# Kept texts of rollouts for which nobody waits, and of incomplete groups: each as many characters.
+# Characters kept of rollouts for which nobody waits. As many are kept of incomplete groups.
 _MAX_CHARS = 1 << 26
 # A term that compares rollouts may be slow, but rarely leaves the GIL to others.
 _NUM_THREADS = 2
@@ -229,7 +229,8 @@ class Cohorts:
         return due, wake_at_s
 
     def _end(self, cohort: Cohort, deadline: Deadline) -> Callable[[], object]:
-        """Ends a cohort whose members have not all come in time."""
+        """Ends a cohort whose members have not all come in time. Returns what is left to be done,
+        without the lock."""
         if origin := self._settled.find_origin(cohort, only_lost=False):
             return self._trace_back(cohort, origin)
         if len(cohort.slots) >= _MIN_INCOMPLETE:
@@ -244,7 +245,8 @@ class Cohorts:
         return partial(answer_with_error, cohort.slots, error)
 
     def _trace_back(self, cohort: Cohort, origin: Origin) -> Callable[[], object]:
-        """Ends a cohort whose members belong to a group that is settled already."""
+        """Ends a cohort whose members belong to a group that is settled already. Returns what is
+        left to be done, without the lock."""
         self._gathering.remove(cohort)
         self._num_asked_again += len(origin.retries)
         there = dict(origin.group.members)

@@ -104,11 +104,12 @@ class _RemoteTerm:
 
 @dataclass(frozen=True)
 class _Rollout:
-    """A rollout whose terms are computed; without any in mode "eval"."""
+    """A rollout, and its terms that wait for other servers."""
 
     sample: Sample
     query: str
     remote: list[Future[dict[str, float]]]
+    """Each has the value of one term, by name. Empty in mode "eval"."""
 
     @property
     def is_trained(self) -> bool:

@@ -50,7 +50,8 @@ class Sample:
 
 
 class Term(ABC):
-    """A number for one rollout. Its options are the fields of the dataclass that it is."""
+    """A number for one rollout. Its options in a reward file are the arguments of its constructor;
+    the terms of this package are dataclasses, whose fields are the options."""
 
     formula: ClassVar[str]
     """What `python -m sar terms` and docs/rewards.md show."""
@@ -80,7 +81,7 @@ class Term(ABC):
 
 
 class GroupTerm(ABC):
-    """A number for each rollout of a group, which compares them."""
+    """A number for each rollout of a group, from a comparison of them. As `Term` otherwise."""
 
     formula: ClassVar[str]
     bounds: ClassVar[str]

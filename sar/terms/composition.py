@@ -76,7 +76,7 @@ class Composition:
         """What the terms read beyond the two perplexities, for `RolloutTokenizer.encode`."""
         return NO_NEEDS.union(*(one.term.needs for one in self.terms))
 
-    def raise_if_not_from_vllm(self) -> None:
+    def raise_if_vllm_cannot_compute(self) -> None:
         """
         Raises:
             ValueError: a term needs what vLLM cannot compute.
