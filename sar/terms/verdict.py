@@ -76,7 +76,7 @@ class Format(Term):
     @field_validator("style")
     @classmethod
     def _check_style(cls, style: str | None, info: ValidationInfo) -> str | None:
-        if "pattern" in info.data:  # an invalid one is not, and has its own error
+        if "pattern" in info.data:  # else it is wrong, and that is the error to report
             if style is None and info.data["pattern"] is None:
                 raise ValueError("'think', or set `pattern`")
             if style is not None and info.data["pattern"] is not None:
