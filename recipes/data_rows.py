@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recipes.launch.settings import LaunchError
-from sar.grading.label import LabelError, parse_label
+from sar.grading.label import Label, LabelError, parse_label
+
+if TYPE_CHECKING:
+    from sar.terms.composition import Composition
 
 
-def check_rows(path: str, *, are_evaluated: bool = False) -> list[dict[str, str]]:
+def check_rows(
+    path: str, *, are_evaluated: bool = False, composition: Composition | None = None
+) -> list[dict[str, str]]:
     """Checks every row: the server refuses a rollout whose label is not valid.
 
     Args:
         path: train.jsonl or eval.jsonl, as prepare_data.py writes it.
         are_evaluated: the rows are for evaluation, whose rewards must be correctness alone.
+        composition: the reward of a reward file, whose terms may need more of a label.
     Returns:
         The messages of the first row.
     Raises:
@@ -25,15 +31,17 @@ def check_rows(path: str, *, are_evaluated: bool = False) -> list[dict[str, str]
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
-                messages = _check_row(line, f"{path}, line {number}", are_evaluated)
+                where = f"{path}, line {number}"
+                messages, label = _read_row(line, where)
+                _check_label(label, where, are_evaluated, composition)
                 first = first or messages
     except OSError as error:
         raise LaunchError(f"{path}: cannot be read: {error.strerror}") from error
-    return first or _check_row(b"", f"{path}, line 1", are_evaluated)
+    return first or _read_row(b"", f"{path}, line 1")[0]
 
 
-def _check_row(line: bytes, where: str, is_evaluated: bool) -> list[dict[str, str]]:
-    """Returns the messages.
+def _read_row(line: bytes, where: str) -> tuple[list[dict[str, str]], Label]:
+    """Returns the messages and the label.
 
     Raises:
         LaunchError: the row is not valid.
@@ -52,9 +60,23 @@ def _check_row(line: bytes, where: str, is_evaluated: bool) -> list[dict[str, st
         raise LaunchError(
             f"{where}: not a row of prepare_data.py, with prompt (messages) and label"
         ) from None
+    return messages, label
+
+
+def _check_label(
+    label: Label, where: str, is_evaluated: bool, composition: Composition | None
+) -> None:
+    """
+    Raises:
+        LaunchError: the label has the wrong mode, or lacks what a term needs.
+    """
     if is_evaluated and label.mode != "eval":
         raise LaunchError(
             f"{where}: the label has the mode {label.mode!r}, so its reward would not be "
             'correctness alone; add "mode": "eval" to the labels of this file'
         )
-    return messages
+    if composition:
+        try:
+            composition.check_label(label)
+        except ValueError as error:
+            raise LaunchError(f"{where}: {error}") from error

@@ -127,50 +127,32 @@ class AgentExecutor(SingleTurnAgentExecutor):
             )
         # First of all, before the engine lets another rollout run: see `Siblings`.
         with self._siblings.join(sampling_params) as sibling:
-            return await self._execute(
-                prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, sibling
+            truth = parse_label(label)
+            recorder = SamplingRecorder(llm_engine)
+            output: dict[str, Any] = await super().execute(
+                prompt, label, sampling_params, max_length, hf_tokenizer, recorder
             )
-
-    async def _execute(
-        self,
-        prompt: str,
-        label: Any,
-        sampling_params: Any,
-        max_length: int,
-        hf_tokenizer: Any,
-        llm_engine: Any,
-        sibling: Sibling,
-    ) -> dict[str, Any]:
-        truth = parse_label(label)
-        recorder = SamplingRecorder(llm_engine)
-        output: dict[str, Any] = await super().execute(
-            prompt, label, sampling_params, max_length, hf_tokenizer, recorder
-        )
-        tokenizer = self._get_tokenizer(hf_tokenizer, max_length)
-        if (num_ranges := len(output["action_ranges"])) != 1:
-            raise ValueError(
-                f"the rollout has {num_ranges} action ranges; SAR is defined for one response to "
-                "one prompt (docs/training.md, 'Several turns')"
+            tokenizer = self._get_tokenizer(hf_tokenizer, max_length)
+            ids = output["observation_tokens"]
+            start, end = _find_response(output)
+            encoded = tokenizer.fit_to_context(ids[:start], ids[start:end])
+            text = hf_tokenizer.decode(ids, skip_special_tokens=False)
+            seen_prompt, response = tokenizer.split(text, prompt)
+            # The server's tokenizer may not know the policy's special tokens.
+            query = prompt + tokenizer.remove_special_tokens(response)
+            params = type(sampling_params)(**SAMPLING_ARGUMENTS)
+            grade, likelihood = await asyncio.gather(
+                self._fetch_grade(query, prompt, label),
+                _score(llm_engine, params, encoded, recorder),
             )
-        ((start, end),) = output["action_ranges"]
-        ids = output["observation_tokens"]
-        encoded = tokenizer.fit_to_context(ids[:start], ids[start:end])
-        text = hf_tokenizer.decode(ids, skip_special_tokens=False)
-        seen_prompt, response = tokenizer.split(text, prompt)
-        # The server's tokenizer may not know the policy's special tokens.
-        query = prompt + tokenizer.remove_special_tokens(response)
-        params = type(sampling_params)(**SAMPLING_ARGUMENTS)
-        grade, likelihood = await asyncio.gather(
-            self._fetch_grade(query, prompt, label), _score(llm_engine, params, encoded, recorder)
-        )
-        sample = Sample(
-            seen_prompt,
-            tokenizer.make_graded_text(seen_prompt, response),
-            truth,
-            _make_verdict(grade),
-            likelihood,
-        )
-        reward, terms = await self._compose(sample, sibling)
+            sample = Sample(
+                seen_prompt,
+                tokenizer.make_graded_text(seen_prompt, response),
+                truth,
+                _make_verdict(grade),
+                likelihood,
+            )
+            reward, terms = await self._compose(sample, sibling)
         mismatch = tokenizer.has_other_frame(seen_prompt)
         self._warn_once(mismatch)
         logs = _make_logs(likelihood, grade, mismatch)
@@ -230,6 +212,21 @@ class AgentExecutor(SingleTurnAgentExecutor):
                 "which makes SAR wrong; check SYSTEM_PROMPT (this warning comes only once; "
                 "template_mismatch in the logs counts such prompts)"
             )
+
+
+def _find_response(output: dict[str, Any]) -> tuple[int, int]:
+    """Start and end of the response in a rollout's tokens.
+
+    Raises:
+        ValueError: the rollout has several turns.
+    """
+    if (num_ranges := len(output["action_ranges"])) != 1:
+        raise ValueError(
+            f"the rollout has {num_ranges} action ranges; SAR is defined for one response to "
+            "one prompt (docs/training.md, 'Several turns')"
+        )
+    ((start, end),) = output["action_ranges"]
+    return start, end
 
 
 async def _score(

@@ -73,7 +73,9 @@ def _check_all(arguments: argparse.Namespace) -> list[Server]:
             f"{file.path} compares the rollouts of a prompt, and OpenRLHF sends them to the "
             "servers in turn; give one --url"
         )
-    messages = _DEFAULT_PROMPT if arguments.data is None else check_rows(arguments.data)
+    messages = _DEFAULT_PROMPT
+    if arguments.data is not None:
+        messages = check_rows(arguments.data, composition=file.composition if file else None)
     if arguments.eval_data is not None:
         check_rows(arguments.eval_data, are_evaluated=True)
     for server in servers:

@@ -11,7 +11,8 @@ from sar.errors import first_line, quote
 from sar.tokenization import RolloutTokenizer
 
 _QUESTION = "What is 17 + 25?"
-LABEL = json.dumps({"answer": "42", "grader": "math", "mode": "train"})
+# Terms of a reward file may need more of a label than the answer.
+LABEL = json.dumps({"answer": "42", "grader": "math", "mode": "train", "target_tokens": 64})
 # It has digits, LaTeX, accents and Greek because tokenizers differ on these.
 _RESPONSE = (
     "First the units: 7 + 5 = 12. Then the tens: 10 + 20 = 30, so 30 + 12 = {answer}. "

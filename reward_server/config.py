@@ -291,7 +291,7 @@ class ServerConfig(BaseSettings):
             raise ValueError(f"--reward {error}") from error
         if self.backend == "vllm":
             try:
-                composition.raise_if_not_from_vllm()
+                composition.raise_if_vllm_cannot_compute()
             except ValueError as error:
                 raise ValueError(f"--reward {file}: {error}") from error
         return composition

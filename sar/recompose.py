@@ -1,10 +1,10 @@
 """Computes the rewards of a reward log again under a reward file: `rescore --reward FILE.toml`.
 
 If the reward compares rollouts, each group is settled as the server would have settled it:
-1. Rollouts with the same `group` in the log are a group. Each is compared with those with the seats
-   that its `num_members` names: siblings that came late are not among them. Lines with the same
-   seat are one rollout, which was sent again; each gets its reward. More members than `group_size`
-   are an error: the run's was larger.
+1. Rollouts with the same `group` in the log are a group. Each is compared with the seats below its
+   `num_members`, so not with siblings that came later. Lines with the same seat are one rollout,
+   which was sent again; each gets its reward. `num_members` above `group_size` is an error: the
+   groups of the run were larger.
    In a log without groups, rollouts with the same prompt and label are a group. It takes
    `group_size` rollouts in the order of the log; the next one starts another group.
 2. A rollout waits for its siblings while the next 16,384 rollouts are read, or 268 million
@@ -48,7 +48,7 @@ class _Rollout:
 
     judged: Judged
     sample: Sample | None
-    """None in mode "eval"."""
+    """None in mode "eval", and once the rollout was compared."""
     scores: Mapping[str, float]
     """Values of the terms that look at one rollout alone."""
     group: _Group | None = None
@@ -167,13 +167,13 @@ class Recomposer:
         rollout.seat = seat
         rollout.group = self._open_seated.setdefault(group_id, _Group(group_id))
         rollout.group.rollouts.append(rollout)
-        self._settle_seated(rollout.group, is_last=False)
+        self._settle_seated(rollout.group, can_wait=True)
 
-    def _settle_seated(self, group: _Group, *, is_last: bool) -> None:
+    def _settle_seated(self, group: _Group, *, can_wait: bool) -> None:
         """Settles those rollouts of a group whose siblings have all come.
 
         Args:
-            is_last: no rollout waits any longer. Each is compared with the siblings that came.
+            can_wait: False: settles all of them, compared with the siblings that came.
         """
         seated = self._seated.find(group.key)
         by_seat: dict[Seat, list[_Rollout]] = {}
@@ -186,7 +186,7 @@ class Recomposer:
         is_changed = False
         for num_members in sorted({seat.num_members for seat in by_seat}):
             numbers = sorted(number for number in members if number < num_members)
-            if len(numbers) < num_members and not is_last:
+            if len(numbers) < num_members and can_wait:
                 continue
             is_changed = True
             asked = {seat: by_seat[seat] for seat in by_seat if seat.num_members == num_members}
@@ -207,7 +207,12 @@ class Recomposer:
         asked: Mapping[Seat, Sequence[_Rollout]],
         there: Mapping[int, Member],
     ) -> None:
-        """Settles rollouts that are compared with the same members."""
+        """Settles rollouts that are compared with the same members.
+
+        Args:
+            asked: the rollouts by seat; several if one was sent again.
+            there: the members by their seat's number.
+        """
         rollouts = [one for same in asked.values() for one in same]
         if len(there) == 1:
             self.num_left_out += len(rollouts)
@@ -262,7 +267,7 @@ class Recomposer:
         first = self._waiting.popleft()
         self._num_chars -= first.num_chars
         if first.group and first.seat:
-            self._settle_seated(first.group, is_last=True)
+            self._settle_seated(first.group, can_wait=False)
         elif first.group:
             self._close(first.group)
         if first.rescored:

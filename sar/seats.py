@@ -53,7 +53,7 @@ class SeatedGroup:
 
 
 class SeatedGroups:
-    """The groups settled of late. Forgets the oldest groups, and before that their texts."""
+    """The groups that were settled recently. Forgets the oldest, and their texts before that."""
 
     def __init__(self, max_groups: int, max_chars: int) -> None:
         """
@@ -63,7 +63,7 @@ class SeatedGroups:
         self._max_groups = max_groups
         self._max_chars = max_chars
         self._groups: dict[Hashable, SeatedGroup] = {}
-        self._with_texts: dict[Hashable, int] = {}  # the characters of each
+        self._num_chars_of: dict[Hashable, int] = {}
         self._num_chars = 0
 
     def find(self, key: Hashable) -> SeatedGroup:
@@ -72,20 +72,20 @@ class SeatedGroups:
 
     def keep(self, key: Hashable, group: SeatedGroup) -> None:
         """Remembers a group as the latest."""
-        self._forget_texts(key)
+        self._discount_texts(key)
         self._groups.pop(key, None)
         self._groups[key] = group
         if group.members:
-            self._with_texts[key] = group.num_chars
+            self._num_chars_of[key] = group.num_chars
             self._num_chars += group.num_chars
         while self._num_chars > self._max_chars:
-            oldest = next(iter(self._with_texts))
-            self._forget_texts(oldest)
+            oldest = next(iter(self._num_chars_of))
+            self._discount_texts(oldest)
             self._groups[oldest].members = {}
         if len(self._groups) > self._max_groups:
             oldest = next(iter(self._groups))
-            self._forget_texts(oldest)
+            self._discount_texts(oldest)
             del self._groups[oldest]
 
-    def _forget_texts(self, key: Hashable) -> None:
-        self._num_chars -= self._with_texts.pop(key, 0)
+    def _discount_texts(self, key: Hashable) -> None:
+        self._num_chars -= self._num_chars_of.pop(key, 0)

@@ -41,6 +41,7 @@ from reward_server.pipeline.service import RewardService
 from reward_server.pipeline.waiting import CLIENT_IS_GONE, Client
 from reward_server.weights.policy import PolicyUpdater
 from sar.errors import MAX_MESSAGE_CHARS, shorten
+from sar.grading.label import Label
 from sar.terms.reward_file import default_composition
 
 _T = TypeVar("_T")
@@ -138,8 +139,23 @@ def create_app(
         client = find_client()
         return service.compute_rewards(parse_body(parse, client), client)
 
+    def check_label(label: Label, field: str) -> None:
+        """Raises if a term of the reward has no value with this label."""
+        if composition:
+            try:
+                composition.check_label(label)
+            except ValueError as error:
+                raise InvalidRequest(f"{field}: {error}", field) from error
+
+    def parse_all(body: bytearray, limits: RequestLimits) -> list[SubmittedRollout]:
+        rollouts = parse_get_reward(body, limits)
+        for index, rollout in enumerate(rollouts):
+            check_label(rollout.label, f"labels[{index}]")
+        return rollouts
+
     def parse_one(body: bytearray, limits: RequestLimits) -> SubmittedRollout:
         rollout = parse_rm(body, limits)
+        check_label(rollout.label, "label")
         if composition and composition.group_size and rollout.label.mode == "train":
             raise InvalidRequest(
                 f"this server's reward compares the {composition.group_size} rollouts of a prompt. "
@@ -157,7 +173,7 @@ def create_app(
 
     @app.post("/get_reward")
     def get_reward() -> Response:
-        scored = compute_rewards(parse_get_reward)
+        scored = compute_rewards(parse_all)
         return reply(lambda: answers.get_reward.of(scored))
 
     @app.post("/rm")

@@ -64,10 +64,10 @@ class Slot:
     """None: nobody waits."""
     answer: Future[Settled] = field(default_factory=Future)
     given: GivenAnswer | None = None
-    """The answer, once it is computed, unless it is not kept."""
+    """What is kept of the answer for a retry. None: nothing (yet)."""
 
     def can_be_retaken_by(self, client: Client) -> bool:
-        """Whether whoever waited has gone. Equal texts within one request are siblings."""
+        """True if whoever waited has gone. Two slots of one request are siblings, not retries."""
         return self.client is None or (self.client is not client and self.client.is_gone())
 
 
@@ -77,11 +77,12 @@ class Cohort:
 
     key: str
     last_joined_s: float = 0.0
+    """When (monotonic) the last new member came; a retry does not count."""
     slots: list[Slot] = field(default_factory=list)
     is_open: bool = True
     """False once it is being settled, or is gone."""
     is_whole: bool = False
-    """Whether one request brought all members. No other can join it, then."""
+    """True if one request brings all members. Nobody else can join it."""
 
     def add(self, member: Member, client: Client) -> Slot:
         slot = Slot(member, self, client)

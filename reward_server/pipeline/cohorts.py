@@ -63,9 +63,9 @@ from sar.terms.composition import Composition
 
 __all__ = ["Cohorts", "CohortsState", "Member", "Settled"]
 
-# Retries of one group come at once, and those of a new group too.
+# Rule 7: retries of a group come this close together, and so do the rollouts of a new one.
 _GRACE_S = 2.0
-# Kept texts of rollouts for which nobody waits, and of incomplete groups: each as many characters.
+# Characters kept of rollouts for which nobody waits. As many are kept of incomplete groups.
 _MAX_CHARS = 1 << 26
 # A term that compares rollouts may be slow, but rarely leaves the GIL to others.
 _NUM_THREADS = 2
@@ -116,6 +116,7 @@ class Cohorts:
         self._num_settled = 0
         self._num_incomplete = 0
         self._num_asked_again = 0
+        self._num_computing = 0
 
     def join(self, members: Sequence[Member], client: Client) -> list[Settled]:
         """The rewards of one request's rollouts, when their groups are settled. Blocks until then.
@@ -168,6 +169,11 @@ class Cohorts:
                 num_incomplete=self._num_incomplete,
                 num_retries=self._gathering.num_retries + self._num_asked_again,
             )
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether a thread computes terms, perhaps for requests that do not wait any more."""
+        return self._num_computing > 0
 
     # What follows, up to `_wait`, runs under the lock.
 
@@ -223,7 +229,8 @@ class Cohorts:
         return due, wake_at_s
 
     def _end(self, cohort: Cohort, deadline: Deadline) -> Callable[[], object]:
-        """Ends a cohort whose members have not all come in time."""
+        """Ends a cohort whose members have not all come in time. Returns what is left to be done,
+        without the lock."""
         if origin := self._settled.find_origin(cohort, only_lost=False):
             return self._trace_back(cohort, origin)
         if len(cohort.slots) >= _MIN_INCOMPLETE:
@@ -238,7 +245,8 @@ class Cohorts:
         return partial(answer_with_error, cohort.slots, error)
 
     def _trace_back(self, cohort: Cohort, origin: Origin) -> Callable[[], object]:
-        """Ends a cohort whose members belong to a group that is settled already."""
+        """Ends a cohort whose members belong to a group that is settled already. Returns what is
+        left to be done, without the lock."""
         self._gathering.remove(cohort)
         self._num_asked_again += len(origin.retries)
         there = dict(origin.group.members)
@@ -281,7 +289,7 @@ class Cohorts:
         is_incomplete = len(cohort.slots) < self._group_size
         name = uuid4().hex
         try:
-            rewards = compute_rewards(self._composition, cohort.members)
+            rewards = self._compute(cohort.members)
         except ScoringFailed as error:
             with self._lock:
                 self._gathering.remove(cohort)
@@ -317,7 +325,7 @@ class Cohorts:
         seats = sorted(members)
         slots = list(late.values())
         try:
-            rewards = compute_rewards(self._composition, [members[seat] for seat in seats])
+            rewards = self._compute([members[seat] for seat in seats])
         except ScoringFailed as error:
             with self._lock:  # they can come again
                 for seat in late:
@@ -334,6 +342,16 @@ class Cohorts:
             self._remember(group, slots, settled)
         for slot, one in zip(slots, settled, strict=True):
             slot.answer.set_result(one)
+
+    def _compute(self, members: Sequence[Member]) -> list[tuple[float, Mapping[str, float]]]:
+        """What `compute_rewards` gives. It may take long, and is counted meanwhile."""
+        with self._lock:
+            self._num_computing += 1
+        try:
+            return compute_rewards(self._composition, members)
+        finally:
+            with self._lock:
+                self._num_computing -= 1
 
     def _remember(
         self, group: SettledGroup, slots: Sequence[Slot], settled: Sequence[Settled]

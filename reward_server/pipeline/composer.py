@@ -53,8 +53,7 @@ class Composer:
     @property
     def is_computing(self) -> bool:
         """Whether a thread computes a term, perhaps for a request that does not wait any more."""
-        is_settling = self.cohorts is not None and self.cohorts.state.num_open > 0
-        return self._num_computing > 0 or is_settling
+        return self._num_computing > 0 or (self.cohorts is not None and self.cohorts.is_computing)
 
     def close(self) -> None:
         """Refuses the groups that wait for siblings: their clients ask again."""
@@ -105,11 +104,12 @@ class _RemoteTerm:
 
 @dataclass(frozen=True)
 class _Rollout:
-    """A rollout whose terms are computed; without any in mode "eval"."""
+    """A rollout, and its terms that wait for other servers."""
 
     sample: Sample
     query: str
     remote: list[Future[dict[str, float]]]
+    """Each has the value of one term, by name. Empty in mode "eval"."""
 
     @property
     def is_trained(self) -> bool:

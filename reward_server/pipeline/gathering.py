@@ -17,11 +17,12 @@ class Gathering:
     def __init__(self, group_size: int, max_chars: int) -> None:
         """
         Args:
-            max_chars: texts of the cohorts for which nobody waits.
+            max_chars: characters kept of cohorts for which nobody waits.
         """
         self._group_size = group_size
         self._by_key: dict[str, list[Cohort]] = {}
-        self._left: Kept[Cohort] = Kept(max_chars)  # open, and nobody waits for them
+        self._abandoned: Kept[Cohort] = Kept(max_chars)
+        """Open cohorts for which nobody waits."""
         self.num_retries = 0
         """Members that took their place again."""
 
@@ -64,7 +65,7 @@ class Gathering:
             is_same = slot.member.fingerprint == member.fingerprint
             if is_same and slot.can_be_retaken_by(client):
                 slot.client = client
-                self._left.remove(slot.cohort)
+                self._abandoned.remove(slot.cohort)
                 self.num_retries += 1
                 return slot
         cohort = next((one for one in cohorts if one.is_open), None)
@@ -72,7 +73,7 @@ class Gathering:
             cohort = Cohort(member.key)
             cohorts.append(cohort)
         cohort.last_joined_s = time.monotonic()
-        self._left.remove(cohort)
+        self._abandoned.remove(cohort)
         return cohort.add(member, client)
 
     def leave(self, slots: Sequence[Slot], client: Client, until_s: float) -> None:
@@ -85,16 +86,17 @@ class Gathering:
             if slot.client is client:
                 slot.client = None
             if slot.cohort.is_open and not slot.cohort.num_waiting:
-                self._left.put(slot.cohort, until_s, slot.cohort.num_chars)
+                self._abandoned.put(slot.cohort, until_s, slot.cohort.num_chars)
 
     def drop_old(self, now_s: float) -> None:
-        for cohort in self._left.take_old(now_s):
+        """Drops cohorts for which nobody has waited for too long, or which take too much room."""
+        for cohort in self._abandoned.take_old(now_s):
             self.remove(cohort)
 
     def remove(self, cohort: Cohort) -> None:
         """Ends a cohort: it is settled, or gone."""
         cohort.is_open = False
-        self._left.remove(cohort)
+        self._abandoned.remove(cohort)
         cohorts = self._by_key.get(cohort.key, [])
         if cohort in cohorts:
             cohorts.remove(cohort)

@@ -83,7 +83,7 @@ class RewardRequest:
         self._pending: list[_Pending] = []
         self._rewards: list[Reward] = []
         self._settled: list[Settled] = []
-        """Of composed rewards: the group that each was settled with."""
+        """One for each reward if `composer` computed them, else empty."""
 
     def compute_rewards(self, borrowed: AbstractContextManager[Engine]) -> list[ScoredRollout]:
         """The rewards, in the order of the rollouts.

@@ -18,6 +18,7 @@ class SettledGroup:
 
     key: str
     name: str
+    """The group's id in the reward log."""
     answers: list[GivenAnswer]
     members: dict[int, Member] = field(default_factory=dict)
     """By seat, with their texts, for siblings that come late. Empty if the group was complete, and
@@ -39,13 +40,13 @@ class Origin:
 
 
 class SettledGroups:
-    """The groups settled of late. Not safe to use from several threads at once."""
+    """The groups that were settled recently. Not safe to use from several threads at once."""
 
     def __init__(self, group_size: int, max_chars: int, max_answers: int = _MAX_ANSWERS) -> None:
         """
         Args:
-            max_chars: texts of the incomplete groups.
-            max_answers: answers of all groups.
+            max_chars: characters kept of incomplete groups.
+            max_answers: answers kept, of all groups.
         """
         self._group_size = group_size
         self._by_key: dict[str, list[SettledGroup]] = {}
@@ -73,6 +74,7 @@ class SettledGroups:
             )
 
     def forget_old(self, now_s: float) -> None:
+        """Forgets what is past its time or takes too much room: texts before answers."""
         for group in self._texts.take_old(now_s):
             group.members.clear()
         for group in self._answers.take_old(now_s):
@@ -91,11 +93,12 @@ class SettledGroups:
         return key in self._by_key
 
     def find_origin(self, cohort: Cohort, *, only_lost: bool) -> Origin | None:
-        """The group that a cohort's members are retries or late siblings of, if they all are.
+        """The latest group of which all members of a cohort are retries or late siblings.
 
         Args:
-            only_lost: whether only an answer that did not reach its client can be asked for again.
-                If siblings are missing, all can: a late one with an equal text has that answer too.
+            only_lost: a member is a retry only of an answer that did not reach its client. This
+                does not hold for a group that lacks siblings: a late one that has an equal text
+                gets the answer that was given.
         """
         for group in reversed(self._by_key.get(cohort.key, ())):
             num_missing = self._group_size - len(group.members) if group.members else 0

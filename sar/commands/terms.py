@@ -108,12 +108,18 @@ def _wrap(title: str, text: str) -> list[str]:
 
 
 def _format_reward(composition: Composition) -> str:
+    from sar.grading.label import Label
+
     first, *others = map(_format_summand, composition.terms)
     lines = [f"reward = {first.removeprefix('+ ')}", *(f"       {other}" for other in others)]
     if composition.group_size:
         lines.append(f"rollouts of a prompt: {composition.group_size}")
     if composition.normalize == "gdpo":
         lines.append("each term is normalised in its group before the sum (GDPO)")
+    try:
+        composition.check_label(Label("0", "math"))
+    except ValueError as error:
+        lines.append(f"note: {error}")
     return "\n".join(lines) + "\n"
 
 

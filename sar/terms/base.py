@@ -50,7 +50,8 @@ class Sample:
 
 
 class Term(ABC):
-    """A number for one rollout. Its options are the fields of the dataclass that it is."""
+    """A number for one rollout. Its options in a reward file are the arguments of its constructor;
+    the terms of this package are dataclasses, whose fields are the options."""
 
     formula: ClassVar[str]
     """What `python -m sar terms` and docs/rewards.md show."""
@@ -66,13 +67,21 @@ class Term(ABC):
     needs: ClassVar[frozenset[Need]] = NO_NEEDS
     """The optional fields of `Likelihood` that it reads. The server computes no others."""
 
+    def check_label(self, label: Label) -> None:
+        """Refuses a label before any rollout is scored, if the term has no value with it.
+
+        Raises:
+            ValueError: the message says what each label needs.
+        """
+        return
+
     @abstractmethod
     def score(self, sample: Sample) -> float:
         """The term's value for one rollout."""
 
 
 class GroupTerm(ABC):
-    """A number for each rollout of a group, which compares them."""
+    """A number for each rollout of a group, from a comparison of them. As `Term` otherwise."""
 
     formula: ClassVar[str]
     bounds: ClassVar[str]

@@ -98,8 +98,8 @@ def _describe(name: str, kind: type[Term | GroupTerm]) -> TermDescription:
     fields: Mapping[str, Any] = getattr(kind, "__pydantic_fields__", {})
     return TermDescription(
         name,
-        _join(summary),
-        tuple(map(_join, details)),
+        _unwrap(summary),
+        tuple(map(_unwrap, details)),
         kind.formula,
         kind.bounds,
         kind.source,
@@ -115,7 +115,7 @@ def _find_meaning(kind: type[Term | GroupTerm], option: str) -> str:
     """The text below the option. pydantic finds it only in the class that declares the option."""
     declared = (getattr(each, "__pydantic_fields__", {}).get(option) for each in kind.__mro__)
     texts = (field.description for field in declared if field and field.description)
-    return _join(next(texts, ""))
+    return _unwrap(next(texts, ""))
 
 
 def _show_default(field: Any) -> str:
@@ -139,5 +139,5 @@ def _render_row(term: TermDescription) -> str:
     return f"| {row} |\n"
 
 
-def _join(text: str) -> str:
+def _unwrap(text: str) -> str:
     return " ".join(text.split())

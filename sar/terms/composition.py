@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sar.errors import one_line
+from sar.grading.label import Label
 from sar.terms.base import GroupTerm, Sample, Term, TermError
 from sar.terms.likelihood import SelfAlignedReward
 from sar.tokenization import NO_NEEDS, Need
@@ -75,7 +76,7 @@ class Composition:
         """What the terms read beyond the two perplexities, for `RolloutTokenizer.encode`."""
         return NO_NEEDS.union(*(one.term.needs for one in self.terms))
 
-    def raise_if_not_from_vllm(self) -> None:
+    def raise_if_vllm_cannot_compute(self) -> None:
         """
         Raises:
             ValueError: a term needs what vLLM cannot compute.
@@ -86,6 +87,19 @@ class Composition:
                     f"term {one.name!r} needs the model's logits, which vLLM does not return; use "
                     "--backend transformers"
                 )
+
+    def check_label(self, label: Label) -> None:
+        """Refuses a label with which a term has no value. In mode "eval" no term is computed.
+
+        Raises:
+            ValueError: the message names the term, and says what each label needs.
+        """
+        for one in self.terms:
+            if label.mode == "train" and isinstance(one.term, Term):
+                try:
+                    one.term.check_label(label)
+                except ValueError as error:
+                    raise ValueError(f"term {one.name!r}: {error}") from error
 
     def score(self, sample: Sample) -> dict[str, float]:
         """The values of the terms that look at one rollout alone.

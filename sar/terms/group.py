@@ -81,7 +81,7 @@ class GroupLength(GroupTerm):
 
     formula = "-mean correctness x L / max L"
     bounds = "-1 to 0"
-    source = "prime-rl, docs/algorithms.md, linear length penalty (its weight is 0.25)"
+    source = "prime-rl, linear length penalty, output tokens only (there, the weight is 0.25)"
 
     def score_group(self, group: Sequence[Sample]) -> list[float]:
         share_right = fmean(one.is_correct for one in group)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
+from sar.grading.label import Label
 from sar.terms.base import OPTIONS, Sample, Term
 
 _Tokens = Annotated[int, Field(ge=1, le=10**9)]
@@ -64,16 +65,22 @@ class TargetLength(Term):
     delta: Annotated[float, Field(ge=0, le=1)] = 0.5
     """With "max": what a right answer of exactly the target length gets."""
 
+    def check_label(self, label: Label) -> None:
+        self._find_target(label)
+
     def score(self, sample: Sample) -> float:
-        target = sample.label.target_tokens or self.target_tokens
-        if target is None:
-            raise ValueError("neither the label nor the reward file has target_tokens")
+        target = self._find_target(sample.label)
         spare_tokens = target - sample.num_tokens
         if self.form == "exact":
             return -self.alpha * abs(spare_tokens)
         if not sample.is_correct:
             return 0.0
         return min(max(self.alpha * spare_tokens + self.delta, 0.0), 1.0)
+
+    def _find_target(self, label: Label) -> int:
+        if target := label.target_tokens or self.target_tokens:
+            return target
+        raise ValueError('each label needs "target_tokens", or set it in the reward file for all')
 
 
 @dataclass(frozen=True, config=OPTIONS)

@@ -1,4 +1,4 @@
-"""Terms from the policy's likelihoods: three that SAR needs anyway, and two that cost more.
+"""Terms from the policy's likelihoods: three need what SAR needs anyway, and two cost more.
 
 `self_certainty` reads the logits that the log-probabilities come from. It takes no second pass, but
 vLLM does not return logits. `reference_likelihood` takes two more sequences: the reference answer

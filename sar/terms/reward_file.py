@@ -8,9 +8,9 @@ from difflib import get_close_matches
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from sar.errors import first_line, one_line, quote
 from sar.terms.base import UNSHOWN, GroupTerm, Term
@@ -20,6 +20,7 @@ from sar.tokenization import NEEDS
 
 _MAX_WEIGHT = 1000.0
 _NAME = r"^[a-z][a-z0-9_]{0,40}$"
+_TOML_TYPES = (int, float, str, bool)
 _NAME_IN_WORDS = "a to z, 0 to 9 and _, starting with a letter, at most 41 characters"
 
 
@@ -47,7 +48,11 @@ class _File(BaseModel):
 
 
 def default_composition(sar_weight: float) -> Composition:
-    """Correctness + `sar_weight` x SAR, the reward without a file."""
+    """Correctness + `sar_weight` x SAR: the reward without a file, as terms.
+
+    `sar.reward.combine` computes the same number, to the bit. It needs no text and no label, so it
+    also serves `rescore`, where each line of a log has its own weight.
+    """
     return Composition(
         (
             WeightedTerm("correctness", TERMS["correctness"]()),
@@ -125,6 +130,8 @@ def _make_term(number: int, table: _TermTable) -> WeightedTerm:
         known = [*signature(kind).parameters, *_TermTable.model_fields]
         if unknown := next((key for key in options if key not in known), None):
             raise ValueError(f"{where}: {quote(unknown)} is unknown{_suggest(unknown, known)}")
+    else:
+        _check_types(where, kind, options)
     try:
         term = kind(**options)
     except ValidationError as error:
@@ -138,6 +145,34 @@ def _make_term(number: int, table: _TermTable) -> WeightedTerm:
         )
     name = table.name or table.term.rpartition(":")[2].lower()
     return WeightedTerm(name, term, table.weight, table.only_if)
+
+
+def _check_types(where: str, kind: Any, options: Mapping[str, Any]) -> None:
+    """Compares options with the annotations of a class that is not ours, as far as these are
+    simple: it would take `"12"` for an int, and fail at its first rollout.
+
+    Raises:
+        ValueError: an option has another type.
+    """
+    try:
+        annotations = get_type_hints(kind.__init__)
+    except Exception:  # noqa: BLE001  such as a name that is imported for type checkers only
+        return
+    for name, value in options.items():
+        annotation: Any = annotations.get(name)
+        if not _is_simple(annotation):
+            continue
+        try:
+            TypeAdapter(annotation, config=ConfigDict(strict=True)).validate_python(value)
+        except ValidationError as error:
+            raise ValueError(f"{where}: {_describe(error, name)}") from error
+
+
+def _is_simple(annotation: Any) -> bool:
+    """Whether it is one of TOML's types, a list of one, or a choice of values."""
+    if get_origin(annotation) is list:
+        return all(one in _TOML_TYPES for one in get_args(annotation))
+    return annotation is list or annotation in _TOML_TYPES or get_origin(annotation) is Literal
 
 
 def _import_term(where: str, path: str) -> Any:
@@ -154,11 +189,15 @@ def _import_term(where: str, path: str) -> Any:
         raise ValueError(f"{where} cannot be imported: {one_line(error)}") from error
 
 
-def _describe(error: ValidationError) -> str:
-    """The first wrong key, its value, and what is allowed."""
+def _describe(error: ValidationError, *outer: str) -> str:
+    """The first wrong key, its value, and what is allowed.
+
+    Args:
+        outer: the keys before the error's own.
+    """
     first = error.errors(include_url=False)[0]
     key = ".".join(
-        f"{part}" if isinstance(part, str) else f"[{part + 1}]" for part in first["loc"]
+        f"{part}" if isinstance(part, str) else f"[{part + 1}]" for part in (*outer, *first["loc"])
     ).replace(".[", "[")
     match first["type"]:
         case "missing":

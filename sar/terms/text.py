@@ -71,7 +71,7 @@ class Repetition(Term):
 
     formula = "share of the response's n-grams of characters that occur before in the response"
     bounds = "0 to 1"
-    source = "as in Yeo et al., arXiv:2502.03373, over characters"
+    source = "Yeo et al., arXiv:2502.03373, as in the authors' code, but over characters, not words"
 
     n: _Count = 40
     """Characters of the shortest repeated text."""

@@ -55,7 +55,7 @@ class Format(Term):
 
     formula = "1 if the response has the form, else 0"
     bounds = "0 or 1"
-    source = "DeepSeek-R1, arXiv:2501.12948, format reward"
+    source = "DeepSeek-R1, arXiv:2501.12948, format reward; patterns: this project"
 
     pattern: Annotated[str, Field(min_length=1)] | None = None
     r"""Regular expression that the response must contain. `.` matches line breaks too; `\A` is the
@@ -76,7 +76,7 @@ class Format(Term):
     @field_validator("style")
     @classmethod
     def _check_style(cls, style: str | None, info: ValidationInfo) -> str | None:
-        if "pattern" in info.data:  # an invalid one is not, and has its own error
+        if "pattern" in info.data:  # else it is wrong, and that is the error to report
             if style is None and info.data["pattern"] is None:
                 raise ValueError("'think', or set `pattern`")
             if style is not None and info.data["pattern"] is not None:

@@ -10,6 +10,8 @@ import pytest
 
 from recipes.data_rows import check_rows
 from recipes.launch.settings import LaunchError
+from sar.terms.composition import Composition, WeightedTerm
+from sar.terms.length import TargetLength
 
 PROMPT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 2?"}]
 
@@ -21,7 +23,7 @@ def write(folder: Path, *labels: Any) -> str:
     return str(path)
 
 
-def complaint(path: str, **options: bool) -> str:
+def complaint(path: str, **options: Any) -> str:
     with pytest.raises(LaunchError) as raised:
         check_rows(path, **options)
     text = str(raised.value)
@@ -53,6 +55,16 @@ def test_every_label_is_checked(label: Any, part: str, are_evaluated: bool, tmp_
     said = complaint(write(tmp_path, good, good, label, good), are_evaluated=are_evaluated)
     assert said.startswith(", line 3: ")
     assert part in said
+
+
+def test_labels_have_what_the_rewards_terms_need(tmp_path: Path) -> None:
+    composition = Composition((WeightedTerm("target_length", TargetLength()),))
+    good = {"answer": "3", "target_tokens": 64}
+    assert check_rows(write(tmp_path, good), composition=composition) == PROMPT
+    evaluated = {"answer": "3", "mode": "eval"}
+    assert check_rows(write(tmp_path, evaluated), composition=composition) == PROMPT
+    said = complaint(write(tmp_path, good, "3"), composition=composition)
+    assert said.startswith(", line 2: term 'target_length': each label needs \"target_tokens\", or")
 
 
 @pytest.mark.parametrize("label", ["3", '{"answer": "3"}', '{"answer": "3", "mode": "train"}'])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,6 +118,22 @@ def test_a_server_that_only_grades_holds_no_answers(
     assert "holds answers until the rollouts of a prompt are there" in error
     assert "start it without --reward" in error
     assert main([*command, servers[SUM]]) == 0
+
+
+def test_targets_that_only_labels_have(
+    start_server: Callable[..., Any], preflight: Preflight, write: Write, tmp_path: Path
+) -> None:
+    path = write(CORRECTNESS + '[[terms]]\nterm = "target_length"\n')
+    server = start_server("--reward", path)
+    server.wait_until_ready()
+    url = f"{server.url}/get_reward"
+    assert preflight(url, reward=path).code == 0
+    data = tmp_path / "train.jsonl"
+    row = {"prompt": [{"role": "user", "content": "1 + 2?"}], "label": "3"}
+    data.write_text(json.dumps(row))
+    preflight(url, reward=path, data=str(data)).assert_one_line(
+        f"{data}, line 1: term 'target_length': each label needs \"target_tokens\", or set it"
+    )
 
 
 def test_a_wrong_file_is_one_line(server: Any, preflight: Preflight, write: Write) -> None:

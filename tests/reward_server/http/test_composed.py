@@ -15,6 +15,7 @@ import pytest
 from reward_server.observe.reward_log import RewardLog
 from sar.terms.base import GroupTerm, Sample, Term
 from sar.terms.composition import WeightedTerm
+from sar.terms.length import TargetLength
 from sar.terms.likelihood import SelfAlignedReward
 from sar.terms.verdict import Correctness
 
@@ -129,6 +130,26 @@ def test_a_term_of_ones_own_is_summed_and_shown(make_client: Callable[..., Clien
     assert metrics["term_bucket", "0.0", "correctness"] == 3
     assert client.get("/healthz").json["reward"] == "correctness - 0.01 chars (if wrong)"
     assert "<b>correctness - 0.01 chars (if wrong)</b>" in client.get("/").text
+
+
+def test_a_label_that_a_term_cannot_use_is_a_400_before_anything_is_scored(
+    make_client: Callable[..., Client],
+) -> None:
+    client = make_client(CORRECT, WeightedTerm("near", TargetLength()))
+    message = (
+        "term 'near': each label needs \"target_tokens\", or set it in the reward file for all"
+    )
+    good = {"answer": "5", "target_tokens": 64}
+    for refused, field in (
+        (client.ask((" 5", good), (" 5", "5")), "labels[1]"),
+        (client.ask_rm(" 5", "5"), "label"),
+    ):
+        error = {"type": "invalid_request", "message": f"{field}: {message}", "field": field}
+        assert (refused.status_code, refused.json) == (400, {"error": error})
+    assert client.get("/healthz").json["sequences"] == 0
+    for label in (good, {"answer": "5", "mode": "eval"}):
+        assert client.ask((" 5", label)).status_code == 200
+        assert client.ask_rm(" 5", label).status_code == 200
 
 
 def test_many_rollouts_keep_their_order(make_client: Callable[..., Client]) -> None:

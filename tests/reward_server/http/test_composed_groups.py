@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -171,6 +172,30 @@ def test_a_server_that_stops_refuses_half_groups_and_settles_whole_ones(
     assert client.ask((" 5", "5")).status_code == 503
     assert client.ask((" 5", "5"), (" 55", "5")).json["rewards"] == [0.0, 1.0]
     assert not client.service.is_computing_terms
+
+
+class Gate(GroupTerm):
+    """Computes until the test opens it."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+
+    def score_group(self, group: Sequence[Sample]) -> list[float]:
+        self.opened.wait(60)
+        return [0.0] * len(group)
+
+
+def test_a_term_that_outlives_its_request_is_known_to_be_computing(
+    make_client: Callable[..., Client],
+) -> None:
+    """The process must not wait for it when it ends, also if one request brought the group."""
+    gate = Gate()
+    client = make_client(WeightedTerm("gate", gate), group_size=2, timeout_s=3)
+    assert client.ask((" 5", "5"), (" 6", "5")).status_code == 504
+    client.service.end_waiting(10)
+    assert client.service.is_computing_terms
+    gate.opened.set()
+    wait_until(lambda: not client.service.is_computing_terms)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

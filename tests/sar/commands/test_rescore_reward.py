@@ -6,7 +6,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,28 +46,37 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "out" / "o.jsonl"
 
 
-def read_lines(path: Path) -> list[Any]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_a_plain_sum(
-    decision: Callable[..., Decision],
+@pytest.fixture
+def rescore_under(
     tmp_path: Path,
     rescore: Rescore,
     write_log: WriteLog,
     reward_file: Callable[[str], Path],
     output: Path,
+) -> Rescore:
+    """Rescores a.jsonl, a log of these decisions, under this reward file, with an output."""
+
+    def run(text: str, *decisions: Decision, options: Sequence[object] = ()) -> Any:
+        log = write_log(tmp_path / "a.jsonl", decisions)
+        return rescore(log, "--reward", reward_file(text), "--output", output, *options)
+
+    return run
+
+
+def read_lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_plain_sum(
+    decision: Callable[..., Decision], rescore_under: Rescore, output: Path
 ) -> None:
-    log = write_log(
-        tmp_path / "a.jsonl",
-        [
-            decision(**HALF),
-            decision(reason=Reason.WRONG, **HALF),
-            decision(label={"answer": "5", "mode": "eval"}, **HALF),
-            decision(**NONE),
-        ],
+    status, report, errors = rescore_under(
+        PLAIN,
+        decision(**HALF),
+        decision(reason=Reason.WRONG, **HALF),
+        decision(label={"answer": "5", "mode": "eval"}, **HALF),
+        decision(**NONE),
     )
-    status, report, errors = rescore(log, "--reward", reward_file(PLAIN), "--output", output)
     assert (status, errors) == (0, "")
     assert report == (
         "decisions        4\n"
@@ -170,26 +179,16 @@ def test_an_output_is_a_log_with_a_reward_file(
 
 
 def test_grading_again_comes_before_the_terms(
-    decision: Callable[..., Decision],
-    tmp_path: Path,
-    rescore: Rescore,
-    write_log: WriteLog,
-    reward_file: Callable[[str], Path],
-    output: Path,
+    decision: Callable[..., Decision], rescore_under: Rescore, output: Path
 ) -> None:
-    log = write_log(
-        tmp_path / "a.jsonl",
-        [
-            decision("The answer is 5.", "5", Reason.WRONG, **HALF),  # a false verdict
-            decision("The answer is 6.", "5", Reason.WRONG, **HALF),
-        ],
-    )
-    file = reward_file(GDPO)
-    _, report, _ = rescore(log, "--reward", file)
+    decisions = [
+        decision("The answer is 5.", "5", Reason.WRONG, **HALF),  # a false verdict
+        decision("The answer is 6.", "5", Reason.WRONG, **HALF),
+    ]
+    _, report, _ = rescore_under(GDPO, *decisions)
     assert "mean reward      0.100000 -> 0.000000" in report
-    status, report, _ = rescore(
-        log, "--reward", file, "--regrade", "--grader-workers", 1, "--output", output
-    )
+    options = ["--regrade", "--grader-workers", 1]
+    status, report, _ = rescore_under(GDPO, *decisions, options=options)
     assert status == 0
     assert "wrong -> right   1" in report
     rows = read_lines(output)
@@ -234,9 +233,7 @@ def test_a_reward_file_that_is_not_there(tmp_path: Path, rescore: Rescore) -> No
 def test_a_term_that_fails_is_one_line_that_names_its_place(
     decision: Callable[..., Decision],
     tmp_path: Path,
-    rescore: Rescore,
-    write_log: WriteLog,
-    reward_file: Callable[[str], Path],
+    rescore_under: Rescore,
     output: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -247,13 +244,13 @@ def test_a_term_that_fails_is_one_line_that_names_its_place(
         "        return 1.0 / sample.num_tokens\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    log = write_log(tmp_path / "a.jsonl", [decision(), replace(decision(), num_response_tokens=0)])
-    file = reward_file('[[terms]]\nterm = "my_failing_terms:Mine"\n')
-    status, report, errors = rescore(log, "--reward", file, "--output", output)
+    text = '[[terms]]\nterm = "my_failing_terms:Mine"\n'
+    empty = replace(decision(), num_response_tokens=0)
+    status, report, errors = rescore_under(text, decision(), empty)
     assert (status, report) == (1, "")
     assert errors == (
-        f"error: {log}:2: term 'mine' failed: ZeroDivisionError: float division by zero "
-        "(line 4 of my_failing_terms)\n"
+        f"error: {tmp_path}/a.jsonl:2: term 'mine' failed: ZeroDivisionError: float division by "
+        "zero (line 4 of my_failing_terms)\n"
     )
     assert list(output.parent.iterdir()) == []
 
@@ -311,18 +308,15 @@ def test_an_old_log_under_a_reward_file(
 
 
 def test_a_term_that_needs_what_the_log_lacks_is_named_with_the_line(
-    decision: Callable[..., Decision],
-    tmp_path: Path,
-    rescore: Rescore,
-    write_log: WriteLog,
-    reward_file: Callable[[str], Path],
+    decision: Callable[..., Decision], tmp_path: Path, rescore_under: Rescore
 ) -> None:
-    file = reward_file('[[terms]]\nterm = "self_certainty"\n')
+    text = '[[terms]]\nterm = "self_certainty"\n'
     known = replace(decision(), self_certainty=2.5)
-    status, report, _ = rescore(write_log(tmp_path / "a.jsonl", [known]), "--reward", file)
+    status, report, _ = rescore_under(text, known)
     assert (status, report.splitlines()[-1]) == (0, "mean self_certainty  2.500000")
-    log = write_log(tmp_path / "b.jsonl", [known, decision()])
-    status, report, errors = rescore(log, "--reward", file)
+    status, report, errors = rescore_under(text, known, decision())
     assert (status, report) == (1, "")
-    assert errors.startswith(f"error: {log}:2: term 'self_certainty' failed: ValueError: ")
+    assert errors.startswith(
+        f"error: {tmp_path}/a.jsonl:2: term 'self_certainty' failed: ValueError: "
+    )
     assert errors.count("\n") == 1

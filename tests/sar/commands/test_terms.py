@@ -71,6 +71,22 @@ def test_a_reward_file_is_shown_as_a_sum(
     )
 
 
+def test_a_check_says_what_each_label_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "reward.toml"
+    file.write_text('[[terms]]\nterm = "target_length"\nname = "near"\n')
+    assert run("--check", file) == 0
+    assert capsys.readouterr().out == (
+        "reward = 1 x near\n"
+        "note: term 'near': each label needs \"target_tokens\", or set it in the reward file for "
+        "all\n"
+    )
+    file.write_text('[[terms]]\nterm = "target_length"\ntarget_tokens = 512\n')
+    assert run("--check", file) == 0
+    assert capsys.readouterr().out == "reward = 1 x target_length\n"
+
+
 def test_a_wrong_reward_file_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sar.grading.label import Label
 from sar.grading.verdict import Reason, Verdict
-from sar.reward import Likelihood
+from sar.reward import Likelihood, combine
 from sar.terms.base import GroupTerm, Sample, Term, TermError
 from sar.terms.composition import Composition, WeightedTerm
 from sar.terms.reward_file import default_composition
@@ -32,6 +32,9 @@ class Halves(GroupTerm):
         return [float(one.response) / 2 + len(group) for one in group]
 
 
+nlls = st.floats(0, 1e4) | st.sampled_from([0.0, 1e-300, 1e300])
+
+
 def make_sample(number: float = 0.0, *, correct: bool = True) -> Sample:
     verdict = Verdict(Reason.CORRECT if correct else Reason.WRONG)
     return Sample("2+3?", repr(number), Label("5", "math"), verdict, Likelihood(0.5, 1.0, 7, False))
@@ -42,11 +45,17 @@ def reward(composition: Composition, group: Sequence[Sample]) -> list[float]:
     return composition.combine(group, composition.score_group(group, scores))
 
 
-def test_the_default_is_correctness_and_sar() -> None:
-    sample = make_sample()
-    composition = default_composition(0.2)
-    assert composition.score(sample) == {"correctness": 1.0, "sar": sample.likelihood.sar}
-    assert reward(composition, [sample]) == [1.0 + 0.2 * sample.likelihood.sar]
+@given(nlls, nlls, st.floats(-100, 100), st.sampled_from(Reason))
+def test_the_default_is_the_reward_without_a_file_to_the_bit(
+    nll_qa: float, nll_a: float, weight: float, reason: Reason
+) -> None:
+    likelihood = Likelihood(nll_qa, nll_a, 7, False)
+    sample = Sample("2+3?", "5", Label("5", "math"), Verdict(reason), likelihood)
+    composition = default_composition(weight)
+    scores = {"correctness": float(reason is Reason.CORRECT), "sar": likelihood.sar}
+    assert composition.score(sample) == scores
+    expected = combine(sample.verdict, likelihood, sar_weight=weight, mode="train").value
+    assert [one.hex() for one in reward(composition, [sample] * 2)] == [expected.hex()] * 2
 
 
 numbers = st.floats(-1e3, 1e3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -67,9 +68,16 @@ def test_the_labels_target_comes_before_the_options() -> None:
 
 
 def test_a_target_that_is_nowhere_is_an_error() -> None:
-    composition = Composition((WeightedTerm("target_length", TargetLength()),))
-    with pytest.raises(TermError, match=r"'target_length' failed: .* has target_tokens"):
+    composition = Composition((WeightedTerm("mine", TargetLength()),))
+    message = 'each label needs "target_tokens", or set it in the reward file for all'
+    with pytest.raises(TermError, match=f"^term 'mine' failed: ValueError: {message}$"):
         composition.score(make_sample(90))
+    label = make_sample(90).label
+    with pytest.raises(ValueError, match=f"^term 'mine': {message}$"):
+        composition.check_label(label)
+    composition.check_label(replace(label, mode="eval"))
+    composition.check_label(replace(label, target_tokens=70))
+    Composition((WeightedTerm("mine", TargetLength(target_tokens=100)),)).check_label(label)
 
 
 @given(tokens, st.integers(1, 20_000), st.booleans())

@@ -73,12 +73,12 @@ def test_a_composition_says_what_its_terms_need() -> None:
 
 
 def test_self_certainty_does_not_come_from_vllm() -> None:
-    default_composition(0.2).raise_if_not_from_vllm()
+    default_composition(0.2).raise_if_vllm_cannot_compute()
     other = WeightedTerm("b", ReferenceLikelihood())
-    Composition((other,)).raise_if_not_from_vllm()
+    Composition((other,)).raise_if_vllm_cannot_compute()
     composition = Composition((other, WeightedTerm("sure", SelfCertainty())))
     with pytest.raises(ValueError, match=r"^term 'sure' needs .* use --backend transformers$"):
-        composition.raise_if_not_from_vllm()
+        composition.raise_if_vllm_cannot_compute()
 
 
 def test_both_are_in_a_reward_file(tmp_path: Path) -> None:

@@ -60,6 +60,96 @@ def test_a_term_of_the_users_own(
     assert vars(one.term) == {"scale": 2.5}
 
 
+OWN_OPTIONS = """
+from __future__ import annotations
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+from sar.terms.base import GroupTerm, Sample, Term
+
+if TYPE_CHECKING:
+    from nowhere import Thing
+
+class Own(Term):
+    def __init__(self, limit: int = 1, scale: float = 1.0, word: str = "", loud: bool = False,
+                 words: list[str] = [], many: list = [], way: Literal["up", "down"] = "up",
+                 maybe: int | None = None, table: dict[str, int] = {}, plain=0) -> None:
+        self.options = {name: value for name, value in locals().items() if name != "self"}
+    def score(self, sample: Sample) -> float:
+        return 0.0
+
+class Unresolved(Own):
+    def __init__(self, limit: int, thing: Thing | None = None) -> None:
+        self.options = {"limit": limit}
+
+@dataclass(frozen=True)
+class Together(GroupTerm):
+    limit: int = 1
+    def score_group(self, group):
+        return [0.0] * len(group)
+"""
+
+
+@pytest.fixture
+def own_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_options.py").write_text(OWN_OPTIONS)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("own_options")
+@pytest.mark.parametrize(
+    ("kind", "option", "message"),
+    [
+        ("Own", 'limit = "12"', "limit = '12': must be a valid integer"),
+        ("Own", "limit = 12.0", "limit = 12.0: must be a valid integer"),
+        ("Own", "limit = true", "limit = True: must be a valid integer"),
+        ("Own", 'scale = "0.5"', "scale = '0.5': must be a valid number"),
+        ("Own", "word = 5", "word = 5: must be a valid string"),
+        ("Own", "loud = 1", "loud = 1: must be a valid boolean"),
+        ("Own", 'many = "abc"', "many = 'abc': must be a valid list"),
+        ("Own", 'words = ["a", 5]', "words[2] = 5: must be a valid string"),
+        ("Own", 'way = "left"', "way = 'left': must be 'up' or 'down'"),
+        ("Together", 'limit = "12"', "limit = '12': must be a valid integer"),
+    ],
+)
+def test_options_of_a_term_of_the_users_own_have_the_annotated_types(
+    file: Path, kind: str, option: str, message: str
+) -> None:
+    file.write_text(f'[[terms]]\nterm = "own_options:{kind}"\n{option}\n')
+    with pytest.raises(RewardFileError) as error:
+        read_reward_file(file)
+    assert str(error.value) == f"{file}: terms[1] 'own_options:{kind}': {message}"
+
+
+@pytest.mark.usefixtures("own_options")
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("limit = 12", 12),
+        ("scale = 2", 2),
+        ('words = ["a"]', ["a"]),
+        ('many = [1, "a"]', [1, "a"]),
+        ('way = "down"', "down"),
+        ('maybe = "x"', "x"),
+        ('table = {a = "x"}', {"a": "x"}),
+        ('plain = "x"', "x"),
+    ],
+)
+def test_options_with_the_right_type_or_an_annotation_that_is_not_simple_stay_as_they_are(
+    file: Path, option: str, value: object
+) -> None:
+    file.write_text(f'[[terms]]\nterm = "own_options:Own"\n{option}\n')
+    (one,) = read_reward_file(file).terms
+    found = vars(one.term)["options"][option.split()[0]]
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.usefixtures("own_options")
+def test_annotations_that_cannot_be_read_are_left_alone(file: Path) -> None:
+    file.write_text('[[terms]]\nterm = "own_options:Unresolved"\nlimit = "12"\n')
+    (one,) = read_reward_file(file).terms
+    assert vars(one.term) == {"options": {"limit": "12"}}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -28,13 +28,13 @@ def find_blocks(language: str) -> list[str]:
 
 
 REWARD_FILES = find_blocks("toml")
-(MY_TERMS,) = find_blocks("python")
+MY_TERMS = find_blocks("python")
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the page's `my_terms.py`, from which Python imports."""
-    (tmp_path / "my_terms.py").write_text(MY_TERMS)
+    (tmp_path / "my_terms.py").write_text("\n\n".join(MY_TERMS))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_terms", raising=False)
     return tmp_path
@@ -53,30 +53,63 @@ def test_a_reward_file_of_the_page_is_read(text: str, folder: Path) -> None:
     assert len(composition.terms) == text.count("[[terms]]")
 
 
-def test_the_page_shows_a_sum_groups_gdpo_and_a_term_of_ones_own() -> None:
-    first, *others = REWARD_FILES
-    assert "group_size" not in first
-    for wanted in ("group_size", 'normalize = "gdpo"', "my_terms:FewQuestions"):
-        assert any(wanted in text for text in others)
+def find_reward_file(wanted: str) -> str:
+    return next(text for text in REWARD_FILES if wanted in text)
+
+
+def test_the_page_shows_a_sum_groups_and_gdpo() -> None:
+    assert "group_size" not in REWARD_FILES[0]
+    assert find_reward_file("group_size")
+    assert find_reward_file('normalize = "gdpo"')
+
+
+@pytest.mark.parametrize("text", MY_TERMS)
+def test_a_term_of_ones_own_takes_a_dozen_lines(text: str) -> None:
+    assert len([line for line in text.splitlines() if line.strip()]) <= 12
+
+
+def make_sample(response: str, num_tokens: int = 7, *, correct: bool = True) -> Sample:
+    verdict = Verdict(Reason.CORRECT if correct else Reason.WRONG)
+    likelihood = Likelihood(0.5, 1.0, num_tokens, False)
+    return Sample("2+3?", response, Label("5", "math"), verdict, likelihood)
 
 
 def test_the_term_of_ones_own_pays_what_it_says(folder: Path) -> None:
-    assert len([line for line in MY_TERMS.splitlines() if line.strip()]) <= 12
     file = folder / "reward.toml"
-    file.write_text(next(text for text in REWARD_FILES if "my_terms" in text))
+    file.write_text(find_reward_file("my_terms:FewQuestions"))
     composition = read_reward_file(file)
     assert all(isinstance(one.term, Term) for one in composition.terms)
     for response, value in (("5", 0.0), ("Why? So 5.", -0.2), ("?" * 9, -1.0)):
-        verdict, likelihood = Verdict(Reason.CORRECT), Likelihood(0.5, 1.0, 7, False)
-        sample = Sample("2+3?", response, Label("5", "math"), verdict, likelihood)
+        sample = make_sample(response)
         scores = composition.score(sample)
         assert scores == {"correctness": 1.0, "fewquestions": value}
         assert composition.combine([sample], [scores]) == pytest.approx([1.0 + 0.1 * value])
 
 
+@pytest.mark.parametrize(
+    ("group", "values"),
+    [
+        ([(9, True), (4, True), (2, False)], [0, 1, 0]),
+        ([(4, True), (4, True), (5, True)], [1, 1, 0]),
+        ([(4, False), (5, False)], [0, 0]),
+    ],
+)
+def test_the_term_of_ones_own_that_compares_pays_the_shortest_right_answer(
+    folder: Path, group: list[tuple[int, bool]], values: list[float]
+) -> None:
+    file = folder / "reward.toml"
+    file.write_text(find_reward_file("my_terms:Shortest"))
+    composition = read_reward_file(file)
+    samples = [make_sample("5", tokens, correct=correct) for tokens, correct in group]
+    scores = composition.score_group(samples, [composition.score(one) for one in samples])
+    assert [one["shortest"] for one in scores] == values
+    expected = [right + 0.1 * value for (_, right), value in zip(group, values, strict=True)]
+    assert composition.combine(samples, scores) == pytest.approx(expected)
+
+
 def test_the_check_finds_a_term_in_the_folder_where_it_runs(folder: Path) -> None:
     file = folder / "reward.toml"
-    file.write_text(next(text for text in REWARD_FILES if "my_terms" in text))
+    file.write_text(find_reward_file("my_terms:FewQuestions"))
     command = [sys.executable, "-m", "sar", "terms", "--check", "reward.toml"]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
