@@ -1,0 +1,330 @@
+"""The alarms: what each means, over which rollouts, from which value on, and why from there.
+
+`python -m sar audit --update docs/alarms.md` writes these texts into docs/alarms.md. What each alarm
+is worth was measured: `python -m performance.alarms`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sar.alarms.measures import (
+    CORRECTNESS,
+    GRADER_BOMB,
+    LENGTH,
+    NO_ANSWER,
+    REPETITION,
+    REWARD,
+    SAR,
+    TEMPLATE_MISMATCH,
+    TERM_PREFIX,
+    UNREADABLE_LABEL,
+    is_part,
+)
+from sar.alarms.windows import Change, Window, compare
+from sar.errors import shorten
+
+MIN_Z = 4.0
+"""Of changes between two windows. With 8 block means on each side, chance alone gives a z of 4 about
+once in 800 independent pairs of windows."""
+_RISEN_Z = 2.0
+# A term whose values fall as rewards rise is a penalty: nobody earns by raising it.
+_PENALTY_CORRELATION = -0.1
+_MAX_NAME_CHARS = 40
+
+
+@dataclass(frozen=True)
+class View:
+    """What the alarms look at, at the end of a block."""
+
+    start: Window | None
+    """The run's first window. None until one more window has come: the two must not overlap."""
+    recent: Window
+    zero_variance: float | None
+    """Share of the latest groups whose rewards are all equal."""
+    lag: float | None
+    """Checkpoints that the scorer is behind."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """An alarm's value at one moment."""
+
+    value: float
+    message: str
+    is_sure: bool = True
+    """False if chance may have made the value what it is."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """One alarm. It rings while its value is at the threshold or beyond."""
+
+    name: str
+    title: str
+    definition: str
+    window: str
+    threshold: float
+    reason: str
+    """Of the threshold."""
+    clear: float
+    """A value that ends the alarm. It lies on the safe side of the threshold, so that the alarm
+    does not come and go."""
+    read: Callable[[View], Reading | None]
+    """The value now. None: it cannot be told yet."""
+
+    def is_beyond(self, value: float) -> bool:
+        """True if the value is at the threshold or beyond."""
+        return value >= self.threshold if self.is_high else value <= self.threshold
+
+    def is_clear(self, value: float) -> bool:
+        """True if the value ends the alarm."""
+        return value <= self.clear if self.is_high else value >= self.clear
+
+    @property
+    def is_high(self) -> bool:
+        """True if high values are the bad ones."""
+        return self.threshold > self.clear
+
+
+_AGAINST_START = "the latest 256 rollouts against the first 256"
+_LATEST = "the latest 256 rollouts"
+
+
+def _read_length(view: View) -> Reading | None:
+    change = _compare(view, LENGTH)
+    if not change or change.before <= 0:
+        return None
+    message = f"mean response length {change.before:.1f} -> {change.after:.1f} tokens"
+    return Reading(change.after / change.before, message, change.z <= -MIN_Z)
+
+
+def _read_parts(view: View) -> Reading | None:
+    """The part of the reward that rose most."""
+    correctness = _compare(view, CORRECTNESS)
+    if not correctness or not view.start:
+        return None
+    text = f"correctness {correctness.before:.3f} -> {correctness.after:.3f}"
+    best = Reading(0.0, text, is_sure=False)
+    if correctness.z >= _RISEN_Z:
+        return best
+    for name in filter(is_part, view.recent.moments):
+        change = compare(view.start, view.recent, name)
+        if not change or view.start.correlate_with_reward(name) < _PENALTY_CORRELATION:
+            continue
+        if change.z >= MIN_Z and change.effect > best.value:
+            message = f"{_show(name)} {change.before:.3f} -> {change.after:.3f}, {text}"
+            best = Reading(change.effect, message)
+    return best
+
+
+def _read_no_answer(view: View) -> Reading | None:
+    return _read_rise(view, NO_ANSWER, "responses without an answer")
+
+
+def _read_repetition(view: View) -> Reading | None:
+    return _read_rise(view, REPETITION, "repeated text in a response")
+
+
+def _read_length_in_reward(view: View) -> Reading | None:
+    partial, rest = view.recent.partial_correlation()
+    share = partial**2 * rest
+    message = (
+        f"length explains {share:.0%} of the rewards' variance beyond correctness "
+        f"(partial correlation {partial:+.2f})"
+    )
+    return Reading(share, message)
+
+
+def _read_zero_variance(view: View) -> Reading | None:
+    if view.zero_variance is None:
+        return None
+    return Reading(view.zero_variance, f"{view.zero_variance:.0%} of groups have equal rewards")
+
+
+def _read_saturation(view: View) -> Reading | None:
+    """The part that lost most of its spread."""
+    if not view.start:
+        return None
+    best = Reading(1.0, "no part of the reward has lost its spread", is_sure=False)
+    for name, now in view.recent.moments.items():
+        before = view.start.moments.get(name)
+        if not (is_part(name) or name == CORRECTNESS) or not before or not before.deviation:
+            continue
+        ratio = now.deviation / before.deviation
+        if ratio < best.value:
+            message = (
+                f"{_show(name)} is {now.mean:.3f} in nearly all responses: "
+                f"deviation {before.deviation:.3f} -> {now.deviation:.3f}"
+            )
+            best = Reading(ratio, message)
+    return best
+
+
+def _read_labels(view: View) -> Reading | None:
+    return _read_share(view, UNREADABLE_LABEL, "labels that the grader cannot read")
+
+
+def _read_bombs(view: View) -> Reading | None:
+    return _read_share(view, GRADER_BOMB, "responses that hang or crash a grader")
+
+
+def _read_mismatch(view: View) -> Reading | None:
+    return _read_share(view, TEMPLATE_MISMATCH, "prompts with another template than the server's")
+
+
+def _read_lag(view: View) -> Reading | None:
+    if view.lag is None:
+        return None
+    return Reading(view.lag, f"the scorer is {view.lag:.1f} checkpoints behind")
+
+
+def _read_rise(view: View, name: str, what: str) -> Reading | None:
+    change = _compare(view, name)
+    if not change:
+        return None
+    message = f"{what}: {change.before:.1%} -> {change.after:.1%}"
+    return Reading(change.after - change.before, message, change.z >= MIN_Z)
+
+
+def _read_share(view: View, name: str, what: str) -> Reading:
+    share = view.recent.mean(name)
+    return Reading(share, f"{what}: {share:.1%}")
+
+
+def _compare(view: View, name: str) -> Change | None:
+    return compare(view.start, view.recent, name) if view.start else None
+
+
+def _show(name: str) -> str:
+    return shorten(name, _MAX_NAME_CHARS)
+
+
+ALARMS = (
+    Alarm(
+        "length_collapse",
+        "Length collapse",
+        "Responses have become much shorter: mean length now, divided by mean length at the start.",
+        _AGAINST_START,
+        threshold=0.6,
+        reason="Runs that stay right get a fifth to a third shorter with SAR, on this project's "
+        "demo and in the paper. The paper's collapse ends at a twelfth.",
+        clear=0.7,
+        read=_read_length,
+    ),
+    Alarm(
+        "term_rises",
+        "A term rises, correctness does not",
+        "SAR, another term or the whole reward has risen, and correctness has not (z below "
+        f"{_RISEN_Z:g}). The value is the largest such rise, in standard deviations of a rollout. "
+        "Terms that fall as rewards rise do not count: they are penalties.",
+        _AGAINST_START,
+        threshold=1.0,
+        reason="",
+        clear=0.75,
+        read=_read_parts,
+    ),
+    Alarm(
+        "no_answer",
+        "No answer",
+        "More responses state no answer: their share now, minus their share at the start.",
+        _AGAINST_START,
+        threshold=0.05,
+        reason="",
+        clear=0.025,
+        read=_read_no_answer,
+    ),
+    Alarm(
+        "repetition",
+        "Repetition",
+        "Responses repeat themselves more: share of a response's 40-character spans that occur "
+        "before in it, mean now minus mean at the start. Of a long response, the last 4,000 "
+        "characters count.",
+        _AGAINST_START,
+        threshold=0.05,
+        reason="",
+        clear=0.025,
+        read=_read_repetition,
+    ),
+    Alarm(
+        "length_reward",
+        "Length decides the reward",
+        "Share of the rewards' variance that length explains and correctness does not: the squared "
+        "partial correlation of reward and length given correctness, times the share of the "
+        "variance that correctness leaves.",
+        _LATEST,
+        threshold=0.5,
+        reason="Length then decides more than all else together.",
+        clear=0.4,
+        read=_read_length_in_reward,
+    ),
+    Alarm(
+        "zero_variance",
+        "Zero-variance groups",
+        "Share of groups in which all rewards are equal. Their advantages are 0, so they teach "
+        "nothing.",
+        "the latest 64 groups that are complete",
+        threshold=0.9,
+        reason="Nine in ten rollouts are then sampled for nothing.",
+        clear=0.8,
+        read=_read_zero_variance,
+    ),
+    Alarm(
+        "saturation",
+        "Saturation",
+        "Correctness, SAR, another term or the whole reward has nearly the same value in all "
+        "responses, and did not at the start: its standard deviation now, divided by that at the "
+        "start. The value is that of the part that lost most.",
+        _AGAINST_START,
+        threshold=0.25,
+        reason="",
+        clear=0.4,
+        read=_read_saturation,
+    ),
+    Alarm(
+        "unreadable_labels",
+        "Unreadable labels",
+        "Share of rollouts whose label the grader cannot read, so that it compares texts.",
+        _LATEST,
+        threshold=0.02,
+        reason="",
+        clear=0.01,
+        read=_read_labels,
+    ),
+    Alarm(
+        "grader_bombs",
+        "Grader bombs",
+        "Share of responses that use up a grader's time or memory (`timeout` and `crashed`).",
+        _LATEST,
+        threshold=0.01,
+        reason="",
+        clear=0.005,
+        read=_read_bombs,
+    ),
+    Alarm(
+        "template_mismatch",
+        "Template mismatch",
+        "Share of prompts whose system prompt or chat template is not that of the server's "
+        "empty-question prompt. SAR then measures more than the question.",
+        _LATEST,
+        threshold=0.05,
+        reason="",
+        clear=0.02,
+        read=_read_mismatch,
+    ),
+    Alarm(
+        "scorer_lags",
+        "The scorer lags behind",
+        "Checkpoints that the scorer is behind: rollouts since `policy_version` changed, divided "
+        "by the median number between its changes before, or by a block if that is more. A "
+        "server with `--follow` also counts the checkpoints newer than its weights; the larger "
+        "number is the value.",
+        "the latest 8 changes of `policy_version`",
+        threshold=4.0,
+        reason="",
+        clear=1.0,
+        read=_read_lag,
+    ),
+)
+"""All alarms, in the order in which they are shown."""
