@@ -21,7 +21,23 @@ ROLLOUTS_PER_PROMPT = 6
 ROLLOUTS_PER_STEP = PROMPTS_PER_STEP * ROLLOUTS_PER_PROMPT
 STEPS_PER_CHECKPOINT = 5
 _START = datetime(2026, 1, 1, tzinfo=UTC)
-_WORDS = "first we add the apples then count pears take away two so that many remain".split()
+_WORDS = [
+    "first",
+    "we",
+    "add",
+    "the",
+    "apples",
+    "then",
+    "count",
+    "pears",
+    "take",
+    "away",
+    "two",
+    "so",
+    "that",
+    "many",
+    "remain",
+]
 
 
 @dataclass(frozen=True)
@@ -71,7 +87,9 @@ def make_run(
 
 
 def _mix(start: Phase, end: Phase, share: float) -> Phase:
-    values = {name: (1 - share) * old + share * vars(end)[name] for name, old in vars(start).items()}
+    values = {
+        name: (1 - share) * old + share * vars(end)[name] for name, old in vars(start).items()
+    }
     return Phase(**values)
 
 

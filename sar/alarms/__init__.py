@@ -1,1 +1,1 @@
-"""Alarms: signs in a run's rewards that the policy learns something other than to solve problems."""
+"""Alarms: signs in a run's rewards that something other than solving problems is learned."""

@@ -53,9 +53,7 @@ class Groups:
         if len(self._groups) < _MIN_GROUPS:
             return None
         size = statistics.median_high(group.num for group in self._groups.values())
-        complete = (
-            group for group in reversed(self._groups.values()) if group.num >= max(size, 2)
-        )
+        complete = (group for group in reversed(self._groups.values()) if group.num >= max(size, 2))
         latest = list(islice(complete, NUM_GROUPS))
         if len(latest) < _MIN_GROUPS:
             return None

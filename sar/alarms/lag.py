@@ -13,8 +13,9 @@ class Lag:
     """Counts, in checkpoints, how far the scorer is behind.
 
     In a log, that is the number of rollouts since `policy_version` changed, divided by the median
-    number of rollouts between the changes before, or by a block if that is more. A server that follows a trainer also knows the
-    newest checkpoint: of those newer than its weights, each counts.
+    number of rollouts between the changes before, or by a block if that is more. A server that
+    follows a trainer also knows the newest checkpoint: of those newer than its weights, each
+    counts.
     """
 
     def __init__(self, block: int) -> None:
