@@ -84,7 +84,13 @@ class Audit:
 
     @property
     def has_fired(self) -> bool:
-        return any(finding.state.first for finding in self.findings)
+        return self.earliest is not None
+
+    @property
+    def earliest(self) -> Finding | None:
+        """The alarm that fired before all others. None: none fired."""
+        fired = [(one.state.first.rollout, one) for one in self.findings if one.state.first]
+        return min(fired, key=lambda pair: pair[0])[1] if fired else None
 
     @property
     def is_too_short(self) -> bool:

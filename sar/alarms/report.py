@@ -52,6 +52,15 @@ def describe_state(state: AlarmState) -> str:
     return state.message or "cannot be told from these rollouts"
 
 
+def describe_earliest(audit: Audit) -> str:
+    """Which alarm fired first, and when."""
+    finding = audit.earliest
+    if not finding or not (first := finding.state.first):
+        return "no alarm fired"
+    version = "" if first.policy_version is None else f", policy version {first.policy_version}"
+    return f"first alarm: {finding.state.alarm.name} at rollout {first.rollout:,}{version}"
+
+
 def format_number(value: float) -> str:
     """Three significant digits; no exponent for ordinary numbers."""
     return f"{value:.3g}"
@@ -70,6 +79,8 @@ def _render_summary(audit: Audit) -> Iterator[str]:
     if audit.num_eval:
         text += f" {audit.num_eval:,} rollouts of mode eval were left out."
     yield f"<p>{escape(text)}</p>\n"
+    earliest = describe_earliest(audit)
+    yield f"<p><b>{escape(earliest[0].upper() + earliest[1:])}.</b></p>\n"
     if audit.is_too_short:
         yield (
             f"<p>The log is too short to compare with its start: that takes "

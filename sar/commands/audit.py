@@ -144,6 +144,8 @@ def _show_logs(logs: Sequence[Path]) -> str:
 
 
 def _format_audit(audit: Audit) -> str:
+    from sar.alarms.report import describe_earliest
+
     rows: list[tuple[str, ...]] = [("alarm", "fired", "first at rollout", "version", "time")]
     rows.append(("",) * len(rows[0]))
     rows += map(_make_row, audit.findings)
@@ -158,6 +160,7 @@ def _format_audit(audit: Audit) -> str:
         if first := finding.state.first:
             name = finding.state.alarm.title
             lines.append(f"{name}, rollout {first.rollout:,}: {finding.first_message}")
+    lines.append(describe_earliest(audit))
     lines.append(f"{audit.num_rollouts:,} rollouts; windows of {audit.window:,}")
     if audit.num_eval:
         lines.append(f"{audit.num_eval:,} rollouts of mode eval were left out")
