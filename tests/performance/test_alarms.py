@@ -185,13 +185,14 @@ def test_mistakes_are_one_line(
     write_run(tmp_path / "running" / "sar-0", [], is_finished=False)
     page = tmp_path / "page.md"
     page.write_text("")
-    for arguments, message in [
+    cases: list[tuple[list[object], str]] = [
         ([tmp_path / "none"], "no run with a reward log"),
         ([odd], "name: not named ARM-SEED"),
         ([tmp_path / "bare"], "settings.json: not the settings"),
         ([tmp_path / "running"], "no run whose training has ended"),
         (["--update", page], "needs two lines"),
-    ]:
+    ]
+    for arguments, message in cases:
         output = tmp_path / "out.json"
         output.write_text('{"runs": [], "faults": []}')
         assert main([*map(str, arguments), "--output", str(output)]) == 2

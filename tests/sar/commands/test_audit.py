@@ -117,7 +117,7 @@ def test_mistakes_are_one_line(
     page = tmp_path / "page.md"
     page.write_text("nothing")
     (log, _) = sorted(healthy.iterdir())
-    for arguments, message in [
+    cases: list[tuple[list[object], str]] = [
         ([tmp_path / "none"], "none: no such file or folder"),
         ([empty], "empty: no .jsonl file in it"),
         ([broken], "broken.jsonl:1: not a decision: "),
@@ -125,7 +125,8 @@ def test_mistakes_are_one_line(
         ([healthy, "--json", log], "would replace the log"),
         ([healthy, "--output", tmp_path], "directory"),
         (["--update", page], "page.md: needs two lines, <!--"),
-    ]:
+    ]
+    for arguments, message in cases:
         status, output, errors = run_audit(*arguments)
         assert (status, output) == (2, ""), arguments
         assert errors.startswith("error: ")
