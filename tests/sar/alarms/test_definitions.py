@@ -199,7 +199,16 @@ def test_a_term_that_everybody_earns_is_saturated(stream: MakeStream, watch: Wat
         )
     )
     assert states["saturation"].state == "alarm"
-    assert states["saturation"].message.startswith("term format is 1.000 in nearly all responses")
+    assert re.fullmatch(
+        r"term format 0\.3\d\d -> 1\.000, standard deviation 0\.4\d\d -> 0\.000",
+        states["saturation"].message,
+    )
+
+
+def test_a_term_that_nobody_earned_has_not_saturated(stream: MakeStream, watch: Watch) -> None:
+    """Two rollouts earn it by chance at the start, none later."""
+    states, _ = watch(stream(NUM, terms=lambda number: {"rare": float(number in (5, 40))}))
+    assert states["saturation"].state == "ok"
 
 
 @pytest.mark.parametrize(
