@@ -93,7 +93,7 @@ def _render_runs(runs: Sequence[dict[str, Any]], faults: Sequence[dict[str, Any]
     header = ["alarm", *names, f"false alarms in 1,000 of {num_steps:,} healthy steps"]
     if faults:
         header.append("worth")
-    rows = [header, ["---"] * len(header), ["accuracy falls", *map(_show_fall, hacked), ""]]
+    rows = [header, ["---"] * len(header), *_show_falls(hacked)]
     for alarm in ALARMS:
         rate = count_false_alarms(runs, alarm.name)
         row = [f"`{alarm.name}`", *(_show_fired(run, alarm.name) for run in hacked)]
@@ -116,8 +116,12 @@ def _render_faults(faults: Sequence[dict[str, Any]]) -> str:
     return "".join(_join_rows(rows, 4))
 
 
-def _show_fall(run: dict[str, Any]) -> str:
-    return "never" if run["fall_step"] is None else f"step {run['fall_step']}"
+def _show_falls(hacked: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
+    """Rows that say when accuracy fell."""
+    for points, name in ((5, "fall_step"), (20, "deep_fall_step")):
+        steps = [run[name] for run in hacked]
+        shown = ("never" if step is None else f"step {step}" for step in steps)
+        yield [f"accuracy falls by {points} points", *shown]
 
 
 def _show_fired(run: dict[str, Any], alarm: str) -> str:

@@ -24,6 +24,7 @@ HACKED = {
 accuracy holds."""
 SMOOTHED_STEPS = 15
 FALL = 0.05
+DEEP_FALL = 0.2
 
 
 class RunError(Exception):
@@ -53,11 +54,14 @@ class LabelledRun:
         """The step in which a rollout was sampled. Both count from 1."""
         return (rollout - 1) // self.rollouts_per_step + 1
 
-    def find_fall(self) -> int | None:
+    def find_fall(self, by: float = FALL) -> int | None:
         """The step from which on accuracy stays 5 points below its start. None: it does not.
 
         Accuracy is the batch's correctness, as a running mean over 15 steps. Its start is the mean
         of the first 15 steps.
+
+        Args:
+            by: another difference than 5 points.
         """
         size = self.rollouts_per_step
         steps = [
@@ -70,7 +74,7 @@ class LabelledRun:
         ]
         num_low = 0
         for mean in reversed(means):
-            if mean > means[0] - FALL:
+            if mean > means[0] - by:
                 break
             num_low += 1
         return self.num_steps - num_low + 1 if num_low else None
@@ -88,6 +92,7 @@ class LabelledRun:
             "is_hacked": self.is_hacked,
             "num_steps": self.num_steps,
             "fall_step": self.find_fall(),
+            "deep_fall_step": self.find_fall(DEEP_FALL),
             "fired_steps": fired,
         }
 

@@ -22,10 +22,13 @@ from sar.alarms.measures import (
 from sar.alarms.windows import Change, Window, compare
 from sar.errors import shorten
 
-MIN_Z = 4.0
-"""Of changes between two windows. With 8 block means on each side, chance alone gives a z of 4
-about once in 1,500 independent pairs of windows (Student's t with 14 degrees of freedom)."""
+MIN_Z = 3.0
+"""Of changes between two windows. With 8 block means on each side, chance alone gives a z of 3
+about once in 200 independent pairs of windows (Student's t with 14 degrees of freedom). Thresholds
+of size keep most of these out."""
 _RISEN_Z = 2.0
+FALLEN_Z = -2.5
+"""From here down, correctness has fallen. Harder prompts alone gave -2.3 in a run of the demo."""
 # A term whose values fall as rewards rise is a penalty: nobody earns by raising it.
 _PENALTY_CORRELATION = -0.2
 _MAX_NAME_CHARS = 40
@@ -90,30 +93,58 @@ _LATEST = "the latest window"
 
 
 def _read_length(view: View) -> Reading | None:
-    change = _compare(view, LENGTH)
-    if not change or change.before <= 0:
+    change, correctness = _compare(view, LENGTH), _compare(view, CORRECTNESS)
+    if not change or not correctness or change.before <= 0:
         return None
-    message = f"mean response length {change.before:.1f} -> {change.after:.1f} tokens"
-    return Reading(change.after / change.before, message, change.z <= -MIN_Z)
+    ratio = change.after / change.before
+    message = (
+        f"mean response length {change.before:.1f} -> {change.after:.1f} tokens, "
+        f"{_describe_correctness(correctness)}"
+    )
+    is_sure = change.z <= -MIN_Z and correctness.z <= FALLEN_Z
+    return Reading(ratio, message, is_sure)
 
 
 def _read_parts(view: View) -> Reading | None:
-    """The part of the reward that rose most."""
     correctness = _compare(view, CORRECTNESS)
-    if not correctness or not view.start:
-        return None
-    text = f"correctness {correctness.before:.3f} -> {correctness.after:.3f}"
-    best = Reading(0.0, text, is_sure=False)
-    if correctness.z >= _RISEN_Z:
-        return best
+    if not correctness or correctness.z >= _RISEN_Z:
+        return _find_no_rise(correctness)
+    return _find_largest_rise(view, correctness)
+
+
+def _read_parts_over_correctness(view: View) -> Reading | None:
+    correctness = _compare(view, CORRECTNESS)
+    if not correctness or correctness.z > FALLEN_Z:
+        return _find_no_rise(correctness)
+    return _find_largest_rise(view, correctness)
+
+
+def _find_largest_rise(view: View, correctness: Change) -> Reading:
+    """The part of the reward that rose most."""
+    assert view.start
+    best = Reading(0.0, _describe_correctness(correctness), is_sure=False)
     for name in filter(is_part, view.recent.moments):
         change = compare(view.start, view.recent, name)
         if not change or view.start.correlate_with_reward(name) < _PENALTY_CORRELATION:
             continue
         if change.z >= MIN_Z and change.effect > best.value:
-            message = f"{_show(name)} {change.before:.3f} -> {change.after:.3f}, {text}"
+            message = (
+                f"{_show(name)} {change.before:.3f} -> {change.after:.3f}, "
+                f"{_describe_correctness(correctness)}"
+            )
             best = Reading(change.effect, message)
     return best
+
+
+def _find_no_rise(correctness: Change | None) -> Reading | None:
+    """Where rises do not count, as correctness is not as the alarm wants it."""
+    if not correctness:
+        return None
+    return Reading(0.0, _describe_correctness(correctness), is_sure=False)
+
+
+def _describe_correctness(change: Change) -> str:
+    return f"correctness {change.before:.3f} -> {change.after:.3f}"
 
 
 def _read_no_answer(view: View) -> Reading | None:
@@ -208,26 +239,39 @@ ALARMS = (
     Alarm(
         "length_collapse",
         "Length collapse",
-        "Responses have become much shorter: mean length now, divided by mean length at the start.",
+        "Responses have become much shorter, and correctness has fallen (z of "
+        f"{FALLEN_Z:g} or less): mean length now, divided by mean length at the start.",
         _AGAINST_START,
-        threshold=0.5,
-        reason="In the SAR paper, runs that stay right get up to 45% shorter, and the one that "
-        "collapses ends at a twelfth.",
-        clear=0.6,
+        threshold=0.6,
+        reason="Shorter responses that stay right are what a reward may be for: in the SAR paper "
+        "they get up to 45% shorter, and in the demo O1-Pruner's to 53% of their length.",
+        clear=0.7,
         read=_read_length,
     ),
     Alarm(
         "term_rises",
         "A term rises, correctness does not",
-        "SAR, another term or the whole reward has risen, and correctness has not (z below "
+        "A term of the reward, SAR or the whole reward has risen, and correctness has not (z below "
         f"{_RISEN_Z:g}). The value is the largest such rise, in standard deviations of a rollout. "
-        "Terms that fall as rewards rise do not count: they are penalties.",
+        "SAR counts where the reward is correctness + SAR. Terms that fall as rewards rise do not "
+        "count: they are penalties.",
         _AGAINST_START,
-        threshold=1.0,
-        reason="A rise of one standard deviation is larger than what SAR earns in runs that stay "
-        "right.",
-        clear=0.75,
+        threshold=1.5,
+        reason="In the demo's first run on correctness + 0.2 SAR, which stays right, SAR rises by "
+        "0.9 at most.",
+        clear=1.25,
         read=_read_parts,
+    ),
+    Alarm(
+        "term_over_correctness",
+        "A term rises, correctness falls",
+        f"The same rise, while correctness has fallen (z of {FALLEN_Z:g} or less).",
+        _AGAINST_START,
+        threshold=0.5,
+        reason="Together they say that the policy trades right answers for the term. A smaller "
+        "rise may come from harder prompts alone.",
+        clear=0.25,
+        read=_read_parts_over_correctness,
     ),
     Alarm(
         "no_answer",
@@ -247,8 +291,8 @@ ALARMS = (
         "characters count.",
         _AGAINST_START,
         threshold=0.1,
-        reason="Honest responses to GSM8K repeat 0.4% of their text. A run of the demo came to 5%: it "
-        "repeats itself in two of five responses, and loses no accuracy.",
+        reason="Honest responses to GSM8K repeat 0.4% of their text. A run of the demo came to 5%, "
+        "with a repetition in two of five responses, and lost no accuracy.",
         clear=0.05,
         read=_read_repetition,
     ),
@@ -271,8 +315,8 @@ ALARMS = (
         "nothing.",
         "the latest 64 groups that are complete",
         threshold=0.95,
-        reason="Nineteen in twenty rollouts are then sampled for nothing. A run of the demo that gets "
-        "98% right comes to nine in ten, which is no fault.",
+        reason="Nineteen in twenty rollouts are then sampled for nothing. A run of the demo with 98% "
+        "right answers came to nine in ten, which is no fault.",
         clear=0.9,
         read=_read_zero_variance,
     ),

@@ -34,7 +34,6 @@ def measure(decision: Decision) -> dict[str, float]:
     values = {
         REWARD: decision.reward,
         CORRECTNESS: decision.correctness,
-        SAR: decision.sar,
         LENGTH: float(decision.num_response_tokens),
         NO_ANSWER: float(reason is Reason.NO_ANSWER),
         REPETITION: measure_repetition(decision.response),
@@ -42,6 +41,8 @@ def measure(decision: Decision) -> dict[str, float]:
         GRADER_BOMB: float(reason in (Reason.TIMEOUT, Reason.CRASHED)),
         TEMPLATE_MISMATCH: float(decision.template_mismatch),
     }
+    if not decision.terms:  # else SAR is a part of the reward only if a term says so
+        values[SAR] = decision.sar
     for name in list(decision.terms)[:_MAX_TERMS]:
         values[TERM_PREFIX + name] = decision.terms[name]
     return {name: _bound(value) for name, value in values.items()}

@@ -61,11 +61,10 @@ def test_healthy_runs_stay_silent(end: Phase) -> None:
 
 
 def test_runs_that_go_wrong_are_noticed() -> None:
-    assert {"length_collapse", "term_rises", "no_answer"} <= first_alarms(
-        list(make_run(0, end=COLLAPSED))
-    )
+    collapse = {"length_collapse", "term_rises", "term_over_correctness", "no_answer"}
+    assert collapse <= first_alarms(list(make_run(0, end=COLLAPSED)))
     gamed = make_run(0, has_term=True, end=Phase(accuracy=0.6, term=0.99))
-    assert "term_rises" in first_alarms(list(gamed))
+    assert "term_over_correctness" in first_alarms(list(gamed))
     assert "length_reward" in first_alarms(list(make_run(0, length_weight=5 / 128)))
 
 
@@ -85,6 +84,7 @@ def test_accuracy_falls_where_it_stays_low() -> None:
     good, bad = [0.75] * 30, [0.5] * 30
     # The running mean over 15 steps is 5 points lower once 3 of its steps are: 3/15 * 25.
     assert with_accuracy(good + bad).find_fall() == 33
+    assert with_accuracy(good + bad).find_fall(0.2) == 42
     assert with_accuracy(good + bad + good).find_fall() is None
     assert with_accuracy(good).find_fall() is None
     assert with_accuracy(good + bad + good + bad).find_fall() == 93
@@ -105,6 +105,7 @@ def measured(**fired: dict[str, list[int]]) -> list[dict[str, Any]]:
             "seed": 1,
             "num_steps": 100,
             "fall_step": 50 if name.startswith("bad") else None,
+            "deep_fall_step": None,
             "fired_steps": {alarm.name: steps.get(alarm.name, []) for alarm in ALARMS},
         }
         for name, steps in fired.items()
@@ -162,7 +163,7 @@ def test_the_command_measures_finished_runs(
     collapsed = by_name["sar-alone-1"]
     assert collapsed["is_hacked"]
     assert collapsed["num_steps"] == NUM_STEPS
-    first = collapsed["fired_steps"]["term_rises"][0]
+    first = collapsed["fired_steps"]["term_over_correctness"][0]
     lead = collapsed["fall_step"] - first
     assert f"| step {first}, {abs(lead)} " in printed.out
     assert {fault["run"] for fault in document["faults"]} == {"sar-1"}

@@ -46,27 +46,34 @@ def test_names_are_unique_and_texts_whole() -> None:
         assert alarm.is_clear(alarm.clear)
 
 
-def test_short_responses_are_a_collapse(stream: MakeStream, watch: Watch) -> None:
-    lengths = noisy(100, 30, 10)
-    states, _ = watch(stream(NUM, num_response_tokens=lambda number: round(lengths(number))))
-    assert states["length_collapse"].state == "alarm"
-    assert re.fullmatch(
-        r"mean response length \d+\.\d -> \d+\.\d tokens", states["length_collapse"].message
+@pytest.mark.parametrize(
+    ("length", "accuracy", "fires"),
+    [(30, 0.3, True), (30, 0.9, False), (75, 0.3, False)],
+    ids=["short and wrong", "short and right", "a quarter shorter"],
+)
+def test_a_collapse_is_short_and_wrong(
+    length: float, accuracy: float, fires: bool, stream: MakeStream, watch: Watch
+) -> None:
+    lengths, right = noisy(100, length, 10), share(0.9, accuracy)
+    states, _ = watch(
+        stream(
+            NUM,
+            num_response_tokens=lambda number: round(lengths(number)),
+            correctness=lambda number: float(right(number)),
+        )
     )
-
-
-def test_a_third_shorter_is_no_collapse(stream: MakeStream, watch: Watch) -> None:
-    lengths = noisy(100, 65, 10)
-    states, _ = watch(stream(NUM, num_response_tokens=lambda number: round(lengths(number))))
-    assert states["length_collapse"].state == "ok"
-    assert states["length_collapse"].value == pytest.approx(0.65, abs=0.05)
+    state = states["length_collapse"]
+    assert state.value == pytest.approx(length / 100, abs=0.05)
+    assert (state.state == "alarm") is fires
+    numbers = r"mean response length \d+\.\d -> \d+\.\d tokens, correctness 0\.\d+ -> 0\.\d+"
+    assert re.fullmatch(numbers, state.message)
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "fires"), [((0.7, 0.7), True), ((0.7, 0.4), True), ((0.4, 0.95), False)]
+    ("accuracy", "fires"), [((0.7, 0.7), {1}), ((0.7, 0.3), {1, 2}), ((0.4, 0.95), set())]
 )
 def test_a_term_rises_while_correctness_does_not(
-    accuracy: tuple[float, float], fires: bool, stream: MakeStream, watch: Watch
+    accuracy: tuple[float, float], fires: set[int], stream: MakeStream, watch: Watch
 ) -> None:
     values, right = noisy(0.2, 0.6, 0.1), share(*accuracy)
     states, _ = watch(
@@ -76,9 +83,19 @@ def test_a_term_rises_while_correctness_does_not(
             correctness=lambda number: float(right(number)),
         )
     )
-    assert (states["term_rises"].state == "alarm") is fires
-    if fires:
-        assert "term mine 0." in states["term_rises"].message
+    for number, name in enumerate(("term_rises", "term_over_correctness"), 1):
+        assert (states[name].state == "alarm") is (number in fires), name
+        if number in fires:
+            assert "term mine 0." in states[name].message
+
+
+def test_sar_counts_only_where_it_is_paid(stream: MakeStream, watch: Watch) -> None:
+    values = noisy(0.2, 0.6, 0.1)
+    drawn = [values(number) for number in range(NUM)]
+    paid = stream(NUM, sar=lambda number: drawn[number])
+    other = stream(NUM, sar=lambda number: drawn[number], terms={"entropy": -0.1})
+    assert watch(paid)[0]["term_rises"].state == "alarm"
+    assert watch(other)[0]["term_rises"].state == "ok"
 
 
 def test_a_penalty_that_rises_earns_nothing(stream: MakeStream, watch: Watch) -> None:

@@ -24,7 +24,9 @@ from sar.grading.verdict import Reason
 if TYPE_CHECKING:
     from tests.sar.alarms.conftest import MakeStream, Watch
 
-AGAINST_START = {"length_collapse", "term_rises", "no_answer", "repetition", "saturation"}
+AGAINST_START = {"length_collapse", "term_rises", "no_answer", "repetition", "saturation"} | {
+    "term_over_correctness"
+}
 
 
 def test_one_rollout_tells_nothing(decision: Callable[..., Decision]) -> None:
@@ -185,6 +187,7 @@ def test_the_order_within_a_block_does_not_matter(stream: MakeStream, watch: Wat
         num_response_tokens=lambda number: 60 if number < 300 else rng.randint(3, 20),
         sar=lambda number: 0.2 + number / 2000 + rng.gauss(0, 0.01),
         reward=lambda number: 0.2 + number / 2000 + rng.gauss(0, 0.01),
+        correctness=lambda number: float(number < 300),
         policy_version=lambda number: number // 128,
     )
     shuffled: list[Decision] = []

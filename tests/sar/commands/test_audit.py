@@ -49,7 +49,13 @@ def collapsed(decision: Callable[..., Decision], tmp_path: Path, write_log: Writ
     folder = tmp_path / "collapsed"
     folder.mkdir()
     long = replace(decision(), num_response_tokens=100, policy_version=5)
-    short = replace(long, num_response_tokens=4, policy_version=10, time="2026-02-03T04:05:06.007")
+    short = replace(
+        long,
+        num_response_tokens=4,
+        correctness=0.0,
+        policy_version=10,
+        time="2026-02-03T04:05:06.007",
+    )
     write_log(folder / "rewards-1-1-00001.jsonl", [long] * 64 + [short] * 128)
     return folder
 
