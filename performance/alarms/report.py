@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 from performance.alarms.runs import HACKED
@@ -37,7 +38,7 @@ def render_tables(measured: dict[str, Any]) -> str:
     runs = measured["runs"]
     chosen = [run for run in runs if run["seed"] == CHOSEN_ON_SEED]
     others = [run for run in runs if run["seed"] != CHOSEN_ON_SEED]
-    parts = []
+    parts = [_describe_hacked({run["arm"] for run in runs})]
     if others:
         parts.append(
             "**Other seeds than the one that the thresholds were chosen on.**\n\n"
@@ -71,8 +72,9 @@ def judge(runs: Sequence[dict[str, Any]], faults: Sequence[dict[str, Any]], alar
     rate = count_false_alarms(runs, alarm)
     if rate is not None and rate > MAX_FALSE_ALARMS:
         return "none: too often false"
-    if any(_is_early(run, alarm) for run in fired):
-        return "yes"
+    for name, worth in (("fall_step", "yes"), ("deep_fall_step", "some: before the collapse")):
+        if any(_is_early(run, alarm, name) for run in fired):
+            return worth
     if fired:
         return "little: late"
     if own_faults and all(fault["rollouts_until_alarm"] is not None for fault in own_faults):
@@ -80,8 +82,9 @@ def judge(runs: Sequence[dict[str, Any]], faults: Sequence[dict[str, Any]], alar
     return "none shown"
 
 
-def _is_early(run: dict[str, Any], alarm: str) -> bool:
-    fall, steps = run["fall_step"], run["fired_steps"][alarm]
+def _is_early(run: dict[str, Any], alarm: str, fall_name: str) -> bool:
+    """True if the alarm rang before accuracy fell so far, or if accuracy never did."""
+    fall, steps = run[fall_name], run["fired_steps"][alarm]
     return bool(steps) and (fall is None or steps[0] < fall)
 
 
@@ -141,6 +144,10 @@ def _join_rows(rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |\n"
 
 
-def describe_hacked() -> str:
-    """The arms that are hacked, as a Markdown list."""
-    return "".join(f"- `{arm}`: {text}\n" for arm, text in HACKED.items())
+def _describe_hacked(measured: AbstractSet[str]) -> str:
+    """The hacked arms that were measured, as a Markdown list, and those that were not."""
+    lines = [f"- `{arm}`: {text}.\n" for arm, text in HACKED.items() if arm in measured]
+    text = f"Hacked runs, named by arm and seed:\n\n{''.join(lines)}" if lines else ""
+    if missing := [f"`{arm}`" for arm in HACKED if arm not in measured]:
+        text += f"\nNot measured yet: {', '.join(missing)}.\n"
+    return text

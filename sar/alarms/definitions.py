@@ -315,8 +315,8 @@ ALARMS = (
         "nothing.",
         "the latest 64 groups that are complete",
         threshold=0.95,
-        reason="Nineteen in twenty rollouts are then sampled for nothing. A run of the demo with 98% "
-        "right answers came to nine in ten, which is no fault.",
+        reason="Nineteen in twenty rollouts are then sampled for nothing. A run of the demo with "
+        "98% right answers came to nine in ten, which is no fault.",
         clear=0.9,
         read=_read_zero_variance,
     ),

@@ -105,7 +105,7 @@ def measured(**fired: dict[str, list[int]]) -> list[dict[str, Any]]:
             "seed": 1,
             "num_steps": 100,
             "fall_step": 50 if name.startswith("bad") else None,
-            "deep_fall_step": None,
+            "deep_fall_step": 70 if name.startswith("bad") else None,
             "fired_steps": {alarm.name: steps.get(alarm.name, []) for alarm in ALARMS},
         }
         for name, steps in fired.items()
@@ -113,8 +113,9 @@ def measured(**fired: dict[str, list[int]]) -> list[dict[str, Any]]:
 
 
 def test_what_an_alarm_is_worth() -> None:
-    early, late = {"no_answer": [40]}, {"no_answer": [60]}
+    early, middle, late = ({"no_answer": [step]} for step in (40, 60, 80))
     assert judge(measured(bad=early, good={}), [], "no_answer") == "yes"
+    assert judge(measured(bad=middle, good={}), [], "no_answer") == "some: before the collapse"
     assert judge(measured(bad=late, good={}), [], "no_answer") == "little: late"
     assert judge(measured(bad={}, good={}), [], "no_answer") == "none shown"
     # One in 100 steps is 10 in 1,000.
