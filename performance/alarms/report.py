@@ -120,7 +120,9 @@ def _render_faults(faults: Sequence[dict[str, Any]]) -> str:
 
 
 def _show_falls(hacked: Sequence[dict[str, Any]]) -> Iterator[list[str]]:
-    """Rows that say when accuracy fell."""
+    """Rows that say what the runs earned besides correctness, and when accuracy fell."""
+    ends = (run["unearned"] for run in hacked)
+    yield ["reward - correctness", *(f"{first:.2f} -> {last:.2f}" for first, last in ends)]
     for points, name in ((5, "fall_step"), (20, "deep_fall_step")):
         steps = [run[name] for run in hacked]
         shown = ("never" if step is None else f"step {step}" for step in steps)

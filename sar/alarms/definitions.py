@@ -15,6 +15,7 @@ from sar.alarms.measures import (
     LENGTH,
     NO_ANSWER,
     REPETITION,
+    REWARD,
     TEMPLATE_MISMATCH,
     UNREADABLE_LABEL,
     is_part,
@@ -157,7 +158,10 @@ def _read_repetition(view: View) -> Reading | None:
 
 def _read_length_in_reward(view: View) -> Reading | None:
     partial, rest = view.recent.partial_correlation()
-    share = partial**2 * rest
+    now = view.recent.moments[REWARD].variance
+    # When all responses are right, little variance is left: what explains it decides little.
+    at_start = view.start.moments[REWARD].variance if view.start else 0.0
+    share = partial**2 * rest * now / max(now, at_start) if now else 0.0
     message = (
         f"length explains {share:.0%} of the rewards' variance beyond correctness "
         f"(partial correlation {partial:+.2f})"
@@ -244,7 +248,7 @@ ALARMS = (
         _AGAINST_START,
         threshold=0.6,
         reason="Shorter responses that stay right are what a reward may be for: in the SAR paper "
-        "they get up to 45% shorter, and in the demo O1-Pruner's to 53% of their length.",
+        "they get up to 45% shorter, and with O1-Pruner's reward in the demo half as long.",
         clear=0.7,
         read=_read_length,
     ),
@@ -300,8 +304,8 @@ ALARMS = (
         "length_reward",
         "Length decides the reward",
         "Share of the rewards' variance that length explains and correctness does not: the squared "
-        "partial correlation of reward and length given correctness, times the share of the "
-        "variance that correctness leaves.",
+        "partial correlation of reward and length given correctness, times the variance that "
+        "correctness leaves, divided by the variance now or at the start, whichever is larger.",
         _LATEST,
         threshold=0.5,
         reason="Length then decides more than all else together.",
@@ -340,8 +344,8 @@ ALARMS = (
         "Share of rollouts whose label the grader cannot read, so that it compares texts.",
         _LATEST,
         threshold=0.02,
-        reason="Each such label may call a right answer wrong. Clean data sets have none; a few in "
-        "a thousand are no reason to stop.",
+        reason="Each such label may call a right answer wrong. Labels that were written for the "
+        "grader have none; a few odd ones in a thousand are no reason to stop.",
         clear=0.01,
         read=_read_labels,
     ),

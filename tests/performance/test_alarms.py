@@ -96,6 +96,13 @@ def test_a_step_has_its_rollouts() -> None:
     assert [run.find_step(rollout) for rollout in (1, 24, 25, 48)] == [1, 1, 2, 2]
 
 
+def test_what_a_run_earns_besides_correctness() -> None:
+    one = next(iter(make_run(0, num_steps=1)))
+    first = replace(one, reward=1.5, correctness=1.0)
+    last = replace(one, reward=0.75, correctness=0.0)
+    assert label([first] * 300 + [last] * 300).find_unearned() == (0.5, 0.75)
+
+
 def measured(**fired: dict[str, list[int]]) -> list[dict[str, Any]]:
     """Runs of 100 steps, whose accuracy falls at step 50, by name."""
     return [
@@ -105,6 +112,7 @@ def measured(**fired: dict[str, list[int]]) -> list[dict[str, Any]]:
             "seed": 1,
             "num_steps": 100,
             "fall_step": 50 if name.startswith("bad") else None,
+            "unearned": [0.1, 0.5],
             "deep_fall_step": 70 if name.startswith("bad") else None,
             "fired_steps": {alarm.name: steps.get(alarm.name, []) for alarm in ALARMS},
         }

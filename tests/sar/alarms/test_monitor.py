@@ -201,6 +201,7 @@ def test_the_order_within_a_block_does_not_matter(stream: MakeStream, watch: Wat
         assert other_states[name].value == pytest.approx(state.value)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded(decision: Callable[..., Decision]) -> None:
     one = decision("5")
     monitor = Monitor()
