@@ -1,7 +1,7 @@
-"""python -m sar grade|rescore|terms
+"""python -m sar audit|grade|rescore|terms
 
-Grades responses and says why each is right or wrong; computes the rewards of a server's log again;
-lists the terms of which you can compose a reward.
+Grades responses and says why each is right or wrong; computes the rewards of a server's log again,
+or watches it for alarms; lists the terms of which you can compose a reward.
 Each command has its own --help.
 """
 
@@ -16,6 +16,7 @@ from importlib import import_module
 from sar.arguments import CommandParser
 
 _COMMANDS = {
+    "audit": "watch a reward log for alarms, such as a collapse of length",
     "grade": "grade a response, or a file of them, and say why each is right or wrong",
     "rescore": "compute the rewards in a reward log again, with another SAR weight or grader",
     "terms": "list the terms that a reward can be composed of, or check a reward file",

@@ -79,6 +79,14 @@ class Metrics:
         """Adds the counters that other parts of the server keep."""
         self._registry.register(_StatusCollector(read_status))
 
+    def show_alarms(self, read_gauge: Callable[[], Iterable[tuple[str, float]]]) -> None:
+        """Adds the gauge of alarms.
+
+        Args:
+            read_gauge: names of alarms, and 1 for those that ring, else 0.
+        """
+        self._registry.register(_AlarmCollector(read_gauge))
+
     def render(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
@@ -127,3 +135,20 @@ class _StatusCollector:
             )
             path.add_metric((status.scoring_path, status.scoring_path_reason), 1)
             yield path
+
+
+class _AlarmCollector:
+    """Reads how the alarms stand when Prometheus asks."""
+
+    def __init__(self, read_gauge: Callable[[], Iterable[tuple[str, float]]]) -> None:
+        self._read_gauge = read_gauge
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        text = "1 while the alarm rings; no series before that can be told"
+        gauge = GaugeMetricFamily(_PREFIX + "alarm", text, labels=("alarm",))
+        for name, value in self._read_gauge():
+            gauge.add_metric((name,), value)
+        yield gauge

@@ -1,0 +1,152 @@
+"""The HTML page of `python -m sar audit --output`: one file that runs and loads nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+
+from sar.alarms.audit import Audit, Finding
+from sar.alarms.definitions import Alarm
+from sar.alarms.monitor import AlarmState
+
+_WIDTH, _HEIGHT = 720, 110
+_MARGIN = 6
+_STYLE = """
+:root { color-scheme: light dark; --line: #2563eb; --bad: #c2410c; --quiet: #777 }
+@media (prefers-color-scheme: dark) { :root { --line: #7aa7ff; --bad: #ff9466; --quiet: #999 } }
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; width: 100% }
+th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8884;
+  vertical-align: top; overflow-wrap: anywhere }
+svg { width: 100%; height: auto; background: #8881 }
+polyline { fill: none; stroke: var(--line); stroke-width: 1.5 }
+.threshold { stroke: var(--bad); stroke-dasharray: 5 4 }
+.first { stroke: var(--bad) }
+.fired { color: var(--bad); font-weight: 600 }
+.quiet { color: var(--quiet) }
+"""
+
+
+def render(audit: Audit, title: str) -> str:
+    """The page.
+
+    Args:
+        title: what was audited.
+    """
+    name = escape(title)
+    return (
+        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        f"<title>Audit of {name}</title>\n<style>{_STYLE}</style>\n"
+        f"<h1>Audit of {name}</h1>\n{''.join(_render_summary(audit))}"
+        f"{_render_table(audit.findings)}"
+        f"{''.join(_render_finding(finding, audit.num_rollouts) for finding in audit.findings)}"
+        "</html>\n"
+    )
+
+
+def describe_state(state: AlarmState) -> str:
+    """What an alarm says now, or why it says nothing."""
+    return state.message or "cannot be told from these rollouts"
+
+
+def describe_earliest(audit: Audit) -> str:
+    """Which alarm fired first, and when."""
+    finding = audit.earliest
+    if not finding or not (first := finding.state.first):
+        return "no alarm fired"
+    version = "" if first.policy_version is None else f", policy version {first.policy_version}"
+    return f"first alarm: {finding.state.alarm.name} at rollout {first.rollout:,}{version}"
+
+
+def format_number(value: float) -> str:
+    """Three significant digits; no exponent for ordinary numbers."""
+    return f"{value:.3g}"
+
+
+def describe_threshold(alarm: Alarm) -> str:
+    """Such as `0.6 or less`."""
+    return f"{format_number(alarm.threshold)} or {'more' if alarm.is_high else 'less'}"
+
+
+def _render_summary(audit: Audit) -> Iterator[str]:
+    text = f"{audit.num_rollouts:,} rollouts"
+    if audit.first and audit.last:
+        text += f", {audit.first.time} to {audit.last.time}"
+    text += f". Windows have {audit.window:,} rollouts."
+    if audit.num_eval:
+        text += f" {audit.num_eval:,} rollouts of mode eval were left out."
+    yield f"<p>{escape(text)}</p>\n"
+    earliest = describe_earliest(audit)
+    yield f"<p><b>{escape(earliest[0].upper() + earliest[1:])}.</b></p>\n"
+    if audit.is_too_short:
+        yield (
+            f"<p>The log is too short to compare with its start: that takes "
+            f"{2 * audit.window:,} rollouts.</p>\n"
+        )
+
+
+def _render_table(findings: Sequence[Finding]) -> str:
+    header = "<tr><th>alarm<th>fired<th>first at rollout<th>policy version<th>time</tr>\n"
+    return f"<table>\n{header}{''.join(map(_render_row, findings))}</table>\n"
+
+
+def _render_row(finding: Finding) -> str:
+    alarm, first = finding.state.alarm, finding.state.first
+    link = f'<a href="#{escape(alarm.name)}">{escape(alarm.title)}</a>'
+    if first is None:
+        fired = "no" if finding.state.state == "ok" else "cannot be told"
+        return f'<tr><td>{link}<td class="quiet">{fired}<td><td><td></tr>\n'
+    times = "once" if finding.state.num_fired == 1 else f"{finding.state.num_fired} times"
+    version = "" if first.policy_version is None else str(first.policy_version)
+    return (
+        f'<tr><td>{link}<td class="fired">{times}<td>{first.rollout:,}<td>{escape(version)}'
+        f"<td>{escape(first.time)}</tr>\n"
+    )
+
+
+def _render_finding(finding: Finding, num_rollouts: int) -> str:
+    state = finding.state
+    alarm = state.alarm
+    lines = [
+        f'<h2 id="{escape(alarm.name)}">{escape(alarm.title)}</h2>\n',
+        f"<p>{escape(alarm.definition)} Window: {escape(alarm.window)}. "
+        f"Threshold: {describe_threshold(alarm)}. {escape(alarm.reason)}</p>\n",
+    ]
+    if state.first:
+        lines.append(
+            f'<p class="fired">First at rollout {state.first.rollout:,}: '
+            f"{escape(finding.first_message)}</p>\n"
+        )
+    lines.append(f'<p class="quiet">At the end: {escape(describe_state(state))}</p>\n')
+    if len(finding.line.points) > 1:
+        lines.append(_draw_line(finding, num_rollouts))
+    return "".join(lines)
+
+
+def _draw_line(finding: Finding, num_rollouts: int) -> str:
+    """The alarm's values over the log, its threshold, and where it fired first."""
+    alarm, points = finding.state.alarm, finding.line.points
+    values = [value for _, value in points] + [alarm.threshold]
+    low, high = min(0.0, *values), max(values)
+
+    def place_x(rollout: int) -> float:
+        return _MARGIN + (_WIDTH - 2 * _MARGIN) * rollout / max(num_rollouts, 1)
+
+    def place_y(value: float) -> float:
+        return _HEIGHT - _MARGIN - (_HEIGHT - 2 * _MARGIN) * (value - low) / ((high - low) or 1.0)
+
+    threshold = place_y(alarm.threshold)
+    line = " ".join(f"{place_x(rollout):.1f},{place_y(value):.1f}" for rollout, value in points)
+    first = ""
+    if finding.state.first:
+        x = place_x(finding.state.first.rollout)
+        first = f'<line class="first" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{_HEIGHT}"/>'
+    label = f"{alarm.title}: values from {format_number(low)} to {format_number(high)}"
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">'
+        f'<line class="threshold" x1="0" x2="{_WIDTH}" y1="{threshold:.1f}" y2="{threshold:.1f}"/>'
+        f'{first}<polyline points="{line}"/></svg>\n'
+    )

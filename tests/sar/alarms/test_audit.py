@@ -1,0 +1,152 @@
+"""Auditing a log: findings, lines of bounded length, several servers' files, the HTML page."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sar.alarms.audit import Line, audit, read_decisions
+from sar.alarms.catalogue import render_page
+from sar.alarms.definitions import ALARMS
+from sar.alarms.report import render
+from sar.decision import Decision
+
+if TYPE_CHECKING:
+    from tests.sar.alarms.conftest import MakeStream
+
+ROOT = Path(__file__).parents[3]
+ATTACK = "</script><img src=x onerror=alert(1)>\"'&"
+
+
+def fail(place: str) -> None:
+    raise AssertionError(place)
+
+
+class Page(HTMLParser):
+    """A page's elements and visible text. Fails on an element that is not closed properly."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_findings_name_the_first_time(stream: MakeStream) -> None:
+    decisions = [
+        *stream(128, policy_version=1),
+        *stream(128, policy_version=2, template_mismatch=True),
+        *stream(256, policy_version=3),
+        *stream(128, policy_version=4, template_mismatch=True),
+        *stream(8, mode="eval"),
+    ]
+    found = audit(decisions, window=64)
+    assert (found.num_rollouts, found.num_eval, found.has_fired) == (640, 8, True)
+    assert found.first
+    assert found.last
+    assert (found.first.rollout, found.last.rollout, found.last.policy_version) == (1, 640, 4)
+    shown = {alarm["name"]: alarm for alarm in json.loads(json.dumps(found.to_json()))["alarms"]}
+    assert list(shown) == [alarm.name for alarm in ALARMS]
+    assert [name for name, alarm in shown.items() if alarm["fired"]] == ["template_mismatch"]
+    mismatch = shown["template_mismatch"]
+    assert mismatch["num_fired"] == 2
+    assert (mismatch["first"]["rollout"], mismatch["first"]["policy_version"]) == (144, 2)
+    assert mismatch["first"]["message"].endswith(": 25.0%")
+    assert mismatch["message"].endswith(": 100.0%")
+
+
+def test_a_line_keeps_few_points_and_both_ends() -> None:
+    line = Line()
+    for rollout in range(1, 100_001):
+        line.add(rollout, float(rollout))
+    assert 100 <= len(line.points) < 400
+    assert line.points == sorted(line.points)
+    assert line.points[0][0] < 2000
+    assert line.points[-1][0] > 98_000
+    steps = {
+        later - one for (one, _), (later, _) in zip(line.points, line.points[1:], strict=False)
+    }
+    assert len(steps) == 1
+
+
+def test_the_files_of_several_servers_are_merged_by_time(
+    decision: Callable[..., Decision], tmp_path: Path
+) -> None:
+    def write(name: str, seconds: list[int]) -> None:
+        lines = (
+            replace(decision(), time=f"2026-01-01T00:00:{second:02}.000+00:00").to_json() + "\n"
+            for second in seconds
+        )
+        (tmp_path / name).write_text("".join(lines))
+
+    write("rewards-20260101T000000Z-7-00001.jsonl", [1, 3, 9])
+    write("rewards-20260101T000000Z-7-00002.jsonl", [11, 12])
+    write("rewards-20260101T000000Z-8-00001.jsonl", [2, 4, 10, 13])
+    found = read_decisions(sorted(tmp_path.iterdir()), on_torn=fail)
+    assert [int(one.time[17:19]) for one in found] == [1, 2, 3, 4, 9, 10, 11, 12, 13]
+
+
+def test_the_page_shows_what_fired(stream: MakeStream) -> None:
+    decisions = [*stream(128), *stream(128, template_mismatch=True, policy_version="v<2>")]
+    page = Page(render(audit(decisions, window=64), "runs/a"))
+    assert "Audit of runs/a" in page.text
+    assert "First at rollout 144: prompts with another template" in page.text
+    assert "v<2>" in page.text
+    tags = [tag for tag, _ in page.elements]
+    assert tags.count("tr") == 1 + len(ALARMS)
+    # Two alarms have no values here: there is one version only, and too few groups.
+    assert tags.count("polyline") == tags.count("svg") == len(ALARMS) - 2
+    targets = {attributes["id"] for tag, attributes in page.elements if tag == "h2"}
+    links = [str(attributes["href"]) for tag, attributes in page.elements if tag == "a"]
+    assert {link.removeprefix("#") for link in links} == targets
+
+
+def test_the_page_loads_and_runs_nothing(stream: MakeStream) -> None:
+    """Whatever is in a log is text: a term's name, a version, a time, the folder's name."""
+    decisions = [
+        *stream(128, terms={ATTACK: 0.5}, time=ATTACK, policy_version=ATTACK),
+        *stream(128, terms=lambda n: {ATTACK: 0.9}, time=ATTACK, policy_version=ATTACK + "2"),
+    ]
+    found = audit(decisions, window=64)
+    assert found.has_fired
+    html = render(found, ATTACK)
+    page = Page(html)
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "img", "link", "iframe", "object", "form", "base"}
+    assert not any(name.startswith("on") for _, attrs in page.elements for name in attrs)
+    assert not re.search(r"https?:|url\(|@import", html)
+    assert ATTACK in page.text
+    (policy,) = [a["content"] for _, a in page.elements if "http-equiv" in a]
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def test_a_short_log_says_so(stream: MakeStream) -> None:
+    page = Page(render(audit(stream(64), window=64), "a"))
+    assert "too short to compare with its start: that takes 128 rollouts" in page.text
+    assert "cannot be told" in page.text
+
+
+def test_the_table_of_the_page_is_current() -> None:
+    text = (ROOT / "docs" / "alarms.md").read_text(encoding="utf-8")
+    message = "run `python -m sar audit --update docs/alarms.md`"
+    assert render_page(text) == text, message
+    assert all(f"| `{alarm.name}` | " in text for alarm in ALARMS)
+
+
+@pytest.mark.parametrize("alarm", ALARMS, ids=lambda alarm: alarm.name)
+def test_cells_of_the_table_are_one_line(alarm: object) -> None:
+    assert not any(isinstance(text, str) and "\n" in text for text in vars(alarm).values())
