@@ -18,6 +18,8 @@ from sar.view import schema
 GROUP_PAUSE_S = 600.0
 _NUM_KEPT_GROUPS = 20_000
 _MAX_CELLS = 8192
+# After so many rollouts, the cells are counted.
+_COUNT_EVERY = 2048
 
 
 class Place(NamedTuple):
@@ -220,6 +222,8 @@ class Index:
             second=self._second,
             num_terms=num_terms,
         )
+        if first // _COUNT_EVERY == self._next_id // _COUNT_EVERY:
+            return
         # Rollouts of two policy versions, or modes, share no cell.
         max_cells = _MAX_CELLS + 4 * len(self._versions)
         while self._db.execute("SELECT COUNT(*) FROM cells").fetchone()[0] > max_cells:

@@ -17,7 +17,7 @@ from sar.view import schema
 from sar.view.index import NO_PLACE, Index
 from sar.view.source import Found, Source, contains, fold
 
-MAX_CHARS = 256 * 2**20
+MAX_CHARS = 128 * 2**20
 # Rough memory of a decision besides its texts.
 _OVERHEAD_CHARS = 3000
 # Rollouts are forgotten in such parts of the whole, as each time costs a look at all groups.

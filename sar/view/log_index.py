@@ -77,12 +77,10 @@ class LogIndex(Source):
         Args:
             on_bytes: called with the size of what was just indexed.
         """
-        if _identify(self.path) != self._identity:  # another process has begun it anew
+        if _identify(self.path) != self._identity:  # somebody has deleted it
             self._db.close()
             self._begin(self._open())
-        if self._was_replaced():
-            self._db.close()
-            self._begin(self._create())
+        self._start_anew_if_replaced()
         num_added = 0
         for path in self.list_files():
             while added := self._add_batch(path, on_bytes):
@@ -144,51 +142,61 @@ class LogIndex(Source):
         self._db = db
         self._identity = _identify(self.path)
         self._index = Index(db)
-        self._num_batches = schema.read_state(db, "num_batches")
+        self._mark = _read_mark(db)
         self.is_complete = False
 
     def _open(self) -> sqlite3.Connection:
         try:
-            db = _connect(self.path)
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == schema.VERSION:
-                db.execute("SELECT COUNT(*) FROM files").fetchone()
-                return db
-            db.close()
-        except sqlite3.DatabaseError:
-            pass
-        return self._create()
-
-    def _create(self) -> sqlite3.Connection:
-        """Begins an index anew."""
+            return self._connect()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):  # such as a full disk
+                raise OSError(f"cannot write the index {self.path}: {error}") from error
         for suffix in ("", "-journal"):
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        return self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        """Opens the index; begins it if there is none that this version can read."""
         # Only this user may read it, as the log.
-        os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600))
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
         db = _connect(self.path)
-        schema.create_tables(db)
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            if db.execute("PRAGMA user_version").fetchone()[0] != schema.VERSION:
+                schema.create_tables(db)
+            db.execute("COMMIT")
+        except BaseException:
+            db.close()
+            raise
         return db
 
-    def _was_replaced(self) -> bool:
-        """Whether a file is gone or is not the one that was indexed, or the index itself is."""
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
         try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):  # some errors have ended the transaction
+                self._db.execute("ROLLBACK")
+            self._mark = ("", 0)
+            raise
+
+    def _start_anew_if_replaced(self) -> None:
+        """Begins the index anew if a file is gone, or is not the one that was indexed."""
+        with self._transaction():
             files = [_File(*row) for row in self._db.execute("SELECT * FROM files")]
-        except sqlite3.DatabaseError:
-            return True
-        return any(not _is_same(self._folder / file.name, file) for file in files)
+            if all(_is_same(self._folder / file.name, file) for file in files):
+                return
+            schema.create_tables(self._db)
+        self._begin(self._db)
 
     def _add_batch(self, path: Path, on_bytes: Callable[[int], object]) -> tuple[int, int] | None:
         """Indexes the next lines of a file. Returns how many decisions and bytes; None at its end.
         An incomplete last line stays for later."""
         with suppress(FileNotFoundError), path.open("rb") as lines:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            with self._transaction():
                 added = self._add_lines(path, lines)
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                self._index.forget_cache()
-                raise
             if added:
                 on_bytes(added[1])
             return added
@@ -196,8 +204,7 @@ class LogIndex(Source):
 
     def _add_lines(self, path: Path, lines: Any) -> tuple[int, int] | None:
         db = self._db
-        num_batches = schema.read_state(db, "num_batches")
-        if num_batches != self._num_batches:  # another process has added to the index
+        if _read_mark(db) != self._mark:  # another process has written to the index
             self._index.forget_cache()
         file = self._find_file(path)
         lines.seek(file.position)
@@ -222,8 +229,8 @@ class LogIndex(Source):
             "UPDATE files SET position = ?, head = ?, tail = ? WHERE id = ?",
             (position, head, tail, file.id),
         )
-        self._num_batches = num_batches + 1
-        schema.write_state(db, "num_batches", self._num_batches)
+        schema.write_state(db, "num_batches", schema.read_state(db, "num_batches") + 1)
+        self._mark = _read_mark(db)
         return len(decisions), position - file.position
 
     def _find_file(self, path: Path) -> _File:
@@ -251,6 +258,11 @@ def _connect(path: Path) -> sqlite3.Connection:
     db.execute("PRAGMA synchronous = NORMAL")
     db.execute("PRAGMA cache_size = -65536")
     return db
+
+
+def _read_mark(db: sqlite3.Connection) -> tuple[str, int]:
+    """Changes whenever a process writes to the index."""
+    return schema.read_state(db, "build"), schema.read_state(db, "num_batches")
 
 
 def _choose_path(log: Path) -> tuple[Path, bool]:

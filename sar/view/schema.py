@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
 
 VERSION = 1
 """An index of another version is built again."""
@@ -110,14 +112,27 @@ CREATE INDEX IF NOT EXISTS rollouts_by_sample
 
 
 def create_tables(db: sqlite3.Connection) -> None:
-    db.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
+    """Begins an index, in place of the one that is there. The caller ends the transaction."""
+    names = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    for (name,) in names:
+        db.execute(f"DROP TABLE {name}")
+    _execute_all(db, _TABLES)
+    db.execute(f"PRAGMA user_version = {VERSION}")
+    # Tells a process whether another one has begun the index anew.
+    write_state(db, "build", uuid4().hex)
 
 
 def create_indexes(db: sqlite3.Connection) -> None:
-    db.executescript(_INDEXES)
+    _execute_all(db, _INDEXES)
 
 
-def read_state(db: sqlite3.Connection, name: str, default: float = 0) -> float:
+def _execute_all(db: sqlite3.Connection, statements: str) -> None:
+    # `executescript` would end the transaction.
+    for statement in filter(str.strip, statements.split(";")):
+        db.execute(statement)
+
+
+def read_state(db: sqlite3.Connection, name: str, default: Any = 0) -> Any:
     row = db.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
     return default if row is None else row[0]
 
