@@ -13,7 +13,7 @@ By = Literal["rollouts", "time", "version"]
 BY: tuple[By, ...] = get_args(By)
 
 MAX_BUCKETS = 500
-_MIN_ROLLOUTS, _MIN_SECONDS = 4, 0.25
+_MIN_ROLLOUTS, _MIN_SECONDS = 16, 0.25
 # Up to so many, charts read the rollouts themselves.
 _MAX_READ_ROLLOUTS = 30_000
 _MAX_BANDS = 200

@@ -203,7 +203,8 @@ export class Points {
   build(data) {
     const dots = (name) => ({
       paths: () => null,
-      points: { show: true, size: 5, space: 0, width: 0, fill: color(name), stroke: color(name) },
+      // The colours are #rrggbb; points that lie over each other stay visible.
+      points: { show: true, size: 6, space: 0, width: 0, fill: `${color(name)}99`, stroke: `${color(name)}99` },
     });
     const axes = makeAxes("tokens", null);
     axes[0].label = "tokens of the response";

@@ -12,10 +12,10 @@ const FACTS = [
   ["perplexity without it", "ppl_a"],
   ["SAR", "sar"],
   ["weight of SAR", "sar_weight"],
-  ["time", "time_text"],
   ["request", "request_id"],
   ["group", "group"],
   ["special tokens", "special_tokens"],
+  ["time", "time_text"],
   ["model", "model"],
 ];
 const FLAGS = [

@@ -87,12 +87,10 @@ def write_log() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def ask() -> Ask:
-    """Asks a dashboard over a source: `ask(source, "series", by="time")`. Numbers are rounded:
-    SQLite may sum up in another order."""
+    """Asks a dashboard over a source: `ask(source, "series", by="time")`."""
 
     def answer(source: Source, name: str, **parameters: object) -> Any:
         texts = {key: str(value) for key, value in parameters.items()}
-        answer = Dashboard(source).answer(name, texts)
-        return json.loads(answer, parse_float=lambda number: round(float(number), 9))
+        return json.loads(Dashboard(source).answer(name, texts))
 
     return answer

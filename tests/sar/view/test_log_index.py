@@ -67,7 +67,10 @@ def test_its_charts_do_not_depend_on_when_it_was_built(
         closing(LogIndex(tmp_path / "often")) as often,
     ):
         for by in ("time", "rollouts", "version"):
-            assert ask(once, "series", by=by) == ask(often, "series", by=by)
+            shown, expected = (ask(index, "series", by=by) for index in (often, once))
+            assert shown["means"]["sar"] == pytest.approx(expected["means"]["sar"])
+            for name in ("x", "num", "num_groups", "first", "last", "bands"):
+                assert shown[name] == expected[name]
         assert ask(once, "rollout", id=130) == ask(often, "rollout", id=130)
 
 

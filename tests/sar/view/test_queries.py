@@ -249,8 +249,6 @@ def test_siblings_are_of_one_prompt_and_version_without_a_pause(rollout: Any, as
 @pytest.mark.parametrize(
     "asked",
     [
-        ("series", {"by": "time"}),
-        ("series", {"by": "version"}),
         ("points", {"limit": 300, "first": 20, "last": 400}),
         ("points", {"limit": 300}),
         ("table", {"kind": "best", "verdict": "wrong"}),
@@ -269,6 +267,13 @@ def test_a_log_and_a_server_give_the_same_answers(
     with closing(LogIndex(tmp_path)) as log:
         log.update()
         assert ask(log, asked[0], **asked[1]) == ask(live, asked[0], **asked[1])
+        for by in series.BY:
+            shown, expected = (ask(source, "series", by=by) for source in (log, live))
+            for part in ("means", "terms"):
+                for name, values in expected.pop(part).items():
+                    assert shown[part][name] == pytest.approx(values, abs=1e-8)
+                del shown[part]
+            assert shown == expected
 
 
 @pytest.mark.parametrize("by", series.BY)
