@@ -36,7 +36,11 @@ class ViewServer(ThreadingHTTPServer):
         self.host = host
         if ":" in host:
             self.address_family = socket.AF_INET6
-        super().__init__((host, port), _Handler)
+        try:
+            super().__init__((host, port), _Handler)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise OSError(f"cannot listen on {host}:{port}: {reason}") from error
 
     @property
     def url(self) -> str:
