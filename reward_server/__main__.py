@@ -139,10 +139,13 @@ def build_server(
     from reward_server.http.request_schema import RequestLimits
     from reward_server.observe.metrics import Metrics
     from reward_server.observe.reward_log import RewardLog
+    from reward_server.observe.watch import Watch
     from reward_server.pipeline.service import RewardService, ServiceLimits
     from reward_server.weights.loading import EngineLoader
     from reward_server.weights.policy import PolicyUpdater
     from sar.grading.processes.pool import GraderPool
+    from sar.view.dashboard import Dashboard
+    from sar.view.live import LiveIndex
 
     try:
         reward_log = RewardLog(Path(config.reward_log)) if config.reward_log else None
@@ -150,6 +153,12 @@ def build_server(
         raise CannotStart(f"cannot write --reward-log {config.reward_log}: {error}") from error
     if reward_log:
         cleanup.callback(reward_log.close)
+    watch = dashboard = None
+    if config.dashboard_rollouts:
+        live = LiveIndex(config.dashboard_rollouts, title=config.model_path)
+        dashboard = Dashboard(live)
+        watch = Watch([live.add])
+        cleanup.callback(watch.close)
     metrics = Metrics()
     graders = GraderPool(
         config.grader_workers,
@@ -165,6 +174,7 @@ def build_server(
         waiting=IN_GREENLETS,
         metrics=metrics,
         reward_log=reward_log,
+        watch=watch,
     )
     loader = EngineLoader(config, metrics, service.counters, on_lost)
     identify = loader.inspector.identify if loader.inspector else None
@@ -184,6 +194,7 @@ def build_server(
             ),
         ),
         updater,
+        dashboard,
     )
     return Server(config, service, _start_listening(config, app), loader.load, updater)
 

@@ -60,6 +60,7 @@ _logging = partial(_setting, "Logs")
 # `int` refuses "5000.0", which pydantic alone would accept.
 _Count = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(int)]
 _Port = Annotated[int, Field(ge=0, le=65535), BeforeValidator(int)]
+_NumKept = Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(int)]
 _NumWorkers = Annotated[int, Field(ge=1, le=256), BeforeValidator(int)]
 
 
@@ -202,6 +203,12 @@ class ServerConfig(BaseSettings):
         "Folder to log every rollout and its reward in, for python -m sar rescore.",
         in_words="none",
         value="FOLDER",
+    )
+
+    dashboard_rollouts: _NumKept = _logging(
+        20_000,
+        "Latest rollouts that /dashboard shows. It holds them in memory, and fewer if their texts "
+        "are longer than 128 MB. 0: no dashboard.",
     )
 
     _api_keys: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ _COMMANDS = {
     "audit": "watch a reward log for alarms, such as a collapse of length",
     "grade": "grade a response, or a file of them, and say why each is right or wrong",
     "rescore": "compute the rewards in a reward log again, with another SAR weight or grader",
+    "view": "show a reward log in the browser: charts, tables, and every rollout",
     "terms": "list the terms that a reward can be composed of, or check a reward file",
 }
 

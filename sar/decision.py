@@ -256,7 +256,7 @@ def _reward_fields(
         "reason": reward.verdict.reason,
         "answer": reward.verdict.answer,
         "label_unreadable": reward.verdict.label_unreadable,
-        **asdict(reward.likelihood),
+        **vars(reward.likelihood),
         "grader": grader,
         "mode": mode,
         "correctness": reward.correctness,

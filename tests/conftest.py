@@ -271,6 +271,59 @@ def server(start_server: Callable[..., TestedServer]) -> Iterator[TestedServer]:
     assert shared.stop() == 0, shared.log.read_text()
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium. Of a module, as Playwright's event loop would disturb other tests."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium; the Debian packages in .ci/apt.txt have it")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Without its sandbox, which root may not use; the pages are this test's own.
+        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+class Tab:
+    """A page in headless Chromium, with all that went wrong and all that it asked for."""
+
+    def __init__(self, browser: Any, url: str, **options: Any) -> None:
+        self.page = browser.new_page(**options)
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda m: self.complaints.append(f"{m.type}: {m.text}"))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda r: self.requests.append(r.url))
+        self.response = self.page.goto(url)
+
+    def wait(self, condition: str) -> None:
+        """Waits until an expression in JavaScript is true."""
+        # A function: the page's security policy forbids to evaluate a text again and again.
+        self.page.wait_for_function(f"() => {condition}")
+
+    def check(self) -> None:
+        """Fails if anything went wrong, or if a request left for another server."""
+        assert self.complaints == []
+        own = "/".join(self.page.url.split("/")[:3])
+        assert [url for url in self.requests if not url.startswith(f"{own}/")] == []
+
+
+@pytest.fixture
+def open_tab(browser: Any) -> Iterator[Callable[..., Tab]]:
+    """Opens pages: `open_tab(url, color_scheme="dark")`."""
+    tabs: list[Tab] = []
+
+    def open_(url: str, **options: Any) -> Tab:
+        tabs.append(Tab(browser, url, **options))
+        return tabs[-1]
+
+    yield open_
+    for tab in tabs:
+        tab.page.close()
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """Samples of the real data sets. They lie beside the repository, not in it."""

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +27,7 @@ from reward_server.http.answer_schema import (
 )
 from reward_server.http.auth import ApiKeys
 from reward_server.http.bodies import Bodies
+from reward_server.http.dashboard import HEADERS, DashboardPages
 from reward_server.http.openapi import describe
 from reward_server.http.origins import AllowedHosts
 from reward_server.http.request_schema import (
@@ -43,6 +44,8 @@ from reward_server.weights.policy import PolicyUpdater
 from sar.errors import MAX_MESSAGE_CHARS, shorten
 from sar.grading.label import Label
 from sar.terms.reward_file import default_composition
+from sar.view.assets import Asset
+from sar.view.dashboard import Dashboard
 
 _T = TypeVar("_T")
 
@@ -69,12 +72,16 @@ class AppConfig:
 
 
 def create_app(
-    service: RewardService, config: AppConfig, updater: PolicyUpdater | None = None
+    service: RewardService,
+    config: AppConfig,
+    updater: PolicyUpdater | None = None,
+    dashboard: Dashboard | None = None,
 ) -> Flask:
     """The WSGI application over a reward service.
 
     Args:
         updater: loads the checkpoints of `/update_weights`; None: the weights stay.
+        dashboard: what `/dashboard` shows; None: there is no such page.
     """
     app = Flask(
         "reward_server", static_folder=None, template_folder=Path(__file__).parent / "templates"
@@ -225,8 +232,12 @@ def create_app(
             reward=reward,
             has_sar_only=composition is None,
             sar_weight=config.sar_weight,
+            has_dashboard=dashboard is not None,
             url=request.url_root,
         )
+
+    if dashboard:
+        _add_dashboard(app, dashboard, service)
 
     @app.errorhandler(RewardServerError)
     def request_error(error: RewardServerError) -> Response:
@@ -247,6 +258,31 @@ def create_app(
         return _to_error("internal", f"internal error: {type(error).__name__}", 500)
 
     return app
+
+
+def _add_dashboard(app: Flask, dashboard: Dashboard, service: RewardService) -> None:
+    """Adds the dashboard. If there are keys, it needs one, as rewards do."""
+    can_explain = any(rule.rule == "/explain" for rule in app.url_map.iter_rules())
+    pages = DashboardPages(replace(dashboard, can_explain=can_explain), service.waiting)
+
+    def send(asset: Asset) -> Response:
+        return Response(asset.body, content_type=asset.kind, headers=HEADERS)
+
+    @app.get("/dashboard")
+    def dashboard_page() -> Response:
+        return send(pages.read_file())
+
+    @app.get("/dashboard/")
+    def dashboard_with_slash() -> Response:
+        return Response(status=HTTPStatus.FOUND, headers={"Location": "../dashboard"})
+
+    @app.get("/dashboard/<name>")
+    def dashboard_file(name: str) -> Response:
+        return send(pages.read_file(name))
+
+    @app.get("/dashboard/data/<name>")
+    def dashboard_data(name: str) -> Response:
+        return send(pages.answer(name, request.args.to_dict()))
 
 
 def _choose_request_id(sent: str) -> str:

@@ -59,6 +59,9 @@ class Status(BaseModel):
         "follow_look_age_seconds", "seconds since the last look at --follow that succeeded"
     )
     decisions_not_logged: int = _counter("decisions_not_logged", "rewards not in the reward log")
+    decisions_not_watched: int = _counter(
+        "decisions_not_watched", "rewards that the dashboard missed, as too many came at once"
+    )
     held_rollouts: int = _gauge("held_rollouts", "scored rollouts that wait for their siblings")
     held_chars: int = _gauge("held_chars", "characters of the rollouts kept for their groups")
     groups: int = _counter("groups", "groups of rollouts that were compared")

@@ -14,6 +14,7 @@ from reward_server.errors import NotReady, RequestTimedOut
 from reward_server.observe.metrics import Metrics
 from reward_server.observe.reward_log import RewardLog
 from reward_server.observe.status import Status
+from reward_server.observe.watch import Watch
 from reward_server.pipeline.admission import Admission
 from reward_server.pipeline.batcher import BatcherCounters, QueueState
 from reward_server.pipeline.composer import Composer
@@ -55,6 +56,7 @@ class RewardService:
         waiting: Waiting = IN_THREADS,
         metrics: Metrics | None = None,
         reward_log: RewardLog | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.metrics = metrics or Metrics()
         self.waiting = waiting
@@ -69,6 +71,7 @@ class RewardService:
         self._request_timeout_s = limits.request_timeout_s
         self._admission = Admission(limits.max_queued_tokens)
         self._reward_log = reward_log
+        self._watch = watch
         self._num_rollouts = 0
         self._num_unreadable_labels = 0
         self._has_warned_of_mismatch = False
@@ -113,6 +116,7 @@ class RewardService:
             follow_newest_step=checkpoints.newest_step,
             follow_look_age_s=0.0 if looked_at_s is None else time.monotonic() - looked_at_s,
             decisions_not_logged=self._reward_log.num_dropped if self._reward_log else 0,
+            decisions_not_watched=self._watch.num_dropped if self._watch else 0,
             held_rollouts=held.num_held if held else 0,
             held_chars=held.num_chars if held else 0,
             groups=held.num_settled if held else 0,
@@ -153,9 +157,7 @@ class RewardService:
             request = RewardRequest(rollouts, self._parts, client)
             scored = request.compute_rewards(self.engines.borrow(wait_for_engine))
             self._count(scored)
-            if self._reward_log:
-                for decision in self.waiting.in_turns(request.record_decisions()):
-                    self._reward_log.record([decision])
+            self._record(request)
         return scored
 
     def end_waiting(self, timeout_s: float) -> None:
@@ -174,6 +176,16 @@ class RewardService:
     def is_computing_terms(self) -> bool:
         """Whether a thread computes a term, perhaps for a request that does not wait any more."""
         return self._parts.composer is not None and self._parts.composer.is_computing
+
+    def _record(self, request: RewardRequest) -> None:
+        """Puts the decisions of a request in the queues of the reward log and of the watch."""
+        if self._reward_log is None and self._watch is None:
+            return
+        for decision in self.waiting.in_turns(request.record_decisions()):
+            if self._reward_log:
+                self._reward_log.record([decision])
+            if self._watch:
+                self._watch.offer(decision)
 
     def _count(self, scored: Sequence[ScoredRollout]) -> None:
         num_unreadable = sum(one.reward.verdict.label_unreadable for one in scored)

@@ -1,0 +1,102 @@
+"""`python -m sar view`: as a program, on a log that grows."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sar.__main__ import main
+from sar.decision import Decision
+
+ROOT = Path(__file__).parents[3]
+TIMEOUT_S = 120.0
+
+
+def read_status(url: str) -> Any:
+    with urllib.request.urlopen(f"{url}/data/status", timeout=TIMEOUT_S) as response:
+        return json.load(response)
+
+
+def wait_for_rollouts(url: str, num: int) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while read_status(url)["num_train"] != num:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+
+
+def test_it_serves_a_log_that_grows_until_it_is_stopped(
+    decision: Callable[..., Decision],
+    write_log: Callable[[Path, Sequence[Decision]], Path],
+    tmp_path: Path,
+) -> None:
+    write_log(tmp_path / "a.jsonl", [decision()] * 3)
+    command = [sys.executable, "-m", "sar", "view", str(tmp_path), "--port", "0"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        url = process.stdout.readline().strip()
+        assert url.startswith("http://127.0.0.1:")
+        wait_for_rollouts(url, 3)
+        write_log(tmp_path / "b.jsonl", [decision()] * 2)
+        wait_for_rollouts(url, 5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT_S) == 0
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["missing"], 1, "missing: no such file or folder"),
+        (["."], 1, "no .jsonl file in it"),
+        (["a.jsonl", "--port", "99999"], 2, "'99999' is not a whole number from 0 to 65535"),
+        (["a.jsonl", "--host", "no.such.host.invalid"], 1, "no.such.host.invalid"),
+        ([], 2, "LOG"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str],
+    status: int,
+    message: str,
+    decision: Callable[..., Decision],
+    write_log: Callable[[Path, Sequence[Decision]], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if arguments[:1] == ["a.jsonl"]:
+        write_log(tmp_path / "a.jsonl", [decision()])
+    monkeypatch.chdir(tmp_path)
+    try:
+        found = main(["view", *arguments])
+    except SystemExit as exit_:
+        found = int(str(exit_.code))
+    assert found == status
+    assert message in capsys.readouterr().err.strip().split("\n")[-1]
+
+
+def test_a_port_that_is_taken(
+    decision: Callable[..., Decision],
+    write_log: Callable[[Path, Sequence[Decision]], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log = write_log(tmp_path / "a.jsonl", [decision()])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["view", str(log), "--port", str(port)]) == 1
+    assert f"127.0.0.1:{port}" in capsys.readouterr().err
