@@ -1,7 +1,7 @@
-"""python -m sar grade|rescore|terms
+"""python -m sar explain|grade|rescore|terms
 
 Grades responses and says why each is right or wrong; computes the rewards of a server's log again;
-lists the terms of which you can compose a reward.
+lists the terms of which you can compose a reward; shows a response token by token.
 Each command has its own --help.
 """
 
@@ -16,6 +16,7 @@ from importlib import import_module
 from sar.arguments import CommandParser
 
 _COMMANDS = {
+    "explain": "show what the question explains of a response, token by token, in an HTML file",
     "grade": "grade a response, or a file of them, and say why each is right or wrong",
     "rescore": "compute the rewards in a reward log again, with another SAR weight or grader",
     "terms": "list the terms that a reward can be composed of, or check a reward file",

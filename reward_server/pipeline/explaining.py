@@ -39,6 +39,7 @@ from reward_server.pipeline.engine import Engine, EngineSlot
 from reward_server.pipeline.rollout import SubmittedRollout
 from reward_server.pipeline.waiting import IN_THREADS, Client, Deadline
 from sar.errors import one_line
+from sar.explain.compose import Scored, compose_rewards, score_alone
 from sar.explain.explanation import Explanation, explain_tokens
 from sar.grading.processes.pool import GraderPool
 from sar.reward import Likelihood, combine
@@ -66,13 +67,14 @@ class ExplainedRollout:
 
 
 @dataclass(frozen=True)
-class _Scored:
-    """A rollout with its tokens, before siblings are compared."""
+class _Explained:
+    """A rollout before it is compared with others."""
 
-    sample: Sample
-    scores: dict[str, float]
-    """Values of the terms that look at one rollout alone. Empty in mode "eval"."""
-    explained: ExplainedRollout
+    scored: Scored
+    policy_version: int
+
+    def finish(self, explanation: Explanation) -> ExplainedRollout:
+        return ExplainedRollout(explanation, self.policy_version)
 
 
 class Explaining:
@@ -142,16 +144,18 @@ class Explaining:
         """
         # In the threads' own way of waiting.
         inner = replace(client, deadline=Deadline(client.deadline.left_s, IN_THREADS))
-        scored: list[_Scored] = []
+        explained: list[_Explained] = []
         num_tokens = 0
         for index, rollout in enumerate(rollouts):
             room = _MAX_TOKENS - num_tokens if index else None
             work = partial(self._score, index, rollout, inner, room)
-            scored.append(self._run(self._working, work, client))
-            num_tokens += len(scored[-1].explained.explanation.tokens)
+            explained.append(self._run(self._working, work, client))
+            num_tokens += len(explained[-1].scored.explanation.tokens)
         if self._composition is None:
-            return [one.explained for one in scored]
-        return self._run(self._working, lambda: self._compose(scored), client)
+            return [
+                ExplainedRollout(one.scored.explanation, one.policy_version) for one in explained
+            ]
+        return self._run(self._working, lambda: self._compose(explained), client)
 
     def close(self) -> None:
         """Refuses what is not explained yet, as the server stops."""
@@ -187,7 +191,7 @@ class Explaining:
 
     def _score(
         self, index: int, rollout: SubmittedRollout, client: Client, room: int | None
-    ) -> _Scored:
+    ) -> _Explained:
         """Scores and grades one rollout.
 
         Args:
@@ -210,10 +214,10 @@ class Explaining:
         reward = combine(verdict, likelihood, sar_weight=self._sar_weight, mode=label.mode).value
         tokens = explain_tokens(engine.tokenizer, response, encoded, logprobs)
         explanation = Explanation(prompt, response, tokens, likelihood, verdict, reward)
-        scores = {}
-        if self._composition and label.mode == "train":
-            scores = _call_terms(lambda terms: terms.score(sample), self._composition)
-        return _Scored(sample, scores, ExplainedRollout(explanation, engine.version))
+        scored = Scored(sample, explanation)
+        if composition := self._composition:
+            scored = _call_terms(lambda: score_alone(composition, scored))
+        return _Explained(scored, engine.version)
 
     def _score_on_engine(
         self, index: int, rollout: SubmittedRollout, client: Client, room: int | None
@@ -258,49 +262,19 @@ class Explaining:
         except RequestTimedOut as error:
             raise NotReady("the model is still loading") from error
 
-    def _compose(self, scored: Sequence[_Scored]) -> list[ExplainedRollout]:
+    def _compose(self, explained: Sequence[_Explained]) -> list[ExplainedRollout]:
         """Gives the rollouts the reward of the reward file."""
-        assert self._composition is not None
-        names = [one.name for one in self._composition.terms]
-        groups: dict[tuple[str, str], list[int]] = {}
-        composed = [one.explained for one in scored]
-        for index, one in enumerate(scored):
-            if one.sample.label.mode == "eval":
-                terms = dict.fromkeys(names, 0.0)
-                composed[index] = _set_reward(one, one.sample.verdict.correctness, terms)
-            else:
-                key = one.sample.prompt, repr(one.sample.label)
-                groups.setdefault(key, []).append(index)
-        size = self._composition.group_size
-        for indices in groups.values():
-            step = size or len(indices)
-            for start in range(0, len(indices), step):
-                members = indices[start : start + step]
-                self._settle([scored[index] for index in members], members, composed)
-        return composed
-
-    def _settle(
-        self, group: Sequence[_Scored], indices: Sequence[int], composed: list[ExplainedRollout]
-    ) -> None:
-        """Rewards of rollouts that are compared with each other, if any are."""
-        assert self._composition is not None
-        samples, scores = [one.sample for one in group], [one.scores for one in group]
-        if self._composition.group_size and len(group) == 1:
-            composed[indices[0]] = _set_reward(group[0], None, scores[0])
-            return
-        all_terms = _call_terms(lambda terms: terms.score_group(samples, scores), self._composition)
-        rewards = self._composition.combine(samples, all_terms)
-        for index, one, reward, terms in zip(indices, group, rewards, all_terms, strict=True):
-            composed[index] = _set_reward(one, reward, terms)
+        composition = self._composition
+        assert composition is not None
+        scored = [one.scored for one in explained]
+        composed = _call_terms(lambda: compose_rewards(composition, scored))
+        return [
+            one.finish(explanation) for one, explanation in zip(explained, composed, strict=True)
+        ]
 
 
-def _set_reward(one: _Scored, reward: float | None, terms: dict[str, float]) -> ExplainedRollout:
-    explanation = replace(one.explained.explanation, reward=reward, terms=terms)
-    return replace(one.explained, explanation=explanation)
-
-
-def _call_terms(call: Callable[[Composition], _T], composition: Composition) -> _T:
+def _call_terms(call: Callable[[], _T]) -> _T:
     try:
-        return call(composition)
+        return call()
     except TermError as error:
         raise ScoringFailed(str(error)) from error
