@@ -291,9 +291,9 @@ class Batcher:
             _log.error("scoring a rollout for /explain failed: %s", reason)
             traceback.clear_frames(error.__traceback__)
             job.future.set_exception(ScoringFailed(f"the scorer failed: {reason}"))
-        else:
-            job.future.set_result(results)
+            return
         self._metrics.add_stage("explain", time.monotonic() - start_s)
+        job.future.set_result(results)
 
     def _wait_for_jobs(self) -> list[_Job] | _Job | None:
         """Waits for jobs and takes as many as fit, or one that goes behind all others; None once

@@ -83,9 +83,11 @@ def _decode_in_steps(
     for number in range(1, len(response_ids) + 1):
         several = list(response_ids[first:number])
         added = decode([*context, *several]).removeprefix(context_text)
-        # The response may hold the character that stands for a part of one.
-        is_whole = not added.endswith(_REPLACEMENT) or (
-            len(several) >= _REPLACEMENT_BYTES and response.startswith(added, position)
+        # A part of a character decodes to nothing or to the replacement character, which the
+        # response may hold itself.
+        is_whole = bool(added) and (
+            not added.endswith(_REPLACEMENT)
+            or (len(several) >= _REPLACEMENT_BYTES and response.startswith(added, position))
         )
         is_last = number == len(response_ids)
         if not (is_whole or is_last) and len(several) < _MAX_TOKENS_OF_CHARACTER:
