@@ -1,7 +1,8 @@
-"""python -m sar audit|grade|rescore|terms
+"""python -m sar audit|explain|grade|probe|rescore|terms|view
 
-Grades responses and says why each is right or wrong; computes the rewards of a server's log again,
-or watches it for alarms; lists the terms of which you can compose a reward.
+Grades responses and says why each is right or wrong, and shows a response token by token. Reads a
+server's reward log: computes its rewards again, watches it for alarms, shows it in the browser.
+Lists the terms that a reward can have, and tries what a reward pays for without solving.
 Each command has its own --help.
 """
 
@@ -17,10 +18,11 @@ from sar.arguments import CommandParser
 
 _COMMANDS = {
     "audit": "watch a reward log for alarms, such as a collapse of length",
+    "explain": "show what the question explains of a response, token by token, in an HTML file",
     "grade": "grade a response, or a file of them, and say why each is right or wrong",
     "rescore": "compute the rewards in a reward log again, with another SAR weight or grader",
-    "view": "show a reward log in the browser: charts, tables, and every rollout",
     "terms": "list the terms that a reward can be composed of, or check a reward file",
+    "view": "show a reward log in the browser: charts, tables, and every rollout",
 }
 
 

@@ -216,6 +216,26 @@ class RolloutTokenizer:
             or len(response_ids) < num_response_tokens,
         )
 
+    def encode_text(self, text: str) -> list[int]:
+        """The ids of a text, without special tokens that it does not spell."""
+        return self._encode(text)
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]] | None:
+        """The ids of a text, and the characters [start, end) that each stands for.
+
+        None: the tokenizer is written in Python and does not state them.
+        """
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        # Of a batch: this one leaves the GIL to others meanwhile.
+        (encoding,) = backend.encode_batch([text], add_special_tokens=False)
+        return list(encoding.ids), list(encoding.offsets)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special tokens included."""
+        return self._decode(ids)
+
     def make_graded_text(self, prompt: str, response: str) -> str:
         """Returns the text to grade, from what `split` returned."""
         return make_graded_text(

@@ -28,10 +28,12 @@ from reward_server.http.answer_schema import (
 from reward_server.http.auth import ApiKeys
 from reward_server.http.bodies import Bodies
 from reward_server.http.dashboard import HEADERS, DashboardPages
+from reward_server.http.explain_answer import write_explain_answer
 from reward_server.http.openapi import describe
 from reward_server.http.origins import AllowedHosts
 from reward_server.http.request_schema import (
     RequestLimits,
+    parse_explain,
     parse_get_reward,
     parse_rm,
     parse_update_weights,
@@ -90,6 +92,8 @@ def create_app(
     app.url_map.merge_slashes = False
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     bodies = Bodies(config.limits.max_body_bytes)
+    # Of their own, so that they keep no reward out.
+    explained_bodies = Bodies(config.limits.max_body_bytes)
     metrics = service.metrics
     composition = service.composition
     answers = make_answers(composition)
@@ -187,6 +191,18 @@ def create_app(
     def rm() -> Response:
         (scored,) = compute_rewards(lambda body, limits: [parse_one(body, limits)])
         return reply(lambda: answers.rm.of(scored))
+
+    @app.post("/explain")
+    def explain() -> Response:
+        client, explaining = find_client(), service.explaining
+        with explaining.admit():
+            with explained_bodies.receive(request.stream, request.content_length) as body:
+                rollouts = explaining.run(lambda: parse_explain(body, config.limits), client)
+            explained = explaining.explain(rollouts, client)
+            parts = explaining.run(lambda: write_explain_answer(explained), client)
+        response = Response(parts, mimetype=_JSON)
+        response.content_length = sum(map(len, parts))
+        return response
 
     @app.post("/update_weights")
     def update_weights() -> Response:

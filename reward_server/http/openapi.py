@@ -16,8 +16,10 @@ from reward_server.http.answer_schema import (
     UpdateWeightsAnswer,
     make_answers,
 )
+from reward_server.http.explain_answer import ExplainAnswer
 from reward_server.http.request_schema import GetRewardRequest, RmRequest, UpdateWeightsRequest
 from reward_server.http.statuses import STATUSES
+from reward_server.pipeline.explaining import MAX_ROLLOUTS
 from sar import __version__
 from sar.terms.composition import Composition
 
@@ -52,7 +54,7 @@ def describe(*, needs_key: bool, composition: Composition | None = None) -> dict
         composition: the reward of a reward file, if there is one.
     """
     posts = _list_posts(composition)
-    requests = [post.request for post in posts.values()]
+    requests = list(dict.fromkeys(post.request for post in posts.values()))
     answers = [post.answer for post in posts.values()]
     answers += [HealthAnswer, ReadyAnswer, ErrorAnswer]
     _, schemas = models_json_schema(
@@ -105,6 +107,11 @@ def _list_posts(composition: Composition | None) -> dict[str, _Post]:
     answers = make_answers(composition)
     return {
         "/get_reward": _Post("Rewards of rollouts.", GetRewardRequest, answers.get_reward),
+        "/explain": _Post(
+            f"Rewards of up to {MAX_ROLLOUTS} rollouts, token by token, behind all other rewards.",
+            GetRewardRequest,
+            ExplainAnswer,
+        ),
         "/rm": _Post("Reward of one rollout.", RmRequest, answers.rm),
         "/update_weights": _Post(
             "Score with another checkpoint of the model, from a folder on the server's machine.",

@@ -1,7 +1,8 @@
-"""What the trainers send: parses requests, with errors that name the field, for three routes.
+"""What the trainers send: parses requests, with errors that name the field, for four routes.
 
 `POST /get_reward`, from OpenRLHF: three lists, with an item for each rollout.
-Source: OpenRLHF 0.11.2, openrlhf/utils/agent.py, SingleTurnAgentExecutor.
+Source: OpenRLHF 0.11.2, openrlhf/utils/agent.py, SingleTurnAgentExecutor. `POST /explain` takes the
+same.
 
 `POST /rm`, from slime and miles: one rollout. These trainers keep all numbers of the answer. Their
 `--reward-key` names the number to train on, and `--eval-reward-key` the one to evaluate by.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, get_args
 
@@ -32,6 +33,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from reward_server.errors import InvalidRequest, RewardServerError, TooLarge
+from reward_server.pipeline.explaining import MAX_ROLLOUTS as MAX_EXPLAINED
 from reward_server.pipeline.rollout import SubmittedRollout
 from sar.errors import first_line, quote
 from sar.grading.label import GraderName, Label, LabelError, Mode, parse_label
@@ -51,6 +53,8 @@ class RequestLimits:
     max_samples: int
     max_text_chars: int
     max_body_bytes: int
+    max_samples_reason: str = "--max-samples-per-request is"
+    """What says how many rollouts a request may hold, for the message of a request with more."""
 
 
 class _ParsedLabel(NamedTuple):
@@ -169,7 +173,7 @@ class GetRewardRequest(BaseModel):
         limits: RequestLimits = info.context
         if lengths[0] > limits.max_samples:
             raise TooLarge(
-                f"{lengths[0]} rollouts in a request: --max-samples-per-request is "
+                f"{lengths[0]} rollouts in a request: {limits.max_samples_reason} "
                 f"{limits.max_samples}"
             )
         return data
@@ -220,6 +224,15 @@ def parse_get_reward(body: bytes | bytearray, limits: RequestLimits) -> list[Sub
         TooLarge: names the field and the limit.
     """
     return _parse(GetRewardRequest, body, limits).to_rollouts()
+
+
+def parse_explain(body: bytes | bytearray, limits: RequestLimits) -> list[SubmittedRollout]:
+    """The rollouts to explain, in the form of `/get_reward`. Raises as `parse_get_reward` does."""
+    if limits.max_samples > MAX_EXPLAINED:
+        limits = replace(
+            limits, max_samples=MAX_EXPLAINED, max_samples_reason="/explain takes at most"
+        )
+    return parse_get_reward(body, limits)
 
 
 def parse_rm(body: bytes | bytearray, limits: RequestLimits) -> SubmittedRollout:

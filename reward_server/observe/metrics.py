@@ -55,7 +55,7 @@ class Metrics:
         stages = histogram(
             "stage_seconds",
             "seconds of a stage: tokenise (of a rollout), grade (of a rollout, in its process), "
-            "score (of a batch), reply (of a request)",
+            "score (of a batch), reply (of a request), explain (scoring one rollout for /explain)",
             _SECONDS,
             "stage",
         )

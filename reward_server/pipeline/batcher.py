@@ -4,6 +4,8 @@ There is no timer: an idle scorer starts at once with the jobs that are there, a
 while it works form the next batch. Jobs wait in buckets of similar length. Short buckets go first,
 so that one long rollout does not delay a hundred short ones. A bucket that was passed over a few
 times goes next.
+
+Jobs of `submit_behind` are scored one at a time, and only while no other job waits.
 """
 
 from __future__ import annotations
@@ -39,6 +41,10 @@ _log = logging.getLogger(__name__)
 
 Logprobs = list[npt.NDArray[np.float32]]
 """What `LogprobScorer.response_logprobs` returns: self-certainties too, where a sequence asks."""
+
+
+class BatcherClosed(Exception):
+    """The batcher was closed before it scored a job of `submit_behind`."""
 
 
 @dataclass
@@ -131,6 +137,7 @@ class Batcher:
         self._scorer: LogprobScorer | None = scorer
         self._max_batch_tokens = max_batch_tokens
         self._buckets: dict[int, _Bucket] = {}
+        self._behind: deque[_Job] = deque()
         self._changed = threading.Condition()
         self._is_closed = False
         self.counters = counters or BatcherCounters()
@@ -159,6 +166,29 @@ class Batcher:
             self._changed.notify()
         return job.future
 
+    def submit_behind(
+        self, sequences: Sequence[TokenSequence], is_abandoned: Callable[[], bool] = lambda: False
+    ) -> Future[Logprobs]:
+        """Queues sequences behind all others, also those that come later.
+
+        They are in no counter, and their failures do not make the server report itself as failing.
+        `close` does not wait for them: their future then raises `BatcherClosed`.
+
+        Args:
+            is_abandoned: as for `submit`.
+        """
+        job = _Job(sequences, is_abandoned)
+        if not sequences:
+            job.future.set_result([])
+            return job.future
+        with self._changed:
+            if self._is_closed:
+                job.future.set_exception(BatcherClosed())
+                return job.future
+            self._behind.append(job)
+            self._changed.notify()
+        return job.future
+
     @property
     def is_failing(self) -> bool:
         """Whether the latest calls of the scorer have all failed, not long ago."""
@@ -179,7 +209,7 @@ class Batcher:
         )
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """Refuses new jobs, finishes those in the queue, and drops the reference to the scorer.
+        """Refuses new jobs, finishes those of `submit`, and drops the reference to the scorer.
 
         Returns:
             False if that took longer than `timeout_s`.
@@ -194,8 +224,15 @@ class Batcher:
         return True
 
     def _run(self) -> None:
-        while batch := self._next_batch():
-            self._score(batch)
+        while jobs := self._wait_for_jobs():
+            if isinstance(jobs, _Job):
+                self._score_behind(jobs)
+            elif wanted := [job for job in jobs if self._is_wanted(job)]:
+                self._score(wanted)
+        for job in self._behind:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(BatcherClosed())
+        self._behind.clear()
 
     def _score(self, jobs: Sequence[_Job], *, is_retry: bool = False) -> None:
         """Scores jobs together. If that fails, `_recover` scores each of them alone."""
@@ -240,17 +277,33 @@ class Batcher:
         else:
             jobs[0].future.set_exception(ScoringFailed(f"the scorer failed: {reason}"))
 
-    def _next_batch(self) -> list[_Job]:
-        """Waits for jobs and takes as many as fit; empty once closed and done."""
-        while True:
-            with self._changed:
-                while not self._buckets and not self._is_closed:
-                    self._changed.wait()
-                batch = self._take_batch()
-            if not batch:
-                return []
-            if wanted := [job for job in batch if self._is_wanted(job)]:
-                return wanted
+    def _score_behind(self, job: _Job) -> None:
+        if self._scorer is None:
+            raise RuntimeError("the batcher is closed")
+        if not self._is_wanted(job):
+            return
+        start_s = time.monotonic()
+        try:
+            results = self._scorer.response_logprobs(job.sequences)
+            _check_logprobs(results, job.sequences)
+        except Exception as error:  # noqa: BLE001  the job's future gets any error
+            reason = one_line(error)
+            _log.error("scoring a rollout for /explain failed: %s", reason)
+            traceback.clear_frames(error.__traceback__)
+            job.future.set_exception(ScoringFailed(f"the scorer failed: {reason}"))
+            return
+        self._metrics.add_stage("explain", time.monotonic() - start_s)
+        job.future.set_result(results)
+
+    def _wait_for_jobs(self) -> list[_Job] | _Job | None:
+        """Waits for jobs and takes as many as fit, or one that goes behind all others; None once
+        closed and done."""
+        with self._changed:
+            while not (self._buckets or self._behind or self._is_closed):
+                self._changed.wait()
+            if self._buckets:
+                return self._take_batch()
+            return None if self._is_closed else self._behind.popleft()
 
     def _take_batch(self) -> list[_Job]:
         """As many jobs as fit: first those of the most overdue bucket, then short before long."""

@@ -73,6 +73,15 @@ class EngineSlot:
         engine = self._engine  # read once: another thread may exchange it
         return engine.result() if engine.done() else None
 
+    def wait_for_current(self, wait: Callable[[Future[Engine]], Engine]) -> Engine:
+        """The engine that new requests use, as soon as there is one. It is not lent: its batcher
+        may close at any time.
+
+        Args:
+            wait: waits for the engine's future and returns its result.
+        """
+        return wait(self._engine)
+
     def start(self, engine: Engine) -> None:
         """Fills the empty slot, which also wakes the requests that wait for an engine."""
         # The engine's objects live long: the garbage collector would scan them again and again.

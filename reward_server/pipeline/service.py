@@ -19,6 +19,7 @@ from reward_server.pipeline.admission import Admission
 from reward_server.pipeline.batcher import BatcherCounters, QueueState
 from reward_server.pipeline.composer import Composer
 from reward_server.pipeline.engine import Engine, EngineSlot
+from reward_server.pipeline.explaining import Explaining
 from reward_server.pipeline.intake import Intake
 from reward_server.pipeline.request import RewardRequest, SharedParts
 from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
@@ -68,6 +69,10 @@ class RewardService:
         """The reward of a reward file. None: it is correctness + `sar_weight` x SAR."""
         composer = Composer(composition, self.intake, waiting) if composition else None
         self._parts = SharedParts(graders, sar_weight, self.intake, waiting, self.metrics, composer)
+        self.explaining = Explaining(
+            self.engines, graders, sar_weight=sar_weight, composition=composition
+        )
+        """Explains rollouts, behind all rewards."""
         self._request_timeout_s = limits.request_timeout_s
         self._admission = Admission(limits.max_queued_tokens)
         self._reward_log = reward_log
@@ -162,7 +167,9 @@ class RewardService:
 
     def end_waiting(self, timeout_s: float) -> None:
         """Refuses the rollouts that wait for siblings, as the server stops: their clients ask the
-        next one. First it waits for those in flight, which may complete a group."""
+        next one. First it waits for those in flight, which may complete a group. Explanations are
+        refused at once."""
+        self.explaining.close()
         if not (composer := self._parts.composer):
             return
         deadline_s = time.monotonic() + timeout_s
@@ -174,8 +181,10 @@ class RewardService:
 
     @property
     def is_computing_terms(self) -> bool:
-        """Whether a thread computes a term, perhaps for a request that does not wait any more."""
-        return self._parts.composer is not None and self._parts.composer.is_computing
+        """Whether a thread computes a term or explains a rollout, perhaps for a request that does
+        not wait any more."""
+        is_composing = self._parts.composer is not None and self._parts.composer.is_computing
+        return is_composing or self.explaining.is_working
 
     def _record(self, request: RewardRequest) -> None:
         """Puts the decisions of a request in the queues of the reward log and of the watch."""

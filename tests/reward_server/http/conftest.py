@@ -91,7 +91,10 @@ class Client:
         return self.send(*((prompt, *one) for one in rollouts), **options)
 
     def send(
-        self, *rollouts: tuple[str, str, Any], is_gone: Callable[[], bool] = lambda: False
+        self,
+        *rollouts: tuple[str, str, Any],
+        is_gone: Callable[[], bool] = lambda: False,
+        path: str = "/get_reward",
     ) -> Any:
         """The answer to prompts, responses and labels.
 
@@ -104,7 +107,12 @@ class Client:
             "labels": [label for *_, label in rollouts],
         }
         environ = {CLIENT_IS_GONE: is_gone}
-        return self._app.test_client().post("/get_reward", json=body, environ_overrides=environ)
+        return self._app.test_client().post(path, json=body, environ_overrides=environ)
+
+    def post(self, path: str, body: Any) -> Any:
+        """The answer to a body: bytes, or a value to be sent as JSON."""
+        sent = {"data": body} if isinstance(body, bytes) else {"json": body}
+        return self._app.test_client().post(path, **sent)
 
     def ask_rm(self, response: str, label: Any) -> Any:
         body = {"prompt": PROMPT, "response": response, "label": label}

@@ -110,6 +110,8 @@ def client() -> Any:
         ("POST", "/get_reward"),
         ("GET", "/get_reward"),
         ("POST", "/rm"),
+        ("POST", "/explain"),
+        ("GET", "/explain"),
         ("POST", "//get_reward"),
         ("POST", "get_reward"),
         ("GET", "/none"),

@@ -180,7 +180,7 @@ def hostile_requests(draw: st.DrawFn, texts: Texts, values: Values) -> bytes:
     return json.dumps(body, ensure_ascii=draw(st.booleans())).encode(errors="surrogatepass")
 
 
-@given(st.data(), st.sampled_from(["/get_reward", "/rm"]))
+@given(st.data(), st.sampled_from(["/get_reward", "/explain", "/rm"]))
 @FUZZ
 def test_an_error_is_one_short_line_in_the_answer_and_in_the_log(
     fuzzed: Fuzzed, hostile_texts: Texts, hostile_values: Values, data: Any, path: str
@@ -249,7 +249,7 @@ def test_corrupted_requests(
 
 METHODS = st.sampled_from(["GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "TRACE", "PATCH"])
 PATHS = st.sampled_from(
-    ["", "get_reward", "rm", "healthz", "readyz", "metrics", "openapi.json", "x"]
+    ["", "get_reward", "explain", "rm", "healthz", "readyz", "metrics", "openapi.json", "x"]
 )
 ENDS = st.sampled_from(["", "/", "//", "/..", "%2e", "%00", "%ff", "?", "?a=%ff&a", ";x", "%2f"])
 STARTS = st.sampled_from(["/", "/", "/", "//", "/./", "/../", "/%2f", "*", "http://other/", ""])

@@ -25,7 +25,7 @@ def test_it_is_valid_openapi_3_1(needs_key: bool) -> None:
     document = describe(needs_key=needs_key)
     assert document["openapi"].startswith("3.1.")
     openapi_spec_validator.OpenAPIV31SpecValidator(document).validate()
-    for path in ("/get_reward", "/rm"):
+    for path in ("/get_reward", "/explain", "/rm"):
         assert ("security" in document["paths"][path]["post"]) == needs_key
 
 
@@ -60,7 +60,7 @@ def test_it_names_the_routes_of_the_application_and_no_other() -> None:
     assert routes == described
 
 
-@pytest.mark.parametrize("path", ["/get_reward", "/rm"])
+@pytest.mark.parametrize("path", ["/get_reward", "/explain", "/rm"])
 def test_every_error_has_its_status_there(path: str) -> None:
     responses = describe(needs_key=False)["paths"][path]["post"]["responses"]
     statuses = {"200", "400", "401", "403", "408", "409", "413", "499", "500", "503", "504"} | {
@@ -82,6 +82,10 @@ def test_every_error_has_its_status_there(path: str) -> None:
         ("POST", "/get_reward", ONE, 200),
         ("POST", "/get_reward", {"query": [], "prompts": [], "labels": []}, 200),
         ("POST", "/get_reward", {}, 400),
+        ("POST", "/explain", ONE, 200),
+        ("POST", "/explain", {"query": [], "prompts": [], "labels": []}, 200),
+        ("POST", "/explain", {}, 400),
+        ("GET", "/explain", None, 405),
         ("POST", "/rm", {"prompt": "Q: 2+3?\nA:", "response": " 5", "label": "5"}, 200),
         ("POST", "/rm", {"prompt": "Q", "response": "", "label": {"answer": "5"}}, 200),
         ("POST", "/rm", {"prompt": [{"role": "user"}], "response": " 5", "label": "5"}, 400),
