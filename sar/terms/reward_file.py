@@ -154,11 +154,11 @@ def _make_term(number: int, table: _TermTable) -> WeightedTerm:
         raise ValueError(f"{where}: {_describe(error)}") from error
     except (Exception, SystemExit) as error:  # a term of the user's own may raise anything
         raise ValueError(f"{where}: {one_line(error)}") from error
-    if not (isinstance(needs, (set, frozenset)) and needs <= NEEDS):
-        known_needs = ", ".join(sorted(NEEDS))
-        raise ValueError(
-            f"{where}: needs = {quote(needs)}: must be a set with some of {known_needs}"
-        )
+    if not isinstance(needs, (set, frozenset)):
+        raise TypeError(f"{where}: needs = {quote(needs)}: must be a set")
+    if unknown_needs := needs - NEEDS:
+        first, known_needs = min(map(quote, unknown_needs)), ", ".join(sorted(NEEDS))
+        raise ValueError(f"{where} needs {first}, which is unknown; known: {known_needs}")
     name = table.name or table.term.rpartition(":")[2].lower()
     if not re.fullmatch(_NAME, name):
         raise ValueError(f"{where}: set `name`, which must be {_NAME_IN_WORDS}")

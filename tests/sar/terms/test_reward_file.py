@@ -115,8 +115,8 @@ def test_what_is_wrong_is_one_line(file: Path, text: str, message: str) -> None:
         ("Exits", "terms[1] 'own_terms:Exits': SystemExit: bye"),
         ("Both", "derives from both Term and GroupTerm"),
         ("Ä", "set `name`, which must be a to z"),
-        ("Text", "needs = 'self_certainty': must be a set with some of reference_gain, self_cert"),
-        ("Other", "needs = {'logits'}: must be a set with some of"),
+        ("Text", "needs = 'self_certainty': must be a set"),
+        ("Other", "needs 'logits', which is unknown; known: reference_gain, self_certainty"),
         ("Broken", "terms[1] 'own_terms:Broken': KeyError: 'needs'"),
     ],
 )
