@@ -159,6 +159,9 @@ def _make_term(number: int, table: _TermTable) -> WeightedTerm:
     if unknown_needs := needs - NEEDS:
         first, known_needs = min(map(quote, unknown_needs)), ", ".join(sorted(NEEDS))
         raise ValueError(f"{where} needs {first}, which is unknown; known: {known_needs}")
+    num_threads: object = getattr(term, "max_concurrency", 1)  # the server starts so many
+    if type(num_threads) is not int or num_threads < 1:
+        raise ValueError(f"{where}: max_concurrency = {quote(num_threads)}: must be 1 or more")
     name = table.name or table.term.rpartition(":")[2].lower()
     if not re.fullmatch(_NAME, name):
         raise ValueError(f"{where}: set `name`, which must be {_NAME_IN_WORDS}")

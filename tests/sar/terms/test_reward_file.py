@@ -117,6 +117,7 @@ def test_what_is_wrong_is_one_line(file: Path, text: str, message: str) -> None:
         ("Ä", "set `name`, which must be a to z"),
         ("Text", "needs = 'self_certainty': must be a set"),
         ("Other", "needs 'logits', which is unknown; known: reference_gain, self_certainty"),
+        ("Waiting", "max_concurrency = 0: must be 1 or more"),
         ("Broken", "terms[1] 'own_terms:Broken': KeyError: 'needs'"),
     ],
 )
@@ -132,6 +133,7 @@ def test_a_term_of_the_users_own_that_cannot_be_used(
         "class Both(Half, GroupTerm):\n"
         "    def score_group(self, group): return [0.5 for _ in group]\n"
         "class Ä(Half): pass\n"
+        "class Waiting(Half): is_remote, max_concurrency = True, 0\n"
         "class Text(Half): needs = 'self_certainty'\n"
         "class Other(Half): needs = {'logits'}\n"
         "class Broken(Half): needs = property(lambda self: {}['needs'])\n"
