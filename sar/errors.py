@@ -39,7 +39,11 @@ def quote(value: object, max_chars: int = MAX_ECHO_CHARS) -> str:
 
 def first_line(error: BaseException, max_chars: int = MAX_ECHO_CHARS) -> str:
     """The first line of the message, shortened; the exception's class if the message is empty."""
-    return shorten(str(error).strip().partition("\n")[0], max_chars) or type(error).__name__
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001  an exception class of somebody else's may not make a text
+        message = ""
+    return shorten(message.strip().partition("\n")[0], max_chars) or type(error).__name__
 
 
 def one_line(error: BaseException, max_chars: int = MAX_ECHO_CHARS) -> str:

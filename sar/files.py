@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +15,21 @@ def open_atomically(path: Path, *, is_private: bool = False) -> Iterator[TextIO]
     """Opens a text file (UTF-8) that appears under its name only once the block has succeeded.
 
     The text goes to `path` + ".partial" first. If the block raises, that file is removed and
-    whatever was at `path` stays.
+    whatever was at `path` stays. A device or a pipe, such as /dev/null or /dev/stdout, gets the
+    text as it comes.
 
     Args:
         is_private: only this user may read the file, whatever the umask.
     Raises:
         OSError: the file cannot be written.
     """
+    if path.is_dir():  # said at once, not after hours of work
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    # /dev/stdout can be a link to a file.
+    if path.exists() and (not path.is_file() or path.parent == Path("/dev")):
+        with path.open("w", encoding="utf-8") as file:
+            yield file
+        return
     partial = path.with_name(path.name + ".partial")
     try:
         partial.unlink(missing_ok=True)  # it would keep its mode

@@ -65,7 +65,8 @@ class _Rollout:
 
     @property
     def num_chars(self) -> int:
-        return len(self.decision.prompt) + len(self.decision.response)
+        decision = self.decision
+        return len(decision.prompt) + len(decision.response) + len(str(decision.label))
 
     @property
     def member(self) -> Member:

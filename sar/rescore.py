@@ -139,7 +139,8 @@ def find_log_files(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found, complaint = sorted(path.glob("*.jsonl")), "no .jsonl file in it"
+            found = sorted(file for file in path.glob("*.jsonl") if file.is_file())
+            complaint = "no .jsonl file in it"
         else:
             found, complaint = [path] * path.is_file(), "no such file or folder"
         if not found:

@@ -158,8 +158,7 @@ def create_app(
             except ValueError as error:
                 raise InvalidRequest(f"{field}: {error}", field) from error
 
-    def parse_all(body: bytearray, limits: RequestLimits) -> list[SubmittedRollout]:
-        rollouts = parse_get_reward(body, limits)
+    def check_labels(rollouts: list[SubmittedRollout]) -> list[SubmittedRollout]:
         for index, rollout in enumerate(rollouts):
             check_label(rollout.label, f"labels[{index}]")
         return rollouts
@@ -184,7 +183,7 @@ def create_app(
 
     @app.post("/get_reward")
     def get_reward() -> Response:
-        scored = compute_rewards(parse_all)
+        scored = compute_rewards(lambda body, limits: check_labels(parse_get_reward(body, limits)))
         return reply(lambda: answers.get_reward.of(scored))
 
     @app.post("/rm")
@@ -197,7 +196,9 @@ def create_app(
         client, explaining = find_client(), service.explaining
         with explaining.admit():
             with explained_bodies.receive(request.stream, request.content_length) as body:
-                rollouts = explaining.run(lambda: parse_explain(body, config.limits), client)
+                rollouts = explaining.run(
+                    lambda: check_labels(parse_explain(body, config.limits)), client
+                )
             explained = explaining.explain(rollouts, client)
             parts = explaining.run(lambda: write_explain_answer(explained), client)
         response = Response(parts, mimetype=_JSON)

@@ -56,5 +56,7 @@ class Admission:
 
 def _count_bytes(rollout: SubmittedRollout) -> int:
     """Memory of a rollout's texts. One emoji makes each character of a text take four bytes."""
-    texts = (rollout.query, rollout.prompt, rollout.label.answer, *rollout.label.choices)
+    texts = [rollout.query, rollout.prompt, *rollout.label.texts]
+    if isinstance(rollout.label_as_sent, str):  # JSON, perhaps, with much else around the texts
+        texts.append(rollout.label_as_sent)
     return sum(len(text) if text.isascii() else 4 * len(text) for text in texts)

@@ -29,7 +29,7 @@ class Member:
 
     @property
     def num_chars(self) -> int:
-        return len(self.sample.prompt) + len(self.sample.response)
+        return self.sample.num_chars
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ class _Rollout:
 
     @property
     def num_chars(self) -> int:
-        return len(self.sample.prompt) + len(self.sample.response)
+        return self.sample.num_chars
 
 
 class ComposedRewards:

@@ -25,8 +25,13 @@ class SettledGroup:
     once the texts have become too many."""
 
     @property
-    def fingerprints(self) -> list[str]:
-        return sorted(answer.fingerprint for answer in self.answers)
+    def fingerprints(self) -> tuple[str, ...]:
+        return tuple(sorted(answer.fingerprint for answer in self.answers))
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether each answer has reached its client."""
+        return all(answer.is_delivered for answer in self.answers)
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,10 @@ class SettledGroups:
             max_answers: answers kept, of all groups.
         """
         self._group_size = group_size
-        self._by_key: dict[str, list[SettledGroup]] = {}
+        # The groups of a key, oldest first: in a run with few prompts, a key has thousands.
+        self._by_key: dict[str, dict[SettledGroup, None]] = {}
+        self._by_texts: dict[tuple[str, ...], SettledGroup] = {}
+        self._texts_of: dict[SettledGroup, tuple[str, ...]] = {}
         self._answers: Kept[SettledGroup] = Kept(max_answers)
         self._texts: Kept[SettledGroup] = Kept(max_chars)
 
@@ -63,10 +71,14 @@ class SettledGroups:
         A group with the same texts is forgotten. If its answers were lost, the whole group has come
         again, so nobody asks for them any more.
         """
-        for other in list(self._by_key.get(group.key, ())):
-            if other is group or other.fingerprints == group.fingerprints:
-                self._forget(other)
-        self._by_key.setdefault(group.key, []).append(group)
+        texts = (group.key, *group.fingerprints)
+        if group in self._texts_of:
+            self._forget(group)
+        if same := self._by_texts.get(texts):
+            self._forget(same)
+        self._by_texts[texts] = group
+        self._texts_of[group] = texts
+        self._by_key.setdefault(group.key, {})[group] = None
         self._answers.put(group, until_s, len(group.answers))
         if group.members:
             self._texts.put(
@@ -84,8 +96,9 @@ class SettledGroups:
     def _forget(self, group: SettledGroup) -> None:
         self._answers.remove(group)
         self._texts.remove(group)
+        del self._by_texts[self._texts_of.pop(group)]
         groups = self._by_key[group.key]
-        groups.remove(group)
+        del groups[group]
         if not groups:
             del self._by_key[group.key]
 
@@ -102,6 +115,8 @@ class SettledGroups:
         """
         for group in reversed(self._by_key.get(cohort.key, ())):
             num_missing = self._group_size - len(group.members) if group.members else 0
+            if only_lost and not num_missing and group.is_delivered:
+                continue  # the common case
             retries, late = _match(cohort.slots, group, only_lost=only_lost and not num_missing)
             if len(late) <= num_missing:
                 return Origin(group, retries, late)

@@ -82,6 +82,11 @@ class Label:
     target_tokens: int | None = None
     """Length that the prompt asks for. Only the reward term `target_length` reads it."""
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All texts in it. Each may be as long as a request may be."""
+        return (self.answer, *self.choices, self.group if isinstance(self.group, str) else "")
+
 
 def parse_label(value: object, grader: GraderName | None = None) -> Label:
     """Parses and checks a label as a request contains it.

@@ -45,6 +45,11 @@ class Sample:
         return self.likelihood.num_response_tokens
 
     @property
+    def num_chars(self) -> int:
+        """Characters of its texts, those of the label included."""
+        return sum(map(len, (self.prompt, self.response, *self.label.texts)))
+
+    @property
     def is_correct(self) -> bool:
         return self.verdict.correctness == 1.0
 

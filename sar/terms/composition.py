@@ -8,8 +8,10 @@ A term with `only_if` is 0 where its condition fails, before it is normalised.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence, Set, Sized
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -150,18 +152,25 @@ class Composition:
     def _score_alone(name: str, term: Term, sample: Sample) -> float:
         try:
             return _check_value(term.score(sample))
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # a term of the user's own may raise anything
+            _raise_if_interrupted(error)
             raise TermError(_describe(name, term, error)) from error
 
     @staticmethod
     def _score_together(name: str, term: GroupTerm, group: Sequence[Sample]) -> list[float]:
         try:
-            values = [_check_value(value) for value in term.score_group(group)]
-            if len(values) != len(group):
-                raise ValueError(f"{len(values)} values for {len(group)} rollouts")
-        except (Exception, SystemExit) as error:
+            # A tuple, so that no term can change the order or the number of the rollouts.
+            return _check_values(term.score_group(tuple(group)), len(group))
+        except BaseException as error:  # a term of the user's own may raise anything
+            _raise_if_interrupted(error)
             raise TermError(_describe(name, term, error)) from error
-        return values
+
+
+def _raise_if_interrupted(error: BaseException) -> None:
+    """Raises the error again if it is the user's Ctrl-C. Python raises that in the main thread."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if isinstance(error, KeyboardInterrupt) and is_main:
+        raise error
 
 
 def _describe(name: str, term: Term | GroupTerm, error: BaseException) -> str:
@@ -175,6 +184,21 @@ def _describe(name: str, term: Term | GroupTerm, error: BaseException) -> str:
         trace = trace.tb_next
     where = f" (line {line} of {module})" if line else ""
     return f"term {name!r} failed: {one_line(error)}{where}"
+
+
+def _check_values(values: object, num_rollouts: int) -> list[float]:
+    if isinstance(values, (Set, Mapping)):
+        raise TypeError(f"its values are a {type(values).__name__}, which has no order")
+    if not isinstance(values, Iterable):
+        raise TypeError(f"its values are {type(values).__name__}, not a list")
+    # What it returns may have no end.
+    checked = [_check_value(value) for value in islice(values, num_rollouts + 1)]
+    if isinstance(values, Sized) and len(values) != num_rollouts:
+        raise ValueError(f"{len(values)} values for {num_rollouts} rollouts")
+    if len(checked) != num_rollouts:
+        at_least = "at least " * (len(checked) > num_rollouts)
+        raise ValueError(f"{at_least}{len(checked)} values for {num_rollouts} rollouts")
+    return checked
 
 
 def _check_value(value: object) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -19,6 +20,7 @@ from sar.terms.registry import TERMS
 from sar.tokenization import NEEDS
 
 _MAX_WEIGHT = 1000.0
+_MAX_FILE_BYTES = 1 << 20
 _NAME = r"^[a-z][a-z0-9_]{0,40}$"
 _TOML_TYPES = (int, float, str, bool)
 _NAME_IN_WORDS = "a to z, 0 to 9 and _, starting with a letter, at most 41 characters"
@@ -67,7 +69,7 @@ def read_reward_file(path: Path) -> Composition:
         RewardFileError: the file cannot be read, or a key, a term, an option or a weight is wrong.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(_read_text(path))
         _check_keys(tables)
         return _compose(_File.model_validate(tables))
     except OSError as error:
@@ -78,6 +80,24 @@ def read_reward_file(path: Path) -> Composition:
         raise RewardFileError(f"{path}: {_describe(error)}") from error
     except (ValueError, TypeError) as error:  # not TOML, or from `_check_keys` and `_compose`
         raise RewardFileError(f"{path}: {first_line(error)}") from error
+    except RecursionError as error:
+        raise RewardFileError(f"{path}: tables or lists are nested too deeply") from error
+
+
+def _read_text(path: Path) -> str:
+    """
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no text in UTF-8, too large, or something that has no end, such as a pipe.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):  # `open` says it of a folder
+        raise ValueError("a pipe or a device, not a file")
+    with path.open("rb") as file:
+        content = file.read(_MAX_FILE_BYTES + 1)
+    if len(content) > _MAX_FILE_BYTES:
+        raise ValueError(f"larger than {_MAX_FILE_BYTES:,} bytes: not a reward file")
+    # Some editors start a file with a byte order mark. TOML's lines may end in \r\n.
+    return content.decode("utf-8-sig")
 
 
 def _check_keys(tables: Mapping[str, Any]) -> None:
@@ -123,6 +143,8 @@ def _make_term(number: int, table: _TermTable) -> WeightedTerm:
     kind = TERMS.get(table.term) or _import_term(where, table.term)
     if not (isinstance(kind, type) and issubclass(kind, (Term, GroupTerm))):
         raise TypeError(f"{where} is no subclass of sar.terms.base.Term or GroupTerm")
+    if issubclass(kind, Term) and issubclass(kind, GroupTerm):
+        raise TypeError(f"{where} derives from both Term and GroupTerm; derive it from one")
     options: Mapping[str, Any] = table.model_extra or {}
     if misplaced := next((key for key in options if key in _File.model_fields), None):
         raise ValueError(f"{where}: put {misplaced} above the first [[terms]]")
@@ -134,16 +156,22 @@ def _make_term(number: int, table: _TermTable) -> WeightedTerm:
         _check_types(where, kind, options)
     try:
         term = kind(**options)
+        needs: object = term.needs
     except ValidationError as error:
         raise ValueError(f"{where}: {_describe(error)}") from error
-    except Exception as error:  # a term of the user's own may raise anything
+    except (Exception, SystemExit) as error:  # a term of the user's own may raise anything
         raise ValueError(f"{where}: {one_line(error)}") from error
-    if needs := term.needs - NEEDS:
-        known_needs = ", ".join(sorted(NEEDS))
-        raise ValueError(
-            f"{where} needs {quote(min(needs))}, which is unknown; known: {known_needs}"
-        )
+    if not isinstance(needs, (set, frozenset)):
+        raise TypeError(f"{where}: needs = {quote(needs)}: must be a set")
+    if unknown_needs := needs - NEEDS:
+        first, known_needs = min(map(quote, unknown_needs)), ", ".join(sorted(NEEDS))
+        raise ValueError(f"{where} needs {first}, which is unknown; known: {known_needs}")
+    num_threads: object = getattr(term, "max_concurrency", 1)  # the server starts so many
+    if type(num_threads) is not int or num_threads < 1:
+        raise ValueError(f"{where}: max_concurrency = {quote(num_threads)}: must be 1 or more")
     name = table.name or table.term.rpartition(":")[2].lower()
+    if not re.fullmatch(_NAME, name):
+        raise ValueError(f"{where}: set `name`, which must be {_NAME_IN_WORDS}")
     return WeightedTerm(name, term, table.weight, table.only_if)
 
 
@@ -185,7 +213,7 @@ def _import_term(where: str, path: str) -> Any:
         raise ValueError(f"{where} is unknown{own or list_them}")
     try:
         return getattr(import_module(module), name)
-    except Exception as error:  # code of the user's own may raise anything
+    except (Exception, SystemExit) as error:  # code of the user's own may raise anything
         raise ValueError(f"{where} cannot be imported: {one_line(error)}") from error
 
 
@@ -204,11 +232,12 @@ def _describe(error: ValidationError, *outer: str) -> str:
             return f"{key} is missing"
         case "string_pattern_mismatch":
             return f"{key} = {quote(first['input'])}: must be {_NAME_IN_WORDS}"
-        case "list_type" if key == "terms":
+        case "list_type" | "too_short" | "model_type" if first["loc"][0] == "terms":
             return "write [[terms]] for each term"
         case error_type if error_type == UNSHOWN:
             return f"{key} must be {first['msg']}"
         case _:
             message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
             given = "" if first["input"] is None else f" = {quote(first['input'])}"
-            return f"{key}{given}: must be {message}"
+            _, should_have, rest = message.partition(" should have ")
+            return f"{key}{given}: must {f'have {rest}' if should_have else f'be {message}'}"

@@ -30,6 +30,14 @@ def test_an_exception_in_one_line(error: Exception, first: str, one: str) -> Non
     assert (first_line(error), one_line(error)) == (first, one)
 
 
+def test_an_exception_without_a_message() -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise KeyError("detail")
+
+    assert one_line(Odd()) == "Odd"
+
+
 def test_an_exception_that_quotes_a_long_text_is_cut() -> None:
     error = ValueError("cannot read " + "x" * 20_000_000)
     assert one_line(error).startswith("ValueError: cannot read xxx")

@@ -51,8 +51,11 @@ def test_a_complete_file_replaces_the_old_one(tmp_path: Path) -> None:
 
 def test_a_folder_in_the_place_of_the_file_is_an_error_and_stays(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    with pytest.raises(OSError, match="a"):
-        write_atomically(tmp_path / "a", "text")
+    with (
+        pytest.raises(IsADirectoryError, match="a"),
+        open_atomically(tmp_path / "a"),
+    ):
+        pytest.fail("the work is done in vain")
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
@@ -71,3 +74,17 @@ def test_a_private_file_can_be_read_by_this_user_only(tmp_path: Path, umask: int
     assert path.read_text() == "new"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "b.txt").stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_pipe_or_a_device_is_written_and_not_replaced(tmp_path: Path) -> None:
+    """Replaced by a file, /dev/null would be missed by everybody."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_atomically(pipe, "text")
+        assert os.read(reader, 100) == b"text"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert list(tmp_path.iterdir()) == [pipe]

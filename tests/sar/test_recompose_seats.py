@@ -65,7 +65,8 @@ def recompose(
 
 @pytest.fixture(scope="session")
 def rollout(decision: Callable[..., Decision]) -> MakeRollout:
-    """Makes a decision with this verdict, length and seat. Its texts have 6 characters."""
+    """Makes a decision with this verdict, length and seat. Its texts have 8 characters
+    with its label."""
 
     def make(
         seat: int | None,
@@ -161,12 +162,12 @@ def test_a_late_sibling_finds_those_that_were_written_out(rollout: MakeRollout) 
 
 
 def test_texts_of_incomplete_groups_are_bounded(rollout: MakeRollout) -> None:
-    """18 characters each. A late sibling of a group that was forgotten has no reward."""
+    """24 characters each. A late sibling of a group that was forgotten has no reward."""
     groups = [f"id{number}" for number in range(5)]
     log = [rollout(seat, 3, group=group) for group in groups for seat in (0, 1, 2)]
     log += [rollout(3, 4, tokens=11, group=group) for group in groups]
     log += [rollout(0, 3, group=groups[0])]
-    found, recomposer = recompose(log, comparing(4), max_waiting_chars=40)
+    found, recomposer = recompose(log, comparing(4), max_waiting_chars=52)
     late = [one.after for one in found if one.after.seat == 3]
     assert [one.group for one in late] == ["id3", "id4"]
     assert {one.terms["longer"] for one in late} == {3.0}
@@ -221,8 +222,8 @@ def test_a_term_that_fails_names_a_line_that_needs_it(rollout: MakeRollout) -> N
 
 
 def test_only_the_latest_groups_are_remembered(rollout: MakeRollout) -> None:
-    groups = SeatedGroups(max_groups=2, max_chars=12)
-    member = Member(rollout(0, 2).sample, {})  # 6 characters
+    groups = SeatedGroups(max_groups=2, max_chars=16)
+    member = Member(rollout(0, 2).sample, {})  # 8 characters
     for key in "abc":
         scored: dict[Seat, Scored] = {Seat(0, 2): (1.0, {})}
         groups.keep(key, SeatedGroup(scored, {0: member}))

@@ -113,7 +113,11 @@ class Classify(RemoteTerm):
             case "sglang":
                 return dict(enumerate(_SGLANG.validate_json(answer)[0].embedding))
             case "tei":
-                return {one.label: one.score for one in _TEI.validate_json(answer)}
+                classes = _TEI.validate_json(answer)
+                scores: dict[int | str, float] = {one.label: one.score for one in classes}
+                if len(scores) < len(classes):
+                    raise RemoteError("several classes of the model have the same label")
+                return scores
 
     def _choose(self, scores: Mapping[int | str, float]) -> float:
         option = "class_label" if self.api == "tei" else "class_index"

@@ -13,6 +13,7 @@ import logging
 import random
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 
 from sar.errors import one_line, quote
@@ -113,8 +114,10 @@ class RemoteClient:
             async with self._http.stream("POST", self.url, content=content) as answer:
                 return await self._read(answer)
         except httpx.TransportError as error:
-            message = self._hide_key(one_line(error, _MAX_QUOTED_CHARS))
-            raise _PassingError(f"{message}, from {self.url}") from error
+            # Hidden before it is cut: a part of the key would not be found.
+            hidden = type(error)(self._hide_key(str(error)))
+            message = one_line(hidden, _MAX_QUOTED_CHARS)
+            raise _PassingError(f"{message}, from {self.url}") from None
 
     async def _read(self, answer: httpx.Response) -> bytes:
         status = answer.status_code
@@ -155,11 +158,13 @@ class RemoteClient:
                 keepalive_expiry=_MAX_IDLE_S,
             ),
             follow_redirects=False,
+            # No cookie is kept: each answer could bring more of them.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
 
     def _hide_key(self, text: str) -> str:
         if self._key:
-            for shown in (self._key, json.dumps(self._key)[1:-1]):
+            for shown in (self._key, json.dumps(self._key)[1:-1], repr(self._key)[1:-1]):
                 text = text.replace(shown, "***")
         return text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -50,6 +51,8 @@ def _check_max(high: float, info: ValidationInfo) -> float:
     low = info.data.get("min")
     if low is not None and not low < high:
         raise ValueError(f"more than min = {low:g}")
+    if low is not None and math.isinf(high - low):
+        raise ValueError(f"nearer to min = {low:g}")
     return high
 
 
@@ -90,7 +93,7 @@ class Judge(RemoteTerm):
 
     @property
     def _form(self) -> str:
-        return f'one line "Score: N", where N is a number from {self.min:g} to {self.max:g}'
+        return f'one line "Score: N", where N is a number from {self.min:.15g} to {self.max:.15g}'
 
     def _make_body(self, sample: Sample) -> Mapping[str, Any]:
         rubric = fill(self.rubric, sample, self.question_between)
@@ -115,7 +118,8 @@ class Judge(RemoteTerm):
             if text:
                 messages.append({"role": "assistant", "content": text})
                 messages.append({"role": "user", "content": reminder})
-        end = "" if is_whole else f" (ended by {choice.finish_reason!r})"
+        ended_by = choice.finish_reason and self._client.quote(choice.finish_reason)
+        end = "" if is_whole else f" (ended by {ended_by})"
         raise RemoteError(
             f"{_MAX_ANSWERS} answers of the judge without {self._form}; the last{end}: "
             f"{self._client.quote(text)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import threading
@@ -180,6 +181,7 @@ def test_a_term_elsewhere_has_the_requests_deadline(make_client: Callable[..., C
 FAILURES = [
     (ValueError("no such\nfile"), "ValueError: no such"),
     (SystemExit(3), "SystemExit"),
+    (asyncio.CancelledError(), "CancelledError"),
     (math.nan, "nan, not a finite number"),
     (math.inf, "inf, not a finite number"),
     (-1e300, "-1e+300, beyond"),

@@ -203,3 +203,15 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
+
+
+def test_a_group_is_as_long_as_its_labels(make_client: Callable[..., Client]) -> None:
+    client = make_client(CORRECT, WeightedTerm("longer", Longer()), group_size=2)
+    label = {"answer": "5", "group": "row " * 10_000}
+    with ThreadPoolExecutor(1) as clients:
+        first = clients.submit(client.ask, (" 5", label))
+        wait_until(lambda: client.get("/healthz").json["held_rollouts"] == 1)
+        assert 40_000 < client.metrics()["held_chars",] < 41_000
+        assert client.ask((" 6", label)).status_code == 200
+        assert first.result(30).json["rewards"] == [1.0]
+    assert client.metrics()["held_chars",] == 0

@@ -34,7 +34,7 @@ def test_answers_are_held_until_the_last_sibling(worlds: CohortHelpers) -> None:
         assert all(request.is_held for request in (*first, other))
         state = world.cohorts.state
         assert (state.num_open, state.num_held, state.num_settled) == (2, 3, 0)
-        assert state.num_chars == 2 * len("2+3?1") + len("another prompt1")
+        assert state.num_chars == 2 * len("2+3?15") + len("another prompt15")
         requests = [*first, world.send_text(2)]
         assert groups(requests) == [Counter([0, 1, 2])] * 3
         assert seats(requests) == [(0, 3), (1, 3), (2, 3)]
@@ -256,7 +256,7 @@ def test_texts_without_clients_are_limited(worlds: CohortHelpers) -> None:
             world.send(member).is_gone = True
         world.pass_time(worlds.TIMEOUT_S)
         state = world.cohorts.state
-        assert (state.num_open, state.num_chars) == (2, 18)
+        assert (state.num_open, state.num_chars) == (2, 20)
 
 
 def test_texts_of_incomplete_groups_are_limited(worlds: CohortHelpers) -> None:
@@ -267,7 +267,7 @@ def test_texts_of_incomplete_groups_are_limited(worlds: CohortHelpers) -> None:
             world.pass_time(1.0)
         world.pass_time(worlds.TIMEOUT_S)
         assert world.cohorts.state.num_incomplete == 5
-        assert world.cohorts.state.num_chars == 18
+        assert world.cohorts.state.num_chars == 20
         late = [world.send(worlds.make_member(2, f"prompt {number}")) for number in (0, 4)]
         world.pass_time(worlds.TIMEOUT_S)
         assert isinstance(late[0].error, NotReady)

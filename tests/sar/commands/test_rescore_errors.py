@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ def test_any_other_bad_line_is_an_error_that_names_it(
 def test_a_path_that_is_not_there_is_named(tmp_path: Path, rescore: Rescore) -> None:
     status, _, errors = rescore(tmp_path / "nowhere")
     assert (status, errors) == (1, f"error: {tmp_path}/nowhere: no such file or folder\n")
+    (tmp_path / "a.jsonl").mkdir()
+    os.mkfifo(tmp_path / "b.jsonl")
     status, _, errors = rescore(tmp_path)
     assert (status, errors) == (1, f"error: {tmp_path}: no .jsonl file in it\n")
 

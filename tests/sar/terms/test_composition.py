@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import statistics
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -142,3 +145,56 @@ def test_a_wrong_number_of_values_is_an_error(count: Callable[[int], int]) -> No
 
     with pytest.raises(TermError, match=r"term 'bad' failed: .* values for 3 rollouts"):
         reward(Composition((WeightedTerm("bad", Miscounting()),), 3), [make_sample()] * 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({0.5, 0.25}, "its values are a set, which has no order"),
+        ({0.5: "a", 0.25: "b"}, "its values are a dict, which has no order"),
+        (itertools.repeat(0.5), "at least 3 values for 2 rollouts"),
+        (0.5, "its values are float, not a list"),
+    ],
+    ids=["set", "dict", "endless", "number"],
+)
+def test_what_is_no_list_of_values_is_an_error(values: Any, message: str) -> None:
+    class Bad(GroupTerm):
+        def score_group(self, group: Sequence[Sample]) -> Any:
+            return values
+
+    with pytest.raises(TermError) as error:
+        reward(Composition((WeightedTerm("bad", Bad()),), 2), [make_sample()] * 2)
+    assert message in str(error.value)
+
+
+def test_a_term_cannot_change_the_group() -> None:
+    """Sorted in place, the rollouts would get each other's values of the next terms."""
+
+    class Sorting(GroupTerm):
+        def score_group(self, group: Any) -> list[float]:
+            group.sort(key=lambda one: one.num_tokens)
+            return [float(one.num_tokens) for one in group]
+
+    with pytest.raises(TermError, match="'tuple' object has no attribute 'sort'"):
+        reward(Composition((WeightedTerm("bad", Sorting()),), 2), [make_sample()] * 2)
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_term_in_a_thread_may_raise_anything(raised: type[BaseException], together: bool) -> None:
+    """Where connections are served, these would end more than the request."""
+
+    class Bad(Term):
+        def score(self, sample: Sample) -> float:
+            raise raised
+
+    class BadTogether(GroupTerm):
+        def score_group(self, group: Sequence[Sample]) -> list[float]:
+            raise raised
+
+    composition = Composition((WeightedTerm("bad", BadTogether() if together else Bad()),), 2)
+    with ThreadPoolExecutor(1) as thread, pytest.raises(TermError, match=raised.__name__):
+        thread.submit(reward, composition, [make_sample()] * 2).result(30)
+    if raised is KeyboardInterrupt:  # in the main thread, it is the user's
+        with pytest.raises(KeyboardInterrupt):
+            reward(composition, [make_sample()] * 2)

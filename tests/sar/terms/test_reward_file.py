@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -154,7 +155,11 @@ def test_annotations_that_cannot_be_read_are_left_alone(file: Path) -> None:
     ("text", "message"),
     [
         ("", "terms is missing"),
-        ("terms = []", "at least 1 item"),
+        ("terms = []", "write [[terms]] for each term"),
+        ('terms = ["sar"]', "write [[terms]] for each term"),
+        ("x = " + "[" * 5000, "tables or lists are nested too deeply"),
+        ("# " + "x" * (1 << 20), "larger than 1,048,576 bytes: not a reward file"),
+        ("term = \"format\"\npattern = ''", "pattern = '': must have at least 1 character"),
         ("a b", "Expected '='"),
         ("extra = 1\n", "'extra' is unknown; known: terms, group_size, normalize"),
         ("[[term]]\nterm = 1", "write [[terms]] for each term, not [[term]]"),
@@ -195,6 +200,58 @@ def test_what_is_wrong_is_one_line(file: Path, text: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Exits", "terms[1] 'own_terms:Exits': SystemExit: bye"),
+        ("Both", "derives from both Term and GroupTerm"),
+        ("Ä", "set `name`, which must be a to z"),
+        ("Text", "needs = 'self_certainty': must be a set"),
+        ("Other", "needs 'logits', which is unknown; known: reference_gain, self_certainty"),
+        ("Waiting", "max_concurrency = 0: must be 1 or more"),
+        ("Broken", "terms[1] 'own_terms:Broken': KeyError: 'needs'"),
+    ],
+)
+def test_a_term_of_the_users_own_that_cannot_be_used(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    (tmp_path / "own_terms.py").write_text(
+        "from sar.terms.base import GroupTerm, Term\n"
+        "class Half(Term):\n"
+        "    def score(self, sample): return 0.5\n"
+        "class Exits(Half):\n"
+        "    def __init__(self): raise SystemExit('bye')\n"
+        "class Both(Half, GroupTerm):\n"
+        "    def score_group(self, group): return [0.5 for _ in group]\n"
+        "class Ä(Half): pass\n"
+        "class Waiting(Half): is_remote, max_concurrency = True, 0\n"
+        "class Text(Half): needs = 'self_certainty'\n"
+        "class Other(Half): needs = {'logits'}\n"
+        "class Broken(Half): needs = property(lambda self: {}['needs'])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    file.write_text(f'[[terms]]\nterm = "own_terms:{name}"\n')
+    with pytest.raises(RewardFileError) as error:
+        read_reward_file(file)
+    assert message in str(error.value)
+
+
+def test_a_module_that_ends_the_process(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script without a guard around its main function, for example."""
+    (tmp_path / "script.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file.write_text('[[terms]]\nterm = "script:Mine"\n')
+    with pytest.raises(RewardFileError, match="cannot be imported: SystemExit: 0"):
+        read_reward_file(file)
+
+
+def test_a_file_as_an_editor_on_windows_writes_it(file: Path) -> None:
+    file.write_bytes('\ufeff[[terms]]\r\nterm = "sar"\r\n'.encode())
+    assert read_reward_file(file).formula == "sar"
+
+
+@pytest.mark.parametrize(
     ("head", "message"),
     [
         ("group_size = 1", "group_size = 1: must be"),
@@ -218,3 +275,10 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes("# gewöhnlich".encode("latin-1"))
     with pytest.raises(RewardFileError, match=r"latin.toml: not a text in UTF-8"):
         read_reward_file(tmp_path / "latin.toml")
+
+
+def test_what_has_no_end_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(RewardFileError, match="a pipe or a device, not a file"):
+            read_reward_file(path)

@@ -54,6 +54,16 @@ def test_one_class_of_several(
     assert term.score(make_sample()) == SCORES[number]
 
 
+def test_classes_with_the_same_label_are_an_error(
+    fake_server: Any, reply: Any, make_sample: Any
+) -> None:
+    fake_server.reply = lambda _: reply([{"score": 1.5, "label": "A"}, {"score": 2, "label": "A"}])
+    options: list[Any] = [{}, {"class_label": "A"}]
+    for option in options:
+        with pytest.raises(RemoteError, match="several classes of the model have the same label"):
+            Classify(url=fake_server.url, api="tei", **option).score(make_sample())
+
+
 @pytest.mark.parametrize("api", ANSWERS)
 def test_a_class_must_be_named_and_exist(
     api: Any, fake_server: Any, reply: Any, make_sample: Any

@@ -248,6 +248,36 @@ def test_the_key_is_in_no_message(
     assert "term 'classify' failed: RemoteError: " in str(error.value)
 
 
+@pytest.mark.parametrize("num_before", [0, 20, 30, 40])
+def test_a_key_in_a_broken_answer_is_not_even_shown_in_part(
+    num_before: int, fake_server: Any, make_sample: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message quotes the line that is no header, and is cut."""
+    monkeypatch.setenv("RM_KEY", KEY)
+
+    def send_back(handler: Any) -> None:
+        handler.rfile.read(int(handler.headers["Content-Length"]))
+        line = "x" * num_before + "\x01 " + handler.headers["Authorization"]
+        handler.wfile.write(f"HTTP/1.1 200 OK\r\n{line}\r\n\r\n".encode())
+        handler.close_connection = True
+
+    fake_server.handle = send_back
+    with pytest.raises(RemoteError, match="illegal header line") as error:
+        make_term(fake_server, key_env="RM_KEY").score(make_sample())
+    assert "sk-" not in "".join(traceback.format_exception(error.value))
+
+
+def test_cookies_are_not_kept(fake_server: Any, reply: Any, make_sample: Any) -> None:
+    """There could be more of them with each answer."""
+    cookie = {"Set-Cookie": "session=1; Path=/"}
+    fake_server.reply = lambda _: reply(score_of(1.0), headers=cookie)
+    term = make_term(fake_server)
+    for number in range(3):
+        term.score(make_sample(response=str(number)))
+    assert len(fake_server.received) == 3
+    assert all("Cookie" not in got.headers for got in fake_server.received)
+
+
 def test_requests_are_not_logged(
     fake_server: Any, reply: Any, make_sample: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

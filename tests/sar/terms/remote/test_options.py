@@ -121,6 +121,7 @@ def test_the_example_of_the_documentation_is_read(
         (f"{JUDGE}{RUBRIC}max = 1", "'judge': min is missing"),
         (f"{JUDGE}min = 0\nmax = 1", "'judge': rubric is missing"),
         (f"{JUDGE}{RUBRIC}min = 1\nmax = 1", "max = 1: must be more than min = 1"),
+        (f"{JUDGE}{RUBRIC}min = -1.7e308\nmax = 1.7e308", "must be nearer to min = -1.7e+308"),
         (f"{JUDGE}{RUBRIC}min = 0\nmax = inf", "max = inf: must be"),
         (f'{JUDGE}{RUBRIC}min = "0"\nmax = 1', "min = '0': must be"),
         (f"{JUDGE}rubric = 'Rate {{reponse}}'\nmin = 0\nmax = 1", "did you mean {response}?"),
