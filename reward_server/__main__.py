@@ -137,9 +137,10 @@ def build_server(
     from reward_server.http.listener import IN_GREENLETS
     from reward_server.http.origins import AllowedHosts, find_own_names
     from reward_server.http.request_schema import RequestLimits
+    from reward_server.observe.alarms import LiveAlarms
     from reward_server.observe.metrics import Metrics
     from reward_server.observe.reward_log import RewardLog
-    from reward_server.observe.watch import Watch
+    from reward_server.observe.watch import Consumer, Watch
     from reward_server.pipeline.service import RewardService, ServiceLimits
     from reward_server.weights.loading import EngineLoader
     from reward_server.weights.policy import PolicyUpdater
@@ -153,13 +154,17 @@ def build_server(
         raise CannotStart(f"cannot write --reward-log {config.reward_log}: {error}") from error
     if reward_log:
         cleanup.callback(reward_log.close)
-    watch = dashboard = None
+    alarms = LiveAlarms(lambda: service.engines.checkpoints.newest_step)
+    consumers: list[Consumer] = [alarms.add]
+    dashboard = None
     if config.dashboard_rollouts:
         live = LiveIndex(config.dashboard_rollouts, title=config.model_path)
-        dashboard = Dashboard(live)
-        watch = Watch([live.add])
-        cleanup.callback(watch.close)
+        consumers.append(live.add)
+        dashboard = Dashboard(live, lambda: [state.to_json() for state in alarms.states()])
+    watch = Watch(consumers)
+    cleanup.callback(watch.close)
     metrics = Metrics()
+    metrics.show_alarms(alarms.read_gauge)
     graders = GraderPool(
         config.grader_workers,
         config.grader_timeout,

@@ -6,7 +6,7 @@ An alarm changes no reward. `LiveAlarms` takes decisions from a thread that is n
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from sar.alarms.monitor import DEFAULT_WINDOW, AlarmState, Monitor
 from sar.decision import Decision
@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 class LiveAlarms:
-    """The alarms of one server. A consumer of decisions: call it with each."""
+    """The alarms of one server. A consumer of decisions, for `Watch`."""
 
     def __init__(
         self, read_newest_step: Callable[[], int] = lambda: 0, *, window: int = DEFAULT_WINDOW
@@ -33,8 +33,12 @@ class LiveAlarms:
         self._read_newest_step = read_newest_step
         self._num_until_look = 0
 
-    def __call__(self, decision: Decision) -> None:
-        """Watches one more rollout. Logs the alarms that begin or end with it."""
+    def add(self, decisions: Sequence[Decision]) -> None:
+        """Watches further rollouts. Logs the alarms that begin or end with them."""
+        for decision in decisions:
+            self._add(decision)
+
+    def _add(self, decision: Decision) -> None:
         if self._num_until_look <= 0:
             self._num_until_look = self._monitor.block_size
             self._monitor.note_newest_step(self._read_newest_step())

@@ -23,7 +23,7 @@ def good(decision: Callable[..., Decision]) -> Decision:
 
 def watch(alarms: LiveAlarms, decision: Decision, num: int) -> None:
     for _ in range(num):
-        alarms(decision)
+        alarms.add([decision])
 
 
 def read_gauge(metrics: Metrics) -> dict[str, float]:
@@ -92,7 +92,7 @@ def test_a_follower_that_keeps_up(good: Decision) -> None:
     alarms = LiveAlarms(lambda: step, window=64)
     for number in range(1000):
         step = number // 40 * 5
-        alarms(replace(good, policy_version=max(0, step - 5)))
+        alarms.add([replace(good, policy_version=max(0, step - 5))])
     (state,) = [one for one in alarms.states() if one.alarm.name == "scorer_lags"]
     assert (state.state, state.num_fired) == ("ok", 0)
     assert state.value is not None
