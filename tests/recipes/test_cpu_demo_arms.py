@@ -46,7 +46,7 @@ def test_reward_files(arm: Arm) -> None:
     for settings in (FULL, QUICK, OPENRLHF_FULL):
         assert composition.group_size in (None, settings.rollouts_per_prompt)
         for one in composition.terms:
-            if one.name == "overlong":
+            if one.name == "overlong" and arm in COMPOSED_ARMS:
                 assert vars(one.term)["max_tokens"] == settings.max_response_tokens
 
 
