@@ -29,7 +29,8 @@ about once in 200 independent pairs of windows (Student's t with 14 degrees of f
 of size keep most of these out."""
 _RISEN_Z = 2.0
 FALLEN_Z = -2.5
-"""From here down, correctness has fallen. Harder prompts alone gave -2.3 in a run of the demo."""
+"""From here down, correctness has fallen. Harder prompts alone gave -2.9 in a run of the demo, so a
+fall alone is no alarm."""
 # A term whose values fall as rewards rise is a penalty: nobody earns by raising it.
 _PENALTY_CORRELATION = -0.2
 _MAX_NAME_CHARS = 40
@@ -248,7 +249,7 @@ ALARMS = (
         _AGAINST_START,
         threshold=0.6,
         reason="Shorter responses that stay right are what a reward may be for: in the SAR paper "
-        "they get up to 45% shorter, and with O1-Pruner's reward in the demo half as long.",
+        "they get up to 45% shorter, and with length terms in the demo half as long.",
         clear=0.7,
         read=_read_length,
     ),
@@ -260,10 +261,10 @@ ALARMS = (
         "SAR counts where the reward is correctness + SAR. Terms that fall as rewards rise do not "
         "count: they are penalties.",
         _AGAINST_START,
-        threshold=1.5,
-        reason="In the demo's first run on correctness + 0.2 SAR, which stays right, SAR rises by "
-        "0.9 at most.",
-        clear=1.25,
+        threshold=2.0,
+        reason="In the demo's runs that stay right, SAR rises by 0.9 on correctness + 0.2 SAR, and "
+        "by 1.75 with a length term beside it.",
+        clear=1.5,
         read=_read_parts,
     ),
     Alarm(
@@ -271,10 +272,10 @@ ALARMS = (
         "A term rises, correctness falls",
         f"The same rise, while correctness has fallen (z of {FALLEN_Z:g} or less).",
         _AGAINST_START,
-        threshold=0.5,
-        reason="Together they say that the policy trades right answers for the term. A smaller "
-        "rise may come from harder prompts alone.",
-        clear=0.25,
+        threshold=0.35,
+        reason="Together they say that the policy trades right answers for the term. While harder "
+        "prompts let correctness fall, no term rose so far in the demo's runs that stay right.",
+        clear=0.2,
         read=_read_parts_over_correctness,
     ),
     Alarm(
