@@ -47,7 +47,7 @@ def measure(quick: bool) -> list[Measurement]:
 
 
 def _measure_throughput(num_requests: int, num_rounds: int) -> list[Measurement]:
-    rollouts = _generate_requests(seed=0)
+    rollouts = generate_requests(seed=0)
     rates: dict[bool, list[float]] = {False: [], True: []}
     busy: dict[bool, list[float]] = {False: [], True: []}
     batches: dict[bool, list[float]] = {False: [], True: []}
@@ -106,7 +106,7 @@ def _measure_added_latency(num_requests: int) -> Measurement:
         _start_server() as url,
         Worker(_BareScorer, environment=SERVER_ENVIRONMENT) as scorer,
     ):
-        for index, payload in enumerate(islice(_generate_requests(seed=1), num_requests + 5)):
+        for index, payload in enumerate(islice(generate_requests(seed=1), num_requests + 5)):
             prompt, query = payload["prompts"][0], payload["query"][0]
             sequences = tokenizer.encode(prompt, query.removeprefix(prompt)).sequences
             forward_s = scorer.ask("seconds", sequences)
@@ -143,7 +143,7 @@ class _BareScorer:
         return time.perf_counter() - start
 
 
-def _generate_requests(seed: int) -> Iterator[dict[str, Any]]:
+def generate_requests(seed: int) -> Iterator[dict[str, Any]]:
     """Requests with right responses, `GROUP_SIZE` to a prompt, as OpenRLHF writes them."""
     from transformers import AutoTokenizer
 

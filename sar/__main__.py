@@ -1,7 +1,7 @@
-"""python -m sar grade|rescore|terms
+"""python -m sar grade|rescore|terms|view
 
 Grades responses and says why each is right or wrong; computes the rewards of a server's log again;
-lists the terms of which you can compose a reward.
+lists the terms of which you can compose a reward; shows a log in the browser.
 Each command has its own --help.
 """
 
