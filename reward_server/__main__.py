@@ -233,8 +233,11 @@ def _warn_of_unsafe_settings(config: ServerConfig) -> None:
     if config.is_reachable and not config.api_keys:
         _log.warning(
             "--host %s --allow-anyone: everyone who can reach this port can use the server without "
-            "a key",
+            "a key%s",
             config.host,
+            ", and read its rollouts at /dashboard (--dashboard-rollouts 0: no dashboard)"
+            if config.dashboard_rollouts
+            else "",
         )
 
 

@@ -17,6 +17,7 @@ from sar.arguments import CommandParser, number
 from sar.errors import MAX_MESSAGE_CHARS, one_line, shorten
 
 if TYPE_CHECKING:
+    from sar.view.log_alarms import LogAlarms
     from sar.view.log_index import LogIndex
 
 _LOOK_EVERY_S = 2.0
@@ -28,16 +29,19 @@ def main(argv: Sequence[str]) -> int:
     from sar.rescore import RescoreError, find_log_files
     from sar.view.dashboard import Dashboard
     from sar.view.http_server import ViewServer
+    from sar.view.log_alarms import LogAlarms
     from sar.view.log_index import LogIndex
 
     try:
         find_log_files([arguments.log])
         index = LogIndex(arguments.log)
-        with closing(index), ViewServer(Dashboard(index), arguments.host, arguments.port) as server:
+        alarms = LogAlarms(index.list_files)
+        dashboard = Dashboard(index, alarms.list)
+        with closing(index), ViewServer(dashboard, arguments.host, arguments.port) as server:
             threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
             sys.stdout.write(f"{server.url}\n")
             sys.stdout.flush()
-            _follow(index)
+            _follow(index, alarms)
     except (RescoreError, OSError, OverflowError) as error:
         sys.stderr.write(f"error: {shorten(str(error), MAX_MESSAGE_CHARS)}\n")
         return 1
@@ -69,7 +73,7 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _follow(index: LogIndex) -> None:
+def _follow(index: LogIndex, alarms: LogAlarms) -> None:
     """Indexes the log, and then what it grows by, until the process is interrupted."""
     from tqdm import tqdm
 
@@ -81,12 +85,14 @@ def _follow(index: LogIndex) -> None:
         index.update(bar.update)
     waiting = threading.Event()
     has_failed = False
-    while not waiting.wait(_LOOK_EVERY_S):
+    while True:
         try:
+            alarms.update()
             index.update()
         except Exception as error:  # noqa: BLE001  a full disk, say: what is indexed stays
             if not has_failed:
-                sys.stderr.write(f"warning: the index does not grow: {one_line(error)}\n")
+                sys.stderr.write(f"warning: the page does not follow the log: {one_line(error)}\n")
             has_failed = True
         else:
             has_failed = False
+        waiting.wait(_LOOK_EVERY_S)

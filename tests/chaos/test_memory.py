@@ -44,7 +44,8 @@ def test_memory_is_flat(
     chaos: Helpers,
     faulty: FaultyServer,
 ) -> None:
-    server = start_server("--grader-workers", "2")
+    # What the dashboard keeps is full before the first sample.
+    server = start_server("--grader-workers", "2", "--dashboard-rollouts", "1000")
     server.wait_until_ready()
     process = psutil.Process(server.process.pid)
     address = ("127.0.0.1", int(server.url.rpartition(":")[2]))

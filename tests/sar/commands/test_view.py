@@ -11,13 +11,17 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sar.__main__ import main
+from sar.alarms.audit import audit, read_decisions
 from sar.decision import Decision
+from sar.grading.verdict import Reason
+from sar.view.log_alarms import LogAlarms
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT_S = 120.0
@@ -56,6 +60,30 @@ def test_it_serves_a_log_that_grows_until_it_is_stopped(
         process.send_signal(signal.SIGINT)
         assert process.wait(TIMEOUT_S) == 0
         assert process.stderr.read() == ""
+
+
+def test_the_alarms_of_a_log_are_those_of_the_audit(
+    decision: Callable[..., Decision],
+    write_log: Callable[[Path, Sequence[Decision]], Path],
+    tmp_path: Path,
+) -> None:
+    def make(num: int, *, grader_fails: bool) -> list[Decision]:
+        reason = Reason.TIMEOUT if grader_fails else Reason.CORRECT
+        return [replace(decision(), reason=reason) for _ in range(num)]
+
+    alarms = LogAlarms(lambda: sorted(tmp_path.glob("*.jsonl")))
+    alarms.update()
+    assert {one["state"] for one in alarms.list()} == {"unknown"}
+    write_log(tmp_path / "a.jsonl", make(600, grader_fails=False))
+    alarms.update()
+    assert not any(one["state"] == "alarm" for one in alarms.list())
+    write_log(tmp_path / "b.jsonl", make(600, grader_fails=True))
+    alarms.update()
+    rings = {one["name"] for one in alarms.list() if one["state"] == "alarm"}
+    files = sorted(tmp_path.glob("*.jsonl"))
+    found = audit(read_decisions(files, on_torn=print)).findings
+    assert rings == {one.state.alarm.name for one in found if one.state.state == "alarm"}
+    assert "grader_bombs" in rings
 
 
 @pytest.mark.parametrize(
