@@ -292,7 +292,7 @@ ALARMS = (
         "repetition",
         "Repetition",
         "Responses repeat themselves more: share of a response's 40-character spans that occur "
-        "before in it, mean now minus mean at the start. Of a long response, the last 4,000 "
+        "before in it, mean now minus mean at the start. Of a long response, the last 1,000 "
         "characters count.",
         _AGAINST_START,
         threshold=0.1,

@@ -22,14 +22,14 @@ TERM_PREFIX = "term "
 _MAX_TERMS = 64
 _NGRAM_CHARS = 40
 # A response that loops does so at its end.
-_MAX_REPETITION_CHARS = 4000
+_MAX_REPETITION_CHARS = 1000
 # Squares of larger numbers, summed over a window, would lose all digits of the others.
 _MAX_VALUE = 1e12
 
 
 def measure(decision: Decision) -> dict[str, float]:
     """The numbers of one rollout. All are finite. The cost does not grow with the response beyond
-    some thousand characters."""
+    a thousand characters."""
     reason = decision.reason
     values = {
         REWARD: decision.reward,

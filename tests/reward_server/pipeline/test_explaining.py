@@ -167,8 +167,8 @@ def test_rewards_go_first(serve: Callable[..., Server]) -> None:
     server.scorer.release(10_000)
     for one in (*rewards, late):
         assert len(one.result(WAIT_S)) == 1
-    for one in explained:
-        assert len(one.result(WAIT_S)) == 8
+    for explanation in explained:
+        assert len(explanation.result(WAIT_S)) == 8
     assert all(len(batch) == 2 for batch in server.scorer.batches[3:]), "one rollout a batch"
     assert len(server.scorer.batches) == 2 + 32
 
