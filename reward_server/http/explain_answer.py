@@ -37,7 +37,10 @@ class RolloutAnswer(BaseModel):
         description="null: it compares rollouts, and this one's siblings are not in the request"
     )
     correctness: FiniteFloat = Field(description="1 if the answer is right, else 0")
-    reason: Reason = Field(description="why it was graded so")
+    reason: str = Field(
+        description="why it was graded so",
+        json_schema_extra={"enum": [one.value for one in Reason]},
+    )
     answer: str | None = Field(description="what the grader took for the answer")
     sar: FiniteFloat = Field(description="Self-Aligned Reward, from -1 to 1")
     ppl_qa: FiniteFloat = Field(description="perplexity of the response given the prompt")
