@@ -1,4 +1,4 @@
-"""python -m sar grade|rescore|terms
+"""python -m sar grade|probe|rescore|terms
 
 Grades responses and says why each is right or wrong; computes the rewards of a server's log again;
 lists the terms of which you can compose a reward.
@@ -17,6 +17,7 @@ from sar.arguments import CommandParser
 
 _COMMANDS = {
     "grade": "grade a response, or a file of them, and say why each is right or wrong",
+    "probe": "attack a reward: show what ways to earn without solving are paid",
     "rescore": "compute the rewards in a reward log again, with another SAR weight or grader",
     "terms": "list the terms that a reward can be composed of, or check a reward file",
 }
