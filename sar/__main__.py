@@ -20,6 +20,7 @@ _COMMANDS = {
     "audit": "watch a reward log for alarms, such as a collapse of length",
     "explain": "show what the question explains of a response, token by token, in an HTML file",
     "grade": "grade a response, or a file of them, and say why each is right or wrong",
+    "probe": "attack a reward: show what ways to earn without solving are paid",
     "rescore": "compute the rewards in a reward log again, with another SAR weight or grader",
     "terms": "list the terms that a reward can be composed of, or check a reward file",
     "view": "show a reward log in the browser: charts, tables, and every rollout",

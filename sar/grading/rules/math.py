@@ -12,7 +12,8 @@ from sar.grading.rules.equivalence import compare_answers, is_readable
 from sar.grading.rules.final_answer import extract_answer
 from sar.grading.rules.forms import compare_as_text
 from sar.grading.rules.normalize import normalize_formula
-from sar.grading.verdict import NO_ANSWER, Verdict, make_verdict
+from sar.grading.rules.quantities import read_quantity
+from sar.grading.verdict import NO_ANSWER, Comparison, Source, Verdict, make_verdict
 
 # The remark in `080 or 081 (both were accepted)` (math-aime-007).
 _ACCEPTED = re.compile(
@@ -24,6 +25,10 @@ _WORDS_BEFORE_BOX = re.compile(rf"{_WORDS}(?=(?:\s|\\[,;:! ]|~){{0,9}}\\(?:boxed
 _WORDS_AFTER_BOX = re.compile(
     rf"(\\(?:boxed|fbox)\s*\{{[^{{}}]{{1,200}}\}}(?:\s|\\[,;:! ]|~){{0,9}}){_WORDS}"
 )
+# `18 / 3`, `18 / 3 apples.` at the end of prose; a displayed `$$18/3$$` is a statement.
+_DIVISION_AT_END = re.compile(r"\d\s*[/÷]\s*[\d,.]*\d(?:\s+[A-Za-z]+){0,3}\s*\.?\s*\Z")
+_FRACTION = re.compile(r"/|frac")
+_EQUATION_AT_END = re.compile(r"=[\s$]*\Z")
 
 
 def grade_math(response: str, label: str, *, read_label: bool = True) -> Verdict:
@@ -38,10 +43,27 @@ def grade_math(response: str, label: str, *, read_label: bool = True) -> Verdict
     if extracted is None:
         return NO_ANSWER
     answer, source = extracted
+    if source is Source.ENDING and (undone := _find_left_undone(response, answer, accepted)):
+        rule = f"the answer is not worked out: the text ends in {undone}"
+        return make_verdict(Comparison(False, rule), answer[:200], source)
     compare = compare_answers if is_read else compare_as_text
     comparisons = [compare(wanted, answer) for wanted in accepted]
     best = next((c for c in comparisons if c.is_equal), comparisons[0])
     return make_verdict(best, answer[:200], source, label_unreadable=not is_read)
+
+
+def _find_left_undone(response: str, answer: str, accepted: list[str]) -> str:
+    """Names what prose that states no answer leaves undone at its end, where it may be cut off.
+
+    `Each gets 18 / 3` and `7 / 4 =` have no result. A quotient that does not come out even is a
+    fraction; and any that is stated counts as a number, as in the field's graders: `\\boxed{18/3}`.
+    """
+    if _EQUATION_AT_END.search(response):
+        return "an open equation"
+    if not _DIVISION_AT_END.search(response) or any(map(_FRACTION.search, accepted)):
+        return ""
+    value = read_quantity(answer)
+    return "a division" if value is not None and value.value.denominator == 1 else ""
 
 
 def _unwrap_words(response: str) -> str:

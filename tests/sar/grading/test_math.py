@@ -261,3 +261,42 @@ def test_a_worked_answer_block_ends_with_its_answer() -> None:
     block = "She sells 16 - 3 - 4 = 9 eggs a day.\nShe makes 9 * 2 = $18 every day.\n"
     assert grade_math(f"<answer>\n{block}</answer>", "18").correctness
     assert not grade_math(f"<answer>\n{block}</answer>", "9").correctness
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "Each friend gets 18 / 3",
+        "Each friend gets 18/3 apples.",
+        "He has 36 - 18 = 18 apples. Each friend gets 18 ÷ 3",
+        "18/3",
+    ],
+)
+def test_a_text_that_ends_in_a_division_has_no_result(response: str) -> None:
+    """A response that was cut off before its last result was right."""
+    verdict = grade_math(response, "6")
+    assert verdict.reason is Reason.WRONG
+    assert "ends in a division" in verdict.rule
+
+
+@pytest.mark.parametrize("response", ["One part is 7 / 4 =", "So $x = 1.75 =$", "It is 1.75 = "])
+def test_a_text_that_ends_in_an_open_equation_has_no_result(response: str) -> None:
+    verdict = grade_math(response, "1.75")
+    assert verdict.reason is Reason.WRONG
+    assert "ends in an open equation" in verdict.rule
+
+
+@pytest.mark.parametrize(
+    ("response", "label"),
+    [
+        ("Each friend gets 18 / 3 = 6", "6"),
+        ("Answer: 18 / 3", "6"),
+        ("So it is $$18/3$$", "6"),
+        ("The share is 6/4", "\\frac{3}{2}"),
+        ("The share is 6/3", "6/3"),
+        ("The share is 1 / 2.", "0.5"),
+        ("He drives at 60 km/h", "60"),
+    ],
+)
+def test_a_stated_quotient_and_a_fraction_are_answers(response: str, label: str) -> None:
+    assert grade_math(response, label).correctness

@@ -1,0 +1,1 @@
+"""The attack battery: what a reward pays for ways to earn without solving."""
