@@ -37,7 +37,7 @@ from reward_server.errors import (
 from reward_server.pipeline.batcher import BatcherClosed, Logprobs
 from reward_server.pipeline.engine import Engine, EngineSlot
 from reward_server.pipeline.rollout import SubmittedRollout
-from reward_server.pipeline.waiting import IN_THREADS, Client, Deadline
+from reward_server.pipeline.waiting import IN_THREADS, Client
 from sar.errors import one_line
 from sar.explain.compose import Scored, compose_rewards, score_alone
 from sar.explain.explanation import Explanation, explain_tokens
@@ -54,7 +54,7 @@ MAX_ROLLOUTS = 64
 # In one request: 64 rollouts of 4,096 tokens. The answer then has about 25 MB.
 _MAX_TOKENS = 64 * 4096
 # At once. More are refused: explanations must not fill the memory that rewards need.
-_MAX_REQUESTS = 16
+_MAX_REQUESTS = 8
 _MAX_REST_S = 1.0
 
 
@@ -143,7 +143,7 @@ class Explaining:
             TooLarge: the rollouts have too many tokens.
         """
         # In the threads' own way of waiting.
-        inner = replace(client, deadline=Deadline(client.deadline.left_s, IN_THREADS))
+        inner = replace(client, deadline=client.deadline.with_waiting(IN_THREADS))
         explained: list[_Explained] = []
         num_tokens = 0
         for index, rollout in enumerate(rollouts):
@@ -152,9 +152,7 @@ class Explaining:
             explained.append(self._run(self._working, work, client))
             num_tokens += len(explained[-1].scored.explanation.tokens)
         if self._composition is None:
-            return [
-                ExplainedRollout(one.scored.explanation, one.policy_version) for one in explained
-            ]
+            return [one.finish(one.scored.explanation) for one in explained]
         return self._run(self._working, lambda: self._compose(explained), client)
 
     def close(self) -> None:

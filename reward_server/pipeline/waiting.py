@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -54,6 +55,12 @@ class Deadline:
     def left_s(self) -> float:
         """Seconds until it passes; 0 once it has."""
         return max(0.0, self._ends_at_s - time.monotonic())
+
+    def with_waiting(self, waiting: Waiting) -> Deadline:
+        """The same deadline for a thread that waits in another way."""
+        other = copy(self)
+        other._waiting = waiting
+        return other
 
     def wait_until(self, future: Future[Any], until_s: float) -> None:
         """Waits for a future until this time (monotonic), or until the deadline if that is sooner.

@@ -165,10 +165,10 @@ def test_rewards_go_first(serve: Callable[..., Server]) -> None:
     server.scorer.wait_for_batch()
     assert server.find_response(server.scorer.batches[2]) == {" late"}
     server.scorer.release(10_000)
-    for one in (*rewards, late):
-        assert len(one.result(WAIT_S)) == 1
-    for explanation in explained:
-        assert len(explanation.result(WAIT_S)) == 8
+    for reward in (*rewards, late):
+        assert len(reward.result(WAIT_S)) == 1
+    for one in explained:
+        assert len(one.result(WAIT_S)) == 8
     assert all(len(batch) == 2 for batch in server.scorer.batches[3:]), "one rollout a batch"
     assert len(server.scorer.batches) == 2 + 32
 
