@@ -139,7 +139,7 @@ def build_server(
     from reward_server.http.request_schema import RequestLimits
     from reward_server.observe.metrics import Metrics
     from reward_server.observe.reward_log import RewardLog
-    from reward_server.observe.watch import Watch
+    from reward_server.observe.watch import Consumer, Watch
     from reward_server.pipeline.service import RewardService, ServiceLimits
     from reward_server.weights.loading import EngineLoader
     from reward_server.weights.policy import PolicyUpdater
@@ -153,11 +153,14 @@ def build_server(
         raise CannotStart(f"cannot write --reward-log {config.reward_log}: {error}") from error
     if reward_log:
         cleanup.callback(reward_log.close)
-    watch = dashboard = None
+    dashboard = None
+    consumers: list[Consumer] = []
     if config.dashboard_rollouts:
         live = LiveIndex(config.dashboard_rollouts, title=config.model_path)
         dashboard = Dashboard(live)
-        watch = Watch([live.add])
+        consumers.append(live.add)
+    watch = Watch(consumers) if consumers else None
+    if watch:
         cleanup.callback(watch.close)
     metrics = Metrics()
     graders = GraderPool(

@@ -11,6 +11,7 @@ const BUCKETS = 120;
 const chosen = { by: null, mode: null, kind: "latest", verdict: "all", search: "", window: null };
 let status = null;
 let latest = "";
+let isUpdating = false;
 let isBusy = false;
 let mustRefresh = false;
 
@@ -32,6 +33,8 @@ const parameters = () => ({
 });
 
 async function update() {
+  if (isUpdating) return; // the server is slower than the clock
+  isUpdating = true;
   try {
     status = await ask("status");
     showStatus();
@@ -42,6 +45,8 @@ async function update() {
     showError(null);
   } catch (error) {
     showError(error);
+  } finally {
+    isUpdating = false;
   }
 }
 
