@@ -139,7 +139,10 @@ function makeAlarm(alarm, isOpen) {
   box.append(make("summary", { text: `${states[alarm.state] ?? "?"} ${alarm.title}` }));
   const number = (value) => (typeof value === "number" ? format(value, 4) : "–");
   box.append(make("p", { text: alarm.message ?? "" }));
-  box.append(make("p", { text: `value ${number(alarm.value)}, threshold ${number(alarm.threshold)}${alarm.since ? `, since ${alarm.since}` : ""}` }));
+  const facts = [`value ${number(alarm.value)}`, `threshold ${number(alarm.threshold)}`];
+  if (alarm.since) facts.push(`since ${alarm.since}`);
+  if (alarm.policy_version !== null && alarm.policy_version !== undefined) facts.push(`policy version ${alarm.policy_version}`);
+  box.append(make("p", { text: facts.join(", ") }));
   return box;
 }
 
