@@ -38,7 +38,7 @@ _ASK_EVERY_S = 2.0
 
 def measure(quick: bool) -> list[Measurement]:
     """Measures with nobody looking, and with one open page."""
-    num_requests, num_rounds = (64, 2) if quick else (NUM_REQUESTS, NUM_ROUNDS)
+    num_requests, num_rounds = (32, 2) if quick else (NUM_REQUESTS, NUM_ROUNDS)
     with TemporaryDirectory() as folder, ExitStack() as stack:
         without, with_it = (
             stack.enter_context(

@@ -58,6 +58,8 @@ SETTINGS = [
     ("max_body_bytes", "1000", 1000),
     ("log_format", "json", "json"),
     ("reward_log", "/var/log/rewards", "/var/log/rewards"),
+    ("dashboard_rollouts", "0", 0),
+    ("dashboard_rollouts", "500", 500),
     ("follow", "/checkpoints", "/checkpoints"),
     ("url_file", "/run/url", "/run/url"),
 ]

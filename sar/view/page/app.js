@@ -11,6 +11,7 @@ const BUCKETS = 120;
 const chosen = { by: null, mode: null, kind: "latest", verdict: "all", search: "", window: null };
 let status = null;
 let latest = "";
+let isUpdating = false;
 let isBusy = false;
 let mustRefresh = false;
 
@@ -32,6 +33,8 @@ const parameters = () => ({
 });
 
 async function update() {
+  if (isUpdating) return; // the server is slower than the clock
+  isUpdating = true;
   try {
     status = await ask("status");
     showStatus();
@@ -42,6 +45,8 @@ async function update() {
     showError(null);
   } catch (error) {
     showError(error);
+  } finally {
+    isUpdating = false;
   }
 }
 
@@ -134,7 +139,10 @@ function makeAlarm(alarm, isOpen) {
   box.append(make("summary", { text: `${states[alarm.state] ?? "?"} ${alarm.title}` }));
   const number = (value) => (typeof value === "number" ? format(value, 4) : "–");
   box.append(make("p", { text: alarm.message ?? "" }));
-  box.append(make("p", { text: `value ${number(alarm.value)}, threshold ${number(alarm.threshold)}${alarm.since ? `, since ${alarm.since}` : ""}` }));
+  const facts = [`value ${number(alarm.value)}`, `threshold ${number(alarm.threshold)}`];
+  if (alarm.since) facts.push(`since ${alarm.since}`);
+  if (alarm.policy_version !== null && alarm.policy_version !== undefined) facts.push(`policy version ${alarm.policy_version}`);
+  box.append(make("p", { text: facts.join(", ") }));
   return box;
 }
 

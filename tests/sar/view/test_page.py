@@ -272,6 +272,7 @@ def test_light_and_dark(show: Show, make_run: Any) -> None:
 def test_alarms_are_a_strip(show: Show, make_run: Any) -> None:
     alarms = [
         {"name": "a", "title": "Length collapse", "state": "alarm", "since": "2026-11-01T00:00:00Z",
+         "policy_version": 12,
          "value": 12.5, "threshold": 20.0, "message": "Responses have 12 tokens."},
         {"name": "b", "title": "Repetition", "state": "ok", "since": None, "value": None,
          "threshold": 0.5, "message": ""},
@@ -288,7 +289,9 @@ def test_alarms_are_a_strip(show: Show, make_run: Any) -> None:
     page.click(".alarm summary >> nth=0")
     assert "Responses have 12 tokens." in page.inner_text(".alarm >> nth=0")
     page.wait_for_timeout(2500)  # an update leaves it open
-    assert page.is_visible("text=value 12.5, threshold 20")
+    assert page.is_visible(
+        "text=value 12.5, threshold 20, since 2026-11-01T00:00:00Z, policy version 12"
+    )
     tab.check()
 
 
