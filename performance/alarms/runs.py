@@ -63,21 +63,32 @@ class LabelledRun:
         Args:
             by: another difference than 5 points.
         """
-        size = self.rollouts_per_step
-        steps = [
-            sum(one.correctness for one in self.decisions[i * size : (i + 1) * size]) / size
-            for i in range(self.num_steps)
-        ]
-        means = [
-            sum(steps[i - SMOOTHED_STEPS : i]) / SMOOTHED_STEPS
-            for i in range(SMOOTHED_STEPS, self.num_steps + 1)
-        ]
+        means = self._smooth_accuracy()
         num_low = 0
         for mean in reversed(means):
             if mean > means[0] - by:
                 break
             num_low += 1
         return self.num_steps - num_low + 1 if num_low else None
+
+    def find_first_low(self) -> int | None:
+        """The first step at which accuracy is 5 points below its start, even if it recovers."""
+        means = self._smooth_accuracy()
+        low = (i for i, mean in enumerate(means) if mean <= means[0] - FALL)
+        first = next(low, None)
+        return None if first is None else SMOOTHED_STEPS + first
+
+    def _smooth_accuracy(self) -> list[float]:
+        """The running means from step 15 on."""
+        size = self.rollouts_per_step
+        steps = [
+            sum(one.correctness for one in self.decisions[i * size : (i + 1) * size]) / size
+            for i in range(self.num_steps)
+        ]
+        return [
+            sum(steps[i - SMOOTHED_STEPS : i]) / SMOOTHED_STEPS
+            for i in range(SMOOTHED_STEPS, self.num_steps + 1)
+        ]
 
     def find_unearned(self) -> tuple[float, float]:
         """What rollouts get besides correctness: its mean over the first and the last window."""
@@ -100,6 +111,7 @@ class LabelledRun:
             "is_hacked": self.is_hacked,
             "num_steps": self.num_steps,
             "unearned": [round(value, 4) for value in self.find_unearned()],
+            "first_low_step": self.find_first_low(),
             "fall_step": self.find_fall(),
             "deep_fall_step": self.find_fall(DEEP_FALL),
             "fired_steps": fired,

@@ -86,6 +86,8 @@ def test_accuracy_falls_where_it_stays_low() -> None:
     assert with_accuracy(good + bad).find_fall() == 33
     assert with_accuracy(good + bad).find_fall(0.2) == 42
     assert with_accuracy(good + bad + good).find_fall() is None
+    assert with_accuracy(good + bad + good).find_first_low() == 33
+    assert with_accuracy(good).find_first_low() is None
     assert with_accuracy(good).find_fall() is None
     assert with_accuracy(good + bad + good + bad).find_fall() == 93
     assert with_accuracy([0.75] * 15).find_fall() is None
@@ -113,6 +115,7 @@ def measured(**fired: dict[str, list[int]]) -> list[dict[str, Any]]:
             "num_steps": 100,
             "fall_step": 50 if name.startswith("bad") else None,
             "unearned": [0.1, 0.5],
+            "first_low_step": 45 if name.startswith("bad") else None,
             "deep_fall_step": 70 if name.startswith("bad") else None,
             "fired_steps": {alarm.name: steps.get(alarm.name, []) for alarm in ALARMS},
         }
@@ -121,7 +124,7 @@ def measured(**fired: dict[str, list[int]]) -> list[dict[str, Any]]:
 
 
 def test_what_an_alarm_is_worth() -> None:
-    early, middle, late = ({"no_answer": [step]} for step in (40, 60, 80))
+    early, middle, late = ({"no_answer": [step]} for step in (40, 48, 80))
     assert judge(measured(bad=early, good={}), [], "no_answer") == "yes"
     assert judge(measured(bad=middle, good={}), [], "no_answer") == "some: before the collapse"
     assert judge(measured(bad=late, good={}), [], "no_answer") == "little: late"
