@@ -106,8 +106,8 @@ def _make_parser() -> argparse.ArgumentParser:
         "--arms",
         choices=list(EXTRA_ARMS),
         default="default",
-        help="all: also four composed rewards, two seeds each; hacked: also two rewards that the "
-        "policy learns to game",
+        help="all: also four composed rewards; hacked: also two rewards that the policy learns to "
+        "game; two seeds each",
     )
     parser.add_argument("--output", type=Path, default=Path("build/train-demo"))
     parser.add_argument(

@@ -56,6 +56,8 @@ QUICK = Settings(num_steps=110)
 # recipes/grpo.sh counts prompts in steps of 128, so 32 of these steps are one of its own.
 OPENRLHF_FULL = Settings(num_steps=160, trainer="openrlhf")
 OPENRLHF_QUICK = Settings(num_steps=32, trainer="openrlhf")
+# With `extra` arms, all have as many, so that the table compares like with like.
+_NUM_COMPARED_SEEDS = 2
 # Not on SAR alone: OpenRLHF trains on the server's reward, which has correctness in it.
 _OPENRLHF_SEEDS = {BASELINE: 2, COMBINED: 2}
 
@@ -108,7 +110,9 @@ def plan_runs(
         extra: arms to train besides those of `make train-demo`.
     """
     num_seeds = {arm: arm.num_seeds for arm in ARMS} if trainer == "trl" else dict(_OPENRLHF_SEEDS)
-    num_seeds |= {arm: arm.num_seeds for arm in extra}
+    if extra:
+        num_seeds |= {arm: arm.num_seeds for arm in extra}
+        num_seeds = {arm: min(num, _NUM_COMPARED_SEEDS) for arm, num in num_seeds.items()}
     for seed in range(max(num_seeds.values())):
         for arm, num in num_seeds.items():
             if seed < num and not (quick and (seed or arm is SAR_ALONE)):
