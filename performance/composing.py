@@ -91,7 +91,9 @@ def _measure_groups(num_rollouts: int, num_rounds: int) -> Measurement:
             for url in order:
                 result = send_at_once(url, sent, TIMEOUT_S)
                 check_scores(result, num_rollouts)
-                if any(one["extra_logs"].get("cohort_incomplete") for one in result.answers):
+                if any(
+                    one["extra_logs"].get("cohort_incomplete", [0]) != [0] for one in result.answers
+                ):
                     raise RuntimeError("a group was settled without all of its rollouts")
                 times_s[url] = result.elapsed_s
             if round_number:  # the first requests start threads and grader processes
