@@ -303,6 +303,20 @@ class Tab:
         # A function: the page's security policy forbids to evaluate a text again and again.
         self.page.wait_for_function(f"() => {condition}")
 
+    def read_pixels(self, selector: str) -> str:
+        """What a chart looks like."""
+        image: str = self.page.eval_on_selector(
+            f"{selector} canvas", "canvas => canvas.toDataURL()"
+        )
+        return image
+
+    def wait_for_redraw(self, selector: str, before: str) -> None:
+        """Waits until a chart looks different from what `read_pixels` gave."""
+        self.page.wait_for_function(
+            "([selector, before]) => document.querySelector(selector).toDataURL() !== before",
+            arg=[f"{selector} canvas", before],
+        )
+
     def check(self) -> None:
         """Fails if anything went wrong, or if a request left for another server."""
         assert self.complaints == []

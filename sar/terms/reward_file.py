@@ -232,7 +232,7 @@ def _describe(error: ValidationError, *outer: str) -> str:
             return f"{key} is missing"
         case "string_pattern_mismatch":
             return f"{key} = {quote(first['input'])}: must be {_NAME_IN_WORDS}"
-        case "list_type" | "too_short" | "model_type" if first["loc"][0] == "terms":
+        case "list_type" | "too_short" | "model_type" if first["loc"][:1] == ("terms",):
             return "write [[terms]] for each term"
         case error_type if error_type == UNSHOWN:
             return f"{key} must be {first['msg']}"
