@@ -50,6 +50,8 @@ class Finding:
     """At the log's end."""
     first_message: str
     """What the alarm said when it fired first; empty if it never did."""
+    rings: Sequence[tuple[int, int | None]]
+    """At which rollout it began, and at which it ended; None: it rings at the log's end."""
     line: Line
 
     def to_json(self) -> dict[str, Any]:
@@ -59,6 +61,7 @@ class Finding:
             "title": alarm.title,
             "fired": first is not None,
             "num_fired": self.state.num_fired,
+            "rings": [list(ring) for ring in self.rings],
             "first": None if first is None else {**vars(first), "message": self.first_message},
             "state": self.state.state,
             "value": self.state.value,
@@ -117,6 +120,7 @@ def audit(decisions: Iterable[Decision], *, window: int = DEFAULT_WINDOW) -> Aud
     monitor = Monitor(window)
     lines = {alarm.name: Line() for alarm in ALARMS}
     messages: dict[str, str] = {}
+    rings: dict[str, list[tuple[int, int | None]]] = {alarm.name: [] for alarm in ALARMS}
     first = last = None
     num_eval = 0
     for decision in decisions:
@@ -124,14 +128,23 @@ def audit(decisions: Iterable[Decision], *, window: int = DEFAULT_WINDOW) -> Aud
             num_eval += 1
             continue
         for state in monitor.add(decision):
+            own = rings[state.alarm.name]
             if state.state == "alarm":
                 messages.setdefault(state.alarm.name, state.message)
+                own.append((monitor.num_rollouts, None))
+            else:
+                own[-1] = (own[-1][0], monitor.num_rollouts)
         last = Moment(monitor.num_rollouts, decision.policy_version, decision.time)
         first = first or last
         if monitor.num_rollouts % (window // BLOCKS_PER_WINDOW) == 0:
             _draw(lines, monitor)
     findings = [
-        Finding(state, messages.get(state.alarm.name, ""), lines[state.alarm.name])
+        Finding(
+            state,
+            messages.get(state.alarm.name, ""),
+            rings[state.alarm.name],
+            lines[state.alarm.name],
+        )
         for state in monitor.states()
     ]
     return Audit(window, monitor.num_rollouts, num_eval, first, last, findings)

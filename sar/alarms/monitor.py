@@ -166,7 +166,9 @@ def _update(watched: _Watched, reading: Reading, now: Moment) -> bool:
     alarm = before.alarm
     is_ringing = before.state == "alarm"
     if is_ringing:
-        agrees, num_needed = alarm.is_clear(reading.value), _BLOCKS_TO_CLEAR
+        # What chance may have made is no alarm either: correctness may have come back, say.
+        agrees = alarm.is_clear(reading.value) or not reading.is_sure
+        num_needed = _BLOCKS_TO_CLEAR
     else:
         agrees = reading.is_sure and alarm.is_beyond(reading.value)
         num_needed = _BLOCKS_TO_FIRE

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _BLOCKS_PER_WINDOW = 8  # as in `sar.alarms.windows`, which --help need not load
 _DEFAULT_WINDOW = 256
+_MAX_RINGS = 8
 
 
 class _NothingToAuditError(ValueError):
@@ -157,9 +158,11 @@ def _format_audit(audit: Audit) -> str:
     lines[1] = "-" * len(lines[0])
     lines.append("")
     for finding in audit.findings:
-        if first := finding.state.first:
-            name = finding.state.alarm.title
-            lines.append(f"{name}, rollout {first.rollout:,}: {finding.first_message}")
+        if finding.rings:
+            rings = ", ".join(map(_describe_ring, finding.rings[:_MAX_RINGS]))
+            more = ", ..." if len(finding.rings) > _MAX_RINGS else ""
+            title = finding.state.alarm.title
+            lines.append(f"{title}, rollouts {rings}{more}: {finding.first_message}")
     lines.append(describe_earliest(audit))
     lines.append(f"{audit.num_rollouts:,} rollouts; windows of {audit.window:,}")
     if audit.num_eval:
@@ -169,6 +172,11 @@ def _format_audit(audit: Audit) -> str:
             f"too short to compare with the run's start: that takes {2 * audit.window:,} rollouts"
         )
     return "".join(f"{make_printable(line)}\n" for line in lines)
+
+
+def _describe_ring(ring: tuple[int, int | None]) -> str:
+    begin, end = ring
+    return f"{begin:,} to {'the end' if end is None else f'{end:,}'}"
 
 
 def _make_row(finding: Finding) -> tuple[str, ...]:

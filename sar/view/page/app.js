@@ -140,8 +140,11 @@ function makeAlarm(alarm, isOpen) {
   const number = (value) => (typeof value === "number" ? format(value, 4) : "–");
   box.append(make("p", { text: alarm.message ?? "" }));
   const facts = [`value ${number(alarm.value)}`, `threshold ${number(alarm.threshold)}`];
-  if (alarm.since) facts.push(`since ${alarm.since}`);
-  if (alarm.policy_version !== null && alarm.policy_version !== undefined) facts.push(`policy version ${alarm.policy_version}`);
+  if (alarm.since) {
+    const version = alarm.policy_version ?? null;
+    const place = [`rollout ${format(alarm.rollout)}`, ...(version === null ? [] : [`policy version ${version}`])];
+    facts.push(`${alarm.state === "alarm" ? "rings since" : "rang until"} ${formatTime(Date.parse(alarm.since) / 1000)} (${place.join(", ")})`);
+  }
   box.append(make("p", { text: facts.join(", ") }));
   return box;
 }
@@ -235,8 +238,9 @@ find("window-clear").addEventListener("click", () => choose({ window: null }));
 find("search-form").addEventListener("submit", (event) => {
   event.preventDefault();
   chosen.search = find("search").value;
+  chosen.window = null; // a search is of all rollouts
+  refresh();
   if (chosen.search) search();
-  else refresh();
 });
 find("close").addEventListener("click", () => find("rollout").close());
 find("previous").addEventListener("click", () => step(-1));

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from sar.__main__ import main
 from sar.alarms.audit import Line, audit, read_decisions
 from sar.alarms.catalogue import render_page
 from sar.alarms.definitions import ALARMS
@@ -23,6 +26,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[3]
 ATTACK = "</script><img src=x onerror=alert(1)>\"'&"
+
+
+def capture_audit(log: Path) -> str:
+    output = io.StringIO()
+    with redirect_stdout(output):
+        assert main(["audit", str(log), "--window", "64"]) == 1
+    return output.getvalue()
 
 
 def fail(place: str) -> None:
@@ -44,6 +54,25 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+def test_each_ring_has_its_begin_and_its_end(stream: MakeStream, tmp_path: Path) -> None:
+    decisions = [
+        *stream(128),
+        *stream(128, template_mismatch=True),
+        *stream(256),
+        *stream(128, template_mismatch=True),
+    ]
+    found = audit(decisions, window=64)
+    (finding,) = [one for one in found.findings if one.state.num_fired]
+    (begin, end), (again, still) = finding.rings
+    assert (begin, still) == (144, None)
+    assert end
+    assert 256 < end < 512 < again
+    assert finding.to_json()["rings"] == [[begin, end], [again, None]]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(f"{one.to_json()}\n" for one in decisions))
+    assert f"rollouts 144 to {end}, {again} to the end: " in capture_audit(log)
 
 
 def test_findings_name_the_first_time(stream: MakeStream) -> None:

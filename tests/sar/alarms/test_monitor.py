@@ -119,6 +119,24 @@ def test_an_alarm_ends_a_window_after_its_cause(stream: MakeStream, watch: Watch
     assert state.since.rollout == ends[0]
 
 
+def test_a_collapse_is_over_once_answers_are_right_again(stream: MakeStream, watch: Watch) -> None:
+    """Responses that stay short are no fault by themselves."""
+
+    def right(share: int) -> Callable[[int], float]:
+        return lambda number: float(number * 7 % 10 < share)
+
+    short = {"num_response_tokens": lambda number: 20 + number % 3}
+    decisions = [
+        *stream(256, num_response_tokens=lambda number: 60 + number % 3, correctness=right(9)),
+        *stream(256, first=256, correctness=right(3), **short),
+        *stream(1024, first=512, correctness=right(9), **short),
+    ]
+    states, changes = watch(decisions)
+    own = [state for _, name, state in changes if name == "length_collapse"]
+    assert own == ["alarm", "ok"]
+    assert states["length_collapse"].value == pytest.approx(1 / 3, abs=0.02)
+
+
 def test_a_change_names_rollout_version_and_time(stream: MakeStream) -> None:
     monitor = Monitor(64)
     decisions = stream(256, template_mismatch=True, policy_version=7)

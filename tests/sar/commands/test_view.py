@@ -91,6 +91,7 @@ def test_the_alarms_of_a_log_are_those_of_the_audit(
     [
         (["missing"], 1, "missing: no such file or folder"),
         (["."], 1, "no .jsonl file in it"),
+        (["notes.md"], 1, "notes.md: not a reward log: "),
         (["a.jsonl", "--port", "99999"], 2, "'99999' is not a whole number from 0 to 65535"),
         (["a.jsonl", "--host", "no.such.host.invalid"], 1, "no.such.host.invalid"),
         ([], 2, "LOG"),
@@ -108,6 +109,7 @@ def test_a_mistake_is_one_line(
 ) -> None:
     if arguments[:1] == ["a.jsonl"]:
         write_log(tmp_path / "a.jsonl", [decision()])
+    (tmp_path / "notes.md").write_text("# Notes\n")
     monkeypatch.chdir(tmp_path)
     try:
         found = main(["view", *arguments])
