@@ -82,7 +82,7 @@ real-test openrlhf-test: export REAL_TEST = 1
 
 real-test: build/real/installed build/real/smollm2/config.json
 	build/real/bin/python -m pytest tests/real tests/vllm $(BY_FILE) -n 2
-	build/real/bin/python -m pytest -s tests/openrlhf
+	build/real/bin/python -m pytest -s tests/openrlhf $(OPENRLHF_OPTIONS)
 
 # A real language model of 135M parameters, in build/real/smollm2.
 smollm2: build/real/smollm2/config.json
