@@ -75,7 +75,7 @@ def test_a_request_that_takes_too_long_is_refused_and_its_work_dropped(
 
 def _count_tokens(query: list[str], prompts: list[str], labels: list[str]) -> int:
     """As the server estimates them: four bytes each."""
-    return len(query[0] + prompts[0] + parse_label(labels[0]).answer) // 4
+    return len(query[0] + prompts[0] + parse_label(labels[0]).answer + labels[0]) // 4
 
 
 def test_requests_beyond_the_limit_are_refused(
