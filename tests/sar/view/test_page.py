@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -266,10 +267,11 @@ def test_light_and_dark(show: Show, make_run: Any) -> None:
 def test_alarms_are_a_strip(show: Show, make_run: Any) -> None:
     alarms = [
         {"name": "a", "title": "Length collapse", "state": "alarm", "since": "2026-11-01T00:00:00Z",
-         "policy_version": 12,
+         "rollout": 2880, "policy_version": 12,
          "value": 12.5, "threshold": 20.0, "message": "Responses have 12 tokens."},
-        {"name": "b", "title": "Repetition", "state": "ok", "since": None, "value": None,
-         "threshold": 0.5, "message": ""},
+        {"name": "b", "title": "Repetition", "state": "ok", "since": "2026-11-01T12:00:00Z",
+         "rollout": 500, "policy_version": None,
+         "value": 0.25, "threshold": 0.5, "message": ""},
         {"name": "c", "title": "Lag", "state": "unknown", "since": None, "value": None,
          "threshold": None, "message": None},
     ]  # fmt: skip
@@ -283,9 +285,12 @@ def test_alarms_are_a_strip(show: Show, make_run: Any) -> None:
     page.click(".alarm summary >> nth=0")
     assert "Responses have 12 tokens." in page.inner_text(".alarm >> nth=0")
     page.wait_for_timeout(2500)  # an update leaves it open
-    assert page.is_visible(
-        "text=value 12.5, threshold 20, since 2026-11-01T00:00:00Z, policy version 12"
-    )
+    facts = page.inner_text(".alarm >> nth=0")
+    assert re.search(r"value 12.5, threshold 20, rings since .*2026", facts)
+    assert "(rollout 2,880, policy version 12)" in facts
+    page.click(".alarm summary >> nth=1")
+    facts = page.inner_text(".alarm >> nth=1")
+    assert re.search(r"threshold 0.5, rang until .*2026.* \(rollout 500\)", facts)
     tab.check()
 
 
