@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from performance.alarms.report import CHOSEN_ON_SEED, render_page, render_tables
+from performance.alarms.report import CHOSEN_ON_SEED, UPDATE_COMMAND, render_tables
 from performance.alarms.runs import RunError, find_runs, is_finished, read_run
 from performance.report import RESULTS
+from sar.pages import update_page
 from sar.rescore import RescoreError
 
 DEFAULT_OUTPUT = RESULTS / "alarms.json"
@@ -34,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             measured = json.loads(arguments.output.read_text())
         if arguments.update:
-            page = arguments.update.read_text(encoding="utf-8")
-            arguments.update.write_text(render_page(page, measured), encoding="utf-8")
+            update_page(arguments.update, UPDATE_COMMAND, render_tables(measured))
     except (RunError, RescoreError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,23 +14,8 @@ CHOSEN_ON_SEED = 0
 MAX_FALSE_ALARMS = 1.0
 """In 1,000 healthy steps. An alarm that is false more often has no worth."""
 
-_START = (
-    "<!-- Written by `python -m performance.alarms --update docs/alarms.md`; do not edit. -->\n"
-)
-_END = "<!-- End of what was measured. -->\n"
-
-
-def render_page(page: str, measured: dict[str, Any]) -> str:
-    """The page with the tables between its markers.
-
-    Raises:
-        ValueError: a marker is missing.
-    """
-    before, start, rest = page.partition(_START)
-    _, end, after = rest.partition(_END)
-    if not (start and end):
-        raise ValueError(f"needs two lines, {_START.strip()} and {_END.strip()}")
-    return f"{before}{start}\n{render_tables(measured)}\n{end}{after}"
+UPDATE_COMMAND = "python -m performance.alarms --update docs/alarms.md"
+"""What writes the tables into the documentation."""
 
 
 def render_tables(measured: dict[str, Any]) -> str:

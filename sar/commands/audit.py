@@ -37,12 +37,13 @@ def main(argv: Sequence[str]) -> int:
     if bool(arguments.update) == bool(arguments.logs):
         parser.error("give a reward log, or --update and a page")
     # Imported here, so that --help is instant.
-    from sar.alarms.catalogue import PageError, update_page
+    from sar.alarms.catalogue import UPDATE_COMMAND, render_table
+    from sar.pages import PageError, update_page
     from sar.rescore import RescoreError
 
     try:
         if arguments.update:
-            update_page(arguments.update)
+            update_page(arguments.update, UPDATE_COMMAND, render_table())
             return 0
         audit = _audit(arguments)
         _write_outputs(arguments, audit)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -49,19 +50,22 @@ def main(argv: Sequence[str]) -> int:
     _check(parser, arguments)
     if arguments.list:
         return _list_attacks()
-    from sar.probe.page import PageError, read_page
+    from sar.pages import PageError, check_page
     from sar.probe.problems import ProblemError
     from sar.probe.scorer import ProbeError
     from sar.terms.reward_file import RewardFileError
 
     try:
         if arguments.update:
-            read_page(arguments.update, argv)  # before minutes of scoring
+            check_page(arguments.update, _name_command(argv))  # before minutes of scoring
         report, results = _probe(arguments)
         _write(report, results, arguments, argv)
     except BrokenPipeError:
         raise
-    except (ProbeError, ProblemError, RewardFileError, PageError) as error:
+    except PageError as error:
+        sys.stderr.write(f"error: --update {error}\n")
+        return 2
+    except (ProbeError, ProblemError, RewardFileError) as error:
         sys.stderr.write(f"error: {shorten(str(error), MAX_MESSAGE_CHARS)}\n")
         return 2
     except (OSError, RuntimeError) as error:
@@ -256,16 +260,21 @@ def _read_problems(arguments: argparse.Namespace, graders: GraderPool) -> list[P
     return read_problems(arguments.data, graders.grade, arguments.num_problems)
 
 
+def _name_command(argv: Sequence[str]) -> str:
+    """The command line, as a page names it above what the command wrote."""
+    return f"python -m sar probe {shlex.join(argv)}"
+
+
 def _write(
     report: Report, results: Results, arguments: argparse.Namespace, argv: Sequence[str]
 ) -> None:
     from sar.files import write_atomically
-    from sar.probe.page import update_page
+    from sar.pages import update_page
     from sar.probe.report_json import to_json
     from sar.probe.tables import format_report, render_report
 
     if arguments.json:
         write_atomically(arguments.json, to_json(report, results))
     if arguments.update:
-        update_page(arguments.update, argv, render_report(report))
+        update_page(arguments.update, _name_command(argv), render_report(report))
     sys.stdout.write(format_report(report))

@@ -31,14 +31,15 @@ def main(argv: Sequence[str]) -> int:
     """Runs the command; returns its exit status."""
     arguments = _parse(argv)
     # Imported here, so that --help is instant.
-    from sar.terms.catalogue import PageError, list_terms, update_page
+    from sar.pages import PageError, update_page
+    from sar.terms.catalogue import UPDATE_COMMAND, list_terms, render_tables
     from sar.terms.reward_file import RewardFileError, read_reward_file
 
     try:
         if arguments.check:
             sys.stdout.write(_format_reward(read_reward_file(arguments.check)))
         elif arguments.update:
-            update_page(arguments.update)
+            update_page(arguments.update, UPDATE_COMMAND, render_tables(list_terms()))
         else:
             sys.stdout.write(_format_terms(list_terms(), arguments.name))
     except BrokenPipeError:

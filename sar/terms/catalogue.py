@@ -6,19 +6,14 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sar.terms.base import GroupTerm, Term
 from sar.terms.registry import TERMS
 
-_START = "<!-- Written by `python -m sar terms --update docs/rewards.md`; do not edit. -->\n"
-_END = "<!-- End of what is written. -->\n"
+UPDATE_COMMAND = "python -m sar terms --update docs/rewards.md"
+"""What writes the tables into the documentation."""
 _COLUMNS = "| term | what it does | value | range | options | source |\n" + "| --- " * 6 + "|\n"
-
-
-class PageError(ValueError):
-    """The page cannot be updated. The message is one line."""
 
 
 @dataclass(frozen=True)
@@ -63,34 +58,6 @@ def render_tables(terms: Sequence[TermDescription]) -> str:
         f"{_COLUMNS}{alone}\nThese compare the rollouts of a group, and need `group_size`:\n\n"
         f"{_COLUMNS}{together}"
     )
-
-
-def render_page(page: str) -> str:
-    """The page with today's tables between its markers.
-
-    Raises:
-        PageError: a marker is missing.
-    """
-    before, start, rest = page.partition(_START)
-    _, end, after = rest.partition(_END)
-    if not (start and end):
-        raise PageError(f"needs two lines, {_START.strip()} and {_END.strip()}")
-    return f"{before}{start}\n{render_tables(list_terms())}\n{end}{after}"
-
-
-def update_page(path: Path) -> None:
-    """Writes today's tables into a page.
-
-    Raises:
-        PageError: the page cannot be read or written, or a marker is missing.
-    """
-    try:
-        page = path.read_text(encoding="utf-8")
-        path.write_text(render_page(page), encoding="utf-8")
-    except OSError as error:
-        raise PageError(f"{path}: {error.strerror}") from error
-    except ValueError as error:  # not UTF-8, or from `render_page`
-        raise PageError(f"{path}: {error}") from error
 
 
 def _describe(name: str, kind: type[Term | GroupTerm]) -> TermDescription:

@@ -12,11 +12,12 @@ import pytest
 
 from performance.alarms.__main__ import DEFAULT_OUTPUT, main
 from performance.alarms.faults import list_faults
-from performance.alarms.report import count_false_alarms, judge, render_page, render_tables
+from performance.alarms.report import UPDATE_COMMAND, count_false_alarms, judge, render_tables
 from performance.alarms.runs import HACKED, LabelledRun, find_onsets, read_run
 from performance.alarms.synthetic import ROLLOUTS_PER_STEP, Phase, make_run
 from sar.alarms.definitions import ALARMS
 from sar.decision import Decision
+from sar.pages import render_page
 
 ROOT = Path(__file__).parents[2]
 NUM_STEPS = 100
@@ -221,8 +222,8 @@ def test_a_run_is_read_as_it_was_written(runs_folder: Path) -> None:
 def test_the_tables_of_the_page_are_those_of_the_results() -> None:
     text = (ROOT / "docs" / "alarms.md").read_text(encoding="utf-8")
     document = json.loads(DEFAULT_OUTPUT.read_text())
-    message = "run `python -m performance.alarms --update docs/alarms.md`"
-    assert render_page(text, document) == text, message
+    message = f"run `{UPDATE_COMMAND}`"
+    assert render_page(text, UPDATE_COMMAND, render_tables(document)) == text, message
     assert {run["arm"] for run in document["runs"] if run["is_hacked"]} <= set(HACKED)
     alarms = {alarm.name for alarm in ALARMS}
     assert all(set(run["fired_steps"]) == alarms for run in document["runs"])

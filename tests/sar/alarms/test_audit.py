@@ -16,10 +16,11 @@ import pytest
 
 from sar.__main__ import main
 from sar.alarms.audit import Line, audit, read_decisions
-from sar.alarms.catalogue import render_page
+from sar.alarms.catalogue import UPDATE_COMMAND, render_table
 from sar.alarms.definitions import ALARMS
 from sar.alarms.report import render
 from sar.decision import Decision
+from sar.pages import render_page
 
 if TYPE_CHECKING:
     from tests.sar.alarms.conftest import MakeStream
@@ -171,8 +172,8 @@ def test_a_short_log_says_so(stream: MakeStream) -> None:
 
 def test_the_table_of_the_page_is_current() -> None:
     text = (ROOT / "docs" / "alarms.md").read_text(encoding="utf-8")
-    message = "run `python -m sar audit --update docs/alarms.md`"
-    assert render_page(text) == text, message
+    message = f"run `{UPDATE_COMMAND}`"
+    assert render_page(text, UPDATE_COMMAND, render_table()) == text, message
     assert all(f"| `{alarm.name}` | " in text for alarm in ALARMS)
 
 

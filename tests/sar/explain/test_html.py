@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -201,20 +200,6 @@ def test_text_is_readable_on_every_shade(scheme: str) -> None:
                 for colour in (colours[f"{side}{step}"], text)
             )
             assert light[1] / light[0] > 4.5, f"{side}{step}"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium; the Debian packages in .ci/apt.txt have it")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # Without its sandbox, which root may not use; the pages are this test's own.
-        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 class Shown:

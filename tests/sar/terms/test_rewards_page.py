@@ -13,9 +13,10 @@ import pytest
 
 from sar.grading.label import Label
 from sar.grading.verdict import Reason, Verdict
+from sar.pages import render_page
 from sar.reward import Likelihood
 from sar.terms.base import Sample, Term
-from sar.terms.catalogue import render_page
+from sar.terms.catalogue import UPDATE_COMMAND, list_terms, render_tables
 from sar.terms.reward_file import read_reward_file
 
 ROOT = Path(__file__).parents[3]
@@ -41,8 +42,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_tables_are_current() -> None:
-    message = "run `python -m sar terms --update docs/rewards.md`"
-    assert render_page(PAGE) == PAGE, message
+    message = f"run `{UPDATE_COMMAND}`"
+    assert render_page(PAGE, UPDATE_COMMAND, render_tables(list_terms())) == PAGE, message
 
 
 @pytest.mark.parametrize("text", REWARD_FILES)
