@@ -262,6 +262,9 @@ def _load(model: str, arguments: argparse.Namespace) -> ModelExplainer:
             trust_remote_code=arguments.trust_remote_code,
         )
     except Exception as error:
+        if not arguments.model:
+            message = f"cannot load the log's model, {model}; give --model: {one_line(error)}"
+            raise _ExplainError(message) from error
         raise _ExplainError(f"cannot load --model {model}: {one_line(error)}") from error
 
 

@@ -202,6 +202,18 @@ def test_a_request_of_a_log(
     assert "not the one that gave the reward" not in page
 
 
+def test_a_log_whose_model_is_gone_asks_for_another(
+    explain: Explain,
+    decision: Callable[..., Decision],
+    write_log: Callable[[Path, Sequence[Decision]], Path],
+    tmp_path: Path,
+) -> None:
+    log = write_log(tmp_path / "a.jsonl", [replace(decision(), model="./gone")])
+    status, _, errors = explain("--log", log, "--request", decision().request_id)
+    assert status != 0
+    assert errors.startswith("error: cannot load the log's model, ./gone; give --model: ")
+
+
 def test_a_log_of_other_weights_is_said(
     explain: Explain,
     loaded_with: list[Any],
