@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import errno
-import http.client
-import io
 import json
 import os
 import shutil
-import socket
 import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import hypothesis
 import jsonschema
@@ -36,9 +30,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # tests/real needs a real model; tests/chaos loads live servers.
 _SLOW_FOLDERS = ("chaos", "real")
-MIN_FUZZ_CASES = 5000
-# Room for an error's message, the client's request id, the time and the status.
-MAX_LOG_LINE_CHARS = 750
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile(
     "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -130,118 +121,6 @@ def contract() -> Contract:
 def make_contract() -> type[Contract]:
     """Makes a contract of another document."""
     return Contract
-
-
-_KNOWN = {"query": ["Q: 2+3?\nA: 5"] * 2, "prompts": ["Q: 2+3?\nA:"] * 2, "labels": ["5", "6"]}
-
-
-class Fuzzed:
-    """A server that is sent bad input; every answer is checked against the contract."""
-
-    def __init__(self, server: TestedServer, contract: Contract) -> None:
-        self.server = server
-        self.num_cases = 0
-        self.headers: Any = {}
-        """Headers of the last answer."""
-        self._contract = contract
-        self._address = urlsplit(server.url)
-        self._known_rewards = self._request_known_rewards()
-
-    def send(
-        self,
-        body: bytes,
-        *,
-        method: str = "POST",
-        path: str = "/get_reward",
-        headers: dict[str, str] | None = None,
-    ) -> tuple[int, Any]:
-        """Sends one request that is valid HTTP. Returns its status and JSON."""
-        self.num_cases += 1
-        connection = http.client.HTTPConnection(self._address.netloc, timeout=600)
-        try:
-            connection.request(method, path, body, headers or {})
-            return self._check(connection.getresponse(), method, path)
-        finally:
-            connection.close()
-
-    def send_raw(
-        self, data: bytes, method: str = "GET", *, is_all: bool = True
-    ) -> list[tuple[int, Any]]:
-        """Sends bytes and returns the answers. With `is_all`, the client then closes its side."""
-        self.num_cases += 1
-        received = _ReceivedBytes()
-        with socket.create_connection((self._address.hostname, self._address.port), 60) as client:
-            try:
-                client.sendall(data)
-                if is_all:
-                    client.shutdown(socket.SHUT_WR)
-                while chunk := client.recv(1 << 16):
-                    received.write(chunk)
-            except OSError as error:
-                # The server refused before everything was sent.
-                if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
-                    raise
-        end = received.tell()
-        received.seek(0)
-        answers = []
-        while received.tell() < end:
-            response = http.client.HTTPResponse(received, method=method)  # type: ignore[arg-type]
-            response.begin()
-            answers.append(self._check(response))
-        return answers
-
-    def assert_is_as_right_as_before(self) -> None:
-        assert self._request_known_rewards() == pytest.approx(self._known_rewards, abs=1e-5)
-        assert self.server.request("/healthz")[1]["in_flight"] == 0
-        log = self.server.log.read_text()
-        assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:3000]
-        for line in log.split("\n"):
-            assert line.isprintable(), line[:3000]
-            assert len(line) <= MAX_LOG_LINE_CHARS, line[:3000]
-
-    def _check(
-        self, response: http.client.HTTPResponse, method: str = "", path: str = ""
-    ) -> tuple[int, Any]:
-        """Checks one answer. Without a path, only the form of errors can be checked."""
-        body = response.read()
-        self.headers = response.headers
-        content_type = response.headers["Content-Type"]
-        assert response.status < 500, (response.status, body[:2000])
-        if method == "HEAD" or (not path and response.status == HTTPStatus.OK):
-            return response.status, None
-        # The server unescapes a path and ignores how many slashes it starts with.
-        route = "/" + unquote(path.partition("?")[0]).lstrip("/") if path else ""
-        value = self._contract.check(method, route, response.status, content_type, body)
-        return response.status, value
-
-    def _request_known_rewards(self) -> Any:
-        status, body = self.server.request("/get_reward", _KNOWN)
-        assert (status, body["scores"]) == (200, [1.0, 0.0])
-        return body["rewards"]
-
-
-class _ReceivedBytes(io.BytesIO):
-    """Bytes received from a socket, from which several answers are read one after the other."""
-
-    def makefile(self, mode: str) -> _ReceivedBytes:
-        return self
-
-    def close(self) -> None:
-        """Does nothing: `HTTPResponse` closes its file after each answer."""
-
-
-@pytest.fixture(scope="session")
-def fuzzed(start_server: Callable[..., TestedServer], contract: Contract) -> Iterator[Fuzzed]:
-    """A server for bad input, with a short grader timeout."""
-    server = start_server("--grader-timeout", "1")
-    server.wait_until_ready()
-    fuzzed = Fuzzed(server, contract)
-    yield fuzzed
-    print(f"\nfuzz: {fuzzed.num_cases} cases")
-    fuzzed.assert_is_as_right_as_before()
-    assert server.stop() == 0, server.log.read_text()[-20_000:]
-    if hypothesis.settings.get_current_profile_name() == "fuzz":
-        assert fuzzed.num_cases >= MIN_FUZZ_CASES, "make fuzz runs all three files"
 
 
 @pytest.fixture(scope="session")

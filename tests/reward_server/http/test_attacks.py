@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from tests.conftest import Fuzzed
+    from tests.reward_server.http.conftest import Fuzzed
 
 PROMPT = "<|im_start|>user\nHow much is seventy and three?<|im_end|>\n<|im_start|>assistant\n"
 END = "<|im_end|>"

@@ -24,8 +24,8 @@ from schemathesis.specs.openapi.checks import (
 from reward_server.http.openapi import describe
 
 if TYPE_CHECKING:
-    from tests.conftest import Contract, Fuzzed
-    from tests.reward_server.http.conftest import Texts, Values
+    from tests.conftest import Contract
+    from tests.reward_server.http.conftest import Fuzzed, Texts, Values
 
 IS_LONG = settings.get_current_profile_name() == "fuzz"
 FUZZ = settings(

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 if TYPE_CHECKING:
-    from tests.conftest import Fuzzed
+    from tests.reward_server.http.conftest import Fuzzed
 
 FUZZ = settings(
     max_examples=600 if settings.get_current_profile_name() == "fuzz" else 40,
