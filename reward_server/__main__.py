@@ -160,7 +160,9 @@ def build_server(
     if config.dashboard_rollouts:
         live = LiveIndex(config.dashboard_rollouts, title=config.model_path)
         consumers.append(live.add)
-        dashboard = Dashboard(live, lambda: [state.to_json() for state in alarms.states()])
+        dashboard = Dashboard(
+            live, lambda: [state.to_json() for state in alarms.states()], can_explain=True
+        )
     watch = Watch(consumers)
     cleanup.callback(watch.close)
     metrics = Metrics()

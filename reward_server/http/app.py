@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
@@ -279,8 +279,7 @@ def create_app(
 
 def _add_dashboard(app: Flask, dashboard: Dashboard, service: RewardService) -> None:
     """Adds the dashboard. If there are keys, it needs one, as rewards do."""
-    can_explain = any(rule.rule == "/explain" for rule in app.url_map.iter_rules())
-    pages = DashboardPages(replace(dashboard, can_explain=can_explain), service.waiting)
+    pages = DashboardPages(dashboard, service.waiting)
 
     def send(asset: Asset) -> Response:
         return Response(asset.body, content_type=asset.kind, headers=HEADERS)
