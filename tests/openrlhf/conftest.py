@@ -61,12 +61,6 @@ class TrainingRun:
         self._deadline_s = time.monotonic() + TIMEOUT_S
         self._next_look_s = 0.0
 
-    def wait_for(self, is_reached: Callable[[], bool]) -> None:
-        """Waits until something has happened; fails if the run ends before."""
-        while not is_reached():
-            assert self._process.poll() is None, f"the run ended early\n{self.tail()}"
-            self._pause()
-
     def wait(self) -> int:
         """Waits for the end, and removes what the run left behind. Returns the exit code."""
         while self._process.poll() is None:

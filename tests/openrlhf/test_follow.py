@@ -6,8 +6,13 @@ from __future__ import annotations
 import json
 import re
 import statistics
+import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +41,68 @@ class Followed:
     second: list[dict[str, Any]]
 
 
+class KillingFront:
+    """Passes requests on to a server. Kills it, and closes, at the first reward of step 3, which it
+    keeps back like every answer after it: looking from outside may see all of the step's rewards at
+    once."""
+
+    def __init__(self, server: Any, log: Path) -> None:
+        self._server = server
+        self._log = log
+        self._num_rewards = 0
+        self._is_killed = False
+        self._lock = threading.Lock()
+        front = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                try:
+                    with urllib.request.urlopen(server.url + self.path, body or None) as answer:
+                        status, text = answer.status, answer.read()
+                except urllib.error.HTTPError as error:
+                    status, text = error.code, error.read()
+                except OSError:  # it was killed meanwhile
+                    return
+                if front._count_rewards(len(json.loads(body)["query"]) if body else 0):
+                    self.send_response(status)
+                    self.send_header("Content-Type", "application/json")  # OpenRLHF requires it
+                    self.send_header("Content-Length", str(len(text)))
+                    self.end_headers()
+                    self.wfile.write(text)
+
+            do_POST = do_GET
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 128
+
+        self._http = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def _count_rewards(self, num_rewards: int) -> bool:
+        """Returns whether to pass the answer on."""
+        with self._lock:
+            self._num_rewards += num_rewards
+            if self._num_rewards > BEFORE_STEP_3 and not self._is_killed:
+                while len(read_lines(self._log)) <= BEFORE_STEP_3:  # written in the background
+                    time.sleep(0.05)
+                self._is_killed = True
+                self._server.process.kill()
+                self._http.shutdown()
+                self._http.server_close()
+            return not self._is_killed
+
+
+def read_lines(folder: Path) -> list[str]:
+    return [line for file in sorted(folder.iterdir()) for line in file.read_text().splitlines()]
+
+
 def read_decisions(folder: Path) -> list[dict[str, Any]]:
-    lines = [line for file in sorted(folder.iterdir()) for line in file.read_text().splitlines()]
-    return [json.loads(line) for line in lines][NUM_PREFLIGHT:]
+    return [json.loads(line) for line in read_lines(folder)[NUM_PREFLIGHT:]]
 
 
 @pytest.fixture(scope="module")
@@ -55,19 +119,17 @@ def followed(
         server.wait_until_ready()
         return server
 
-    def run(server: Any) -> Any:
-        return train("grpo", output, server.url, "--actor.adam.lr", "1e-4", SAR_WEIGHT="0.2")
+    def run(url: str) -> Any:
+        return train("grpo", output, url, "--actor.adam.lr", "1e-4", SAR_WEIGHT="0.2")
 
     first = serve("first")
-    killed = run(first)
-    killed.wait_for(lambda: first.request("/healthz")[1]["rollouts"] > BEFORE_STEP_3)
-    first.process.kill()
+    killed = run(KillingFront(first, folder / "first").url)
     killed_code = killed.wait()
     killed_log = killed.log.read_text()
     killed_steps = set(read_scalars(output)["train/reward"])
 
     second = serve("second")
-    continued = run(second)
+    continued = run(second.url)
     end_code = continued.wait()
     last = second.request("/healthz")[1]["policy_version"]
     while last < 3:
