@@ -2,7 +2,7 @@
 
 Two real servers on the bundled model get the same requests in turn. Times of one machine differ by
 more than 2 % from minute to minute, so each ratio is of two rounds right after each other, and the
-servers' processor time is compared too.
+processor time of the servers' processes is compared too.
 """
 
 from __future__ import annotations
@@ -77,19 +77,15 @@ def _compare(
 
 
 def _send(server: ServerProcess, sent: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """Seconds that the requests take, and processor seconds of the server and its graders."""
+    """Seconds that the requests take, and processor seconds of the server's process. Graders are
+    processes of their own, which the dashboard does not touch."""
     import psutil
 
     process = psutil.Process(server.process.pid)
-    processes = [process, *process.children(recursive=True)]
-
-    def count() -> float:
-        return sum(sum(one.cpu_times()[:2]) for one in processes)
-
-    before = count()
+    before = sum(process.cpu_times()[:2])
     result = send_at_once(f"{server.url}/get_reward", sent, _TIMEOUT_S)
     time.sleep(0.5)  # the dashboard gathers rollouts for a moment
-    return result.elapsed_s, count() - before
+    return result.elapsed_s, sum(process.cpu_times()[:2]) - before
 
 
 @contextmanager
