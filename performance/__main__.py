@@ -3,8 +3,8 @@
 Prints a table and saves it as JSON, with a plot of `growth` beside it. The exit code is 1 if a
 result misses its bound. `scoring` gives ratios of two times measured one after the other, so that
 a machine that slows down affects both; `serving` and `evaluation` give absolute numbers.
-`smollm2` measures a real model, `dashboard` what the dashboard costs, `viewing` how quickly a long log
-opens; they run only if named.
+`smollm2` measures a real model, `dashboard` what the dashboard costs, `viewing` how quickly a
+long log opens; they run only if named.
 """
 
 from __future__ import annotations

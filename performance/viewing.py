@@ -79,7 +79,7 @@ def _write(log: Path, num_rollouts: int) -> None:
 def _view(log: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Runs `python -m sar view`: the URL of its page, and the process."""
     command = [sys.executable, "-m", "sar", "view", str(log), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         yield process.stdout.readline().strip(), process
         process.terminate()

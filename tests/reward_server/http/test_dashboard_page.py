@@ -12,6 +12,8 @@ import pytest
 if TYPE_CHECKING:
     from tests.conftest import Tab, TestedServer
 
+pytestmark = pytest.mark.slow
+
 KEY = "dashboard-key-0123456789"
 HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\u202e 5"
 

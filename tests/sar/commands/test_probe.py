@@ -172,6 +172,7 @@ def test_a_server_with_other_prompts_is_an_error(probe: Probe, server: Any) -> N
     assert "another chat template or system prompt" in errors.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_key_comes_from_the_environment_or_the_url(
     probe: Probe,
     start_server: Callable[..., Any],
@@ -201,6 +202,7 @@ def test_a_key_comes_from_the_environment_or_the_url(
     assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_compares_groups_is_refused(
     probe: Probe, start_server: Callable[..., Any], tmp_path: Path
 ) -> None:

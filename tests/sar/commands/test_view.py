@@ -21,6 +21,7 @@ from sar.__main__ import main
 from sar.alarms.audit import audit, read_decisions
 from sar.decision import Decision
 from sar.grading.verdict import Reason
+from sar.rescore import RescoreError
 from sar.view.log_alarms import LogAlarms
 
 ROOT = Path(__file__).parents[3]
@@ -84,6 +85,10 @@ def test_the_alarms_of_a_log_are_those_of_the_audit(
     found = audit(read_decisions(files, on_torn=print)).findings
     assert rings == {one.state.alarm.name for one in found if one.state.state == "alarm"}
     assert "grader_bombs" in rings
+    with (tmp_path / "b.jsonl").open("a") as log:
+        log.write("no decision\n" * 200_000)
+    with pytest.raises(RescoreError, match=r"b\.jsonl"):
+        alarms.update()
 
 
 @pytest.mark.parametrize(

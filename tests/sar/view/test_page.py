@@ -381,6 +381,7 @@ def test_training_and_evaluation_are_apart(show: Show, rollout: Any) -> None:
     tab.check()
 
 
+@pytest.mark.slow
 def test_the_page_says_when_the_server_is_gone(
     open_tab: OpenTab, make_run: Any, write_log: Any, tmp_path: Path
 ) -> None:
