@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 from sar.alarms.audit import Audit, Finding
@@ -27,22 +27,23 @@ polyline { fill: none; stroke: var(--line); stroke-width: 1.5 }
 """
 
 
-def render(audit: Audit, title: str) -> str:
+def render(audits: Mapping[str, Audit]) -> str:
     """The page.
 
     Args:
-        title: what was audited.
+        audits: what was found, by the log's name.
     """
-    name = escape(title)
+    names = list(audits)
+    title = escape(f"Audit of {names[0] if len(names) == 1 else f'{len(names)} logs'}")
+    is_one = len(names) == 1
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f"<title>Audit of {name}</title>\n<style>{_STYLE}</style>\n"
-        f"<h1>Audit of {name}</h1>\n{''.join(_render_summary(audit))}"
-        f"{_render_table(audit.findings)}"
-        f"{''.join(_render_finding(finding, audit.num_rollouts) for finding in audit.findings)}"
+        f"<title>{title}</title>\n<style>{_STYLE}</style>\n<h1>{title}</h1>\n"
+        f"{'' if is_one else _render_contents(audits)}"
+        f"{''.join(_render_logs(audits))}"
         "</html>\n"
     )
 
@@ -71,6 +72,27 @@ def describe_threshold(alarm: Alarm) -> str:
     return f"{format_number(alarm.threshold)} or {'more' if alarm.is_high else 'less'}"
 
 
+def _render_contents(audits: Mapping[str, Audit]) -> str:
+    """Of several logs: which there are, and which alarm fired first in each."""
+    rows = "".join(
+        f'<tr><td><a href="#log-{number}">{escape(name)}</a><td>{audit.num_rollouts:,}'
+        f"<td>{escape(describe_earliest(audit))}</tr>\n"
+        for number, (name, audit) in enumerate(audits.items(), 1)
+    )
+    return f"<table>\n<tr><th>log<th>rollouts<th>what rang first</tr>\n{rows}</table>\n"
+
+
+def _render_logs(audits: Mapping[str, Audit]) -> Iterator[str]:
+    for number, (name, audit) in enumerate(audits.items(), 1):
+        section = f"log-{number}"
+        heading = "" if len(audits) == 1 else f"<h2>{escape(name)}</h2>\n"
+        yield f'<section id="{section}">\n{heading}{"".join(_render_summary(audit))}'
+        yield _render_table(audit.findings, section)
+        for finding in audit.findings:
+            yield _render_finding(finding, audit, section)
+        yield "</section>\n"
+
+
 def _render_summary(audit: Audit) -> Iterator[str]:
     text = f"{audit.num_rollouts:,} rollouts"
     if audit.first and audit.last:
@@ -88,14 +110,15 @@ def _render_summary(audit: Audit) -> Iterator[str]:
         )
 
 
-def _render_table(findings: Sequence[Finding]) -> str:
+def _render_table(findings: Sequence[Finding], section: str) -> str:
     header = "<tr><th>alarm<th>fired<th>first at rollout<th>policy version<th>time</tr>\n"
-    return f"<table>\n{header}{''.join(map(_render_row, findings))}</table>\n"
+    rows = "".join(_render_row(finding, section) for finding in findings)
+    return f"<table>\n{header}{rows}</table>\n"
 
 
-def _render_row(finding: Finding) -> str:
+def _render_row(finding: Finding, section: str) -> str:
     alarm, first = finding.state.alarm, finding.state.first
-    link = f'<a href="#{escape(alarm.name)}">{escape(alarm.title)}</a>'
+    link = f'<a href="#{section}-{escape(alarm.name)}">{escape(alarm.title)}</a>'
     if first is None:
         fired = "no" if finding.state.state == "ok" else "cannot be told"
         return f'<tr><td>{link}<td class="quiet">{fired}<td><td><td></tr>\n'
@@ -107,11 +130,11 @@ def _render_row(finding: Finding) -> str:
     )
 
 
-def _render_finding(finding: Finding, num_rollouts: int) -> str:
+def _render_finding(finding: Finding, audit: Audit, section: str) -> str:
     state = finding.state
     alarm = state.alarm
     lines = [
-        f'<h2 id="{escape(alarm.name)}">{escape(alarm.title)}</h2>\n',
+        f'<h3 id="{section}-{escape(alarm.name)}">{escape(alarm.title)}</h3>\n',
         f"<p>{escape(alarm.definition)} Window: {escape(alarm.window)}. "
         f"Threshold: {describe_threshold(alarm)}. {escape(alarm.reason)}</p>\n",
     ]
@@ -122,7 +145,7 @@ def _render_finding(finding: Finding, num_rollouts: int) -> str:
         )
     lines.append(f'<p class="quiet">At the end: {escape(describe_state(state))}</p>\n')
     if len(finding.line.points) > 1:
-        lines.append(_draw_line(finding, num_rollouts))
+        lines.append(_draw_line(finding, audit.num_rollouts))
     return "".join(lines)
 
 

@@ -132,7 +132,7 @@ def test_the_files_of_several_servers_are_merged_by_time(
 
 def test_the_page_shows_what_fired(stream: MakeStream) -> None:
     decisions = [*stream(128), *stream(128, template_mismatch=True, policy_version="v<2>")]
-    page = Page(render(audit(decisions, window=64), "runs/a"))
+    page = Page(render({"runs/a": audit(decisions, window=64)}))
     assert "Audit of runs/a" in page.text
     assert "First at rollout 144: prompts with another template" in page.text
     assert "v<2>" in page.text
@@ -140,7 +140,7 @@ def test_the_page_shows_what_fired(stream: MakeStream) -> None:
     assert tags.count("tr") == 1 + len(ALARMS)
     # Two alarms have no values here: there is one version only, and too few groups.
     assert tags.count("polyline") == tags.count("svg") == len(ALARMS) - 2
-    targets = {attributes["id"] for tag, attributes in page.elements if tag == "h2"}
+    targets = {attributes["id"] for tag, attributes in page.elements if tag == "h3"}
     links = [str(attributes["href"]) for tag, attributes in page.elements if tag == "a"]
     assert {link.removeprefix("#") for link in links} == targets
 
@@ -153,7 +153,7 @@ def test_the_page_loads_and_runs_nothing(stream: MakeStream) -> None:
     ]
     found = audit(decisions, window=64)
     assert found.has_fired
-    html = render(found, ATTACK)
+    html = render({ATTACK: found})
     page = Page(html)
     tags = {tag for tag, _ in page.elements}
     assert not tags & {"script", "img", "link", "iframe", "object", "form", "base"}
@@ -164,8 +164,26 @@ def test_the_page_loads_and_runs_nothing(stream: MakeStream) -> None:
     assert policy == "default-src 'none'; style-src 'unsafe-inline'"
 
 
+def test_the_page_of_several_logs_has_a_section_for_each(stream: MakeStream) -> None:
+    silent = audit(stream(192), window=64)
+    rang = audit([*stream(128), *stream(128, template_mismatch=True)], window=64)
+    html = render({"runs/a": silent, f"runs/{ATTACK}": rang})
+    page = Page(html)
+    ids = [str(attributes["id"]) for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids)) == 2 * (1 + len(ALARMS))
+    links = {str(attributes["href"]) for tag, attributes in page.elements if tag == "a"}
+    assert links == {f"#{one}" for one in ids}
+    first, second = html.split('<section id="log-')[1:]
+    assert "no alarm fired" in first.lower()
+    assert "first alarm: template_mismatch at rollout 144" not in first.lower()
+    assert "first alarm: template_mismatch at rollout 144" in second.lower()
+    assert "Audit of 2 logs" in page.text
+    assert "runs/a192no alarm fired" in page.text
+    assert not {tag for tag, _ in page.elements} & {"script", "img"}
+
+
 def test_a_short_log_says_so(stream: MakeStream) -> None:
-    page = Page(render(audit(stream(64), window=64), "a"))
+    page = Page(render({"a": audit(stream(64), window=64)}))
     assert "too short to compare with its start: that takes 128 rollouts" in page.text
     assert "cannot be told" in page.text
 
