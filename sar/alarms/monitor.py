@@ -7,10 +7,11 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from sar.alarms.definitions import ALARMS, Alarm, Reading, View
+from sar.alarms.alarm import Alarm, Reading, View
+from sar.alarms.definitions import ALARMS
 from sar.alarms.groups import Groups
 from sar.alarms.lag import Lag
-from sar.alarms.measures import measure
+from sar.alarms.measures import CORRECTNESS, measure
 from sar.alarms.windows import BLOCKS_PER_WINDOW, Block, Window
 from sar.decision import Decision
 
@@ -75,8 +76,8 @@ class _Watched:
 class Monitor:
     """Watches decisions. `add` and `states` may be called from any thread.
 
-    It holds sums over two windows, whatever the number of rollouts. The alarms are read at the end
-    of each block, which is 1/8 of a window.
+    It holds sums over a few windows, whatever the number of rollouts. The alarms are read at the
+    end of each block, which is 1/8 of a window.
     """
 
     def __init__(self, window: int = DEFAULT_WINDOW) -> None:
@@ -95,6 +96,9 @@ class Monitor:
         self._start: list[Block] = []
         self._start_window: Window | None = None
         self._recent: deque[Block] = deque(maxlen=BLOCKS_PER_WINDOW)
+        # Windows that end within the latest one. The next to leave no longer overlaps it.
+        self._overlapping: deque[Window] = deque(maxlen=BLOCKS_PER_WINDOW)
+        self._best: Window | None = None
         self._num_blocks = 0
         self._groups = Groups()
         self._lag = Lag(self.block_size)
@@ -146,9 +150,14 @@ class Monitor:
             self._start_window, self._start = Window(self._start), []
 
     def _read_alarms(self, now: Moment) -> list[AlarmState]:
+        recent = Window(self._recent)
+        if len(self._overlapping) == BLOCKS_PER_WINDOW:
+            self._note_earlier(self._overlapping[0])
+        self._overlapping.append(recent)
         view = View(
             start=self._start_window,
-            recent=Window(self._recent),
+            best=self._best,
+            recent=recent,
             zero_variance=self._groups.measure_zero_variance(),
             lag=self._lag.num_checkpoints,
         )
@@ -158,6 +167,10 @@ class Monitor:
             if reading and _update(watched, reading, now):
                 changed.append(watched.state)
         return changed
+
+    def _note_earlier(self, window: Window) -> None:
+        if not self._best or window.mean(CORRECTNESS) > self._best.mean(CORRECTNESS):
+            self._best = window
 
 
 def _update(watched: _Watched, reading: Reading, now: Moment) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
+from sar.alarms.alarm import Alarm
 from sar.alarms.audit import Audit, Finding
-from sar.alarms.definitions import Alarm
 from sar.alarms.monitor import AlarmState
 
 _WIDTH, _HEIGHT = 720, 110

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from tests.sar.alarms.conftest import MakeStream, Watch
 
 AGAINST_START = {"length_collapse", "term_rises", "no_answer", "repetition", "saturation"} | {
-    "term_over_correctness"
+    "term_over_correctness",
+    "correctness_falls",
 }
 
 

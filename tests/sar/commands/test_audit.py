@@ -81,7 +81,10 @@ def test_a_log_with_a_collapse(run_audit: Audit, collapsed: Path, tmp_path: Path
     (document,) = json.loads(file.read_text())["runs"]
     assert document["log"] == str(collapsed)
     assert document["num_rollouts"] == 192
-    assert [one["name"] for one in document["alarms"] if one["fired"]] == ["length_collapse"]
+    assert [one["name"] for one in document["alarms"] if one["fired"]] == [
+        "length_collapse",
+        "correctness_falls",
+    ]
     assert "<polyline" in html.read_text()
     for path in (html, file):
         assert path.stat().st_mode & 0o777 == 0o600
