@@ -40,6 +40,7 @@ class Alarm:
     name: str
     title: str
     definition: str
+    """The first sentence can stand alone."""
     window: str
     threshold: float
     reason: str
@@ -49,6 +50,11 @@ class Alarm:
     does not come and go."""
     read: Callable[[View], Reading | None]
     """The value now. None: it cannot be told yet."""
+
+    @property
+    def meaning(self) -> str:
+        """The definition's first sentence, which says alone what the alarm is about."""
+        return self.definition.partition(". ")[0].rstrip(".") + "."
 
     def is_beyond(self, value: float) -> bool:
         """True if the value is at the threshold or beyond."""

@@ -59,7 +59,8 @@ ALARMS = (
     Alarm(
         "term_over_correctness",
         "A term rises, correctness falls",
-        f"The same rise, while correctness has fallen (z of {FALLEN_Z:g} or less).",
+        "A term of the reward, SAR or the whole reward has risen, and correctness has fallen (z of "
+        f"{FALLEN_Z:g} or less). The value is the largest such rise, as in `term_rises`.",
         _AGAINST_START,
         threshold=0.35,
         reason="Together they say that the policy trades right answers for the term. While harder "
@@ -92,9 +93,9 @@ ALARMS = (
     Alarm(
         "repetition",
         "Repetition",
-        "Responses repeat themselves more: share of a response's 40-character spans that occur "
-        "before in it, mean now minus mean at the start. Of a long response, the last 1,000 "
-        "characters count.",
+        "Responses repeat themselves more than at the start. Of each response, the share of its "
+        "40-character spans that occur before in it is taken; the value is the mean now minus the "
+        "mean at the start. Of a long response, the last 1,000 characters count.",
         _AGAINST_START,
         threshold=0.1,
         reason="Honest responses to GSM8K repeat 0.4% of their text. A run of the demo came to 5%, "
@@ -105,9 +106,10 @@ ALARMS = (
     Alarm(
         "length_reward",
         "Length decides the reward",
-        "Share of the rewards' variance that length explains and correctness does not: the squared "
-        "partial correlation of reward and length given correctness, times the variance that "
-        "correctness leaves, divided by the variance now or at the start, whichever is larger.",
+        "Length decides rewards of responses that are equally right. The value is the share of the "
+        "rewards' variance that length explains and correctness does not: the squared partial "
+        "correlation of reward and length given correctness, times the variance that correctness "
+        "leaves, divided by the variance now or at the start, whichever is larger.",
         _LATEST,
         threshold=0.5,
         reason="Length then decides more than all else together.",
@@ -154,7 +156,8 @@ ALARMS = (
     Alarm(
         "grader_bombs",
         "Grader bombs",
-        "Share of responses that use up a grader's time or memory (`timeout` and `crashed`).",
+        "Share of responses that use up a grader's time or memory. Their verdict is `timeout` or "
+        "`crashed`.",
         _LATEST,
         threshold=0.01,
         reason="Of 2,100 known texts, none that is no bomb comes near the time limit. Three in 256 "
@@ -177,10 +180,10 @@ ALARMS = (
     Alarm(
         "scorer_lags",
         "The scorer lags behind",
-        "Checkpoints that the scorer is behind: rollouts since `policy_version` changed, divided "
-        "by the median number between its changes before, or by a block if that is more. A "
-        "server with `--follow` also counts the checkpoints newer than its weights; the larger "
-        "number is the value.",
+        "How many checkpoints the scorer is behind. That is the rollouts since `policy_version` "
+        "changed, divided by the median number between its changes before, or by a block if that "
+        "is more. A server with `--follow` also counts the checkpoints newer than its weights; the "
+        "larger number is the value.",
         "the latest 8 changes of `policy_version`",
         threshold=4.0,
         reason="A scorer is one checkpoint behind while it loads the next, and two or three if it "

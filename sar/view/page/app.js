@@ -1,12 +1,13 @@
 // The page: asks for news, shows them, and keeps what the reader has chosen.
 
+import { Alarms } from "./alarms.js";
 import { Charts, Points } from "./charts.js";
-import { ask, find, format, make, makeVerdict } from "./data.js";
+import { ask, find, format, formatTime, make, makeVerdict } from "./data.js";
 import { openRollout } from "./rollout.js";
 
 const UPDATE_MS = 2000;
-const DAY_S = 86400;
 const BUCKETS = 120;
+const MAX_BUCKETS = 500;
 
 const chosen = { by: null, mode: null, kind: "latest", verdict: "all", search: "", window: null };
 let status = null;
@@ -16,6 +17,7 @@ let isBusy = false;
 let mustRefresh = false;
 
 const charts = new Charts((window) => choose({ window }));
+const alarms = new Alarms(find("alarms"), showRing);
 const points = new Points((number) => {
   location.hash = `rollout=${number}`;
 });
@@ -39,7 +41,7 @@ async function update() {
     status = await ask("status");
     showStatus();
     await showAlarms();
-    const key = JSON.stringify([status.last, status.num_train, status.num_eval, status.progress]);
+    const key = JSON.stringify([status.last, status.num_train, status.num_eval, status.progress, alarms.listMarks()]);
     if (key !== latest) await refresh();
     latest = key;
     showError(null);
@@ -78,7 +80,9 @@ async function showAll() {
     ask("points", { ...parameters(), verdict: chosen.verdict }),
     chosen.search ? null : showTable(),
   ]);
-  charts.show(series, chosen.window);
+  const marks = chosen.mode === "train" ? alarms.listMarks() : [];
+  charts.show(series, chosen.window, marks);
+  find("marks-text").hidden = !marks.length;
   points.show(sample);
   const all = sample.num_right + sample.num_wrong;
   const which = sample.points.length < all ? `a sample of ${format(sample.points.length)} of ${format(all)}` : `${format(all)}`;
@@ -125,38 +129,32 @@ function showStatus() {
 }
 
 async function showAlarms() {
-  const { alarms } = await ask("alarms");
-  const place = find("alarms");
-  const open = new Set([...place.querySelectorAll("details[open]")].map((one) => one.dataset.name));
-  place.hidden = !alarms.length;
-  place.replaceChildren(...alarms.map((alarm) => makeAlarm(alarm, open.has(alarm.name))));
+  alarms.show((await ask("alarms")).alarms);
 }
 
-function makeAlarm(alarm, isOpen) {
-  const states = { ok: "✓", alarm: "⚠", unknown: "?" };
-  const box = make("details", { className: `alarm alarm-${alarm.state === "alarm" ? "on" : alarm.state}`, open: isOpen });
-  box.dataset.name = alarm.name;
-  box.append(make("summary", { text: `${states[alarm.state] ?? "?"} ${alarm.title}` }));
-  const number = (value) => (typeof value === "number" ? format(value, 4) : "–");
-  box.append(make("p", { text: alarm.message ?? "" }));
-  const facts = [`value ${number(alarm.value)}`, `threshold ${number(alarm.threshold)}`];
-  if (alarm.since) {
-    const version = alarm.policy_version ?? null;
-    const place = [`rollout ${format(alarm.rollout)}`, ...(version === null ? [] : [`policy version ${version}`])];
-    facts.push(`${alarm.state === "alarm" ? "rings since" : "rang until"} ${formatTime(Date.parse(alarm.since) / 1000)} (${place.join(", ")})`);
+// Shows the rollouts from one time to another.
+async function showRing(title, from, to) {
+  try {
+    const { first, last, start, end } = await ask("series", { by: "rollouts", mode: "train", buckets: MAX_BUCKETS });
+    const inside = first.map((_, index) => index).filter((index) => end[index] >= from && start[index] <= to);
+    if (!inside.length) return;
+    find("mode").value = "train"; // alarms are about training
+    const window = { first: Math.min(...inside.map((index) => first[index])), last: Math.max(...inside.map((index) => last[index])), title };
+    choose({ mode: "train", window });
+  } catch (error) {
+    showError(error);
   }
-  box.append(make("p", { text: facts.join(", ") }));
-  return box;
 }
 
 function showWindow() {
   const { window } = chosen;
   find("window").hidden = !window;
-  if (window) find("window-text").textContent = `Points and table: rollouts ${format(window.first)} to ${format(window.last)}.`;
+  if (window) find("window-text").textContent = `Points and table: rollouts ${format(window.first)} to ${format(window.last)}${window.title ? `, over which this alarm rang: ${window.title}` : ""}.`;
 }
 
 async function showTable() {
   const { rows } = await ask("table", { ...parameters(), kind: chosen.kind, verdict: chosen.verdict });
+  if (chosen.search) return; // meanwhile, the reader searches
   find("more").hidden = true;
   const texts = {
     latest: "The latest first.",
@@ -203,12 +201,6 @@ function makeRow(row) {
     location.hash = `rollout=${row.id}`;
   });
   return line;
-}
-
-function formatTime(seconds) {
-  const date = new Date(seconds * 1000);
-  const isToday = Date.now() / 1000 - seconds < DAY_S;
-  return isToday ? date.toLocaleTimeString() : date.toLocaleString();
 }
 
 // ---- What the reader does

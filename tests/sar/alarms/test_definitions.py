@@ -41,6 +41,8 @@ def test_names_are_unique_and_texts_whole() -> None:
         assert re.fullmatch(r"[a-z_]+", alarm.name)
         for text in (alarm.definition, alarm.reason):
             assert text.endswith("."), alarm.name
+        assert alarm.definition.startswith(alarm.meaning)
+        assert re.fullmatch(r"[A-Z][^`]{30,}\.", alarm.meaning), alarm.name
         assert alarm.is_beyond(alarm.threshold)
         assert not alarm.is_beyond(alarm.clear)
         assert alarm.is_clear(alarm.clear)

@@ -7,11 +7,14 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sar.alarms.definitions import ALARMS
+from sar.alarms.monitor import Monitor
 from sar.decision import Decision
 from sar.grading.verdict import Reason
 from sar.view.dashboard import Dashboard
@@ -291,6 +294,84 @@ def test_alarms_are_a_strip(show: Show, make_run: Any) -> None:
     page.click(".alarm summary >> nth=1")
     facts = page.inner_text(".alarm >> nth=1")
     assert re.search(r"threshold 0.5, rang until .*2026.* \(rollout 500\)", facts)
+    tab.check()
+
+
+def list_alarms(decisions: list[Decision]) -> list[dict[str, Any]]:
+    monitor = Monitor(64)
+    for one in decisions:
+        monitor.add(one)
+    return [state.to_json() for state in monitor.states()]
+
+
+@pytest.mark.parametrize("by", ["version", "rollouts", "time"])
+def test_an_alarm_leads_to_the_rollouts_over_which_it_rings(
+    show: Show, make_run: Any, by: str
+) -> None:
+    run = [replace(one, template_mismatch=n >= 320) for n, one in enumerate(make_run(640))]
+    run[100:100] = [replace(one, mode="eval") for one in make_run(48)]
+    alarms = list_alarms(run)
+    (ring,) = next(one for one in alarms if one["name"] == "template_mismatch")["rings"]
+    assert (ring["start_rollout"], ring["begin_rollout"]) == (273, 336)
+    tab, _, _ = show(run, alarms=alarms)
+    page = tab.page
+    page.select_option("#by", by)
+    tab.wait(f"document.querySelector('#charts .u-legend th')?.textContent === '{by}'")
+    page.wait_for_selector("#charts .mark", state="attached")
+    marks = page.locator("#charts .chart >> nth=0").locator(".mark")
+    titles = marks.evaluate_all("all => all.map(one => one.title)")
+    assert "Template mismatch: rings from rollout 336 on" in titles
+    # The alarm began at the 336th of 640 rollouts of training, or 384th of 688 in the log.
+    place = marks.nth(titles.index("Template mismatch: rings from rollout 336 on")).bounding_box()
+    over = page.locator("#charts .u-over >> nth=0").bounding_box()
+    share = (place["x"] + place["width"] / 2 - over["x"]) / over["width"]
+    assert share == pytest.approx(
+        {"version": 20.5 / 39, "rollouts": 384 / 688}.get(by, 0.52), abs=0.05
+    )
+    page.click(".alarm[data-name=template_mismatch] summary")
+    page.wait_for_selector("#window:not([hidden])")
+    text = page.inner_text("#window-text")
+    assert text.endswith(", over which this alarm rang: Template mismatch.")
+    first, last = map(int, re.findall(r"rollouts (\d+) to (\d+)", text)[0])
+    # A window of the alarm has 64 rollouts of training, and the log has 48 of evaluation before it.
+    assert 0 <= 273 + 48 - first <= 16
+    assert last == 688
+    num = last - first + 1
+    tab.wait(f"document.querySelector('#points-text').textContent.startsWith('{num} ')")
+    page.select_option("#kind", "worst")
+    tab.wait(f"document.querySelector('#rows a').textContent >= '{first}'")
+    tab.check()
+
+
+def test_a_ring_that_is_over_can_be_shown(show: Show, make_run: Any) -> None:
+    run = [replace(one, template_mismatch=160 <= n < 320) for n, one in enumerate(make_run(640))]
+    alarms = [one for one in list_alarms(run) if one["name"] == "template_mismatch"]
+    assert alarms[0]["state"] == "ok"
+    tab, _, _ = show(run, alarms=alarms)
+    page = tab.page
+    page.click(".alarm summary")
+    assert not page.is_visible("#window")
+    end = alarms[0]["rings"][0]["end_rollout"]
+    page.click(f".alarm button:text-is('Show rollouts 113 to {end}')")
+    page.wait_for_selector("#window:not([hidden])")
+    first, last = map(
+        int, re.findall(r"rollouts (\d+) to (\d+)", page.inner_text("#window-text"))[0]
+    )
+    assert 0 <= 113 - first <= 16
+    assert 0 <= last - end <= 16
+    tab.check()
+
+
+def test_what_is_shown_is_explained(show: Show, make_run: Any) -> None:
+    tab, _, _ = show(make_run(20), alarms=list_alarms(make_run(20)))
+    page = tab.page
+    titles = page.locator(".alarm").evaluate_all("all => all.map(one => one.title)")
+    assert titles == [alarm.meaning for alarm in ALARMS]
+    assert all(page.locator("#charts h2").evaluate_all("all => all.map(one => one.title)"))
+    page.click("#words summary")
+    words = page.inner_text("#words")
+    for word in ("Most surprising", "zero-variance group", "No answer", "SAR"):
+        assert word in words
     tab.check()
 
 
