@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.sar.alarms.conftest import MakeStream
 
 ROOT = Path(__file__).parents[3]
-ATTACK = "</script><img src=x onerror=alert(1)>\"'&"
+ATTACK = "`</script>`<img src=x onerror=alert(1)>\"'&"
 
 
 def capture_audit(log: Path) -> str:
@@ -143,6 +143,36 @@ def test_the_page_shows_what_fired(stream: MakeStream) -> None:
     targets = {attributes["id"] for tag, attributes in page.elements if tag == "h3"}
     links = [str(attributes["href"]) for tag, attributes in page.elements if tag == "a"]
     assert {link.removeprefix("#") for link in links} == targets
+
+
+def test_charts_have_numbers_at_the_ends_of_their_axes(stream: MakeStream) -> None:
+    decisions = [
+        *stream(128, policy_version=10),
+        *stream(128, policy_version=20, num_response_tokens=4, correctness=0.0),
+    ]
+    html = render({"runs/a": audit(decisions, window=64)})
+    (chart,) = re.findall(r'<h3 id="[^"]*-length_collapse">.*?<svg.*?</svg>', html, re.DOTALL)
+    # The ratio of lengths is 1 at first and 4/9 at the end; the axis begins at 0.
+    assert re.findall(r"<text[^>]*>([^<]*)</text>", chart) == [
+        "1",
+        "0",
+        "rollout 1, policy version 10",
+        "rollout 256, policy version 20",
+        "threshold 0.6",
+    ]
+    (line,) = re.findall(r'<polyline points="([^"]*)"', chart)
+    points = [tuple(map(float, point.split(","))) for point in line.split()]
+    # The frame: x from 52 to 712, y from 108 up to 8.
+    assert points[0][1] == 8
+    assert points[-1] == (712, pytest.approx(108 - 100 * 4 / 9, abs=0.1))
+
+
+def test_backticks_are_code(stream: MakeStream) -> None:
+    html = render({"a": audit(stream(192), window=64)})
+    body = html.partition("</style>")[2]
+    assert "`" not in body
+    assert "<code>policy_version</code>" in body
+    assert "<code>timeout</code>" in body
 
 
 def test_the_page_loads_and_runs_nothing(stream: MakeStream) -> None:
