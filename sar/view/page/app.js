@@ -1,7 +1,7 @@
 // The page: asks for news, shows them, and keeps what the reader has chosen.
 
 import { Alarms } from "./alarms.js";
-import { Charts, Points } from "./charts.js";
+import { Charts, Points, nameSar } from "./charts.js";
 import { ask, find, format, formatTime, make, makeVerdict } from "./data.js";
 import { openRollout } from "./rollout.js";
 
@@ -81,12 +81,20 @@ async function showAll() {
     chosen.search ? null : showTable(),
   ]);
   const marks = chosen.mode === "train" ? alarms.listMarks() : [];
-  charts.show(series, chosen.window, marks);
+  charts.show(series, { window: chosen.window, marks, paysSar: status.pays_sar });
   find("marks-text").hidden = !marks.length;
+  find("points-title").textContent = `${nameSar(status.pays_sar)} and length`;
   points.show(sample);
-  const all = sample.num_right + sample.num_wrong;
-  const which = sample.points.length < all ? `a sample of ${format(sample.points.length)} of ${format(all)}` : `${format(all)}`;
-  find("points-text").textContent = `${which} rollouts. Click a point to read it.`;
+  find("points-text").textContent = describePoints(sample);
+}
+
+function describePoints({ points: shown, num_right, num_wrong }) {
+  const all = num_right + num_wrong;
+  if (!all) return "no such rollouts.";
+  const share = `${format((100 * num_right) / all, 1)} % of ${all === 1 ? "1 rollout" : `${format(all)} rollouts`}`;
+  if (shown.length === all) return `${share} are right. Click a point to read it.`;
+  const right = shown.filter((point) => point[3] === 1).length;
+  return `a sample of ${format(right)} right and ${format(shown.length - right)} wrong rollouts, so that both are seen. In truth ${share} are right. Click a point to read it.`;
 }
 
 // The charts are by policy version if there are several, and of training if there is any.

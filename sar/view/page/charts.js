@@ -27,8 +27,11 @@ const PROBLEMS = {
   grader_failed: "grader failed",
 };
 
-function listCharts(series) {
-  const charts = CHARTS.map(([title, names, meaning, range]) => ({ title, meaning, range, lines: lines(series.means, names) }));
+// The server measures SAR of every response, also where the reward has nothing of it.
+export const nameSar = (isPaid) => (isPaid === false ? "SAR (not paid)" : "SAR");
+
+function listCharts(series, paysSar) {
+  const charts = CHARTS.map(([title, names, meaning, range]) => ({ title: title === "SAR" ? nameSar(paysSar) : title, meaning, range, lines: lines(series.means, names) }));
   const problems = Object.keys(PROBLEMS).filter((name) => series.means[name].some((share) => share > 0));
   if (problems.length) {
     const names = Object.fromEntries(problems.map((name) => [name, PROBLEMS[name]]));
@@ -63,11 +66,11 @@ export class Charts {
     new ResizeObserver(() => this.fit()).observe(find("charts"));
   }
 
-  show(series, window, marks) {
+  show(series, { window, marks, paysSar }) {
     this.series = series;
     this.window = window;
     this.marks = marks;
-    const charts = listCharts(series);
+    const charts = listCharts(series, paysSar);
     const key = JSON.stringify([series.by, series.labels !== null, charts.map(({ title, lines: all }) => [title, all.map((line) => line.label)])]);
     if (key !== this.key) this.rebuild(charts);
     this.key = key;

@@ -77,7 +77,7 @@ def test_it_loads_without_complaints_and_from_nowhere_else(show: Show, make_run:
     page = tab.page
     page.wait_for_selector("#points .uplot")
     titles = page.locator("#charts h2").all_inner_texts()
-    assert titles[:4] == ["Reward", "Correctness", "SAR", "Response length"]
+    assert titles[:4] == ["Reward", "Correctness", "SAR (not paid)", "Response length"]
     assert titles[-2:] == ["Term verdict", "Term short"]
     assert "300 rollouts" in page.inner_text("#facts")
     assert page.inner_text("#title") == str(log.parent)
@@ -337,7 +337,7 @@ def test_an_alarm_leads_to_the_rollouts_over_which_it_rings(
     assert 0 <= 273 + 48 - first <= 16
     assert last == 688
     num = last - first + 1
-    tab.wait(f"document.querySelector('#points-text').textContent.startsWith('{num} ')")
+    tab.wait(f"document.querySelector('#points-text').textContent.includes('of {num} rollouts')")
     page.select_option("#kind", "worst")
     tab.wait(f"document.querySelector('#rows a').textContent >= '{first}'")
     tab.check()
@@ -359,6 +359,41 @@ def test_a_ring_that_is_over_can_be_shown(show: Show, make_run: Any) -> None:
     )
     assert 0 <= 113 - first <= 16
     assert 0 <= last - end <= 16
+    tab.check()
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"sar_weight": 0.2}, "SAR"),
+        ({"sar_weight": 0.0}, "SAR (not paid)"),
+        ({"sar_weight": 0.0, "terms": {"correctness": 1.0, "overlong": -1.0}}, "SAR (not paid)"),
+        ({"sar_weight": 0.0, "terms": {"correctness": 1.0, "sar": 0.25}}, "SAR"),
+    ],
+)
+def test_sar_that_is_not_paid_is_said(
+    show: Show, rollout: Any, fields: dict[str, Any], name: str
+) -> None:
+    tab, _, _ = show([rollout(n, sar=0.25, **fields) for n in range(20)])
+    page = tab.page
+    page.wait_for_selector("#points .uplot")
+    assert page.locator("#charts h2 >> nth=2").inner_text() == name
+    assert page.inner_text("#points-title") == f"{name} and length"
+    tab.check()
+
+
+def test_the_points_say_what_they_are_a_sample_of(show: Show, rollout: Any) -> None:
+    run = [rollout(n, reason=Reason.WRONG if n % 10 == 0 else Reason.CORRECT) for n in range(3000)]
+    tab, _, _ = show(run)
+    page = tab.page
+    tab.wait("document.querySelector('#points-text').textContent.includes('Click')")
+    assert page.inner_text("#points-text") == (
+        "a sample of 1,700 right and 300 wrong rollouts, so that both are seen. In truth 90 % of "
+        "3,000 rollouts are right. Click a point to read it."
+    )
+    page.select_option("#verdict", "wrong")
+    text = "0 % of 300 rollouts are right. Click a point to read it."
+    tab.wait(f"document.querySelector('#points-text').textContent === '{text}'")
     tab.check()
 
 
