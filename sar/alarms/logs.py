@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sar.log_check import check_log
 from sar.rescore import find_log_files
 
 # As the reward server names the files of a log: its start, its process, the file's number.
@@ -29,7 +30,7 @@ def split_into_logs(paths: Sequence[Path]) -> list[Log]:
     Files that a server named are one log if they lie in one folder. Any other file is a log.
 
     Raises:
-        RescoreError: a path does not exist, or a folder has no .jsonl file.
+        RescoreError: a path does not exist, or a folder is no log.
     """
     given: dict[Path, list[Path]] = {}
     for path in paths:
@@ -42,7 +43,9 @@ def split_into_logs(paths: Sequence[Path]) -> list[Log]:
 def _make_log(paths: Sequence[Path]) -> Log:
     folders = [path for path in paths if path.is_dir()]
     if folders:  # its files need not be named as well
-        return Log(_show(folders[0]), find_log_files(folders[:1]))
+        files = find_log_files(folders[:1])
+        check_log(folders[0], files)
+        return Log(_show(folders[0]), files)
     files = find_log_files(paths)
     return Log(_show(files[0] if len(files) == 1 else files[0].parent), sorted(files))
 
