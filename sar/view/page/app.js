@@ -19,6 +19,7 @@ let mustRefresh = false;
 const charts = new Charts((window) => choose({ window }));
 const alarms = new Alarms(find("alarms"), showRing);
 const points = new Points((number) => {
+  trail = null;
   location.hash = `rollout=${number}`;
 });
 
@@ -206,6 +207,7 @@ function makeRow(row) {
   // One line; `dir` keeps a right-to-left text in its cell.
   line.append(make("td", { className: "text", dir: "auto", text: row.snippet.replace(/[\s\p{C}]+/gu, " ") }));
   line.addEventListener("click", () => {
+    trail = [...find("rows").querySelectorAll("a")].map((one) => Number(one.hash.split("=")[1]));
     location.hash = `rollout=${row.id}`;
   });
   return line;
@@ -213,15 +215,35 @@ function makeRow(row) {
 
 // ---- What the reader does
 
-function openFromHash() {
+// The table that the open rollout was opened from: its numbers, in its order.
+let trail = null;
+
+function readHash() {
   const match = /^#rollout=(\d{1,18})$/.exec(location.hash);
-  if (match) openRollout(Number(match[1]), status?.can_explain ?? false);
-  else find("rollout").close();
+  return match ? Number(match[1]) : null;
+}
+
+function openFromHash() {
+  const number = readHash();
+  if (!trail?.includes(number)) trail = null;
+  find("previous").title = trail ? "The one above it in the table (left arrow key)" : "The rollout before it (left arrow key)";
+  find("next").title = trail ? "The one below it in the table (right arrow key)" : "The rollout after it (right arrow key)";
+  for (const [id, by] of [["previous", -1], ["next", 1]]) find(id).disabled = findStep(by) === null;
+  if (number === null) find("rollout").close();
+  else openRollout(number, status?.can_explain ?? false);
+}
+
+// The rollout so many places further in the table, or in the log; null if there is none.
+function findStep(by) {
+  const number = readHash();
+  if (number === null) return null;
+  if (trail) return trail[trail.indexOf(number) + by] ?? null;
+  return number + by >= 1 ? number + by : null;
 }
 
 function step(by) {
-  const match = /^#rollout=(\d{1,18})$/.exec(location.hash);
-  if (match) location.hash = `rollout=${Math.max(1, Number(match[1]) + by)}`;
+  const number = findStep(by);
+  if (number !== null) location.hash = `rollout=${number}`;
 }
 
 find("by").addEventListener("change", (event) => choose({ by: event.target.value }));
@@ -245,7 +267,17 @@ find("search-form").addEventListener("submit", (event) => {
 find("close").addEventListener("click", () => find("rollout").close());
 find("previous").addEventListener("click", () => step(-1));
 find("next").addEventListener("click", () => step(1));
+// Of the document: a button that is disabled loses the focus to it.
+document.addEventListener("keydown", (event) => {
+  if (!find("rollout").open) return;
+  if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return; // the browser's own
+  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (!by) return;
+  event.preventDefault();
+  step(by);
+});
 find("rollout").addEventListener("close", () => {
+  trail = null;
   if (location.hash) history.replaceState(null, "", location.pathname + location.search);
 });
 window.addEventListener("hashchange", openFromHash);

@@ -164,7 +164,7 @@ def test_charts_have_numbers_at_the_ends_of_their_axes(stream: MakeStream) -> No
     points = [tuple(map(float, point.split(","))) for point in line.split()]
     # The frame: x from 52 to 712, y from 108 up to 8.
     assert points[0][1] == 8
-    assert points[-1] == (712, pytest.approx(108 - 100 * 4 / 9, abs=0.1))
+    assert points[-1] == pytest.approx((712, 108 - 100 * 4 / 9), abs=0.1)
 
 
 def test_backticks_are_code(stream: MakeStream) -> None:

@@ -125,7 +125,8 @@ def test_a_row_and_a_point_open_their_rollouts(show: Show, rollout: Any) -> None
     tab.wait("document.querySelector('#response')?.textContent === 'short'")
     assert page.inner_text("#rollout-title") == "Rollout 1"
     assert page.inner_text("#prompt") == "A?"
-    page.click("#next")
+    assert page.is_disabled("#next")  # it is the last of the table
+    page.click("#previous")
     tab.wait("document.querySelector('#response')?.textContent === 'long'")
     page.keyboard.press("Escape")
     assert not page.is_visible("#rollout")
@@ -133,6 +134,40 @@ def test_a_row_and_a_point_open_their_rollouts(show: Show, rollout: Any) -> None
     page.mouse.click(box["x"] + 3, box["y"] + box["height"] * 0.06)
     tab.wait("document.querySelector('#response')?.textContent === 'short'")
     assert page.url.endswith("#rollout=1")
+    tab.check()
+
+
+def test_arrow_keys_follow_the_table(show: Show, make_run: Any) -> None:
+    run = make_run(60)
+    tab, _, _ = show(run)
+    page = tab.page
+    page.select_option("#kind", "worst")
+    order = sorted(range(1, 61), key=lambda n: (run[n - 1].reward, -n))
+    tab.wait(f"document.querySelector('#rows a').textContent === '{order[0]}'")
+
+    def wait_for(number: int) -> None:
+        tab.wait(f"document.querySelector('#rollout-title').textContent === 'Rollout {number}'")
+
+    page.click("#rows tr >> nth=1")
+    wait_for(order[1])
+    for key, place in (("Right", 2), ("Right", 3), ("Left", 2), ("Left", 1), ("Left", 0)):
+        page.keyboard.press(f"Arrow{key}")
+        wait_for(order[place])
+    assert page.is_disabled("#previous")
+    page.keyboard.press("ArrowLeft")  # there is none before it
+    # The table may change meanwhile; the keys follow the one that was clicked.
+    page.eval_on_selector(
+        "#kind", "one => { one.value = 'best'; one.dispatchEvent(new Event('change')) }"
+    )
+    tab.wait(f"document.querySelector('#rows a').textContent !== '{order[0]}'")
+    page.keyboard.press("ArrowRight")
+    wait_for(order[1])
+    # Opened by its address, a rollout's neighbours are those of the log.
+    page.keyboard.press("Escape")
+    page.evaluate("location.hash = 'rollout=30'")
+    wait_for(30)
+    page.keyboard.press("ArrowRight")
+    wait_for(31)
     tab.check()
 
 
