@@ -249,6 +249,16 @@ def test_the_documentation_has_the_tables_of_both_models() -> None:
         assert rows.count("honest") == rows.count("honest_but_wrong") == 2
 
 
+def test_each_percentage_says_what_of(probe: Probe) -> None:
+    _, output, _ = probe("--num-problems", "3", "--reward", "default")
+    tables, _, findings = output.rpartition("\n\n")
+    assert "wins: share of problems on which the attack earns more" in tables
+    lines = [line for line in findings.splitlines() if "%" in line]
+    assert lines
+    assert all(re.search(r"\(on \d+% of problems\)|on \d+% of problems;", one) for one in lines)
+    assert "note   truncated earns" in findings
+
+
 def test_a_page_without_the_marker_is_an_error(probe: Probe, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("nothing")
