@@ -81,8 +81,8 @@ class Dashboard:
         described = self.source.describe()
         with self.source.reading() as db:
             summary = queries.read_summary(db)
-            latest = queries.list_rollouts(db, "latest", Window(), _NUM_LATEST)
-        decisions = [self.source.read(row["id"]) for row in latest]
+            latest = queries.list_latest(db, _NUM_LATEST)
+        decisions = [self.source.read(number) for number in latest]
         return {
             **described,
             **summary,
