@@ -15,11 +15,11 @@ from itertools import repeat
 
 from reward_server.errors import InvalidRequest, RequestTimedOut, ScoringFailed
 from reward_server.observe.metrics import Metrics
-from reward_server.pipeline.batcher import Logprobs
 from reward_server.pipeline.cohorts import Settled
 from reward_server.pipeline.composer import ComposedRewards, Composer
 from reward_server.pipeline.engine import Engine
 from reward_server.pipeline.intake import Intake, split_into_chunks
+from reward_server.pipeline.jobs import Logprobs
 from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
 from reward_server.pipeline.waiting import Client, Waiting
 from sar import __version__

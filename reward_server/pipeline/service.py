@@ -16,7 +16,8 @@ from reward_server.observe.reward_log import RewardLog
 from reward_server.observe.status import Status
 from reward_server.observe.watch import Watch
 from reward_server.pipeline.admission import Admission
-from reward_server.pipeline.batcher import BatcherCounters, QueueState
+from reward_server.pipeline.batch_counters import BatcherCounters
+from reward_server.pipeline.batcher import QueueState
 from reward_server.pipeline.composer import Composer
 from reward_server.pipeline.engine import Engine, EngineSlot
 from reward_server.pipeline.explaining import Explaining

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from reward_server.config import ServerConfig
 from reward_server.observe.logs import adopt_loggers
 from reward_server.observe.metrics import Metrics
-from reward_server.pipeline.batcher import Batcher, BatcherCounters
+from reward_server.pipeline.batch_counters import BatcherCounters
+from reward_server.pipeline.batcher import Batcher
 from reward_server.pipeline.engine import Engine
 from reward_server.weights.checkpoints import read_signature
 from reward_server.weights.identity import describe_tokenizer
