@@ -33,7 +33,9 @@ _MAX_FAILURES = 5
 # nothing to a server that is not ready, so no success would ever clear the failure.
 _FAILING_S = 30.0
 # A job is an error once it was scored alone by this many scorers, and all of them were lost.
-_MAX_LOSSES = 3
+_MAX_LOSSES = 5
+# Such a job is tried again after so many seconds, then after twice as many, and so on.
+_RETRY_S = 1.0
 # A scorer is faulty after this many jobs in a row on which it failed, and another one did not.
 _MAX_FAULTS = 3
 
@@ -270,7 +272,8 @@ class Batcher:
                 if self._queue.behind and not self._queue.has_batch:
                     return self._queue.behind.popleft()
                 self._idle.add(worker)
-                self._changed.wait()
+                # Only jobs that may not be tried again yet, or that this worker failed on, are left.
+                self._changed.wait(self._queue.pause_s or None)
                 self._idle.discard(worker)
             self._changed.notify()  # in the place of this worker
             return None
@@ -376,6 +379,7 @@ class Batcher:
                 _log.error("%s: it gets an error", text)
                 jobs[0].future.set_exception(ScoringFailed(text))
                 return
+            jobs[0].not_before_s = time.monotonic() + _RETRY_S * jobs[0].num_losses
         with self._changed:
             self._queue.put_back(jobs)
             self._changed.notify_all()

@@ -36,6 +36,9 @@ class Job:
     queued_at_s: float = field(default_factory=time.monotonic)
     num_losses: int = 0
     """Scorers that ended while they scored this job and no other."""
+    not_before_s: float = 0.0
+    """`time.monotonic()` before which it is not tried again. When a machine ends, it takes a moment
+    until all its scorers are known to be lost: they must not lose the same job one by one."""
     failed_on: object = None
     """The worker whose scorer failed on this job; another one tries it."""
 
@@ -92,6 +95,13 @@ class JobQueue:
     def has_batch_for(self, worker: object, *, is_only: bool) -> bool:
         return bool(self._buckets) or self._find_alone(worker, is_only) is not None
 
+    @property
+    def pause_s(self) -> float | None:
+        """Seconds until the next job that is not tried again yet; None if there is none."""
+        if not self._alone:
+            return None
+        return max(0.0, min(job.not_before_s for job in self._alone) - time.monotonic())
+
     def take(self, worker: object, *, is_only: bool, num_sharing: float = 1.0) -> list[Job]:
         """The next batch of a worker.
 
@@ -115,8 +125,9 @@ class JobQueue:
         return jobs
 
     def _find_alone(self, worker: object, is_only: bool) -> int | None:
+        now_s = time.monotonic() if self._alone else 0.0
         for index, job in enumerate(self._alone):
-            if is_only or job.failed_on is not worker:
+            if job.not_before_s <= now_s and (is_only or job.failed_on is not worker):
                 return index
         return None
 
