@@ -272,8 +272,7 @@ class Batcher:
                 if self._queue.behind and not self._queue.has_batch:
                     return self._queue.behind.popleft()
                 self._idle.add(worker)
-                # Only jobs that may not be tried again yet, or that this worker failed on, are left.
-                self._changed.wait(self._queue.pause_s or None)
+                self._changed.wait(self._queue.pause_s)
                 self._idle.discard(worker)
             self._changed.notify()  # in the place of this worker
             return None

@@ -97,10 +97,10 @@ class JobQueue:
 
     @property
     def pause_s(self) -> float | None:
-        """Seconds until the next job that is not tried again yet; None if there is none."""
-        if not self._alone:
-            return None
-        return max(0.0, min(job.not_before_s for job in self._alone) - time.monotonic())
+        """Seconds until a job may be tried again that may not yet; None if there is none."""
+        now_s = time.monotonic()
+        pauses = (job.not_before_s - now_s for job in self._alone if job.not_before_s > now_s)
+        return min(pauses, default=None)
 
     def take(self, worker: object, *, is_only: bool, num_sharing: float = 1.0) -> list[Job]:
         """The next batch of a worker.

@@ -119,9 +119,9 @@ class ScorerActor:
         model = None
         gc.collect()
 
-    def has_room(self, key: int) -> bool:
-        """Whether memory has room for a second model of this size."""
-        return key not in self._models or bool(self._models[key].has_room_for_copy())
+    def has_room(self, key: int, num_copies: int) -> bool:
+        """Whether memory has room for so many more models of this size."""
+        return key not in self._models or bool(self._models[key].has_room_for(num_copies))
 
     def score(self, key: int, pack: bytes) -> Scored | NotScored:
         """Scores a pack of `encode_pack` with a model that is loaded."""

@@ -54,9 +54,9 @@ class LoadedModel:
             "description": self.scorer.description,
         }
 
-    def has_room_for_copy(self) -> bool:
-        """Whether memory has room for a second model of this size."""
-        return self._has_room()
+    def has_room_for(self, num_copies: int) -> bool:
+        """Whether memory has room for so many more models of this size."""
+        return self._has_room(num_copies)
 
     def response_logprobs(self, sequences: Any) -> Any:
         """See `LogprobScorer`."""

@@ -68,7 +68,9 @@ def encode_results(results: Sequence[_Scores]) -> bytes:
     """The bytes of a scorer's results: (T,) or (2, T) each."""
     shapes = [(scores.ndim, scores.shape[-1]) for scores in results]
     table = np.array([len(results), *chain.from_iterable(shapes)], np.int32)
-    return table.tobytes() + b"".join(np.ascontiguousarray(s, np.float32).tobytes() for s in results)
+    return table.tobytes() + b"".join(
+        np.ascontiguousarray(s, np.float32).tobytes() for s in results
+    )
 
 
 def decode_results(data: bytes) -> list[_Scores]:
