@@ -72,6 +72,7 @@ class ScorerPool:
         self._calls = itertools.count(1)
         self._driver: DriverProcess | None = None
         self._is_closed = False
+        self._was_connected = False
         self._fault = ""
         """Why there can be no scorers, now or later."""
         self.num_not_loaded = 0
@@ -396,9 +397,11 @@ class ScorerPool:
                 return
             if was_connected:
                 pause_s = _FIRST_PAUSE_S
-                _log.error("the connection to Ray is lost: all scorers are gone")
-            _log.warning("the connection to Ray is tried again in %.0f s", pause_s)
-            time.sleep(pause_s)
+                _log.error("the connection to Ray is lost, and all scorers with it")
+            where = self._options.ray_address or "started here"
+            _log.warning("no Ray (%s): it is tried again in %.0f s", where, pause_s)
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_closed, pause_s)
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
 
     def _receive(self, driver: DriverProcess) -> bool:
@@ -410,7 +413,7 @@ class ScorerPool:
             except EOFError:
                 return was_connected
             if isinstance(message, Connected):
-                was_connected = True
+                was_connected = self._was_connected = True
                 where = self._options.ray_address or "started here"
                 _log.info("Ray (%s): %g GPUs for each scorer", where, message.num_gpus_per_scorer)
             elif isinstance(message, NotConnected):
@@ -419,14 +422,12 @@ class ScorerPool:
                 self._handle(message)
 
     def _note_no_ray(self, message: NotConnected) -> None:
-        address = self._options.ray_address
-        text = message.reason if message.is_final else f"no Ray at --ray-address {address}: "
-        if message.is_final:
-            with self._changed:
-                self._fault = message.reason
-                self._changed.notify_all()
-        else:
-            _log.error("%s%s", text, message.reason)
+        if not message.is_final or self._was_connected:
+            _log.error("--ray-address %s: %s", self._options.ray_address, message.reason)
+            return
+        with self._changed:
+            self._fault = message.reason
+            self._changed.notify_all()
 
     def _handle(self, message: Any) -> None:
         if isinstance(message, Returned | CallLost):
