@@ -17,7 +17,6 @@ from reward_server.observe.status import ScorerStatus, Status
 from reward_server.observe.watch import Watch
 from reward_server.pipeline.admission import Admission
 from reward_server.pipeline.batch_counters import BatcherCounters
-from reward_server.pipeline.batcher import QueueState
 from reward_server.pipeline.composer import Composer
 from reward_server.pipeline.engine import Engine, EngineSlot
 from reward_server.pipeline.explaining import Explaining
@@ -25,6 +24,7 @@ from reward_server.pipeline.intake import Intake
 from reward_server.pipeline.request import RewardRequest, SharedParts
 from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
 from reward_server.pipeline.waiting import IN_THREADS, Client, Deadline, Waiting
+from reward_server.pipeline.workers import QueueState
 from sar.grading.processes.pool import GraderPool
 from sar.terms.composition import Composition
 

@@ -77,9 +77,6 @@ def _connect(ray: Any, options: ScalingOptions) -> float:
     """Connects to Ray, or starts it here. Returns the GPUs of each scorer."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if options.ray_address:
-        # The server says what it lost; Ray's own lines on it are not those of a log.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # The scorers' own output stays in Ray's logs.
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if options.ray_address is None:

@@ -17,8 +17,9 @@ from concurrent.futures import Future
 from typing import Any
 
 from reward_server.observe.status import ScorerStatus
-from reward_server.pipeline.batcher import Batcher, ScorerLost
+from reward_server.pipeline.batcher import Batcher
 from reward_server.pipeline.jobs import Logprobs
+from reward_server.pipeline.workers import ScorerLost
 from reward_server.scaling.actor import Loaded, NotLoaded, NotScored, Scored
 from reward_server.scaling.connection import DriverProcess
 from reward_server.scaling.files import list_files

@@ -7,6 +7,7 @@ client that sends them rollouts.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.util
 import os
 import shutil
@@ -344,7 +345,7 @@ def rollouts(bundled_tokenizer: Any) -> list[Rollout]:
 def known_rewards(rollouts: list[Rollout], bundled_tokenizer: Any) -> Callable[..., list[float]]:
     """The rewards that rollouts must get from stand-in scorers, computed without a server."""
     sys.path.insert(0, str(FOLDER))
-    from stand_in import compute_logprobs
+    compute_logprobs = importlib.import_module("stand_in").compute_logprobs
 
     from sar.grading.grade import grade
     from sar.grading.label import parse_label

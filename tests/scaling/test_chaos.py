@@ -6,7 +6,9 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+import urllib.error
+import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -36,9 +38,6 @@ def front(cluster: RayCluster, start_front: Callable[..., Front]) -> Front:
 
 
 def post(front: Front, path: str, body: Any) -> tuple[int, Any]:
-    import urllib.error
-    import urllib.request
-
     request = urllib.request.Request(
         front.server.url + path, json.dumps(body).encode(), {"Authorization": f"Bearer {KEY}"}
     )
@@ -133,22 +132,3 @@ def test_a_wrong_number_of_scorers_is_refused(front: Front, num: Any) -> None:
     status, body = post(front, "/scorers", {"num": num})
     assert status == 400
     assert body["error"]["field"] == "num"
-
-
-def write_log_versions(folder: Path) -> list[dict[str, Any]]:
-    return [
-        json.loads(line)
-        for file in sorted(folder.glob("*.jsonl*"))
-        for line in file.read_text().splitlines()
-    ]
-
-
-def find_mixed(
-    records: Sequence[dict[str, Any]], known: dict[int, dict[str, float]]
-) -> list[dict[str, Any]]:
-    """The records whose reward is not that of the version that they name."""
-    return [
-        one
-        for one in records
-        if one["reward"] != pytest.approx(known[one["policy_version"]][one["response"]], abs=1e-5)
-    ]
