@@ -36,8 +36,9 @@ _log = logging.getLogger(__name__)
 class DescribedScorers(Protocol):
     """Scorers elsewhere, as far as the status shows them."""
 
-    num_not_loaded: int
-    """Loads that failed on a scorer."""
+    @property
+    def num_not_loaded(self) -> int:
+        """Loads that failed on a scorer."""
 
     def describe(self, version: int) -> list[ScorerStatus]:
         """
