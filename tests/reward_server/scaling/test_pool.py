@@ -299,9 +299,13 @@ def test_a_model_that_ends_each_scorer_is_refused(make_pool: Callable[..., Score
     batcher = serve(pool.load("model"))
     wait_until(lambda: pool.num_up == 2)
 
+    def kill_all() -> None:
+        for scorer in (0, 1):
+            Driver.started[0].kill(scorer)
+
     def end() -> None:
         """Every scorer that loads it ends."""
-        threading.Thread(target=lambda: [Driver.started[0].kill(n) for n in (0, 1)]).start()
+        threading.Thread(target=kill_all).start()
         time.sleep(0.2)
 
     InProcess.fails["deadly"] = end
