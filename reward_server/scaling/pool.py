@@ -147,11 +147,7 @@ class ScorerPool:
         pause_s = _FIRST_PAUSE_S
         while not self._shared.is_closed:
             driver = DriverProcess()
-            driver.send(Start(self._options))
-            with self._shared.changed:
-                self._shared.driver = driver
-                for number in self._shared.scorers:
-                    driver.send(AddScorer(number))
+            self._begin(driver)
             was_connected = self._receive(driver)
             with self._shared.changed:
                 self._shared.driver = None
@@ -174,6 +170,16 @@ class ScorerPool:
             with self._shared.changed:
                 self._shared.changed.wait_for(lambda: self._shared.is_closed, pause_s)
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+
+    def _begin(self, driver: DriverProcess) -> None:
+        """Has a new process start all scorers."""
+        driver.send(Start(self._options))
+        with self._shared.changed:
+            self._shared.driver = driver
+            for number in self._shared.scorers:
+                driver.send(AddScorer(number))
+            if self._shared.is_closed:
+                driver.stop()
 
     def _receive(self, driver: DriverProcess) -> bool:
         """Handles messages until the process ends. Returns whether Ray was there."""

@@ -58,7 +58,7 @@ def make_client(bundled_tokenizer: Any) -> Callable[..., Any]:
         tokenizer = RolloutTokenizer(bundled_tokenizer, system_prompt=DEFAULT_SYSTEM_PROMPT)
         service.engines.start(Engine(tokenizer, Batcher(None, 1000), version=12))
         config = AppConfig("m", 0.2, LIMITS, ApiKeys(keys))
-        client = create_app(service, config, scorers=scorers).test_client()
+        client: Any = create_app(service, config, scorers=scorers).test_client()
         client.scorers = scorers
         return client
 
