@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from reward_server.command_line import parse_args
 from reward_server.config import ServerConfig
 from reward_server.observe.logs import start_logging
-from sar.errors import MAX_MESSAGE_CHARS, one_line
 from sar.files import write_atomically
 
 if TYPE_CHECKING:
@@ -95,7 +94,9 @@ class Server:
             engine = self.load(model)
         # A broken model folder can raise anything: also what is no Exception, a panic in Rust.
         except BaseException as error:
-            reason = one_line(error, MAX_MESSAGE_CHARS)
+            from reward_server.weights.remote import describe_failure
+
+            reason = describe_failure(error)
             raise CannotStart(f"cannot serve --model {model}: {reason}") from error
         self.service.engines.start(engine)
         if composition := self.config.composition:
