@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from reward_server.observe.status import ScorerStatus
@@ -43,10 +44,16 @@ _log = logging.getLogger(__name__)
 class ScorerPool:
     """All scorers of this server. Safe to use from several threads."""
 
-    def __init__(self, options: ScalingOptions) -> None:
+    def __init__(
+        self, options: ScalingOptions, is_stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        """
+        Args:
+            is_stopping: tells that `load` does not wait for scorers any more.
+        """
         self._options = options
         self._shared = Shared()
-        self._models = Models(self._shared, self._end_scorer)
+        self._models = Models(self._shared, self._end_scorer, is_stopping)
         self._numbers = itertools.count()
         self._was_connected = False
         with self._shared.changed:

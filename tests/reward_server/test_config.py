@@ -219,6 +219,7 @@ def test_resources_of_scorers_are_numbers_by_name(parse_args: ParseArgs) -> None
         (["--scorers", "2", "--scorer-resources", '{"a": true}'], "'a': True", "positive number"),
         (["--scorers", "2", "--scorer-resources", '{"GPU": 1}'], "'GPU'", "use --scorer-gpus"),
         (["--ray-address", "head"], "--ray-address 'head'", "host:port, or auto"),
+        (["--ray-address", "ray://head:10001"], "'ray://head:10001'", "a node of the cluster"),
         (["--ray-address", ""], "--ray-address ''", "host:port, or auto"),
         (["--ray-address", "http://head:1"], "'http://head:1'", "host:port, or auto"),
     ],

@@ -358,6 +358,20 @@ def test_ray_that_is_not_installed_is_said_at_once(make_pool: Callable[..., Scor
         pool.load("model")
 
 
+def test_a_server_that_stops_does_not_wait_for_scorers() -> None:
+    Driver.refuses.extend([NotConnected("no Ray there", is_final=False)] * 1000)
+    is_stopping = threading.Event()
+    pool = ScorerPool(ScalingOptions(2, "auto", OPTIONS), is_stopping.is_set)
+    with ThreadPoolExecutor(1) as thread:
+        loading = thread.submit(pool.load, "model")
+        wait_until(lambda: len(Driver.started) > 1)
+        assert not loading.done()
+        is_stopping.set()
+        with pytest.raises(LoadFailed, match="stopping"):
+            loading.result(WAIT_S)
+    pool.close()
+
+
 def test_scorers_are_added_and_removed(make_pool: Callable[..., ScorerPool]) -> None:
     pool = make_pool(1)
     batcher = serve(pool.load("model"))
