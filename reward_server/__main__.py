@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 from reward_server.command_line import parse_args
 from reward_server.config import ServerConfig
 from reward_server.observe.logs import start_logging
-from sar.errors import MAX_MESSAGE_CHARS, one_line
 from sar.files import write_atomically
 
 if TYPE_CHECKING:
     from reward_server.http.listener import Listener
     from reward_server.pipeline.engine import Engine
     from reward_server.pipeline.service import RewardService
+    from reward_server.scaling.pool import ScorerPool
     from reward_server.weights.policy import PolicyUpdater
 
 # When stopping, requests get this much more than --request-timeout: the model may still be
@@ -53,9 +53,12 @@ def main(argv: list[str] | None = None) -> int:
     _warn_of_unsafe_settings(config)
     with ExitStack() as cleanup:
         try:
-            server = build_server(config, cleanup, stop.note_lost_scorer)
+            server = build_server(config, cleanup, stop.note_lost_scorer, lambda: stop.has_signal)
             server.start()
         except CannotStart as error:
+            if stop.has_signal:
+                _log.info("stopped before a scorer was up")
+                return 0
             _log.error("%s", error)
             return 1
         stop.wait()
@@ -81,6 +84,7 @@ class Server:
     listener: Listener
     load: Callable[[str], Engine]
     updater: PolicyUpdater
+    scorers: ScorerPool | None = None
 
     def start(self) -> None:
         """Loads the model and answers with it.
@@ -93,7 +97,9 @@ class Server:
             engine = self.load(model)
         # A broken model folder can raise anything: also what is no Exception, a panic in Rust.
         except BaseException as error:
-            reason = one_line(error, MAX_MESSAGE_CHARS)
+            from reward_server.weights.remote import describe_failure
+
+            reason = describe_failure(error)
             raise CannotStart(f"cannot serve --model {model}: {reason}") from error
         self.service.engines.start(engine)
         if composition := self.config.composition:
@@ -115,19 +121,25 @@ class Server:
         if not is_drained:
             _log.error("stopping although some requests are not answered: they took too long")
         is_closed = self.service.engines.close(_CLOSE_S)
+        if self.scorers:
+            self.scorers.close()
         if not is_closed:
             _log.error("stopping although the scorer hangs")
         return is_drained and is_closed
 
 
 def build_server(
-    config: ServerConfig, cleanup: ExitStack, on_lost: Callable[[], None] = lambda: None
+    config: ServerConfig,
+    cleanup: ExitStack,
+    on_lost: Callable[[], None] = lambda: None,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> Server:
     """A server that listens and has no model yet.
 
     Args:
         cleanup: gets the functions that close what the server opened.
         on_lost: called if the scorer has ended and cannot be started again.
+        is_stopping: tells that scorers on Ray are not waited for any more.
     Raises:
         CannotStart: the reward log or the URL file cannot be written, or the port is taken.
     """
@@ -142,6 +154,8 @@ def build_server(
     from reward_server.observe.reward_log import RewardLog
     from reward_server.observe.watch import Consumer, Watch
     from reward_server.pipeline.service import RewardService, ServiceLimits
+    from reward_server.scaling.options import ScalingOptions
+    from reward_server.scaling.pool import ScorerPool
     from reward_server.weights.loading import EngineLoader
     from reward_server.weights.policy import PolicyUpdater
     from sar.grading.processes.pool import GraderPool
@@ -161,7 +175,10 @@ def build_server(
         live = LiveIndex(config.dashboard_rollouts, title=config.model_path)
         consumers.append(live.add)
         dashboard = Dashboard(
-            live, lambda: [state.to_json() for state in alarms.states()], can_explain=True
+            live,
+            lambda: [state.to_json() for state in alarms.states()],
+            lambda: [scorer.model_dump() for scorer in service.status.scorers],
+            can_explain=True,
         )
     watch = Watch(consumers)
     cleanup.callback(watch.close)
@@ -173,6 +190,10 @@ def build_server(
         on_graded=lambda seconds: metrics.add_stage("grade", seconds),
     )
     cleanup.callback(graders.close)
+    scorers = None
+    if config.uses_ray:
+        scorers = ScorerPool(ScalingOptions.of(config), is_stopping)
+        cleanup.callback(scorers.close)
     service = RewardService(
         graders,
         sar_weight=config.weight_of_sar,
@@ -182,8 +203,9 @@ def build_server(
         metrics=metrics,
         reward_log=reward_log,
         watch=watch,
+        scorers=scorers,
     )
-    loader = EngineLoader(config, metrics, service.counters, on_lost)
+    loader = EngineLoader(config, metrics, service.counters, on_lost, scorers)
     identify = loader.inspector.identify if loader.inspector else None
     updater = PolicyUpdater(service.engines, loader.load, identify)
     app = create_app(
@@ -202,8 +224,10 @@ def build_server(
         ),
         updater,
         dashboard,
+        scorers,
     )
-    return Server(config, service, _start_listening(config, app), loader.load, updater)
+    listener = _start_listening(config, app)
+    return Server(config, service, listener, loader.load, updater, scorers)
 
 
 def _start_listening(config: ServerConfig, app: Callable[..., Any]) -> Listener:
@@ -253,14 +277,14 @@ class _Stop:
 
     def __init__(self) -> None:
         self.has_lost_scorer = False
-        self._has_signal = False
+        self.has_signal = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
 
     def wait(self) -> None:
         """Waits in short steps. The system may give a signal to another thread; only the main
         thread runs Python's handlers, and it would not notice during a wait without an end."""
-        while not (self._has_signal or self.has_lost_scorer):
+        while not (self.has_signal or self.has_lost_scorer):
             time.sleep(_POLL_S)
 
     def note_lost_scorer(self) -> None:
@@ -268,7 +292,7 @@ class _Stop:
         self.has_lost_scorer = True
 
     def _handle(self, *_: object) -> None:
-        self._has_signal = True
+        self.has_signal = True
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
 

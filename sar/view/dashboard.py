@@ -50,6 +50,8 @@ class Dashboard:
     source: Source
     list_alarms: Callable[[], list[dict[str, Any]]] = list
     """The alarms as JSON objects, see `sar.alarms`."""
+    list_scorers: Callable[[], list[dict[str, Any]]] = list
+    """The server's scorers as JSON objects, if it has several."""
     can_explain: bool = False
     """Whether the page may ask `/explain` for heat-maps."""
 
@@ -89,6 +91,7 @@ class Dashboard:
             "can_explain": self.can_explain,
             "pays_sar": _pays_sar([one for one in decisions if one]),
             "reasons": _REASONS,
+            "scorers": self.list_scorers(),
         }
 
     def _make_series(self, given: _Parameters) -> dict[str, Any]:

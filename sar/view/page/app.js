@@ -4,6 +4,7 @@ import { Alarms } from "./alarms.js";
 import { Charts, Points, nameSar } from "./charts.js";
 import { ask, find, format, formatTime, make, makeVerdict } from "./data.js";
 import { openRollout } from "./rollout.js";
+import { showScorers } from "./scorers.js";
 
 const UPDATE_MS = 2000;
 const BUCKETS = 120;
@@ -41,6 +42,7 @@ async function update() {
   try {
     status = await ask("status");
     showStatus();
+    showScorers(status.scorers);
     await showAlarms();
     const key = JSON.stringify([status.last, status.num_train, status.num_eval, status.progress, alarms.listMarks()]);
     if (key !== latest) await refresh();

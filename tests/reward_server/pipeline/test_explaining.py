@@ -23,12 +23,13 @@ from reward_server.errors import (
     TooLarge,
 )
 from reward_server.pipeline import explaining as explaining_module
-from reward_server.pipeline.batcher import Batcher, BatcherClosed
+from reward_server.pipeline.batcher import Batcher
 from reward_server.pipeline.engine import Engine
 from reward_server.pipeline.explaining import ExplainedRollout
 from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
 from reward_server.pipeline.service import RewardService, ServiceLimits
 from reward_server.pipeline.waiting import IN_THREADS, Client, Deadline
+from reward_server.pipeline.workers import BatcherClosed
 from sar.grading.label import Label
 from sar.grading.verdict import Reason, Verdict
 from sar.perplexity import mean_nll
@@ -255,7 +256,7 @@ def test_a_waiting_explanation_moves_to_the_next_engine(serve: Callable[..., Ser
     reward = batcher.submit([TokenSequence([1], [2])])
     server.scorer.wait_for_batch()
     explained = server.explain(" a")
-    server.wait_until(lambda: len(batcher._behind) == 1)
+    server.wait_until(lambda: len(batcher._queue.behind) == 1)
     withdrawing = threading.Thread(target=server.service.engines.withdraw)
     withdrawing.start()
     server.wait_until(lambda: batcher._is_closed)
@@ -322,7 +323,7 @@ def test_a_client_that_leaves_is_not_explained(serve: Callable[..., Server]) -> 
     server.scorer.wait_for_batch()
     is_gone = threading.Event()
     explained = server.explain(" a", is_gone=is_gone.is_set)
-    server.wait_until(lambda: len(server.batcher._behind) == 1)
+    server.wait_until(lambda: len(server.batcher._queue.behind) == 1)
     is_gone.set()
     server.scorer.release(10)
     with pytest.raises(ClientGone):

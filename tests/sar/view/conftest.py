@@ -114,13 +114,16 @@ def show(open_tab: OpenTab, tmp_path: Path, write_log: Any) -> Iterator[Show]:
         decisions: list[Decision],
         alarms: list[Any] | None = None,
         explains: bool = False,
+        scorers: list[Any] | None = None,
         **options: Any,
     ) -> tuple[Tab, LogIndex, Path]:
         log = write_log(tmp_path / "log" / "a.jsonl", decisions)
         index = LogIndex(log.parent)
         indexes.append(index)
         index.update()
-        dashboard = Dashboard(index, lambda: alarms or [], can_explain=explains)
+        dashboard = Dashboard(
+            index, lambda: alarms or [], lambda: scorers or [], can_explain=explains
+        )
         server = ViewServer(dashboard, "127.0.0.1", 0)
         servers.append(server)
         threading.Thread(target=server.serve_forever, daemon=True).start()
