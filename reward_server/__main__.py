@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from reward_server.http.listener import Listener
     from reward_server.pipeline.engine import Engine
     from reward_server.pipeline.service import RewardService
+    from reward_server.scaling.pool import ScorerPool
     from reward_server.weights.policy import PolicyUpdater
 
 # When stopping, requests get this much more than --request-timeout: the model may still be
@@ -81,6 +82,7 @@ class Server:
     listener: Listener
     load: Callable[[str], Engine]
     updater: PolicyUpdater
+    scorers: ScorerPool | None = None
 
     def start(self) -> None:
         """Loads the model and answers with it.
@@ -115,6 +117,8 @@ class Server:
         if not is_drained:
             _log.error("stopping although some requests are not answered: they took too long")
         is_closed = self.service.engines.close(_CLOSE_S)
+        if self.scorers:
+            self.scorers.close()
         if not is_closed:
             _log.error("stopping although the scorer hangs")
         return is_drained and is_closed
@@ -142,6 +146,8 @@ def build_server(
     from reward_server.observe.reward_log import RewardLog
     from reward_server.observe.watch import Consumer, Watch
     from reward_server.pipeline.service import RewardService, ServiceLimits
+    from reward_server.scaling.options import ScalingOptions
+    from reward_server.scaling.pool import ScorerPool
     from reward_server.weights.loading import EngineLoader
     from reward_server.weights.policy import PolicyUpdater
     from sar.grading.processes.pool import GraderPool
@@ -173,6 +179,10 @@ def build_server(
         on_graded=lambda seconds: metrics.add_stage("grade", seconds),
     )
     cleanup.callback(graders.close)
+    scorers = None
+    if config.uses_ray:
+        scorers = ScorerPool(ScalingOptions.of(config))
+        cleanup.callback(scorers.close)
     service = RewardService(
         graders,
         sar_weight=config.weight_of_sar,
@@ -182,8 +192,9 @@ def build_server(
         metrics=metrics,
         reward_log=reward_log,
         watch=watch,
+        scorers=scorers,
     )
-    loader = EngineLoader(config, metrics, service.counters, on_lost)
+    loader = EngineLoader(config, metrics, service.counters, on_lost, scorers)
     identify = loader.inspector.identify if loader.inspector else None
     updater = PolicyUpdater(service.engines, loader.load, identify)
     app = create_app(
@@ -202,8 +213,10 @@ def build_server(
         ),
         updater,
         dashboard,
+        scorers,
     )
-    return Server(config, service, _start_listening(config, app), loader.load, updater)
+    listener = _start_listening(config, app)
+    return Server(config, service, listener, loader.load, updater, scorers)
 
 
 def _start_listening(config: ServerConfig, app: Callable[..., Any]) -> Listener:

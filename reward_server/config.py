@@ -6,6 +6,8 @@ Flags, `--help`, error messages and docs/configuration.md come from that declara
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 from functools import partial
@@ -29,6 +31,9 @@ ENV_PREFIX = "REWARD_SERVER_"
 # Memory for a queued token: its part of the request's text, and its id in two sequences.
 _BYTES_PER_QUEUED_TOKEN = 128
 _MIN_KEY_CHARS = 8
+MAX_SCORERS = 4096
+"""Scorers of one server."""
+_RAY_ADDRESS = re.compile(r"auto|(ray://)?(\[[0-9a-fA-F:.]+\]|[^\s:/@,\[\]]+):[0-9]{1,5}")
 _HOST_NAME = re.compile(r"\*|[^\s:/@,*]+")
 
 
@@ -51,6 +56,7 @@ def _setting(
 
 
 _model = partial(_setting, "Model")
+_scorers = partial(_setting, "Scorers")
 _reward = partial(_setting, "Reward")
 _listening = partial(_setting, "Listening and keys")
 _limit = partial(_setting, "Limits")
@@ -61,6 +67,7 @@ _logging = partial(_setting, "Logs")
 _Count = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(int)]
 _Port = Annotated[int, Field(ge=0, le=65535), BeforeValidator(int)]
 _NumKept = Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(int)]
+_NumScorers = Annotated[int, Field(ge=1, le=MAX_SCORERS), BeforeValidator(int)]
 _NumWorkers = Annotated[int, Field(ge=1, le=256), BeforeValidator(int)]
 
 
@@ -104,6 +111,37 @@ class ServerConfig(BaseSettings):
     )
     trust_remote_code: bool = _model(
         False, "Run Python code that comes with the model.", in_words="off"
+    )
+
+    scorers: _NumScorers = _scorers(
+        1,
+        "Scorers that share the work. Two or more run on Ray, each with GPUs of its own, and need "
+        "pip install -e '.[scale]'. The settings of the model hold for each of them.",
+    )
+    ray_address: str | None = _scorers(
+        None,
+        "Ray cluster on which the scorers run: host:port, or auto for the one of this machine.",
+        in_words="Ray is started on this machine",
+    )
+    scorer_gpus: float | None = _scorers(
+        None,
+        "GPUs of each scorer.",
+        in_words="--tensor-parallel-size; 0 with --device cpu, or if Ray has no GPU",
+        ge=0,
+        le=1024,
+    )
+    scorer_cpus: float = _scorers(1.0, "CPU cores that Ray keeps for each scorer.", ge=0, le=1024)
+    scorer_resources: str = _scorers(
+        "",
+        "Other resources of Ray that each scorer takes, as a JSON object such as "
+        """'{"node:gpu-box": 0.01}'.""",
+        in_words="none",
+        value="JSON",
+    )
+    scorer_weights: Literal["shared", "sent"] = _scorers(
+        "shared",
+        "How scorers get weights. shared: each reads the model's folder, which all machines mount "
+        "under one path. sent: this server reads it, and sends it through Ray.",
     )
 
     sar_weight: float = _reward(
@@ -232,6 +270,16 @@ class ServerConfig(BaseSettings):
         return self._composition.weight_of_sar
 
     @property
+    def uses_ray(self) -> bool:
+        """Whether the scorers run on Ray."""
+        return self.scorers > 1 or self.ray_address is not None
+
+    @property
+    def resources_of_scorers(self) -> dict[str, float]:
+        """The resources of `--scorer-resources`."""
+        return read_resources(self.scorer_resources)
+
+    @property
     def model_path(self) -> str:
         """The given path or id of the model, else the path of the bundled demo model."""
         from sar.models import BUNDLED_MODEL
@@ -267,6 +315,7 @@ class ServerConfig(BaseSettings):
             value = getattr(self, name)
             if self.backend != "vllm" and value != type(self).model_fields[name].default:
                 raise ValueError(f"{to_flag(name)} {value:g}: only with --backend vllm")
+        self._check_scorers()
         for name in self.allowed_host_names:
             if not _HOST_NAME.fullmatch(name):
                 raise ValueError(
@@ -282,6 +331,17 @@ class ServerConfig(BaseSettings):
                 f"--api-key-file or {to_variable('api_key')}, or allow it with --allow-anyone"
             )
         return self
+
+    def _check_scorers(self) -> None:
+        for name in ("scorer_gpus", "scorer_cpus", "scorer_resources", "scorer_weights"):
+            value = getattr(self, name)
+            if not self.uses_ray and value != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{to_flag(name)} {value}: only with --scorers 2 or more, or --ray-address"
+                )
+        if self.ray_address is not None and not _RAY_ADDRESS.fullmatch(self.ray_address):
+            raise ValueError(f"--ray-address {self.ray_address!r}: must be host:port, or auto")
+        read_resources(self.scorer_resources)
 
     def _read_reward(self, file: str) -> Composition:
         # Imported here so that a server without a reward file starts as fast as before.
@@ -325,6 +385,29 @@ class ServerConfig(BaseSettings):
                     "without spaces; try: openssl rand -hex 32"
                 )
         return tuple(keys)
+
+
+def read_resources(text: str) -> dict[str, float]:
+    """The resources in a JSON object; none if there is no text.
+
+    Raises:
+        ValueError: it is no object of positive numbers.
+    """
+    if not text.strip():
+        return {}
+    try:
+        parsed = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"--scorer-resources {text!r}: not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise ValueError(f"--scorer-resources {text!r}: must be a JSON object")
+    for name, amount in parsed.items():
+        is_number = isinstance(amount, int | float) and not isinstance(amount, bool)
+        if not is_number or not 0 < amount < math.inf:
+            raise ValueError(f"--scorer-resources {name!r}: {amount!r} is not a positive number")
+        if name in ("CPU", "GPU"):
+            raise ValueError(f"--scorer-resources {name!r}: use --scorer-{name.lower()}s")
+    return {name: float(amount) for name, amount in parsed.items()}
 
 
 def to_flag(name: str) -> str:

@@ -173,6 +173,15 @@ class UpdateWeightsAnswer(BaseModel):
     policy_version: int = Field(description="step in the checkpoint's name, else the last + 1")
 
 
+class ScorersAnswer(BaseModel):
+    """Scorers come or go until there are as many."""
+
+    model_config = _EXACT
+
+    num: int = Field(description="how many there will be")
+    up: int = Field(description="how many are in service now")
+
+
 class HealthAnswer(Status):
     """The server is alive."""
 
@@ -187,7 +196,7 @@ class ReadyAnswer(BaseModel):
 
     model_config = _EXACT
 
-    status: Literal["loading", "ready", "failing"]
+    status: Literal["loading", "ready", "failing", "no scorer is up"]
 
 
 class Error(BaseModel):

@@ -22,6 +22,7 @@ from reward_server.http.answer_schema import (
     ErrorAnswer,
     HealthAnswer,
     ReadyAnswer,
+    ScorersAnswer,
     UpdateWeightsAnswer,
     make_answers,
 )
@@ -36,12 +37,14 @@ from reward_server.http.request_schema import (
     parse_explain,
     parse_get_reward,
     parse_rm,
+    parse_scorers,
     parse_update_weights,
 )
 from reward_server.http.statuses import STATUSES
 from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
 from reward_server.pipeline.service import RewardService
 from reward_server.pipeline.waiting import CLIENT_IS_GONE, Client
+from reward_server.scaling.pool import ScorerPool
 from reward_server.weights.policy import PolicyUpdater
 from sar.errors import MAX_MESSAGE_CHARS, shorten
 from sar.grading.label import Label
@@ -78,12 +81,14 @@ def create_app(
     config: AppConfig,
     updater: PolicyUpdater | None = None,
     dashboard: Dashboard | None = None,
+    scorers: ScorerPool | None = None,
 ) -> Flask:
     """The WSGI application over a reward service.
 
     Args:
         updater: loads the checkpoints of `/update_weights`; None: the weights stay.
         dashboard: what `/dashboard` shows; None: there is no such page.
+        scorers: those on Ray; None: the model is scored in this process.
     """
     app = Flask(
         "reward_server", static_folder=None, template_folder=Path(__file__).parent / "templates"
@@ -216,6 +221,18 @@ def create_app(
         version = service.waiting.for_result(updater.update(path, client.is_gone), _MAX_UPDATE_S)
         return _to_json(UpdateWeightsAnswer(policy_version=version))
 
+    @app.post("/scorers")
+    def set_scorers() -> Response:
+        if not config.keys.are_required:
+            raise Forbidden("only a server with API keys takes scorers; see --api-key-file")
+        if scorers is None:
+            raise Forbidden(
+                "this server scores in its own process: start it with --scorers 2 or more, or "
+                "with --ray-address"
+            )
+        num = parse_body(lambda body, _: parse_scorers(body), find_client())
+        return _to_json(ScorersAnswer(num=num, up=scorers.set_num(num)))
+
     @app.get("/healthz")
     def healthz() -> Response:
         status = service.status.model_dump()
@@ -250,6 +267,7 @@ def create_app(
             has_sar_only=composition is None,
             sar_weight=config.sar_weight,
             has_dashboard=dashboard is not None,
+            has_scorers=scorers is not None,
             url=request.url_root,
         )
 

@@ -13,11 +13,17 @@ from reward_server.http.answer_schema import (
     ErrorAnswer,
     HealthAnswer,
     ReadyAnswer,
+    ScorersAnswer,
     UpdateWeightsAnswer,
     make_answers,
 )
 from reward_server.http.explain_answer import ExplainAnswer
-from reward_server.http.request_schema import GetRewardRequest, RmRequest, UpdateWeightsRequest
+from reward_server.http.request_schema import (
+    GetRewardRequest,
+    RmRequest,
+    ScorersRequest,
+    UpdateWeightsRequest,
+)
 from reward_server.http.statuses import STATUSES
 from reward_server.pipeline.explaining import MAX_ROLLOUTS
 from sar import __version__
@@ -61,7 +67,7 @@ def describe(*, needs_key: bool, composition: Composition | None = None) -> dict
         [*((m, "validation") for m in requests), *((m, "serialization") for m in answers)],
         ref_template=_SCHEMAS + "{model}",
     )
-    ready = "200: rewards are given. 503: the model is loading, or the scorer fails."
+    ready = "200: rewards are given. 503: the model is loading, or the scorer fails or is lost."
     return {
         "openapi": "3.1.0",
         "info": {
@@ -117,6 +123,12 @@ def _list_posts(composition: Composition | None) -> dict[str, _Post]:
             "Score with another checkpoint of the model, from a folder on the server's machine.",
             UpdateWeightsRequest,
             UpdateWeightsAnswer,
+            always_needs_key=True,
+        ),
+        "/scorers": _Post(
+            "Start or end scorers on Ray, of a server started with --scorers or --ray-address.",
+            ScorersRequest,
+            ScorersAnswer,
             always_needs_key=True,
         ),
     }

@@ -32,6 +32,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from reward_server.config import MAX_SCORERS
 from reward_server.errors import InvalidRequest, RewardServerError, TooLarge
 from reward_server.pipeline.explaining import MAX_ROLLOUTS as MAX_EXPLAINED
 from reward_server.pipeline.rollout import SubmittedRollout
@@ -216,6 +217,14 @@ class UpdateWeightsRequest(BaseModel):
     path: str = Field(description="its folder, on the server's machine")
 
 
+class ScorersRequest(BaseModel):
+    """How many scorers there are to be."""
+
+    model_config = ConfigDict(strict=True)
+
+    num: int = Field(ge=1, le=MAX_SCORERS, description="scorers, those that start included")
+
+
 def parse_get_reward(body: bytes | bytearray, limits: RequestLimits) -> list[SubmittedRollout]:
     """The rollouts of OpenRLHF's request.
 
@@ -252,6 +261,15 @@ def parse_update_weights(body: bytes | bytearray) -> Path:
     return Path(path)
 
 
+def parse_scorers(body: bytes | bytearray) -> int:
+    """The number of scorers.
+
+    Raises:
+        InvalidRequest: the request names none, or too many.
+    """
+    return _parse(ScorersRequest, body).num
+
+
 def _parse(model: type[_M], body: bytes | bytearray, limits: RequestLimits | None = None) -> _M:
     max_values = _MAX_VALUES_PER_SAMPLE * (limits.max_samples if limits else 1)
     if len(body) > max_values and count_values(body) > max_values:
@@ -270,7 +288,7 @@ def _parse(model: type[_M], body: bytes | bytearray, limits: RequestLimits | Non
 
 
 def _read_int(digits: str) -> int:
-    """Refuses a long number, which takes the square of its length to read. No field is a number."""
+    """Refuses a long number, which takes the square of its length to read. No field takes one."""
     if len(digits) > _MAX_DIGITS:
         raise ValueError(f"a number of {len(digits):,} digits")
     return int(digits)
@@ -305,5 +323,8 @@ def _convert_error(model: type[BaseModel], error: ValidationError) -> RewardServ
             "trainer makes of them with --apply-chat-template",
             field,
         )
+    if kind.startswith("int_") or kind in ("greater_than_equal", "less_than_equal"):
+        text = f"{field} must be a whole number from 1 to {MAX_SCORERS}"
+        return InvalidRequest(text, field)
     wanted = "a list" if kind == "list_type" else "a string"
     return InvalidRequest(f"{field} must be {wanted}, not {type(value).__name__}", field)

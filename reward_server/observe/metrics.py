@@ -18,7 +18,7 @@ from prometheus_client import (
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from reward_server.observe.status import EXPORTED, Status
+from reward_server.observe.status import EXPORTED, ScorerStatus, Status
 from sar.grading.label import Label
 from sar.reward import Reward
 
@@ -135,6 +135,25 @@ class _StatusCollector:
             )
             path.add_metric((status.scoring_path, status.scoring_path_reason), 1)
             yield path
+        if status.scorers:
+            yield from _describe_scorers(status.scorers)
+
+
+def _describe_scorers(scorers: Sequence[ScorerStatus]) -> Iterator[Metric]:
+    """One series for each of several scorers."""
+    gauge, counter = GaugeMetricFamily, CounterMetricFamily
+    families = (
+        (gauge, "scorer_up", "1 if the scorer has work or may get it", lambda s: s.state == "up"),
+        (gauge, "scorer_busy_share", "share of its latest stretch of work", lambda s: s.busy_share),
+        (gauge, "scorer_policy_version", "weights that it used last", lambda s: s.policy_version),
+        (counter, "scorer_tokens", "tokens scored", lambda s: s.tokens),
+        (counter, "scorer_restarts", "times it came back after it was lost", lambda s: s.restarts),
+    )
+    for kind, name, text, read in families:
+        family = kind(_PREFIX + name, text, labels=("scorer", "node"))
+        for scorer in scorers:
+            family.add_metric((str(scorer.id), scorer.node), float(read(scorer)))
+        yield family
 
 
 class _AlarmCollector:

@@ -27,6 +27,22 @@ def _gauge(name: str, description: str) -> Any:
     return Field(ge=0, description=description, json_schema_extra={"x-gauge": name})
 
 
+class ScorerStatus(BaseModel):
+    """One of several scorers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: int = Field(ge=0)
+    node: str = Field(description="address of the machine that it runs on; empty: it has none yet")
+    state: Literal["starting", "loading", "up", "behind"] = Field(
+        description="behind: it could not load the weights in service, and gets no work"
+    )
+    busy_share: float = Field(ge=0, description="share of its latest stretch of work")
+    tokens: int = Field(ge=0, description="tokens scored")
+    policy_version: int = Field(ge=0, description="training step of the weights that it used last")
+    restarts: int = Field(ge=0, description="how often it came back after it was lost")
+
+
 class Status(BaseModel):
     """Counters since the server started, and its current state."""
 
@@ -69,6 +85,13 @@ class Status(BaseModel):
     rollouts_again: int = _counter("rollouts_again", "rollouts of groups that were sent again")
     policy_version: int = _gauge("policy_version", "training step of the weights; 0: the first")
     policy_age_s: float = _gauge("policy_age_seconds", "seconds since the weights were loaded")
+    scorer_load_failures: int = _counter(
+        "scorer_load_failures", "loads that failed on one of several scorers"
+    )
+    # In /metrics, each number is a series with the scorer's id.
+    scorers: tuple[ScorerStatus, ...] = Field(
+        description="the scorers of --scorers; empty if the model is scored in this process"
+    )
     # In /metrics, these two are the labels of one gauge.
     scoring_path: str = Field(
         description="how the model is scored: varlen, packed, unpacked (slow) or vllm"

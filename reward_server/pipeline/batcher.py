@@ -1,11 +1,12 @@
 """One queue over all requests, so that rollouts that arrive one by one are scored together.
 
 There is no timer: an idle scorer starts at once with the jobs that are there, and jobs that arrive
-while it works form the next batch. Jobs wait in buckets of similar length. Short buckets go first,
-so that one long rollout does not delay a hundred short ones. A bucket that was passed over a few
-times goes next.
+while it works form the next batch. `jobs` says which jobs go together.
 
-Jobs of `submit_behind` are scored one at a time, and only while no other job waits.
+Several scorers take from the same queue, each in a thread of its own, so that a fast one gets more
+than a slow one. What waits is divided among them: a scorer takes all of it only if it has no idle
+neighbour. Scorers may come and go while jobs wait. The jobs of a scorer that is lost go back to the
+front of the queue.
 """
 
 from __future__ import annotations
@@ -14,100 +15,44 @@ import logging
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-
-import numpy as np
-import numpy.typing as npt
+from dataclasses import dataclass
 
 from reward_server.errors import ClientGone, NotReady, ScoringFailed
 from reward_server.observe.metrics import Metrics
+from reward_server.pipeline.batch_counters import BatcherCounters
+from reward_server.pipeline.jobs import Job, JobQueue, Logprobs
+from reward_server.pipeline.logprob_check import check_logprobs
 from sar.errors import one_line
 from sar.scoring import LogprobScorer, TokenSequence
 
-# A bucket goes first after this many batches in a row that took nothing from it.
-_MAX_PASSED_OVER = 3
-# A pause longer than this ends a stretch of work.
-_PAUSE_S = 1.0
 # Consecutive scorer failures after which the server reports itself as failing.
 _MAX_FAILURES = 5
 # Seconds after the last failure until the server reports itself as ready again. A trainer sends
 # nothing to a server that is not ready, so no success would ever clear the failure.
 _FAILING_S = 30.0
+# A job is an error once it was scored alone by this many scorers, and all of them were lost.
+_MAX_LOSSES = 5
+# Such a job is tried again after so many seconds, then after twice as many, and so on.
+_RETRY_S = 1.0
+# A scorer is faulty after this many jobs in a row on which it failed, and another one did not.
+_MAX_FAULTS = 3
 
 _log = logging.getLogger(__name__)
-
-Logprobs = list[npt.NDArray[np.float32]]
-"""What `LogprobScorer.response_logprobs` returns: self-certainties too, where a sequence asks."""
 
 
 class BatcherClosed(Exception):
     """The batcher was closed before it scored a job of `submit_behind`."""
 
 
-@dataclass
-class _Job:
-    sequences: Sequence[TokenSequence]
-    is_abandoned: Callable[[], bool]
-    future: Future[Logprobs] = field(default_factory=Future)
-    queued_at_s: float = field(default_factory=time.monotonic)
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(map(len, self.sequences))
-
-    @property
-    def bucket(self) -> int:
-        """Lengths from one power of two to the next share a bucket."""
-        return max(map(len, self.sequences)).bit_length()
-
-
-@dataclass
-class _Bucket:
-    jobs: deque[_Job] = field(default_factory=deque)
-    times_passed_over: int = 0
-
-
-@dataclass
-class BatcherCounters:
-    """What the scorer has done since the start."""
-
-    num_batches: int = 0
-    num_sequences: int = 0
-    num_tokens: int = 0
-    num_abandoned: int = 0
-    """Jobs skipped because their client had gone."""
-    busy_s: float = 0.0
-    """Seconds in the scorer."""
-    stretch_started_s: float = 0.0
-    stretch_ended_s: float = 0.0
-    stretch_busy_s: float = 0.0
-    """Start and end of the latest stretch of work (`time.monotonic`), and its seconds in the
-    scorer. Pauses of up to a second belong to a stretch."""
-
-    @property
-    def busy_share(self) -> float:
-        """Share of the latest stretch of work spent in the scorer; 0 before the first batch."""
-        elapsed_s = self.stretch_ended_s - self.stretch_started_s
-        return self.stretch_busy_s / elapsed_s if elapsed_s else 0.0
-
-    def add_batch(self, sequences: Sequence[TokenSequence], start_s: float, end_s: float) -> None:
-        if start_s - self.stretch_ended_s > _PAUSE_S:
-            self.stretch_started_s = start_s
-            self.stretch_busy_s = 0.0
-        self.stretch_ended_s = end_s
-        self.stretch_busy_s += end_s - start_s
-        self.busy_s += end_s - start_s
-        self.num_batches += 1
-        self.num_sequences += len(sequences)
-        self.num_tokens += sum(map(len, sequences))
+class ScorerLost(Exception):
+    """The scorer has ended, and did not score these sequences. Another scorer can."""
 
 
 @dataclass(frozen=True)
 class QueueState:
-    """What waits for the scorer."""
+    """What waits for the scorers."""
 
     num_rollouts: int
     num_tokens: int
@@ -115,34 +60,94 @@ class QueueState:
     """Seconds that the oldest job has waited; 0 if none waits."""
 
 
-class Batcher:
-    """Feeds one scorer from a thread of its own. Safe to use from many threads."""
+class Worker:
+    """A scorer of a batcher, and the thread that feeds it."""
 
     def __init__(
         self,
         scorer: LogprobScorer,
+        counters: BatcherCounters | None,
+        on_faulty: Callable[[], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self.scorer: LogprobScorer | None = scorer
+        self.counters = counters
+        self.on_faulty = on_faulty
+        self.on_end = on_end
+        self.num_faults = 0
+        self.is_stopping = False
+        self.thread: threading.Thread
+
+
+class Batcher:
+    """Feeds scorers, each from a thread of its own. Safe to use from many threads."""
+
+    def __init__(
+        self,
+        scorer: LogprobScorer | None,
         max_batch_tokens: int,
         metrics: Metrics | None = None,
         counters: BatcherCounters | None = None,
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
-            scorer: used from one thread only.
-            max_batch_tokens: tokens handed to the scorer at once; a larger job goes alone.
+            scorer: used from one thread only. None: `add_scorer` gives scorers.
+            max_batch_tokens: tokens handed to a scorer at once; a larger job goes alone.
             counters: counters of an earlier batcher, to continue.
+            on_close: called once the batcher is closed and its scorers do not work any more.
         """
         self._metrics = metrics or Metrics()
         self._num_failures_in_a_row = 0
         self._failed_at_s = 0.0
-        self._scorer: LogprobScorer | None = scorer
-        self._max_batch_tokens = max_batch_tokens
-        self._buckets: dict[int, _Bucket] = {}
-        self._behind: deque[_Job] = deque()
+        self._queue = JobQueue(max_batch_tokens)
+        self._workers: list[Worker] = []
+        self._idle: set[Worker] = set()
         self._changed = threading.Condition()
         self._is_closed = False
+        self._on_close = on_close
         self.counters = counters or BatcherCounters()
-        self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
-        self._thread.start()
+        if scorer:
+            self.add_scorer(scorer)
+
+    def add_scorer(
+        self,
+        scorer: LogprobScorer,
+        counters: BatcherCounters | None = None,
+        on_faulty: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> Worker | None:
+        """Lets one more scorer take jobs. Returns None if the batcher is closed.
+
+        Args:
+            scorer: used from one thread only. Raises `ScorerLost` once it has ended: it is then
+                not used again.
+            counters: the scorer's own, besides those of the batcher.
+            on_faulty: called if the scorer fails on jobs on which others do not.
+            on_end: called once the scorer is not used any more.
+        """
+        worker = Worker(scorer, counters, on_faulty, on_end)
+        worker.thread = threading.Thread(
+            target=self._run, args=(worker,), name="scoring", daemon=True
+        )
+        with self._changed:
+            if self._is_closed:
+                return None
+            self._workers.append(worker)
+            self._count_scorers()
+            worker.thread.start()
+        return worker
+
+    def remove_scorer(self, worker: Worker) -> None:
+        """Gives a scorer no more jobs. Does not wait until it has done those that it has."""
+        with self._changed:
+            worker.is_stopping = True
+            self._changed.notify_all()
+
+    @property
+    def num_scorers(self) -> int:
+        """How many scorers take jobs."""
+        return len(self._workers)
 
     def submit(
         self, sequences: Sequence[TokenSequence], is_abandoned: Callable[[], bool] = lambda: False
@@ -155,14 +160,14 @@ class Batcher:
         Raises:
             NotReady: the batcher is closed.
         """
-        job = _Job(sequences, is_abandoned)
+        job = Job(sequences, is_abandoned)
         if not sequences:
             job.future.set_result([])
             return job.future
         with self._changed:
             if self._is_closed:
                 raise NotReady("the server is stopping")
-            self._buckets.setdefault(job.bucket, _Bucket()).jobs.append(job)
+            self._queue.put(job)
             self._changed.notify()
         return job.future
 
@@ -177,7 +182,7 @@ class Batcher:
         Args:
             is_abandoned: as for `submit`.
         """
-        job = _Job(sequences, is_abandoned)
+        job = Job(sequences, is_abandoned)
         if not sequences:
             job.future.set_result([])
             return job.future
@@ -185,13 +190,13 @@ class Batcher:
             if self._is_closed:
                 job.future.set_exception(BatcherClosed())
                 return job.future
-            self._behind.append(job)
+            self._queue.behind.append(job)
             self._changed.notify()
         return job.future
 
     @property
     def is_failing(self) -> bool:
-        """Whether the latest calls of the scorer have all failed, not long ago."""
+        """Whether the latest calls of the scorers have all failed, not long ago."""
         return (
             self._num_failures_in_a_row >= _MAX_FAILURES
             and time.monotonic() - self._failed_at_s < _FAILING_S
@@ -200,7 +205,7 @@ class Batcher:
     @property
     def queue(self) -> QueueState:
         with self._changed:
-            jobs = [job for bucket in self._buckets.values() for job in bucket.jobs]
+            jobs = list(self._queue)
         oldest = min((job.queued_at_s for job in jobs), default=None)
         return QueueState(
             len(jobs),
@@ -209,56 +214,119 @@ class Batcher:
         )
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """Refuses new jobs, finishes those of `submit`, and drops the reference to the scorer.
+        """Refuses new jobs, finishes those of `submit`, and drops the references to the scorers.
+        Without a scorer, the jobs that wait raise `NotReady`.
 
         Returns:
             False if that took longer than `timeout_s`.
         """
         with self._changed:
-            self._is_closed = True
-            self._changed.notify()
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
-            return False
-        self._scorer = None
+            was_closed, self._is_closed = self._is_closed, True
+            self._changed.notify_all()
+            threads = [worker.thread for worker in self._workers]
+        ends_at_s = None if timeout_s is None else time.monotonic() + timeout_s
+        for thread in threads:
+            thread.join(None if ends_at_s is None else max(0.0, ends_at_s - time.monotonic()))
+            if thread.is_alive():
+                return False
+        with self._changed:
+            behind, jobs = list(self._queue.behind), self._queue.take_all()
+        for job in jobs:
+            error = BatcherClosed() if job in behind else NotReady("the server is stopping")
+            if job.future.running() or job.future.set_running_or_notify_cancel():
+                job.future.set_exception(error)
+        if not was_closed:
+            self._on_close()
         return True
 
-    def _run(self) -> None:
-        while jobs := self._wait_for_jobs():
-            if isinstance(jobs, _Job):
-                self._score_behind(jobs)
-            elif wanted := [job for job in jobs if self._is_wanted(job)]:
-                self._score(wanted)
-        for job in self._behind:
-            if job.future.set_running_or_notify_cancel():
-                job.future.set_exception(BatcherClosed())
-        self._behind.clear()
+    def _count_scorers(self) -> None:
+        self.counters.num_scorers = max(1, len(self._workers))
 
-    def _score(self, jobs: Sequence[_Job], *, is_retry: bool = False) -> None:
-        """Scores jobs together. If that fails, `_recover` scores each of them alone."""
-        if self._scorer is None:
-            raise RuntimeError("the batcher is closed")
+    def _run(self, worker: Worker) -> None:
+        try:
+            while jobs := self._wait_for_jobs(worker):
+                if isinstance(jobs, Job):
+                    self._score_behind(worker, jobs)
+                elif wanted := [job for job in jobs if self._is_wanted(job)]:
+                    self._score(worker, wanted)
+        except ScorerLost as error:
+            _log.debug("a scorer is lost: %s", error)
+        finally:
+            worker.scorer = None
+            with self._changed:
+                self._workers.remove(worker)
+                self._count_scorers()
+                self._changed.notify_all()  # the others may now take what this one failed on
+            worker.on_end()
+
+    def _wait_for_jobs(self, worker: Worker) -> list[Job] | Job | None:
+        """Waits for jobs and takes as many as fit, or one that goes behind all others; None once
+        the worker is to stop, or the batcher is closed and done."""
+        with self._changed:
+            while not worker.is_stopping:
+                is_only = len(self._workers) == 1
+                if self._queue.has_batch_for(worker, is_only=is_only):
+                    return self._take(worker, is_only=is_only)
+                if self._is_closed:
+                    return None
+                if self._queue.behind and not self._queue.has_batch:
+                    return self._queue.behind.popleft()
+                self._idle.add(worker)
+                self._changed.wait(self._queue.pause_s)
+                self._idle.discard(worker)
+            self._changed.notify()  # in the place of this worker
+            return None
+
+    def _take(self, worker: Worker, *, is_only: bool) -> list[Job]:
+        """The next batch. Idle workers each get a share, and those that work half of one: they come
+        back soon."""
+        num_idle = len(self._idle)
+        num_working = len(self._workers) - num_idle - 1
+        num_sharing = 1 + num_idle + num_working / 2
+        batch = self._queue.take(worker, is_only=is_only, num_sharing=num_sharing)
+        if self._queue.has_batch:
+            self._changed.notify()
+        return batch
+
+    def _score(self, worker: Worker, jobs: Sequence[Job], *, is_retry: bool = False) -> None:
+        """Scores jobs together. If that fails, `_recover` scores each of them alone.
+
+        Raises:
+            ScorerLost: the jobs are back in the queue.
+        """
+        assert worker.scorer is not None
         sequences = [s for job in jobs for s in job.sequences]
         failure = None
         start_s = time.monotonic()
         try:
-            results = self._scorer.response_logprobs(sequences)
-            _check_logprobs(results, sequences)
+            results = worker.scorer.response_logprobs(sequences)
+            check_logprobs(results, sequences)
+        except ScorerLost:
+            self._put_back(jobs)
+            raise
         except Exception as error:  # noqa: BLE001  the jobs' futures get any error
             failure = error
         end_s = time.monotonic()
         self.counters.add_batch(sequences, start_s, end_s)
+        if worker.counters:
+            worker.counters.add_batch(sequences, start_s, end_s)
         self._metrics.add_batch(len(sequences), sum(map(len, sequences)), end_s - start_s)
         if failure:
-            self._recover(jobs, failure, is_retry=is_retry)
+            self._recover(worker, jobs, failure, is_retry=is_retry)
             return
         self._num_failures_in_a_row = 0
+        worker.num_faults = 0
         remaining = iter(results)
         for job in jobs:
             job.future.set_result([next(remaining) for _ in job.sequences])
+            if isinstance(job.failed_on, Worker) and job.failed_on is not worker:
+                self._blame(job.failed_on)
 
-    def _recover(self, jobs: Sequence[_Job], failure: Exception, *, is_retry: bool) -> None:
-        """Scores each job alone after a failure, and a job that fails alone once more.
+    def _recover(
+        self, worker: Worker, jobs: Sequence[Job], failure: Exception, *, is_retry: bool
+    ) -> None:
+        """Scores each job alone after a failure, and a job that fails alone once more: if there is
+        another scorer, there.
 
         So one job that is too large for the scorer does not fail the others.
         """
@@ -270,22 +338,62 @@ class Batcher:
         # Its frames hold the tensors of the failed call, which may be what memory ran out for.
         traceback.clear_frames(failure.__traceback__)
         if len(jobs) > 1:
-            for job in jobs:
-                self._score([job])
-        elif not is_retry:
-            self._score(jobs, is_retry=True)
-        else:
+            for index, job in enumerate(jobs):
+                try:
+                    self._score(worker, [job])
+                except ScorerLost:
+                    with self._changed:
+                        self._queue.put_back(jobs[index + 1 :])
+                    raise
+        elif is_retry or jobs[0].failed_on:
             jobs[0].future.set_exception(ScoringFailed(f"the scorer failed: {reason}"))
+        elif self._pass_on(worker, jobs[0]):
+            pass
+        else:
+            self._score(worker, jobs, is_retry=True)
 
-    def _score_behind(self, job: _Job) -> None:
-        if self._scorer is None:
-            raise RuntimeError("the batcher is closed")
+    def _pass_on(self, worker: Worker, job: Job) -> bool:
+        """Gives a job that failed to another worker. False if there is none."""
+        with self._changed:
+            if len(self._workers) == 1:
+                return False
+            job.failed_on = worker
+            self._queue.put_back([job])
+            self._changed.notify_all()
+        return True
+
+    def _blame(self, worker: Worker) -> None:
+        """Notes that a worker's scorer failed on a job on which another did not."""
+        worker.num_faults += 1
+        if worker.num_faults == _MAX_FAULTS:
+            worker.on_faulty()
+
+    def _put_back(self, jobs: Sequence[Job]) -> None:
+        """Puts the jobs of a lost scorer back. One that was alone may be why it was lost."""
+        is_alone = len(jobs) == 1
+        if is_alone:
+            jobs[0].num_losses += 1
+            if jobs[0].num_losses == _MAX_LOSSES:
+                text = f"{_MAX_LOSSES} scorers ended while they scored this rollout alone"
+                _log.error("%s: it gets an error", text)
+                jobs[0].future.set_exception(ScoringFailed(text))
+                return
+            jobs[0].not_before_s = time.monotonic() + _RETRY_S * jobs[0].num_losses
+        with self._changed:
+            self._queue.put_back(jobs)
+            self._changed.notify_all()
+
+    def _score_behind(self, worker: Worker, job: Job) -> None:
+        assert worker.scorer is not None
         if not self._is_wanted(job):
             return
         start_s = time.monotonic()
         try:
-            results = self._scorer.response_logprobs(job.sequences)
-            _check_logprobs(results, job.sequences)
+            results = worker.scorer.response_logprobs(job.sequences)
+            check_logprobs(results, job.sequences)
+        except ScorerLost as error:
+            job.future.set_exception(ScoringFailed(f"the scorer ended: {one_line(error)}"))
+            raise
         except Exception as error:  # noqa: BLE001  the job's future gets any error
             reason = one_line(error)
             _log.error("scoring a rollout for /explain failed: %s", reason)
@@ -295,75 +403,13 @@ class Batcher:
         self._metrics.add_stage("explain", time.monotonic() - start_s)
         job.future.set_result(results)
 
-    def _wait_for_jobs(self) -> list[_Job] | _Job | None:
-        """Waits for jobs and takes as many as fit, or one that goes behind all others; None once
-        closed and done."""
-        with self._changed:
-            while not (self._buckets or self._behind or self._is_closed):
-                self._changed.wait()
-            if self._buckets:
-                return self._take_batch()
-            return None if self._is_closed else self._behind.popleft()
-
-    def _take_batch(self) -> list[_Job]:
-        """As many jobs as fit: first those of the most overdue bucket, then short before long."""
-        passed_over = {n: bucket.times_passed_over for n, bucket in sorted(self._buckets.items())}
-        overdue = [length for length, times in passed_over.items() if times >= _MAX_PASSED_OVER]
-        # Among equals, max() returns the first, which is the shortest.
-        first = max(overdue, key=passed_over.__getitem__, default=None)
-        batch: list[_Job] = []
-        num_tokens = 0
-        for length in sorted(passed_over, key=lambda length: (length != first, length)):
-            bucket = self._buckets[length]
-            num_before = len(batch)
-            while bucket.jobs and (
-                not batch or num_tokens + bucket.jobs[0].num_tokens <= self._max_batch_tokens
-            ):
-                job = bucket.jobs.popleft()
-                num_tokens += job.num_tokens
-                batch.append(job)
-            bucket.times_passed_over = 0 if len(batch) > num_before else passed_over[length] + 1
-            if not bucket.jobs:
-                del self._buckets[length]
-        return batch
-
-    def _is_wanted(self, job: _Job) -> bool:
+    def _is_wanted(self, job: Job) -> bool:
         """Marks a job as running; False if it was cancelled or its client has gone."""
-        if not job.future.set_running_or_notify_cancel():
+        # One that comes back from another scorer is marked already.
+        if not (job.future.running() or job.future.set_running_or_notify_cancel()):
             return False
         if job.is_abandoned():
-            self.counters.num_abandoned += 1
+            self.counters.add_abandoned()
             job.future.set_exception(ClientGone("the client has gone"))
             return False
         return True
-
-
-def _check_logprobs(results: Logprobs, sequences: Sequence[TokenSequence]) -> None:
-    """A reward may only come from one finite log-probability for each response token, and from as
-    many self-certainties if the sequence asks for them."""
-    if len(results) != len(sequences):
-        raise RuntimeError(f"the scorer gave {len(results)} results for {len(sequences)} sequences")
-    for scores, sequence in zip(results, sequences, strict=True):
-        if sequence.wants_certainty:
-            _check_certainties(scores, sequence)
-            continue
-        if len(scores) != len(sequence.response_ids):
-            raise RuntimeError(
-                f"the scorer gave {len(scores)} log-probabilities for "
-                f"{len(sequence.response_ids)} tokens"
-            )
-        if not np.isfinite(scores).all():
-            raise FloatingPointError("the model gave a log-probability that is not finite")
-
-
-def _check_certainties(scores: npt.NDArray[np.float32], sequence: TokenSequence) -> None:
-    expected = (2, len(sequence.response_ids))
-    if scores.shape != expected:
-        raise RuntimeError(
-            f"the scorer gave numbers of shape {scores.shape} instead of {expected}: "
-            "log-probabilities and self-certainties"
-        )
-    if not np.isfinite(scores).all():
-        raise FloatingPointError(
-            "the model gave a log-probability or a self-certainty that is not finite"
-        )

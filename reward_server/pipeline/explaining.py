@@ -34,8 +34,9 @@ from reward_server.errors import (
     ScoringFailed,
     TooLarge,
 )
-from reward_server.pipeline.batcher import BatcherClosed, Logprobs
+from reward_server.pipeline.batcher import BatcherClosed
 from reward_server.pipeline.engine import Engine, EngineSlot
+from reward_server.pipeline.jobs import Logprobs
 from reward_server.pipeline.rollout import SubmittedRollout
 from reward_server.pipeline.waiting import IN_THREADS, Client
 from sar.errors import one_line

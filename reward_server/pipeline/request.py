@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 
-from reward_server.errors import InvalidRequest, RequestTimedOut, ScoringFailed
+from reward_server.errors import InvalidRequest, NotReady, RequestTimedOut, ScoringFailed
 from reward_server.observe.metrics import Metrics
-from reward_server.pipeline.batcher import Logprobs
 from reward_server.pipeline.cohorts import Settled
 from reward_server.pipeline.composer import ComposedRewards, Composer
 from reward_server.pipeline.engine import Engine
 from reward_server.pipeline.intake import Intake, split_into_chunks
+from reward_server.pipeline.jobs import Logprobs
 from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
 from reward_server.pipeline.waiting import Client, Waiting
 from sar import __version__
@@ -213,7 +213,7 @@ class RewardRequest:
         Raises:
             ClientGone, NotReady, RequestTimedOut, ScoringFailed: there is no reward.
         """
-        logprobs = self._client.deadline.wait_for(pending.logprobs)
+        logprobs = self._wait_for_logprobs(pending)
         try:
             verdict = self._client.deadline.wait_for(pending.verdict)
         except RequestTimedOut:
@@ -229,6 +229,18 @@ class RewardRequest:
         else:
             weight = self._parts.sar_weight
             self._give(label, combine(verdict, likelihood, sar_weight=weight, mode=label.mode))
+
+    def _wait_for_logprobs(self, pending: _Pending) -> Logprobs:
+        """
+        Raises:
+            NotReady: all scorers are lost, and none came back in time.
+        """
+        try:
+            return self._client.deadline.wait_for(pending.logprobs)
+        except RequestTimedOut as error:
+            if self._engine.batcher.num_scorers:
+                raise
+            raise NotReady("no scorer is up") from error
 
     def _settle(self, composed: ComposedRewards) -> None:
         """Waits for the terms, and for the siblings of the rollouts."""

@@ -8,15 +8,16 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from reward_server.errors import NotReady, RequestTimedOut
 from reward_server.observe.metrics import Metrics
 from reward_server.observe.reward_log import RewardLog
-from reward_server.observe.status import Status
+from reward_server.observe.status import ScorerStatus, Status
 from reward_server.observe.watch import Watch
 from reward_server.pipeline.admission import Admission
-from reward_server.pipeline.batcher import BatcherCounters, QueueState
+from reward_server.pipeline.batch_counters import BatcherCounters
+from reward_server.pipeline.batcher import QueueState
 from reward_server.pipeline.composer import Composer
 from reward_server.pipeline.engine import Engine, EngineSlot
 from reward_server.pipeline.explaining import Explaining
@@ -30,6 +31,19 @@ from sar.terms.composition import Composition
 _POLL_S = 0.05
 
 _log = logging.getLogger(__name__)
+
+
+class DescribedScorers(Protocol):
+    """Scorers elsewhere, as far as the status shows them."""
+
+    num_not_loaded: int
+    """Loads that failed on a scorer."""
+
+    def describe(self, version: int) -> list[ScorerStatus]:
+        """
+        Args:
+            version: policy version of the weights in service.
+        """
 
 
 @dataclass(frozen=True)
@@ -58,7 +72,12 @@ class RewardService:
         metrics: Metrics | None = None,
         reward_log: RewardLog | None = None,
         watch: Watch | None = None,
+        scorers: DescribedScorers | None = None,
     ) -> None:
+        """
+        Args:
+            scorers: those on Ray, for the status; None: there are none.
+        """
         self.metrics = metrics or Metrics()
         self.waiting = waiting
         self.engines = EngineSlot()
@@ -77,6 +96,7 @@ class RewardService:
         self._admission = Admission(limits.max_queued_tokens)
         self._reward_log = reward_log
         self._watch = watch
+        self._scorers = scorers
         self._num_rollouts = 0
         self._num_unreadable_labels = 0
         self._has_warned_of_mismatch = False
@@ -84,10 +104,13 @@ class RewardService:
         self.metrics.read_from(lambda: self.status)
 
     @property
-    def state(self) -> Literal["loading", "ready", "failing"]:
-        """ "failing": a model is loaded, but the scorer fails again and again."""
+    def state(self) -> Literal["loading", "ready", "failing", "no scorer is up"]:
+        """ "failing": a model is loaded, but the scorer fails again and again. "no scorer is up":
+        all are lost; requests wait until one is back."""
         if not (engine := self.engines.current):
             return "loading"
+        if not engine.batcher.num_scorers:
+            return "no scorer is up"
         return "failing" if engine.batcher.is_failing else "ready"
 
     @property
@@ -131,6 +154,10 @@ class RewardService:
             policy_age_s=time.monotonic() - engine.loaded_at_s if engine else 0.0,
             scoring_path=path.name if path else "",
             scoring_path_reason=path.reason if path else "",
+            scorers=tuple(
+                self._scorers.describe(engine.version if engine else 0) if self._scorers else ()
+            ),
+            scorer_load_failures=self._scorers.num_not_loaded if self._scorers else 0,
         )
 
     def new_client(

@@ -41,7 +41,7 @@ _OPTIONAL_JSON = (
 )
 _OPTIONAL_BINARIES = ("tokenizer.model", "spiece.model")
 # Files with these endings are read when a checkpoint is loaded.
-_READ_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".py")
+READ_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".py")
 # A safetensors file starts with the length of its JSON header, which the format limits.
 _HEADER_LENGTH = struct.Struct("<Q")
 _MAX_JSON_BYTES = 100_000_000
@@ -90,7 +90,7 @@ def read_signature(checkpoint: Path) -> Hashable:
     """Changes whenever one of the files that are read changes: its size, times, owner or mode."""
     try:
         with os.scandir(checkpoint) as entries:
-            read = (entry for entry in entries if entry.name.endswith(_READ_SUFFIXES))
+            read = (entry for entry in entries if entry.name.endswith(READ_SUFFIXES))
             return frozenset((entry.name, _describe_file(entry)) for entry in read)
     except OSError as error:
         return error.errno

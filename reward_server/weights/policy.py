@@ -28,6 +28,7 @@ from reward_server.errors import (
 from reward_server.pipeline.engine import Engine, EngineSlot
 from reward_server.weights.checkpoints import find_flaw, parse_step, read_signature
 from reward_server.weights.identity import describe_difference
+from reward_server.weights.remote import LoadFailed
 from reward_server.weights.update_queue import Source, Update, UpdateQueue
 from sar.errors import MAX_MESSAGE_CHARS, one_line, quote
 
@@ -258,15 +259,17 @@ def _raise_if_other(path: Path, identity: Mapping[str, str], last: _LastEngine) 
 def _describe_failure(path: Path, error: BaseException) -> RewardServerError:
     """What to raise when loading a checkpoint has failed."""
     text = f"checkpoint {quote(str(path))}: {one_line(error, MAX_MESSAGE_CHARS)}"
-    if _may_pass(error):
+    if may_pass(error):
         return CheckpointNotLoaded(text, "path")
     if find_flaw(path):  # a file was deleted or written meanwhile
         return CheckpointIncomplete(text, "path")
     return CheckpointRefused(text, "path")
 
 
-def _may_pass(error: BaseException) -> bool:
+def may_pass(error: BaseException) -> bool:
     """Whether the same checkpoint may be loaded without an error later."""
+    if isinstance(error, LoadFailed):  # on scorers elsewhere
+        return error.may_pass
     from sar.scoring.transformers_scorer import is_out_of_memory
     from sar.scoring.vllm_process import VllmNotStarted
 

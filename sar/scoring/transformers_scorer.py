@@ -155,14 +155,17 @@ class TransformersScorer:
         """Class, sizes and settings by name: the same for all checkpoints of one model."""
         return describe_architecture(self._model)
 
-    def make_room_check(self) -> Callable[[], bool]:
-        """Returns a function that tells whether free memory has room for a second such model.
+    def make_room_check(self) -> Callable[..., bool]:
+        """Returns a function that tells whether free memory has room for another such model, or for
+        as many as its argument says.
 
         The function does not keep this scorer's model in memory.
         """
         num_bytes = sum(p.numel() * p.element_size() for p in self._model.parameters())
         device = self._model.device
-        return lambda: num_bytes * _LOADING_FACTOR < _measure_free_bytes(device)
+        return lambda num_copies=1: (
+            num_copies * num_bytes * _LOADING_FACTOR < _measure_free_bytes(device)
+        )
 
     def response_logprobs(
         self, sequences: Sequence[TokenSequence]

@@ -84,11 +84,11 @@ class VllmProcess:
         """One line for logs: class, dtype, context, devices."""
         return self._facts.description
 
-    def make_room_check(self) -> Callable[[], bool]:
-        """Returns a function that tells whether memory has room for a second vLLM: whether two
-        shares of this size leave a tenth of the memory free."""
-        has_room = 2 * self._facts.memory_share <= _MAX_SHARE_OF_TWO
-        return lambda: has_room
+    def make_room_check(self) -> Callable[..., bool]:
+        """Returns a function that tells whether memory has room for another vLLM, or for as many as
+        its argument says: whether twice as many shares of this size leave a tenth of it free."""
+        share = self._facts.memory_share
+        return lambda num_copies=1: 2 * num_copies * share <= _MAX_SHARE_OF_TWO
 
     def response_logprobs(
         self, sequences: Sequence[TokenSequence]

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reward_server.errors import ClientGone, NotReady, ScoringFailed
-from reward_server.pipeline.batcher import Batcher, BatcherCounters, Logprobs
+from reward_server.pipeline.batch_counters import BatcherCounters
+from reward_server.pipeline.batcher import Batcher
+from reward_server.pipeline.jobs import Logprobs
 from sar.scoring import TokenSequence
 
 WAIT_S = 60.0

@@ -255,7 +255,7 @@ def test_a_waiting_explanation_moves_to_the_next_engine(serve: Callable[..., Ser
     reward = batcher.submit([TokenSequence([1], [2])])
     server.scorer.wait_for_batch()
     explained = server.explain(" a")
-    server.wait_until(lambda: len(batcher._behind) == 1)
+    server.wait_until(lambda: len(batcher._queue.behind) == 1)
     withdrawing = threading.Thread(target=server.service.engines.withdraw)
     withdrawing.start()
     server.wait_until(lambda: batcher._is_closed)
@@ -322,7 +322,7 @@ def test_a_client_that_leaves_is_not_explained(serve: Callable[..., Server]) -> 
     server.scorer.wait_for_batch()
     is_gone = threading.Event()
     explained = server.explain(" a", is_gone=is_gone.is_set)
-    server.wait_until(lambda: len(server.batcher._behind) == 1)
+    server.wait_until(lambda: len(server.batcher._queue.behind) == 1)
     is_gone.set()
     server.scorer.release(10)
     with pytest.raises(ClientGone):

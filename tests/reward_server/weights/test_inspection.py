@@ -13,7 +13,8 @@ import pytest
 from reward_server.config import ServerConfig
 from reward_server.errors import CheckpointRefused
 from reward_server.observe.metrics import Metrics
-from reward_server.pipeline.batcher import Batcher, BatcherCounters
+from reward_server.pipeline.batch_counters import BatcherCounters
+from reward_server.pipeline.batcher import Batcher
 from reward_server.pipeline.engine import Engine, EngineSlot
 from reward_server.weights.inspection import Inspector
 from reward_server.weights.loading import EngineLoader
