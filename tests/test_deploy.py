@@ -90,10 +90,19 @@ def find_container(pod: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
-def read_front() -> tuple[dict[str, Any], ServerConfig]:
-    """The front's container, and its settings as the server reads them."""
-    front = find_container(read()["Deployment"]["spec"]["template"], "front")
-    return front, parse_args(front["args"])
+@pytest.fixture
+def front() -> dict[str, Any]:
+    """The front's container."""
+    return find_container(read()["Deployment"]["spec"]["template"], "front")
+
+
+@pytest.fixture
+def config(front: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> ServerConfig:
+    """The front's settings, as the server reads them."""
+    for one in front["env"]:
+        if one["name"].startswith(ENV_PREFIX):
+            monkeypatch.setenv(one["name"], one["value"])
+    return parse_args(front["args"])
 
 
 def make_strict(schema: Any) -> Any:
@@ -181,13 +190,14 @@ def test_every_container_runs_one_image_and_is_confined() -> None:
     assert f"ARG UID={USER}\n" in (ROOT / "Dockerfile").read_text()
 
 
-def test_the_service_finds_the_front_when_it_is_ready() -> None:
+def test_the_service_finds_the_front_when_it_is_ready(
+    front: dict[str, Any], config: ServerConfig
+) -> None:
     objects = read()
     deployment, service = objects["Deployment"]["spec"], objects["Service"]["spec"]
     labels = deployment["template"]["metadata"]["labels"]
     assert service["selector"].items() <= labels.items()
     assert deployment["selector"]["matchLabels"].items() <= labels.items()
-    front, config = read_front()
     (port,), (published,) = front["ports"], service["ports"]
     assert published["targetPort"] == port["name"]
     assert published["port"] == port["containerPort"] == config.port
@@ -222,13 +232,16 @@ def test_keys_and_the_token_come_from_one_secret() -> None:
     assert {"api_keys", "auth_token"} <= set(re.findall(r"--from-\w+=(\w+)=", text))
 
 
-def test_there_is_a_gpu_for_each_scorer_and_the_front_is_a_node_without_one() -> None:
+def test_there_is_a_gpu_for_each_scorer_and_the_front_is_a_node_without_one(
+    front: dict[str, Any], config: ServerConfig
+) -> None:
     objects = read()
     cluster = objects["RayCluster"]
-    front, config = read_front()
     (group,) = cluster["spec"]["workerGroupSpecs"]
     (worker,) = group["template"]["spec"]["containers"]
     gpus = int(worker["resources"]["limits"]["nvidia.com/gpu"])
+    # Without the flag, the front asks Ray whether it has GPUs: nodes may join later.
+    assert config.scorer_gpus is not None
     assert group["replicas"] * gpus == config.scorers * config.scorer_gpus
     assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
     address = HEAD.format(cluster["metadata"]["name"])
