@@ -3,7 +3,8 @@
 Prints a table and saves it as JSON, with a plot of `growth` beside it. The exit code is 1 if a
 result misses its bound. `scoring` gives ratios of two times measured one after the other, so that
 a machine that slows down affects both; `serving` and `evaluation` give absolute numbers.
-`smollm2` measures a real model, `dashboard` what the dashboard costs; they run only if named.
+`smollm2` measures a real model, `dashboard` what the dashboard costs, `scaling` scorers on Ray;
+they run only if named, `scaling` and `smollm2` with build/real/bin/python.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from performance.report import RESULTS, Measurement, format_table, save
 PARTS = "scoring", "growth", "grading", "serving", "composing", "evaluation"
 # Only when named: they need more time, or more than `make bench` installs. Saved in files of their
 # own.
-PARTS_OF_THEIR_OWN = ("smollm2", "dashboard")
+PARTS_OF_THEIR_OWN = ("smollm2", "dashboard", "scaling")
 
 
 def _parse_parts(text: str) -> list[str]:

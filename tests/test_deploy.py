@@ -97,11 +97,12 @@ def front() -> dict[str, Any]:
 
 
 @pytest.fixture
-def config(front: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> ServerConfig:
-    """The front's settings, as the server reads them."""
-    for one in front["env"]:
-        if one["name"].startswith(ENV_PREFIX):
-            monkeypatch.setenv(one["name"], one["value"])
+def config(front: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ServerConfig:
+    """The front's settings, as the server reads them. The file of keys lies elsewhere."""
+    keys = tmp_path / "api_keys"
+    keys.write_text("a-key-of-a-test\n")
+    (name,) = (one["name"] for one in front["env"] if one["name"].startswith(ENV_PREFIX))
+    monkeypatch.setenv(name, str(keys))
     return parse_args(front["args"])
 
 

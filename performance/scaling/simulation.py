@@ -40,6 +40,8 @@ class Costs:
     client_request_s: float = 0.0
     """The client's work for a request. 0: clients run elsewhere."""
     pack_rollouts: int = 64
+    idle_cores: float = 0.0
+    """Cores of the front's machine that processes use with nothing to do."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,9 @@ class _Run:
             self._after(0.0, then)
             return
 
-        left_s = seconds
+        # What idle processes use slows the others down.
+        cores = self._cluster.front_cores
+        left_s = seconds * cores / (cores - self._costs.idle_cores)
         working = ("cores", station) if station else ("cores",)
 
         def run() -> None:

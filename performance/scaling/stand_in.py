@@ -36,7 +36,7 @@ class WaitingScorer:
         """Loads nothing."""
         return cls()
 
-    def has_room_for_copy(self) -> bool:
+    def has_room_for(self, num_copies: int) -> bool:
         return True
 
     def response_logprobs(
