@@ -1,8 +1,8 @@
 """python -m performance [--quick] [--only scoring,grading,...] [--output FILE.json]
 
-Prints a table and saves it as JSON, with a plot of `growth` beside it. The exit code is 1 if a
-result misses its bound. `scoring` gives ratios of two times measured one after the other, so that
-a machine that slows down affects both; `serving` and `evaluation` give absolute numbers.
+Prints a table and saves it as JSON, with plots of `growth` and `scaling` beside it. The exit code
+is 1 if a result misses its bound. `scoring` gives ratios of two times measured one after the other,
+so that a machine that slows down affects both; `serving` and `evaluation` give absolute numbers.
 `smollm2` measures a real model, `dashboard` what the dashboard costs, `scaling` scorers on Ray;
 they run only if named, `scaling` and `smollm2` with build/real/bin/python.
 """
@@ -72,8 +72,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.quick:
             measured = [replace(m, at_least=None, at_most=None) for m in measured]
         measurements += measured
-        if part == "growth" and output:
-            module.plot(measured, output.parent / "growth.png")
+        if output and hasattr(module, "plot"):
+            module.plot(measured, output.parent / f"{part}.png")
     duration_s = time.monotonic() - started
     print(f"\n{format_table(measurements)}\n\n{duration_s:.0f} s", flush=True)
     if output:

@@ -8,5 +8,6 @@ from what was measured; it needs no Ray.
 """
 
 from performance.scaling.measuring import measure
+from performance.scaling.picture import plot
 
-__all__ = ["measure"]
+__all__ = ["measure", "plot"]

@@ -34,6 +34,8 @@ class Measured:
     """What `python -m performance --only scaling` wrote."""
 
     points: Sequence[Point]
+    lengths: Sequence[dict[str, Any]]
+    """Rows of a front whose scorers take no time, by the length of rollouts."""
     cost: dict[str, Any]
     """Details of the packs sent to one scorer."""
     added_ms: float
@@ -50,8 +52,9 @@ class Measured:
         rows = document["measurements"]
         cores = document["machine"]["cores"]
         points = [_read_point(row, cores) for row in rows if "scorers" in row["details"]]
-        (cost,) = (row for row in rows if "tokens_per_rollout" in row["details"])
-        return cls(points, cost["details"], cost["value"], document["machine"])
+        (cost,) = (row for row in rows if "pack_tokens" in row["details"])
+        lengths = [row for row in rows if "repeats" in row["details"]]
+        return cls(points, lengths, cost["details"], cost["value"], document["machine"])
 
     def find(self, num_scorers: int, request_rollouts: int = 1) -> Point:
         for point in self.points:
@@ -64,6 +67,21 @@ class Measured:
     def many_rollouts(self) -> int:
         """Rollouts of the requests that have many."""
         return max(point.cluster.request_rollouts for point in self.points)
+
+    def predict_front_s(self, tokens_per_rollout: float) -> float:
+        """Processor seconds of the front for a rollout of this length: a straight line through
+        what was measured."""
+        import numpy as np
+
+        tokens = [row["details"]["tokens_per_rollout"] for row in self.lengths]
+        front_ms = [row["details"]["processor_ms_per_rollout"]["front"] for row in self.lengths]
+        slope, at_none = np.polyfit(tokens, front_ms, 1)
+        return float(at_none + slope * tokens_per_rollout) * _S
+
+    @property
+    def answer_bytes(self) -> int:
+        """Bytes of the answer to a request of one rollout."""
+        return int(self.find(1).details["answer_bytes"])
 
     def compute_costs(self) -> Costs:
         """Each part's processor time: from packs of one and of many rollouts, and from requests of
@@ -88,7 +106,7 @@ class Measured:
             worker_pack_s=worker_pack_s,
             worker_rollout_s=worker_rollout_s,
             client_request_s=_busy_s(one, "client"),
-            pack_rollouts=round(one.details["pack_rollouts"]),
+            pack_rollouts=int(self.cost["pack_tokens"] / self.cost["tokens_per_rollout"]),
         )
 
     def _split_pack(self, part: str) -> tuple[float, float]:
@@ -117,6 +135,6 @@ def _read_point(row: dict[str, Any], cores: int) -> Point:
 
 def _busy_s(point: Point, part: str) -> float:
     """Processor seconds of a part for a rollout, less what it uses with nothing to do."""
-    idle_s = point.details["idle_cores"].get(part, 0.0) / point.rollouts_per_s
-    used_s: float = point.details["processor_ms_per_rollout"][part] * _S
+    idle_s = float(point.details["idle_cores"].get(part, 0.0)) / point.rollouts_per_s
+    used_s = float(point.details["processor_ms_per_rollout"][part]) * _S
     return max(0.0, used_s - idle_s)

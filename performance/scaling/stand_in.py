@@ -26,7 +26,7 @@ class WaitingScorer:
     seconds_per_token = 1 / TOKENS_PER_S
     facts: dict[str, Any] = {  # noqa: RUF012  nobody changes it
         "architecture": {},
-        "max_context_tokens": 1024,
+        "max_context_tokens": 32_768,
         "scoring_path": ("packed", ""),
         "description": "a stand-in that waits",
     }
