@@ -4,6 +4,7 @@
 #              make coverage: which lines no test executes
 # make real-test   tests with a real language model, vLLM and OpenRLHF's training loop, on a CPU, in
 #              an environment of its own (6 GB); make openrlhf-test: the training loop only
+# make scale-test   kills scorers and nodes of Ray clusters under load, in build/real; three minutes
 # make chaos   injects faults into live servers; about ten minutes
 # make test-verl   tests recipes/adapters/verl.py inside verl, in an environment of its own
 # make eval-demo   evaluates the bundled model twice and compares the runs
@@ -28,8 +29,8 @@ IN_PARALLEL := -n $(WORKERS) --dist worksteal
 # Tests of a file share a server, a model or a training run.
 BY_FILE := --dist loadfile
 
-.PHONY: demo eval-demo train-demo test test-all coverage test-verl real-test openrlhf-test smollm2 chaos fuzz \
-	image-test lock serve lint format bench clean
+.PHONY: demo eval-demo train-demo test test-all coverage test-verl real-test openrlhf-test scale-test smollm2 \
+	chaos fuzz image-test lock serve lint format bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m reward_server.demo
@@ -79,7 +80,7 @@ test-verl: build/verl/installed
 	build/verl/bin/python -m pytest tests/recipes/adapters/test_verl_itself.py
 
 # A part that is missing is then a failure, not a skip.
-real-test openrlhf-test: export REAL_TEST = 1
+real-test openrlhf-test scale-test: export REAL_TEST = 1
 
 real-test: build/real/installed build/real/smollm2/config.json
 	build/real/bin/python -m pytest tests/real tests/vllm $(BY_FILE) -n 2
@@ -90,6 +91,9 @@ smollm2: build/real/smollm2/config.json
 
 openrlhf-test: build/real/installed
 	build/real/bin/python -m pytest -s tests/openrlhf
+
+scale-test: build/real/installed
+	build/real/bin/python -m pytest -s tests/scaling
 
 chaos: .venv/installed-dev
 	$(PYTEST) -s tests/chaos

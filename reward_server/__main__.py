@@ -167,7 +167,10 @@ def build_server(
         live = LiveIndex(config.dashboard_rollouts, title=config.model_path)
         consumers.append(live.add)
         dashboard = Dashboard(
-            live, lambda: [state.to_json() for state in alarms.states()], can_explain=True
+            live,
+            lambda: [state.to_json() for state in alarms.states()],
+            lambda: [scorer.model_dump() for scorer in service.status.scorers],
+            can_explain=True,
         )
     watch = Watch(consumers)
     cleanup.callback(watch.close)

@@ -6,8 +6,6 @@ Flags, `--help`, error messages and docs/configuration.md come from that declara
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 from functools import partial
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from reward_server.resources import read_resources
 from sar.arguments import looks_like_folder
 from sar.memory import total_memory_bytes
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
@@ -385,29 +384,6 @@ class ServerConfig(BaseSettings):
                     "without spaces; try: openssl rand -hex 32"
                 )
         return tuple(keys)
-
-
-def read_resources(text: str) -> dict[str, float]:
-    """The resources in a JSON object; none if there is no text.
-
-    Raises:
-        ValueError: it is no object of positive numbers.
-    """
-    if not text.strip():
-        return {}
-    try:
-        parsed = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"--scorer-resources {text!r}: not JSON: {error}") from error
-    if not isinstance(parsed, dict):
-        raise ValueError(f"--scorer-resources {text!r}: must be a JSON object")
-    for name, amount in parsed.items():
-        is_number = isinstance(amount, int | float) and not isinstance(amount, bool)
-        if not is_number or not 0 < amount < math.inf:
-            raise ValueError(f"--scorer-resources {name!r}: {amount!r} is not a positive number")
-        if name in ("CPU", "GPU"):
-            raise ValueError(f"--scorer-resources {name!r}: use --scorer-{name.lower()}s")
-    return {name: float(amount) for name, amount in parsed.items()}
 
 
 def to_flag(name: str) -> str:

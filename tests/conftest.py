@@ -28,8 +28,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # times as long. torch reads this when it is imported, here and in the servers of tests.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# tests/real needs a real model; tests/chaos loads live servers.
-_SLOW_FOLDERS = ("chaos", "real")
+# tests/real needs a real model, tests/scaling needs Ray; tests/chaos loads live servers.
+_SLOW_FOLDERS = ("chaos", "real", "scaling")
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile(
     "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

@@ -17,13 +17,13 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 from reward_server.errors import ClientGone, NotReady, ScoringFailed
 from reward_server.observe.metrics import Metrics
 from reward_server.pipeline.batch_counters import BatcherCounters
 from reward_server.pipeline.jobs import Job, JobQueue, Logprobs
 from reward_server.pipeline.logprob_check import check_logprobs
+from reward_server.pipeline.workers import BatcherClosed, QueueState, ScorerLost, Worker
 from sar.errors import one_line
 from sar.scoring import LogprobScorer, TokenSequence
 
@@ -40,43 +40,6 @@ _RETRY_S = 1.0
 _MAX_FAULTS = 3
 
 _log = logging.getLogger(__name__)
-
-
-class BatcherClosed(Exception):
-    """The batcher was closed before it scored a job of `submit_behind`."""
-
-
-class ScorerLost(Exception):
-    """The scorer has ended, and did not score these sequences. Another scorer can."""
-
-
-@dataclass(frozen=True)
-class QueueState:
-    """What waits for the scorers."""
-
-    num_rollouts: int
-    num_tokens: int
-    oldest_s: float
-    """Seconds that the oldest job has waited; 0 if none waits."""
-
-
-class Worker:
-    """A scorer of a batcher, and the thread that feeds it."""
-
-    def __init__(
-        self,
-        scorer: LogprobScorer,
-        counters: BatcherCounters | None,
-        on_faulty: Callable[[], None],
-        on_end: Callable[[], None],
-    ) -> None:
-        self.scorer: LogprobScorer | None = scorer
-        self.counters = counters
-        self.on_faulty = on_faulty
-        self.on_end = on_end
-        self.num_faults = 0
-        self.is_stopping = False
-        self.thread: threading.Thread
 
 
 class Batcher:

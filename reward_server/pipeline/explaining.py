@@ -34,11 +34,11 @@ from reward_server.errors import (
     ScoringFailed,
     TooLarge,
 )
-from reward_server.pipeline.batcher import BatcherClosed
 from reward_server.pipeline.engine import Engine, EngineSlot
 from reward_server.pipeline.jobs import Logprobs
 from reward_server.pipeline.rollout import SubmittedRollout
 from reward_server.pipeline.waiting import IN_THREADS, Client
+from reward_server.pipeline.workers import BatcherClosed
 from sar.errors import one_line
 from sar.explain.compose import Scored, compose_rewards, score_alone
 from sar.explain.explanation import Explanation, explain_tokens

@@ -17,7 +17,6 @@ from reward_server.observe.status import ScorerStatus, Status
 from reward_server.observe.watch import Watch
 from reward_server.pipeline.admission import Admission
 from reward_server.pipeline.batch_counters import BatcherCounters
-from reward_server.pipeline.batcher import QueueState
 from reward_server.pipeline.composer import Composer
 from reward_server.pipeline.engine import Engine, EngineSlot
 from reward_server.pipeline.explaining import Explaining
@@ -25,6 +24,7 @@ from reward_server.pipeline.intake import Intake
 from reward_server.pipeline.request import RewardRequest, SharedParts
 from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
 from reward_server.pipeline.waiting import IN_THREADS, Client, Deadline, Waiting
+from reward_server.pipeline.workers import QueueState
 from sar.grading.processes.pool import GraderPool
 from sar.terms.composition import Composition
 
@@ -36,8 +36,9 @@ _log = logging.getLogger(__name__)
 class DescribedScorers(Protocol):
     """Scorers elsewhere, as far as the status shows them."""
 
-    num_not_loaded: int
-    """Loads that failed on a scorer."""
+    @property
+    def num_not_loaded(self) -> int:
+        """Loads that failed on a scorer."""
 
     def describe(self, version: int) -> list[ScorerStatus]:
         """

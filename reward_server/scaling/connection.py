@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -12,6 +13,8 @@ import weakref
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
+
+_log = logging.getLogger(__name__)
 
 # How long the process may take to end Ray's processes after its connection was closed.
 _END_S = 12.0
@@ -26,10 +29,13 @@ class DriverProcess:
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "reward_server.scaling.driver", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 # Ctrl-C at a terminal goes to all processes of the terminal's session.
                 start_new_session=True,
             )
+        threading.Thread(target=_log_output, args=(self._process,), daemon=True).start()
         self._connection: Connection[Any, Any] = Connection(ours.detach())
         self._sending = threading.Lock()
         self.end = weakref.finalize(self, _end, self._process, self._connection)
@@ -60,6 +66,14 @@ class DriverProcess:
             fd = self._connection.fileno()
             with socket.socket(fileno=os.dup(fd)) as shared:
                 shared.shutdown(socket.SHUT_RDWR)
+
+
+def _log_output(process: subprocess.Popen[bytes]) -> None:
+    """Logs what Ray writes, in the server's format."""
+    assert process.stdout
+    for line in process.stdout:
+        if text := line.decode(errors="replace").strip():
+            _log.info("Ray: %s", text)
 
 
 def _end(process: subprocess.Popen[bytes], connection: Connection[Any, Any]) -> None:

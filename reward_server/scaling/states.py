@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from reward_server.pipeline.batch_counters import BatcherCounters
-from reward_server.pipeline.batcher import Batcher, Worker
+from reward_server.pipeline.batcher import Batcher
+from reward_server.pipeline.workers import Worker
 from reward_server.scaling.actor import NotLoaded
 from reward_server.scaling.files import Listing
 from reward_server.scaling.messages import Running

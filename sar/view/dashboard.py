@@ -48,6 +48,8 @@ class Dashboard:
     source: Source
     list_alarms: Callable[[], list[dict[str, Any]]] = list
     """The alarms as JSON objects, see `sar.alarms`."""
+    list_scorers: Callable[[], list[dict[str, Any]]] = list
+    """The server's scorers as JSON objects, if it has several."""
     can_explain: bool = False
     """Whether the page may ask `/explain` for heat-maps."""
 
@@ -79,7 +81,8 @@ class Dashboard:
         described = self.source.describe()
         with self.source.reading() as db:
             summary = queries.read_summary(db)
-        return {**described, **summary, "can_explain": self.can_explain, "reasons": _REASONS}
+        shown = {"can_explain": self.can_explain, "reasons": _REASONS}
+        return {**described, **summary, **shown, "scorers": self.list_scorers()}
 
     def _make_series(self, given: _Parameters) -> dict[str, Any]:
         by = given.choose("by", series.BY)

@@ -3,6 +3,7 @@
 import { Charts, Points } from "./charts.js";
 import { ask, find, format, make, makeVerdict } from "./data.js";
 import { openRollout } from "./rollout.js";
+import { showScorers } from "./scorers.js";
 
 const UPDATE_MS = 2000;
 const DAY_S = 86400;
@@ -38,6 +39,7 @@ async function update() {
   try {
     status = await ask("status");
     showStatus();
+    showScorers(status.scorers);
     await showAlarms();
     const key = JSON.stringify([status.last, status.num_train, status.num_eval, status.progress]);
     if (key !== latest) await refresh();

@@ -23,12 +23,13 @@ from reward_server.errors import (
     TooLarge,
 )
 from reward_server.pipeline import explaining as explaining_module
-from reward_server.pipeline.batcher import Batcher, BatcherClosed
+from reward_server.pipeline.batcher import Batcher
 from reward_server.pipeline.engine import Engine
 from reward_server.pipeline.explaining import ExplainedRollout
 from reward_server.pipeline.rollout import ScoredRollout, SubmittedRollout
 from reward_server.pipeline.service import RewardService, ServiceLimits
 from reward_server.pipeline.waiting import IN_THREADS, Client, Deadline
+from reward_server.pipeline.workers import BatcherClosed
 from sar.grading.label import Label
 from sar.grading.verdict import Reason, Verdict
 from sar.perplexity import mean_nll

@@ -15,8 +15,9 @@ import pytest
 from reward_server.errors import NotReady, ScoringFailed
 from reward_server.pipeline import batcher as batcher_module
 from reward_server.pipeline.batch_counters import BatcherCounters
-from reward_server.pipeline.batcher import Batcher, ScorerLost, Worker
+from reward_server.pipeline.batcher import Batcher
 from reward_server.pipeline.jobs import Logprobs
+from reward_server.pipeline.workers import ScorerLost, Worker
 from sar.scoring import TokenSequence
 
 WAIT_S = 60.0
