@@ -95,7 +95,10 @@ def read_processor_s(pid: int) -> dict[str, float]:
         except psutil.NoSuchProcess:
             continue
         part = next((part for mark, part in _PARTS if mark in words), "graders")
-        seconds["front" if process is front else part] += times.user + times.system
+        used_s = times.user + times.system
+        if part == "graders":  # those that have ended
+            used_s += times.children_user + times.children_system
+        seconds["front" if process is front else part] += used_s
     return seconds
 
 

@@ -41,7 +41,7 @@ def plot(measurements: Sequence[Measurement], path: Path) -> None:
     axis.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
     axis.set_xlabel("scorers")
     axis.set_ylabel("rollouts per second")
-    axis.set_title("One front on two cores; scorers that wait as a GPU would work")
+    axis.set_title("One front; scorers that wait as a GPU would work")
     axis.legend(frameon=False)
     axis.grid(color="0.9")
     path.parent.mkdir(parents=True, exist_ok=True)

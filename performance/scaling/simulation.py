@@ -156,12 +156,18 @@ class _Run:
     def _after(self, seconds: float, action: _Action) -> None:
         heapq.heappush(self._events, (self._now_s + seconds, next(self._order), action))
 
-    def _take(self, name: str, action: _Action) -> None:
-        """Calls the action as soon as a server of the part is free."""
+    def _take(self, name: str, action: _Action, *, is_first: bool = False) -> None:
+        """Calls the action as soon as a server of the part is free.
+
+        Args:
+            is_first: before all that wait already.
+        """
         part = self._parts[name]
         if part.num_taken < part.capacity:
             part.num_taken += 1
             action()
+        elif is_first:
+            part.waiting.appendleft(action)
         else:
             part.waiting.append(action)
 
@@ -177,7 +183,14 @@ class _Run:
         """More servers of a part work from now on, or fewer."""
         self._parts[name].change(self._now_s, number)
 
-    def _compute(self, seconds: float, then: _Action, station: str | None = None) -> None:
+    def _compute(
+        self,
+        seconds: float,
+        then: _Action,
+        station: str | None = None,
+        *,
+        is_first: bool = False,
+    ) -> None:
         """Work on a core of the front's machine, and at a station if one is named."""
         if seconds <= 0:
             self._after(0.0, then)
@@ -208,7 +221,7 @@ class _Run:
             then()
 
         if station:
-            self._take(station, lambda: self._take("cores", run))
+            self._take(station, lambda: self._take("cores", run), is_first=is_first)
         else:
             self._take("cores", run)
 
@@ -261,20 +274,20 @@ class _Run:
             self._work("scorers", -1)
             work(go_back)
 
+        def compute_in_front(then: _Action) -> None:
+            # The batcher's threads do not wait for all answers that are being written.
+            self._compute(front_s, then, "front", is_first=True)
+
         def go_back() -> None:
-            self._compute(driver_s, lambda: self._compute(front_s, arrive, "front"), "driver")
+            self._compute(driver_s, lambda: compute_in_front(arrive), "driver")
 
         def arrive() -> None:
             self._num_without_pack += 1
+            self._feed_scorers()
             for request in pack:
                 self._settle(request, scored=1)
-            self._feed_scorers()
 
-        self._compute(
-            front_s,
-            lambda: self._compute(driver_s, lambda: work(score), "driver"),
-            "front",
-        )
+        compute_in_front(lambda: self._compute(driver_s, lambda: work(score), "driver"))
 
     def _settle(self, request: _Request, *, scored: int = 0, graded: int = 0) -> None:
         """Answers a request whose rollouts are all scored and graded; its client sends the next."""

@@ -16,6 +16,8 @@ LARGE_SCORER_RATE = 100.0
 """Rollouts per second of each scorer of the large cluster."""
 LINK_BYTES_PER_S = 25e9 / 8
 """A machine's network card: 25 Gbit/s."""
+MAX_OTHER_CORES = 0.2
+"""Cores of other programs, beyond which a measurement is not of an idle machine."""
 FRONT_CORES = 16
 RESPONSES = (200, 2_000, 16_000)
 """Tokens of a response."""
@@ -62,7 +64,14 @@ def render_throughput(measured: Measured) -> str:
         "off by",
         "busiest part, simulated",
     )
-    return _format(header, rows)
+    busiest = max(point.details["other_cores"] for point in measured.points)
+    cores = measured.machine["cores"]
+    note = (
+        f"The machine has {cores} cores. Other programs used up to {busiest:.2f} of them meanwhile"
+    )
+    if busiest > MAX_OTHER_CORES:
+        note += ", so the numbers are too low, and the simulation cannot fit them"
+    return f"{_format(header, rows)}\n\n{note}."
 
 
 def list_predictions(measured: Measured) -> Iterator[tuple[Point, Outcome]]:

@@ -25,7 +25,7 @@ CLUSTER = Cluster(num_scorers=8, scorer_rollouts_per_s=50, in_flight=1024)
 
 @pytest.mark.parametrize("number", [1, 2, 8, 64])
 def test_scorers_alone_are_linear(number: int) -> None:
-    cluster = replace(CLUSTER, num_scorers=number, in_flight=64 * number)
+    cluster = replace(CLUSTER, num_scorers=number, in_flight=160 * number)
     outcome = simulate(FREE, cluster)
     assert outcome.rollouts_per_s == pytest.approx(50 * number, rel=0.03)
     assert outcome.busy["scorers"] == pytest.approx(1)
@@ -92,12 +92,22 @@ def test_a_part_is_busy_for_its_share_of_each_rollout(number: int) -> None:
 
 def test_requests_of_many_rollouts_spare_the_front() -> None:
     cluster = replace(CLUSTER, num_scorers=200, in_flight=1024)
-    one = simulate(COSTS, cluster, 8_000)
-    many = simulate(COSTS, replace(cluster, request_rollouts=64, in_flight=256))
+    costs = replace(COSTS, front_pack_s=0, driver_pack_s=0)
+    one = simulate(costs, cluster)
+    many = simulate(costs, replace(cluster, request_rollouts=64, in_flight=256))
     assert one.limit == many.limit == "front"
-    # Packs are full, or nearly: the front's seconds for a rollout.
-    assert many.rollouts_per_s == pytest.approx(1 / (3e-4 / 64 + 2e-4 + 1e-3 / 64), rel=0.05)
-    assert many.rollouts_per_s > 1.8 * one.rollouts_per_s
+    assert one.rollouts_per_s == pytest.approx(1 / (3e-4 + 2e-4), rel=0.05)
+    assert many.rollouts_per_s == pytest.approx(1 / (3e-4 / 64 + 2e-4), rel=0.05)
+
+
+def test_idle_scorers_that_split_what_there_is_make_packs_dear() -> None:
+    """A request's rollouts go to as many scorers as are idle, each in a pack of its own."""
+    costs = replace(FREE, front_pack_s=1e-3)
+    cluster = replace(CLUSTER, request_rollouts=64, in_flight=1)
+    few, many = (simulate(costs, replace(cluster, num_scorers=n), 3_200) for n in (1, 64))
+    assert few.rollouts_per_s == pytest.approx(64 / (64 / 50 + 1e-3), rel=0.01)
+    # Half of a pack's time is before it is scored, half after; the last of 64 waits for all.
+    assert many.rollouts_per_s == pytest.approx(64 / (64 * 1e-3 + 1 / 50), rel=0.25)
 
 
 def test_a_front_of_several_processes() -> None:
