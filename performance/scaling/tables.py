@@ -49,6 +49,7 @@ def render_throughput(measured: Measured) -> str:
                 _round(point.rollouts_per_s),
                 f"{_round(point.lowest)} to {_round(point.highest)}",
                 f"{share:.0%}" if is_single else "",
+                _round(point.details["pack_rollouts"]),
                 _round(outcome.rollouts_per_s),
                 f"{difference:+.0%}",
                 _describe_limit(outcome),
@@ -60,6 +61,7 @@ def render_throughput(measured: Measured) -> str:
         "rollouts/s",
         "range",
         "of linear",
+        "rollouts in a pack",
         "simulated",
         "off by",
         "busiest part, simulated",
@@ -95,7 +97,14 @@ def render_costs(measured: Measured) -> str:
         "one does at most, rollouts/s",
         "for 100,000 rollouts/s",
     )
-    return _format(header, rows)
+    costs = measured.compute_costs()
+    note = (
+        f"A pack takes, however small, {1e3 * costs.front_pack_s:.2g} ms of the front, "
+        f"{1e3 * costs.driver_pack_s:.2g} ms of the Ray driver and {1e3 * costs.worker_pack_s:.2g} "
+        f"ms of the scorer's process. In packs of {measured.many_rollouts}, the way to a scorer "
+        f"and back adds {measured.added_ms:.2g} ms to a rollout."
+    )
+    return f"{_format(header, rows)}\n\n{note}"
 
 
 def list_limits(measured: Measured) -> list[tuple[str, float, float, str]]:
