@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from reward_server.command_line import parse_args
 from reward_server.config import ServerConfig
 from reward_server.observe.logs import start_logging
-from sar.errors import MAX_MESSAGE_CHARS, one_line
 from sar.files import write_atomically
 
 if TYPE_CHECKING:
@@ -54,9 +53,12 @@ def main(argv: list[str] | None = None) -> int:
     _warn_of_unsafe_settings(config)
     with ExitStack() as cleanup:
         try:
-            server = build_server(config, cleanup, stop.note_lost_scorer)
+            server = build_server(config, cleanup, stop.note_lost_scorer, lambda: stop.has_signal)
             server.start()
         except CannotStart as error:
+            if stop.has_signal:
+                _log.info("stopped before a scorer was up")
+                return 0
             _log.error("%s", error)
             return 1
         stop.wait()
@@ -95,7 +97,9 @@ class Server:
             engine = self.load(model)
         # A broken model folder can raise anything: also what is no Exception, a panic in Rust.
         except BaseException as error:
-            reason = one_line(error, MAX_MESSAGE_CHARS)
+            from reward_server.weights.remote import describe_failure
+
+            reason = describe_failure(error)
             raise CannotStart(f"cannot serve --model {model}: {reason}") from error
         self.service.engines.start(engine)
         if composition := self.config.composition:
@@ -125,13 +129,17 @@ class Server:
 
 
 def build_server(
-    config: ServerConfig, cleanup: ExitStack, on_lost: Callable[[], None] = lambda: None
+    config: ServerConfig,
+    cleanup: ExitStack,
+    on_lost: Callable[[], None] = lambda: None,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> Server:
     """A server that listens and has no model yet.
 
     Args:
         cleanup: gets the functions that close what the server opened.
         on_lost: called if the scorer has ended and cannot be started again.
+        is_stopping: tells that scorers on Ray are not waited for any more.
     Raises:
         CannotStart: the reward log or the URL file cannot be written, or the port is taken.
     """
@@ -184,7 +192,7 @@ def build_server(
     cleanup.callback(graders.close)
     scorers = None
     if config.uses_ray:
-        scorers = ScorerPool(ScalingOptions.of(config))
+        scorers = ScorerPool(ScalingOptions.of(config), is_stopping)
         cleanup.callback(scorers.close)
     service = RewardService(
         graders,
@@ -269,14 +277,14 @@ class _Stop:
 
     def __init__(self) -> None:
         self.has_lost_scorer = False
-        self._has_signal = False
+        self.has_signal = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
 
     def wait(self) -> None:
         """Waits in short steps. The system may give a signal to another thread; only the main
         thread runs Python's handlers, and it would not notice during a wait without an end."""
-        while not (self._has_signal or self.has_lost_scorer):
+        while not (self.has_signal or self.has_lost_scorer):
             time.sleep(_POLL_S)
 
     def note_lost_scorer(self) -> None:
@@ -284,7 +292,7 @@ class _Stop:
         self.has_lost_scorer = True
 
     def _handle(self, *_: object) -> None:
-        self._has_signal = True
+        self.has_signal = True
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
 

@@ -32,7 +32,7 @@ _BYTES_PER_QUEUED_TOKEN = 128
 _MIN_KEY_CHARS = 8
 MAX_SCORERS = 4096
 """Scorers of one server."""
-_RAY_ADDRESS = re.compile(r"auto|(ray://)?(\[[0-9a-fA-F:.]+\]|[^\s:/@,\[\]]+):[0-9]{1,5}")
+_RAY_ADDRESS = re.compile(r"auto|(\[[0-9a-fA-F:.]+\]|[^\s:/@,\[\]]+):[0-9]{1,5}")
 _HOST_NAME = re.compile(r"\*|[^\s:/@,*]+")
 
 
@@ -119,7 +119,8 @@ class ServerConfig(BaseSettings):
     )
     ray_address: str | None = _scorers(
         None,
-        "Ray cluster on which the scorers run: host:port, or auto for the one of this machine.",
+        "Ray cluster on which the scorers run: host:port, or auto. This machine must be one of its "
+        "nodes.",
         in_words="Ray is started on this machine",
     )
     scorer_gpus: float | None = _scorers(
@@ -339,7 +340,10 @@ class ServerConfig(BaseSettings):
                     f"{to_flag(name)} {value}: only with --scorers 2 or more, or --ray-address"
                 )
         if self.ray_address is not None and not _RAY_ADDRESS.fullmatch(self.ray_address):
-            raise ValueError(f"--ray-address {self.ray_address!r}: must be host:port, or auto")
+            raise ValueError(
+                f"--ray-address {self.ray_address!r}: must be host:port, or auto; this machine has "
+                "to be a node of the cluster"
+            )
         read_resources(self.scorer_resources)
 
     def _read_reward(self, file: str) -> Composition:

@@ -28,18 +28,24 @@ class BatcherCounters:
     stretch_busy_s: float = 0.0
     """Start and end of the latest stretch of work (`time.monotonic`), and its seconds in the
     scorer. Pauses of up to a second belong to a stretch."""
-    num_scorers: int = 1
-    """How many scorers these numbers are of."""
     _counting: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def busy_share(self) -> float:
-        """Share of the latest stretch of work spent in the scorers; 0 before the first batch."""
+        """The busy share of one scorer."""
+        return self.find_busy_share(1)
+
+    def find_busy_share(self, num_scorers: int) -> float:
+        """Share of the latest stretch of work spent in the scorers; 0 before the first batch.
+
+        Args:
+            num_scorers: how many scorers these numbers are of.
+        """
         elapsed_s = self.stretch_ended_s - self.stretch_started_s
         if not elapsed_s:
             return 0.0
         # Scorers come and go: a stretch may have begun with more of them.
-        return min(1.0, self.stretch_busy_s / elapsed_s / max(1, self.num_scorers))
+        return min(1.0, self.stretch_busy_s / elapsed_s / max(1, num_scorers))
 
     def add_batch(self, sequences: Sequence[TokenSequence], start_s: float, end_s: float) -> None:
         with self._counting:

@@ -34,7 +34,9 @@ _MAX_FAILURES = 5
 _FAILING_S = 30.0
 # A job is an error once it was scored alone by this many scorers, and all of them were lost.
 _MAX_LOSSES = 5
-# Such a job is tried again after so many seconds, then after twice as many, and so on.
+# The same for a job that goes behind all others.
+_MAX_LOSSES_BEHIND = 2
+# After a scorer was lost, its job is tried again after so many seconds, then twice as many, ...
 _RETRY_S = 1.0
 # A scorer is faulty after this many jobs in a row on which it failed, and another one did not.
 _MAX_FAULTS = 3
@@ -97,7 +99,6 @@ class Batcher:
             if self._is_closed:
                 return None
             self._workers.append(worker)
-            self._count_scorers()
             worker.thread.start()
         return worker
 
@@ -202,9 +203,6 @@ class Batcher:
             self._on_close()
         return True
 
-    def _count_scorers(self) -> None:
-        self.counters.num_scorers = max(1, len(self._workers))
-
     def _run(self, worker: Worker) -> None:
         try:
             while jobs := self._wait_for_jobs(worker):
@@ -218,7 +216,6 @@ class Batcher:
             worker.scorer = None
             with self._changed:
                 self._workers.remove(worker)
-                self._count_scorers()
                 self._changed.notify_all()  # the others may now take what this one failed on
             worker.on_end()
 
@@ -355,7 +352,13 @@ class Batcher:
             results = worker.scorer.response_logprobs(job.sequences)
             check_logprobs(results, job.sequences)
         except ScorerLost as error:
-            job.future.set_exception(ScoringFailed(f"the scorer ended: {one_line(error)}"))
+            job.num_losses += 1
+            if job.num_losses == _MAX_LOSSES_BEHIND:
+                job.future.set_exception(ScoringFailed(f"the scorer ended: {one_line(error)}"))
+                raise
+            with self._changed:
+                self._queue.behind.appendleft(job)
+                self._changed.notify()
             raise
         except Exception as error:  # noqa: BLE001  the job's future gets any error
             reason = one_line(error)

@@ -137,7 +137,7 @@ class RewardService:
             tokens=done.num_tokens,
             abandoned=done.num_abandoned + self.intake.num_abandoned,
             busy_s=done.busy_s,
-            busy_share=done.busy_share,
+            busy_share=done.find_busy_share(engine.batcher.num_scorers if engine else 1),
             grader_restarts=self._parts.graders.num_restarts,
             checkpoints_refused=checkpoints.num_refused,
             checkpoint_failures=checkpoints.num_not_loaded + checkpoints.num_failed_looks,

@@ -14,6 +14,8 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+from reward_server.config import ENV_PREFIX
+
 _log = logging.getLogger(__name__)
 
 # How long the process may take to end Ray's processes after its connection was closed.
@@ -34,6 +36,8 @@ class DriverProcess:
                 pass_fds=[theirs.fileno()],
                 # Ctrl-C at a terminal goes to all processes of the terminal's session.
                 start_new_session=True,
+                # A Ray that is started here hands its environment on to the scorers.
+                env={k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)},
             )
         threading.Thread(target=_log_output, args=(self._process,), daemon=True).start()
         self._connection: Connection[Any, Any] = Connection(ours.detach())

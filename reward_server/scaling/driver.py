@@ -52,7 +52,8 @@ def main(descriptor: int) -> None:
     threading.Thread(target=_receive, args=(connection, received), daemon=True).start()
     try:
         import ray
-    except ModuleNotFoundError as error:
+        from ray import init  # noqa: F401  a folder that is called ray can be imported too
+    except ImportError as error:
         if error.name != "ray":
             raise
         send(NotConnected(INSTALL_ADVICE, is_final=True))

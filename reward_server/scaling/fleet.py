@@ -60,6 +60,7 @@ class Fleet:
         self._num_gpus = num_gpus
         self._send = send
         self._post = post
+        self._actor_class: Any = None
         self._scorers: dict[int, _Scorer] = {}
         self._parts: dict[int, Parts] = {}
         self._creating = ThreadPoolExecutor(1, "creating")
@@ -151,15 +152,16 @@ class Fleet:
 
     def _create(self) -> Any:
         options = self._options
-        remote = self._ray.remote(
-            num_cpus=options.num_cpus,
-            num_gpus=self._num_gpus,
-            resources=dict(options.resources) or None,
-            max_restarts=0,
-            max_task_retries=0,
-            concurrency_groups=GROUPS,
-        )(ScorerActor)
-        return remote.remote(options.scorer_class, options.model)
+        if self._actor_class is None:  # made once: Ray stores each that is made
+            self._actor_class = self._ray.remote(
+                num_cpus=options.num_cpus,
+                num_gpus=self._num_gpus,
+                resources=dict(options.resources) or None,
+                max_restarts=0,
+                max_task_retries=0,
+                concurrency_groups=GROUPS,
+            )(ScorerActor)
+        return self._actor_class.remote(options.scorer_class, options.model)
 
     def _keep(self, scorer: _Scorer, run: int, handle: Any) -> None:
         """Ray ends an actor to which nobody has a handle."""

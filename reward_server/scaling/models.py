@@ -37,11 +37,18 @@ _log = logging.getLogger(__name__)
 class Models:
     """All models of a pool. Safe to use from several threads."""
 
-    def __init__(self, shared: Shared, end_scorer: Callable[[Scorer], None]) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        end_scorer: Callable[[Scorer], None],
+        is_stopping: Callable[[], bool],
+    ) -> None:
         """
         Args:
             end_scorer: ends a scorer that was to leave, and has done its work.
+            is_stopping: tells that `load` does not wait any more.
         """
+        self._is_stopping = is_stopping
         self._shared = shared
         self._end_scorer = end_scorer
         self._keys = itertools.count(1)
@@ -59,11 +66,12 @@ class Models:
             self._shared.models[model.key] = model
             for scorer in self._shared.scorers.values():
                 self.begin_load(scorer, model)
-            self._shared.changed.wait_for(lambda: self._is_decided(model))
+            while not (self._is_decided(model) or self._is_stopping()):
+                self._shared.changed.wait(_TICK_S)
             loaded = self._list_loaded(model)
             if not loaded:
                 failure = model.last_failure or NotLoaded(
-                    self._shared.fault or "the server stops", True
+                    self._shared.fault or "the server is stopping", True
                 )
                 self._drop(model)
                 raise LoadFailed(failure.reason, failure.may_pass)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from reward_server.observe.status import ScorerStatus
@@ -43,10 +44,16 @@ _log = logging.getLogger(__name__)
 class ScorerPool:
     """All scorers of this server. Safe to use from several threads."""
 
-    def __init__(self, options: ScalingOptions) -> None:
+    def __init__(
+        self, options: ScalingOptions, is_stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        """
+        Args:
+            is_stopping: tells that `load` does not wait for scorers any more.
+        """
         self._options = options
         self._shared = Shared()
-        self._models = Models(self._shared, self._end_scorer)
+        self._models = Models(self._shared, self._end_scorer, is_stopping)
         self._numbers = itertools.count()
         self._was_connected = False
         with self._shared.changed:
@@ -147,11 +154,7 @@ class ScorerPool:
         pause_s = _FIRST_PAUSE_S
         while not self._shared.is_closed:
             driver = DriverProcess()
-            driver.send(Start(self._options))
-            with self._shared.changed:
-                self._shared.driver = driver
-                for number in self._shared.scorers:
-                    driver.send(AddScorer(number))
+            self._begin(driver)
             was_connected = self._receive(driver)
             with self._shared.changed:
                 self._shared.driver = None
@@ -174,6 +177,16 @@ class ScorerPool:
             with self._shared.changed:
                 self._shared.changed.wait_for(lambda: self._shared.is_closed, pause_s)
             pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+
+    def _begin(self, driver: DriverProcess) -> None:
+        """Has a new process start all scorers."""
+        driver.send(Start(self._options))
+        with self._shared.changed:
+            self._shared.driver = driver
+            for number in self._shared.scorers:
+                driver.send(AddScorer(number))
+            if self._shared.is_closed:
+                driver.stop()
 
     def _receive(self, driver: DriverProcess) -> bool:
         """Handles messages until the process ends. Returns whether Ray was there."""

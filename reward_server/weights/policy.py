@@ -28,9 +28,9 @@ from reward_server.errors import (
 from reward_server.pipeline.engine import Engine, EngineSlot
 from reward_server.weights.checkpoints import find_flaw, parse_step, read_signature
 from reward_server.weights.identity import describe_difference
-from reward_server.weights.remote import LoadFailed
+from reward_server.weights.remote import LoadFailed, describe_failure
 from reward_server.weights.update_queue import Source, Update, UpdateQueue
-from sar.errors import MAX_MESSAGE_CHARS, one_line, quote
+from sar.errors import quote
 
 # What Rust, in which safetensors is written, adds to the messages of the system's errors.
 _RUST_SYSTEM_ERROR = "(os error "
@@ -258,7 +258,7 @@ def _raise_if_other(path: Path, identity: Mapping[str, str], last: _LastEngine) 
 
 def _describe_failure(path: Path, error: BaseException) -> RewardServerError:
     """What to raise when loading a checkpoint has failed."""
-    text = f"checkpoint {quote(str(path))}: {one_line(error, MAX_MESSAGE_CHARS)}"
+    text = f"checkpoint {quote(str(path))}: {describe_failure(error)}"
     if may_pass(error):
         return CheckpointNotLoaded(text, "path")
     if find_flaw(path):  # a file was deleted or written meanwhile

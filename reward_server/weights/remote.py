@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from reward_server.pipeline.batcher import Batcher
+from sar.errors import MAX_MESSAGE_CHARS, one_line
 
 
 class LoadFailed(Exception):
@@ -19,6 +20,12 @@ class LoadFailed(Exception):
         """
         super().__init__(reason)
         self.may_pass = may_pass
+
+
+def describe_failure(error: BaseException) -> str:
+    """Why a model could not be loaded, in one line."""
+    # The reason of a scorer elsewhere names the kind of its error already.
+    return str(error) if isinstance(error, LoadFailed) else one_line(error, MAX_MESSAGE_CHARS)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,12 @@ SETTINGS = [
     ("backend", "vllm", "vllm"),
     ("tensor_parallel_size", "1", 1),
     ("vllm_memory_share", "0.92", 0.92),
+    ("scorers", "4096", 4096),
+    ("ray_address", "auto", "auto"),
+    ("ray_address", "head.example.org:6379", "head.example.org:6379"),
+    ("ray_address", "[::1]:6379", "[::1]:6379"),
+    ("scorer_cpus", "1", 1.0),
+    ("scorer_weights", "shared", "shared"),
     ("device", "cuda:1", "cuda:1"),
     ("dtype", "bfloat16", "bfloat16"),
     ("max_batch_tokens", "8192", 8192),
@@ -83,7 +89,16 @@ def test_flag_and_variable_are_the_same(
 
 
 def test_every_setting_is_tested_here() -> None:
-    others = {"trust_remote_code", "allow_anyone", "api_key_file", "api_key", "reward"}
+    # tests/reward_server/test_config.py has those of scorers that need another setting.
+    others = {
+        "scorer_gpus",
+        "scorer_resources",
+        "trust_remote_code",
+        "allow_anyone",
+        "api_key_file",
+        "api_key",
+        "reward",
+    }
     tried = {name for name, *_ in SETTINGS} | others
     assert tried == set(ServerConfig.model_fields)
 
@@ -134,6 +149,12 @@ BAD = [
     ("backend", "sglang"),
     ("tensor_parallel_size", "0"),
     ("tensor_parallel_size", "two"),
+    ("scorers", "0"),
+    ("scorers", "4097"),
+    ("scorers", "2.5"),
+    ("scorer_gpus", "-1"),
+    ("scorer_cpus", "nan"),
+    ("scorer_weights", "copied"),
     ("grader_timeout", "0"),
     ("grader_timeout", "nan"),
     ("grader_timeout", "inf"),

@@ -194,3 +194,46 @@ def test_settings_of_the_other_backend_are_refused(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert named in error
     assert "--backend vllm" in error
+
+
+def test_resources_of_scorers_are_numbers_by_name(parse_args: ParseArgs) -> None:
+    text = '{"node:gpu-box": 0.01, "fast": 2}'
+    flags = ["--scorers", "2", "--scorer-gpus", "0.5", "--scorer-resources", text]
+    config = parse_args(flags, {})
+    assert config.resources_of_scorers == {"node:gpu-box": 0.01, "fast": 2.0}
+    assert (config.uses_ray, config.scorer_gpus) == (True, 0.5)
+    assert parse_args(["--ray-address", "auto"], {}).uses_ray
+    assert not parse_args(["--scorers", "1"], {}).uses_ray
+
+
+@pytest.mark.parametrize(
+    ("flags", "named", "advice"),
+    [
+        (["--scorer-gpus", "1"], "--scorer-gpus 1.0", "--scorers 2 or more"),
+        (["--scorer-cpus", "2"], "--scorer-cpus 2.0", "--scorers 2 or more"),
+        (["--scorer-weights", "sent"], "--scorer-weights sent", "--scorers 2 or more"),
+        (["--scorer-resources", '{"a": 1}'], '--scorer-resources {"a": 1}', "--ray-address"),
+        (["--scorers", "2", "--scorer-resources", "{"], "--scorer-resources '{'", "not JSON"),
+        (["--scorers", "2", "--scorer-resources", "[1]"], "'[1]'", "a JSON object"),
+        (["--scorers", "2", "--scorer-resources", '{"a": 0}'], "'a': 0", "positive number"),
+        (["--scorers", "2", "--scorer-resources", '{"a": true}'], "'a': True", "positive number"),
+        (["--scorers", "2", "--scorer-resources", '{"GPU": 1}'], "'GPU'", "use --scorer-gpus"),
+        (["--ray-address", "head"], "--ray-address 'head'", "host:port, or auto"),
+        (["--ray-address", "ray://head:10001"], "'ray://head:10001'", "a node of the cluster"),
+        (["--ray-address", ""], "--ray-address ''", "host:port, or auto"),
+        (["--ray-address", "http://head:1"], "'http://head:1'", "host:port, or auto"),
+    ],
+)
+def test_wrong_settings_of_scorers_are_one_clear_line(
+    flags: list[str],
+    named: str,
+    advice: str,
+    capsys: pytest.CaptureFixture[str],
+    parse_args: ParseArgs,
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_args(flags, {})
+    assert caught.value.code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert named in error
+    assert advice in error

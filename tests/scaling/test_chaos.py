@@ -132,3 +132,11 @@ def test_a_wrong_number_of_scorers_is_refused(front: Front, num: Any) -> None:
     status, body = post(front, "/scorers", {"num": num})
     assert status == 400
     assert body["error"]["field"] == "num"
+
+
+def test_scorers_end_with_a_server_that_is_killed(front: Front, scaling: Helpers) -> None:
+    """The last test of this file."""
+    scorers = front.pids
+    assert len(scorers) == NUM_SCORERS
+    front.server.process.kill()
+    scaling.wait_until(lambda: not any(map(psutil.pid_exists, scorers)))

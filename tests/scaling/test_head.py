@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from tests.conftest import TestedServer
     from tests.scaling.conftest import Front, Helpers, RayCluster, Rollout
 
 
@@ -41,3 +42,13 @@ def test_requests_are_held_then_503_and_the_server_comes_back(
     assert trainer.wait() == pytest.approx(known_rewards()[:200], abs=1e-5)
     assert front.server.process.poll() is None, "it is the same process"
     assert sum(scorer["restarts"] for scorer in front.scorers) == 2
+
+
+def test_a_server_without_ray_waits_for_it_and_can_be_stopped(
+    start_server: Callable[..., TestedServer], ray_environ: dict[str, str], scaling: Helpers
+) -> None:
+    server = start_server("--ray-address", "127.0.0.1:1", environ=ray_environ)
+    scaling.wait_until(lambda: "no Ray (127.0.0.1:1): it is tried again" in server.log.read_text())
+    assert server.request("/readyz") == (503, {"status": "loading"})
+    assert server.stop() == 0
+    assert "stopped before a scorer was up" in server.log.read_text()

@@ -135,7 +135,7 @@ def test_every_job_is_scored_once(batcher_of: Callable[..., Batcher]) -> None:
         range(600), 1
     )
     assert batcher.counters.num_sequences == 600
-    assert 0 < batcher.counters.busy_share <= 1
+    assert 0 < batcher.counters.find_busy_share(5) <= 1
 
 
 def test_idle_scorers_divide_what_waits(batcher_of: Callable[..., Batcher]) -> None:
@@ -203,6 +203,29 @@ def test_the_pack_of_a_lost_scorer_is_given_to_another(batcher_of: Callable[...,
     assert batcher.num_scorers == 1
     assert not batcher.is_failing
     assert values(batcher.submit([sequence(99)])) == [[99]]
+
+
+def test_a_job_behind_others_is_scored_by_the_next_scorer(
+    batcher_of: Callable[..., Batcher],
+) -> None:
+    dying = StandIn(hold=True)
+    batcher = batcher_of(dying)
+    behind = batcher.submit_behind([sequence(1)])
+    dying.wait_for_batch()
+    dying.dies.set()
+    dying.release()
+    wait_until(lambda: batcher.num_scorers == 0)
+    assert not behind.done()
+    batcher.add_scorer(StandIn())
+    assert values(behind) == [[1]]
+
+
+def test_a_job_behind_others_ends_two_scorers_at_most(batcher_of: Callable[..., Batcher]) -> None:
+    batcher = batcher_of(*(StandIn() for _ in range(3)))
+    with pytest.raises(ScoringFailed, match="the scorer ended"):
+        batcher.submit_behind([sequence(POISON)]).result(WAIT_S)
+    wait_until(lambda: batcher.num_scorers == 1)
+    assert values(batcher.submit([sequence(5)])) == [[5]]
 
 
 def test_a_poisoned_rollout_is_an_error_for_itself_only(
@@ -350,10 +373,10 @@ def test_each_scorer_has_counters_of_its_own() -> None:
 
 
 def test_the_busy_share_is_that_of_all_scorers() -> None:
-    counters = BatcherCounters(num_scorers=2)
+    counters = BatcherCounters()
     counters.add_batch([sequence(1)], 10.2, 10.4)
     counters.add_batch([sequence(1)], 10.0, 11.0)  # began earlier, ended later
-    assert counters.busy_share == pytest.approx(0.6)
+    assert counters.find_busy_share(2) == pytest.approx(0.6)
 
 
 def test_nothing_is_lost_while_scorers_come_and_go(batcher_of: Callable[..., Batcher]) -> None:

@@ -299,9 +299,13 @@ def test_a_model_that_ends_each_scorer_is_refused(make_pool: Callable[..., Score
     batcher = serve(pool.load("model"))
     wait_until(lambda: pool.num_up == 2)
 
+    def kill_all() -> None:
+        for scorer in (0, 1):
+            Driver.started[0].kill(scorer)
+
     def end() -> None:
         """Every scorer that loads it ends."""
-        threading.Thread(target=lambda: [Driver.started[0].kill(n) for n in (0, 1)]).start()
+        threading.Thread(target=kill_all).start()
         time.sleep(0.2)
 
     InProcess.fails["deadly"] = end
@@ -352,6 +356,20 @@ def test_ray_that_is_not_installed_is_said_at_once(make_pool: Callable[..., Scor
     pool = make_pool(2)
     with pytest.raises(LoadFailed, match="Ray is not installed: pip install"):
         pool.load("model")
+
+
+def test_a_server_that_stops_does_not_wait_for_scorers() -> None:
+    Driver.refuses.extend([NotConnected("no Ray there", is_final=False)] * 1000)
+    is_stopping = threading.Event()
+    pool = ScorerPool(ScalingOptions(2, "auto", OPTIONS), is_stopping.is_set)
+    with ThreadPoolExecutor(1) as thread:
+        loading = thread.submit(pool.load, "model")
+        wait_until(lambda: len(Driver.started) > 1)
+        assert not loading.done()
+        is_stopping.set()
+        with pytest.raises(LoadFailed, match="stopping"):
+            loading.result(WAIT_S)
+    pool.close()
 
 
 def test_scorers_are_added_and_removed(make_pool: Callable[..., ScorerPool]) -> None:

@@ -46,13 +46,16 @@ def show(open_tab: OpenTab, tmp_path: Path, write_log: Any) -> Iterator[Show]:
         decisions: list[Decision],
         alarms: list[Any] | None = None,
         explains: bool = False,
+        scorers: list[Any] | None = None,
         **options: Any,
     ) -> tuple[Tab, LogIndex, Path]:
         log = write_log(tmp_path / "log" / "a.jsonl", decisions)
         index = LogIndex(log.parent)
         indexes.append(index)
         index.update()
-        dashboard = Dashboard(index, lambda: alarms or [], can_explain=explains)
+        dashboard = Dashboard(
+            index, lambda: alarms or [], lambda: scorers or [], can_explain=explains
+        )
         server = ViewServer(dashboard, "127.0.0.1", 0)
         servers.append(server)
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -294,11 +297,32 @@ def test_alarms_are_a_strip(show: Show, make_run: Any) -> None:
     tab.check()
 
 
+def test_scorers_are_a_table(show: Show, make_run: Any) -> None:
+    text = "<img src=x onerror='window.hacked = 1'>"
+    scorers = [
+        {"id": 0, "node": "10.0.0.1", "state": "up", "busy_share": 0.931, "tokens": 12345,
+         "policy_version": 7, "restarts": 2},
+        {"id": 3, "node": text, "state": "behind", "busy_share": 0.0, "tokens": 0,
+         "policy_version": 6, "restarts": 0},
+    ]  # fmt: skip
+    tab, _, _ = show(make_run(20), scorers=scorers)
+    page = tab.page
+    page.wait_for_selector("#scorers:not([hidden])")
+    assert page.inner_text("#scorers-text") == "1 of 2 are up."
+    tab.wait("document.querySelector('#scorer-rows td:nth-child(5)').textContent === '0'")
+    cells = page.locator("#scorer-rows tr >> nth=0").locator("td").all_inner_texts()
+    assert cells == ["0", "up", "10.0.0.1", "93 %", "0", "12,345", "7", "2"]
+    assert page.inner_text("#scorer-rows tr:nth-child(2) td:nth-child(3)") == text
+    assert page.evaluate("window.hacked") is None
+    tab.check()
+
+
 def test_an_empty_log(show: Show) -> None:
     tab, _, _ = show([])
     tab.page.wait_for_selector("#notice:not([hidden])")
     assert tab.page.inner_text("#notice") == "The log holds no rollouts."
     assert not tab.page.is_visible("#alarms")
+    assert not tab.page.is_visible("#scorers")
     tab.check()
 
 
