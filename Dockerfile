@@ -24,6 +24,10 @@ COPY requirements ./requirements/
 RUN pip install --require-hashes --only-binary=:all: -r "requirements/torch-${TORCH}.lock"
 # hadolint ignore=DL3059
 RUN pip install --require-hashes --only-binary=:all: -r requirements/server.lock
+# scale: Ray too, for scorers on several GPUs or machines (docs/scaling.md). By default it is left out.
+ARG EXTRA=
+RUN if [ -n "${EXTRA}" ]; then \
+    pip install --require-hashes --only-binary=:all: -r "requirements/${EXTRA}.lock"; fi
 COPY . .
 RUN pip wheel --no-index --no-build-isolation --wheel-dir /wheels .
 

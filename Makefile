@@ -15,7 +15,8 @@
 # make lint    ruff, mypy, import rules, hadolint, shellcheck; make format mends what ruff can
 # make lock    writes the lock files in requirements/ again, for the image
 # make image-test   builds the Docker image and runs it, without Docker; as root on Debian
-# make bench   measures speed and memory; minutes on two idle cores
+# make bench   measures speed and memory; minutes on two idle cores. With build/real, which has Ray,
+#              also scorers on Ray
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 5000
@@ -121,6 +122,11 @@ format: .venv/installed-dev
 
 bench: .venv/installed-dev
 	$(BIN)/python -m performance
+ifneq ($(wildcard build/real/installed),)
+	build/real/bin/python -m performance --only scaling
+else
+	@echo "Without build/real (make real-test), which has Ray: performance --only scaling is left out."
+endif
 
 .venv/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,10 +1,12 @@
 """python -m performance [--quick] [--only scoring,grading,...] [--output FILE.json]
 
-Prints a table and saves it as JSON, with a plot of `growth` beside it. The exit code is 1 if a
-result misses its bound. `scoring` gives ratios of two times measured one after the other, so that
-a machine that slows down affects both; `serving` and `evaluation` give absolute numbers.
-`smollm2` measures a real model, `dashboard` what the dashboard costs, `explaining` what
-`/explain` costs rewards, `viewing` how quickly a long log opens; they run only if named.
+Prints a table and saves it as JSON, with plots of `growth` and `scaling` beside it. The exit code
+is 1 if a result misses its bound. `scoring` gives ratios of two times measured one after the other,
+so that a machine that slows down affects both; `serving` and `evaluation` give absolute numbers.
+
+These run only if named: `smollm2` (a real model), `dashboard` (what the dashboard costs),
+`explaining` (what `/explain` costs rewards), `viewing` (how quickly a long log opens), `scaling`
+(scorers on Ray). `scaling` and `smollm2` need build/real/bin/python.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from performance.report import RESULTS, Measurement, format_table, save
 PARTS = "scoring", "growth", "grading", "serving", "composing", "evaluation"
 # Only when named: they need more time, or more than `make bench` installs. Saved in files of their
 # own.
-PARTS_OF_THEIR_OWN = ("smollm2", "dashboard", "explaining", "viewing")
+PARTS_OF_THEIR_OWN = ("smollm2", "dashboard", "explaining", "viewing", "scaling")
 
 
 def _parse_parts(text: str) -> list[str]:
@@ -72,8 +74,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.quick:
             measured = [replace(m, at_least=None, at_most=None) for m in measured]
         measurements += measured
-        if part == "growth" and output:
-            module.plot(measured, output.parent / "growth.png")
+        if output and hasattr(module, "plot"):
+            module.plot(measured, output.parent / f"{part}.png")
     duration_s = time.monotonic() - started
     print(f"\n{format_table(measurements)}\n\n{duration_s:.0f} s", flush=True)
     if output:

@@ -1,4 +1,5 @@
-"""Sends many one-rollout requests at once, each on its own connection, as OpenRLHF does.
+"""Sends many one-rollout requests, each on its own connection, as OpenRLHF does: all at once, or a
+steady number in flight.
 
 Uses one thread and plain sockets. The client shares the machine with the server that it measures,
 and OpenRLHF's own client (aiohttp) would take about as much CPU time as the server.
@@ -10,7 +11,7 @@ import json
 import selectors
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,11 +34,14 @@ class LoadResult:
     elapsed_s: float
 
 
-def encode_request(host: str, payload: dict[str, Any]) -> bytes:
+def encode_request(
+    host: str, payload: dict[str, Any], headers: Mapping[str, str] | None = None
+) -> bytes:
     """The bytes of one `POST /get_reward`."""
     body = json.dumps(payload).encode()
+    lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     head = (
-        f"POST /get_reward HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        f"POST /get_reward HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{lines}"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body
@@ -51,16 +55,10 @@ def send_at_once(url: str, payloads: Sequence[dict[str, Any]], timeout_s: float)
     """
     address = urlsplit(url)
     requests = [encode_request(address.netloc, payload) for payload in payloads]
-    exchanges = []
+    exchanges: list[_Exchange] = []
     with selectors.DefaultSelector() as selector:
         start = time.perf_counter()
-        for request in requests:
-            connection = socket.socket()
-            connection.setblocking(False)
-            connection.connect_ex((address.hostname, address.port))
-            exchange = _Exchange(connection, memoryview(request))
-            exchanges.append(exchange)
-            selector.register(connection, selectors.EVENT_WRITE, exchange)
+        exchanges += [_start(selector, address.hostname, address.port, one) for one in requests]
         while selector.get_map():
             if time.perf_counter() - start > timeout_s:
                 raise RuntimeError(f"{len(selector.get_map())} requests without an answer")
@@ -70,7 +68,58 @@ def send_at_once(url: str, payloads: Sequence[dict[str, Any]], timeout_s: float)
     return LoadResult([_parse_answer(exchange.received) for exchange in exchanges], elapsed_s)
 
 
-def _send_or_receive(selector: selectors.BaseSelector, exchange: _Exchange) -> None:
+class SteadyLoad:
+    """Keeps a number of requests in flight: each answer is followed by the next request."""
+
+    def __init__(self, url: str, requests: Iterator[bytes], in_flight: int) -> None:
+        """
+        Args:
+            requests: from `encode_request`; as many as are asked for.
+        """
+        self._address = urlsplit(url)
+        self._requests = requests
+        self._selector = selectors.DefaultSelector()
+        for _ in range(in_flight):
+            self._send_next()
+
+    def run(self, duration_s: float) -> list[dict[str, Any]]:
+        """Sends and receives for so long. Returns the answers that have come.
+
+        Raises:
+            RuntimeError: an answer's status is not 200.
+        """
+        answers = []
+        end_s = time.perf_counter() + duration_s
+        while (left_s := end_s - time.perf_counter()) > 0:
+            for key, _ in self._selector.select(timeout=left_s):
+                if _send_or_receive(self._selector, key.data):
+                    answers.append(_parse_answer(key.data.received))
+                    self._send_next()
+        return answers
+
+    def close(self) -> None:
+        """Closes the connections, without waiting for answers."""
+        for key in list(self._selector.get_map().values()):
+            key.data.connection.close()
+        self._selector.close()
+
+    def _send_next(self) -> None:
+        _start(self._selector, self._address.hostname, self._address.port, next(self._requests))
+
+
+def _start(
+    selector: selectors.BaseSelector, host: str | None, port: int | None, request: bytes
+) -> _Exchange:
+    connection = socket.socket()
+    connection.setblocking(False)
+    connection.connect_ex((host, port))
+    exchange = _Exchange(connection, memoryview(request))
+    selector.register(connection, selectors.EVENT_WRITE, exchange)
+    return exchange
+
+
+def _send_or_receive(selector: selectors.BaseSelector, exchange: _Exchange) -> bool:
+    """Whether the answer is complete."""
     connection = exchange.connection
     if exchange.unsent:
         exchange.unsent = exchange.unsent[connection.send(exchange.unsent) :]
@@ -81,6 +130,8 @@ def _send_or_receive(selector: selectors.BaseSelector, exchange: _Exchange) -> N
     else:
         selector.unregister(connection)
         connection.close()
+        return True
+    return False
 
 
 def _parse_answer(received: bytearray) -> dict[str, Any]:

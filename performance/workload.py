@@ -230,7 +230,7 @@ class Worker:
             args=(theirs, factory, arguments, options),
             daemon=not has_children,  # Python forbids a daemon to start processes
         )
-        with _set_environment(environment):
+        with set_environment(environment):
             self._process.start()
         theirs.close()
         self._receive()
@@ -270,7 +270,7 @@ def _serve(
 
 
 @contextmanager
-def _set_environment(changes: Mapping[str, str | None]) -> Iterator[None]:
+def set_environment(changes: Mapping[str, str | None]) -> Iterator[None]:
     """Sets environment variables, or unsets those that are None, for processes started inside."""
     before = {name: os.environ.get(name) for name in changes}
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from reward_server.command_line import parse_args
 from reward_server.config import ENV_PREFIX, ServerConfig
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 PINNED = re.compile(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}")
-COMPOSE = ("compose.yaml", "compose.gpu.yaml", "compose.key.yaml")
+COMPOSE = ("compose.yaml", "compose.gpu.yaml", "compose.key.yaml", "compose.scale.yaml")
+# Services that only compose.scale.yaml has.
+SCORERS = {"scorer-1", "scorer-2"}
 
 
 def load(name: str) -> dict[str, Any]:
@@ -28,8 +33,11 @@ def read_services() -> list[Any]:
     found = []
     for name in COMPOSE:
         changes = load(name)["services"]
-        assert set(changes) <= set(base), f"{name}: compose.yaml lacks a service of it"
-        found += [pytest.param({**base[s], **changes[s]}, id=f"{name} {s}") for s in changes]
+        new = SCORERS if name == "compose.scale.yaml" else set()
+        assert set(changes) - set(base) == new, f"{name}: compose.yaml lacks a service of it"
+        found += [
+            pytest.param({**base.get(s, {}), **changes[s]}, id=f"{name} {s}") for s in changes
+        ]
     return found
 
 
@@ -54,7 +62,7 @@ def test_every_service_is_confined_and_limited(service: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("service", read_services())
 def test_every_image_that_is_not_built_has_a_tag_and_a_digest(service: dict[str, Any]) -> None:
-    if "build" not in service:
+    if "build" not in service and not service["image"].startswith("sar-reward-server:"):
         assert PINNED.fullmatch(service["image"]), service["image"]
 
 
@@ -87,6 +95,14 @@ def test_each_build_of_torch_that_is_asked_for_has_a_lock_file() -> None:
         assert ("${TORCH_INDEX}" in lock) == (torch != "cuda")
 
 
+def test_the_extra_of_the_image_has_a_lock_file_and_none_is_the_default() -> None:
+    assert re.findall(r"^ARG EXTRA=(.*)$", DOCKERFILE, re.MULTILINE) == [""]
+    extra = load("compose.scale.yaml")["services"]["reward-server"]["build"]["args"]["EXTRA"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert extra in project["optional-dependencies"]
+    assert (ROOT / "requirements" / f"{extra}.lock").is_file()
+
+
 def test_nobody_can_log_in_to_grafana() -> None:
     environment = load("compose.yaml")["services"]["grafana"]["environment"]
     assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
@@ -104,3 +120,33 @@ def test_the_server_reads_keys_from_the_secret_of_compose_key_yaml() -> None:
     assert "api_key_file" in ServerConfig.model_fields
     # Without the file's name, compose says what is missing.
     assert compose["secrets"][secret]["file"].startswith("${API_KEY_FILE:?")
+
+
+def test_the_front_of_compose_scale_yaml_and_its_scorers_find_each_other() -> None:
+    compose = load("compose.scale.yaml")
+    services = compose["services"]
+    front = services["reward-server"]
+    flags = [flag for flag in front["command"] if not flag.startswith("${")]
+    # Without BIND, compose puts this flag in.
+    config = parse_args([*flags, "--allow-anyone"])
+    assert front["entrypoint"][-2].endswith('exec python -m reward_server "$$@"')
+    assert config.scorers == len(SCORERS)
+    wanted = json.loads(config.scorer_resources)
+    (port,) = re.findall(r"ray start --head .*--port=(\d+)", front["entrypoint"][-2])
+    assert config.ray_address == f"127.0.0.1:{port}"
+    for name in SCORERS:
+        scorer = services[name]
+        assert scorer["entrypoint"][:2] == ["ray", "start"]
+        options = dict(option.lstrip("-").split("=", 1) for option in scorer["command"])
+        assert options["address"] == f"reward-server:{port}"
+        # Room for one scorer in each.
+        assert json.loads(options["resources"]) == wanted
+        assert int(options["num-gpus"]) == 0
+    for service in services.values():
+        assert service["image"] == front["image"]
+        assert service["environment"]["RAY_AUTH_MODE"] == "token"
+        path = f"/run/secrets/{service['secrets'][0]}"
+        assert service["environment"]["RAY_AUTH_TOKEN_PATH"] == path
+        assert "ports" not in service  # Ray's are open to these services only
+    (secret,) = compose["secrets"].values()
+    assert secret["file"].startswith("${RAY_TOKEN_FILE:?")

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 LOCKS = ROOT / "requirements"
 UV = Path(sys.executable).with_name("uv")
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+IN_THE_IMAGE = ("server.lock", "torch-cuda.lock", "scale.lock")
 PLATFORM = ("--python-platform", "x86_64-unknown-linux-gnu", "--python-version", "3.11")
 # Those that are installed together: to train, `train` and `eval`.
 TOGETHER = [[extra] for extra in EXTRAS] + [["train", "eval"]]
@@ -58,11 +59,10 @@ def test_every_extra_can_be_installed_with_the_constraints(
 
 @pytest.mark.slow
 def test_the_lock_files_are_up_to_date(tmp_path: Path) -> None:
-    generated = ["server.lock", "torch-cuda.lock"]
-    for name in generated:  # versions that no constraint names are taken from these
+    for name in IN_THE_IMAGE:  # versions that no constraint names are taken from these
         shutil.copy(LOCKS / name, tmp_path)
     run([str(ROOT / ".ci" / "lock"), str(tmp_path)], UV=str(UV))
-    for name in generated:
+    for name in IN_THE_IMAGE:
         assert (tmp_path / name).read_text() == (LOCKS / name).read_text(), f"{name}: run make lock"
 
 
@@ -73,7 +73,7 @@ def test_the_lock_files_have_a_wheel_of_each_package(
     machine: str, python: str, tmp_path: Path
 ) -> None:
     platform = [f"--python-platform={machine}-manylinux_2_28", f"--python-version={python}"]
-    files = [f"--requirements={LOCKS / name}" for name in ("server.lock", "torch-cuda.lock")]
+    files = [f"--requirements={LOCKS / name}" for name in IN_THE_IMAGE]
     as_in_the_image = ["--require-hashes", "--only-binary=:all:", "--no-deps"]
     install = [str(UV), "pip", "install", "--dry-run", f"--target={tmp_path / 'none'}"]
     run([*install, *as_in_the_image, *platform, *files])
@@ -101,7 +101,16 @@ def test_the_lock_files_have_hashes_and_name_no_index_of_their_own() -> None:
                 assert re.fullmatch(r" +--hash=sha256:[0-9a-f]{64}(?: \\)?", following), line
 
 
+def test_ray_comes_beside_the_packages_of_the_server_and_changes_none() -> None:
+    added = read_pins(LOCKS / "scale.lock")
+    (wanted,) = EXTRAS["scale"]
+    assert wanted.replace("[default]", "") == f"ray=={added['ray']}"
+    installed = read_pins(LOCKS / "server.lock") | read_pins(LOCKS / "torch-cuda.lock")
+    assert set(added) & set(installed) == set()
+
+
 def test_an_image_without_a_gpu_has_no_package_for_cuda() -> None:
     for_cuda = ("cuda-", "nvidia-", "triton")
-    assert not [name for name in read_pins(LOCKS / "server.lock") if name.startswith(for_cuda)]
+    for file in ("server.lock", "scale.lock"):
+        assert not [name for name in read_pins(LOCKS / file) if name.startswith(for_cuda)]
     assert [name for name in read_pins(LOCKS / "torch-cuda.lock") if name.startswith(for_cuda)]

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("sar", "reward_server", "eval", "recipes", "performance", "monitoring", "tests", "docs")
+FOLDERS = (
+    *("sar", "reward_server", "eval", "recipes", "performance", "monitoring", "deploy"),
+    *("tests", "docs"),
+)
 # docs/architecture.md leaves out `reward_server/`.
 SERVER_FOLDERS = ("http", "pipeline", "weights", "observe")
 PAGES = sorted(
