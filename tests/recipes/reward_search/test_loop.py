@@ -1,0 +1,263 @@
+"""The search's loop: rounds, finalists, failures, resuming, and its budget."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.errors import UserError
+from recipes.cpu_demo.processes import ProcessFailed
+from recipes.reward_search.budget import REPORT_S
+from recipes.reward_search.candidates import Checked
+from recipes.reward_search.generators.base import Past
+from recipes.reward_search.generators.grammar import GrammarGenerator
+from recipes.reward_search.loop import find_winner, list_past, rank_candidates, read_scores
+from recipes.reward_search.screening import is_done
+from recipes.reward_search.settings import SearchSettings
+from recipes.reward_search.state import load_search, open_search
+from sar.terms.reward_file import read_reward_file
+
+STANDIN = Path(__file__).with_name("standin.py")
+
+
+def test_a_whole_search(standin: Any, small: SearchSettings, tmp_path: Path) -> None:
+    screener = standin.StandInScreener(tmp_path, small)
+    search = standin.run_search(tmp_path, screener)
+    assert [one.name for one in search.candidates] == [
+        f"r{number}c{place:02}" for number in (1, 2, 3) for place in (1, 2, 3, 4)
+    ]
+    assert {one.status for one in search.candidates} == {"screened"}
+    assert screener.trained[:2] == ["correctness-0", "sar-0"] or set(screener.trained[:2]) == {
+        "correctness-0",
+        "sar-0",
+    }
+    winner = find_winner(search)
+    assert winner is not None
+    singles = [f"{one.name}-0" for one in search.candidates]
+    finals = ["top_even-0", "top_by_rank-0", "random_draw-0"]
+    seeds = [f"{winner.name}-1", "correctness-1", "sar-1"]
+    expected = ["correctness-0", "sar-0", *singles, *finals, *seeds]
+    assert Counter(screener.trained) == Counter(expected)  # each once
+    assert not list(tmp_path.glob("runs/*/checkpoints"))
+    assert load_search(tmp_path).is_finished
+    for number in (2, 3):
+        parents = [one.parents for one in search.candidates if one.round == number]
+        assert any(parents)
+        for names in parents:
+            assert all(int(name[1]) < number for name in names)
+
+
+def test_what_later_rounds_see(standin: Any, small: SearchSettings, tmp_path: Path) -> None:
+    seen: dict[int, list[Past]] = {}
+
+    class Spy(GrammarGenerator):
+        def propose(self, slots: Any, past: Any, known: Any, timeout_s: float) -> Any:
+            seen[slots[0].round] = list(past)
+            return super().propose(slots, past, known, timeout_s)
+
+    def reject_first(source: str) -> Checked:
+        return Checked("not this one" if not seen.get(2) and "0.4" in source else None)
+
+    search = standin.run_search(
+        tmp_path / "ranked",
+        standin.StandInScreener(tmp_path / "ranked", small),
+        generator=Spy(0),
+        validate=reject_first,
+    )
+    assert seen[1] == []
+    ranked = [one for one in seen[3] if one.rank]
+    assert [one.rank for one in ranked] == list(range(1, len(ranked) + 1))
+    assert len(seen[3]) == 8
+    values = [one.scores.aes.value for one in ranked if one.scores]
+    assert values == sorted(values, reverse=True)
+    assert {one.candidate.reason for one in seen[3] if one.candidate.status == "rejected"} <= {
+        "not this one"
+    }
+    assert [one.candidate.name for one in list_past(search) if one.rank] == rank_candidates(search)
+    blind = replace(small, feedback="none")
+    standin.run_search(
+        tmp_path / "blind",
+        standin.StandInScreener(tmp_path / "blind", blind),
+        generator=Spy(0),
+    )
+    assert seen[3] == []
+
+
+def test_a_candidate_whose_training_fails_is_left_out(
+    standin: Any, small: SearchSettings, tmp_path: Path
+) -> None:
+    screener = standin.StandInScreener(tmp_path, small, failing="r1c02")
+    search = standin.run_search(tmp_path, screener)
+    failed = search.find("r1c02")
+    assert failed is not None
+    assert failed.status == "failed"
+    assert failed.reason == "its training failed: exit code 1: some.log"
+    assert "r1c02" not in rank_candidates(search)
+    assert len(rank_candidates(search)) == 11
+    assert "its training failed" in (tmp_path / "report.html").read_text()
+
+
+def test_without_the_baseline_nothing_can_be_ranked(
+    standin: Any, small: SearchSettings, tmp_path: Path
+) -> None:
+    screener = standin.StandInScreener(tmp_path, small, failing="correctness")
+    with pytest.raises(ProcessFailed, match="some.log"):
+        standin.run_search(tmp_path, screener)
+
+
+def test_all_candidates_rejected(standin: Any, small: SearchSettings, tmp_path: Path) -> None:
+    search = standin.run_search(
+        tmp_path,
+        standin.StandInScreener(tmp_path, small),
+        validate=lambda source: Checked("bad"),
+    )
+    assert {one.status for one in search.candidates} == {"rejected"}
+    assert find_winner(search) is None
+    assert not (tmp_path / "winner").exists()
+    assert "there is no winner" in (tmp_path / "report.html").read_text()
+    assert json.loads((tmp_path / "results.json").read_text())["winner"] is None
+
+
+def test_the_same_rewards_are_not_trained_twice(
+    standin: Any, small: SearchSettings, tmp_path: Path
+) -> None:
+    search = standin.run_search(
+        tmp_path,
+        standin.StandInScreener(tmp_path, small),
+        validate=lambda source: Checked(None, behaviour="equal"),
+    )
+    assert rank_candidates(search) == ["r1c01"]
+    reasons = {one.reason for one in search.candidates if one.status == "rejected"}
+    assert reasons == {"the same rewards for the probe batch as r1c01"}
+
+
+@pytest.mark.parametrize("feedback", ["ranked", "none"])
+def test_a_killed_search_goes_on(
+    standin: Any, small: SearchSettings, tmp_path: Path, feedback: Any
+) -> None:
+    """Killed at random moments, it ends with the results of a search that was left alone."""
+    settings = replace(small, feedback=feedback)
+    rng = random.Random(feedback)
+    killed = tmp_path / "killed"
+    num_kills = 0
+    for _ in range(40):
+        process = subprocess.Popen(
+            [sys.executable, str(STANDIN), str(killed), json.dumps(asdict(settings))],
+            cwd=Path(__file__).parents[3],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        if num_kills < 4:
+            _wait_for_new_starts(killed, rng.randint(1, 6), process)
+            time.sleep(rng.uniform(0, 0.15))
+            process.kill()
+        output, _ = process.communicate(timeout=120)
+        if process.returncode == 0:
+            assert "finished" in output
+            break
+        num_kills += 1
+    else:
+        pytest.fail("the search never ended")
+    assert num_kills >= 3
+    left_alone = tmp_path / "left_alone"
+    left_alone.mkdir()
+    standin.run_search(left_alone, standin.StandInScreener(left_alone, settings))
+    one, two = (json.loads((folder / "results.json").read_text()) for folder in (killed, left_alone))
+    assert one.pop("minutes") >= 0
+    two.pop("minutes")
+    assert one == two
+    starts = Counter((killed / "started.txt").read_text().split())
+    assert sum(starts.values()) - len(starts) <= 2 * num_kills  # only what was under way
+    assert not list(killed.glob("**/*.partial"))
+
+
+def _wait_for_new_starts(folder: Path, number: int, process: Any) -> None:
+    def count() -> int:
+        file = folder / "started.txt"
+        return len(file.read_text().split()) if file.exists() else 0
+
+    before = count()
+    while count() < before + number and process.poll() is None:
+        time.sleep(0.02)
+
+
+def test_a_finished_search_trains_nothing_again(
+    standin: Any, small: SearchSettings, tmp_path: Path
+) -> None:
+    standin.run_search(tmp_path, standin.StandInScreener(tmp_path, small))
+    again = standin.StandInScreener(tmp_path, small)
+    standin.run_search(tmp_path, again)
+    assert again.trained == []
+    assert again.num_prepared == 0
+
+
+def test_other_settings_are_refused(standin: Any, small: SearchSettings, tmp_path: Path) -> None:
+    open_search(tmp_path, small)
+    with pytest.raises(UserError, match="rounds = 3, not 5"):
+        open_search(tmp_path, replace(small, rounds=5))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"settings": {}}', '{"settings": {"generator": "grammar"}}', "null"]
+)
+def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "search.json").write_text(text)
+    with pytest.raises(UserError, match="search.json"):
+        load_search(tmp_path)
+
+
+def test_the_budget_is_kept(standin: Any, small: SearchSettings, tmp_path: Path) -> None:
+    """Runs of 0.3 s, two at a time: the rounds end early, so that the finalists still fit."""
+    screener = standin.StandInScreener(tmp_path, replace(small, rounds=9), run_s=0.3)
+    started_s = time.monotonic()
+    search = standin.run_search(tmp_path, screener, budget_s=REPORT_S + 5)
+    assert time.monotonic() - started_s < REPORT_S + 5
+    assert search.ended_by_budget
+    num_screened = len(rank_candidates(search))
+    assert 0 < num_screened < 36
+    assert is_done(tmp_path, "top_even", 0)
+    assert "The budget ended the search" in (tmp_path / "report.html").read_text()
+
+
+def test_a_run_that_takes_too_long_is_stopped(
+    standin: Any, small: SearchSettings, tmp_path: Path
+) -> None:
+    screener = standin.StandInScreener(tmp_path, small, run_s=600)
+    started_s = time.monotonic()
+    search = standin.run_search(tmp_path, screener, budget_s=REPORT_S + 1)
+    assert time.monotonic() - started_s < REPORT_S + 60
+    assert search.ended_by_budget
+    assert screener.trained == []
+    assert {one.status for one in search.candidates} == {"waiting"}
+    # More time, and the search goes on.
+    again = standin.StandInScreener(tmp_path, small)
+    search = standin.run_search(tmp_path, again)
+    assert len(rank_candidates(search)) == 12
+    assert not search.ended_by_budget
+
+
+def test_the_winner_can_be_trained_with(
+    standin: Any, small: SearchSettings, tmp_path: Path
+) -> None:
+    search = standin.run_search(tmp_path, standin.StandInScreener(tmp_path, small))
+    winner = find_winner(search)
+    assert winner is not None
+    finalists = ["top_even", "top_by_rank", rank_candidates(search)[0]]
+    best = max(finalists, key=lambda name: read_scores(search, name).aes.value or 0.0)
+    assert winner.name == best
+    composition = read_reward_file(tmp_path / "winner" / "reward.toml")
+    assert {one.name: one.weight for one in composition.terms} == dict(winner.weights)
+    for name in winner.weights:
+        candidate = search.find(name)
+        assert candidate is not None
+        assert (tmp_path / "winner" / f"{name}.py").read_text() == candidate.source
