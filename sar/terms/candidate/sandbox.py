@@ -27,9 +27,12 @@ _MAX_MEMORY_BYTES = 64 * 2**20
 _MAX_DEPTH = 200
 # Beyond the time limit, until a process is killed that does not end its call by itself.
 _GRACE_S = 0.5
-# A call is not too slow if its process had less than this share of a CPU meanwhile.
+# A call is too slow if it has used this share of its time on a CPU. If it has not when the time is
+# up, others had the CPU: it is repeated with more time, so many times as much.
 _MIN_CPU_SHARE = 0.5
-_NUM_TRIES = 3
+_PATIENCE = (1, 4, 16)
+# A process that dies may have been killed by a machine that is short of memory: not twice.
+_MAX_DEATHS = 2
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Limits:
     """What one call of a candidate may use, and what it may return."""
 
     call_s: float = 0.25
-    """Seconds. A usual call takes a ten-thousandth."""
+    """Seconds. A usual call takes less than a thousandth of it."""
     memory_bytes: int = _MAX_MEMORY_BYTES
     """The interpreter's objects, the sample's texts included."""
     max_abs: float = 10.0
@@ -61,15 +64,16 @@ def run(code: str, inputs: dict[str, Any], limits: Limits) -> Outcome:
         CandidateError: the code failed, or went beyond a limit.
         SandboxError: the sandbox or the machine is at fault.
     """
-    for _ in range(_NUM_TRIES - 1):
+    num_deaths = 0
+    for patience in _PATIENCE:
         try:
-            return _run_once(code, inputs, limits)
-        except _UnclearError:
-            continue
-    try:
-        return _run_once(code, inputs, limits)
-    except _UnclearError as error:
-        raise error.verdict from error.__cause__
+            return _run_once(code, inputs, limits, patience * limits.call_s)
+        except _UnclearError as unclear:
+            verdict, cause = unclear.verdict, unclear.__cause__
+            num_deaths += isinstance(verdict, CandidateError)
+            if num_deaths == _MAX_DEATHS:
+                break
+    raise verdict from cause
 
 
 class _UnclearError(Exception):
@@ -84,11 +88,13 @@ class _UnclearError(Exception):
         self.verdict = verdict
 
 
-def _run_once(code: str, inputs: dict[str, Any], limits: Limits) -> Outcome:
+def _run_once(code: str, inputs: dict[str, Any], limits: Limits, wall_s: float) -> Outcome:
     pool = _get_pool()
     try:
         with pool.checkout(
-            limits=_make_limits(limits), os_policy=_OS_POLICY, assert_message_annotations=False
+            limits=_make_limits(limits, wall_s),
+            os_policy=_OS_POLICY,
+            assert_message_annotations=False,
         ) as session:
             return _feed(session, code, inputs, limits)
     except (CandidateError, SandboxError, _UnclearError):
@@ -108,7 +114,6 @@ def _feed(session: MontySession, code: str, inputs: dict[str, Any], limits: Limi
         fault = _find_fault(error)
         verdict = CandidateError(_describe(error, fault, limits), fault)
         if isinstance(error, MontyCrashedError):
-            # Too busy or short of memory, a machine kills a process too.
             raise _UnclearError(verdict) from error
         elapsed_s = time.monotonic() - started_s
         used_s = _subtract(_read_cpu_s(pid), before_s)
@@ -161,9 +166,9 @@ def _describe(error: MontyError, fault: Fault, limits: Limits) -> str:
             return f"{where}{text}"
 
 
-def _make_limits(limits: Limits) -> ResourceLimits:
+def _make_limits(limits: Limits, wall_s: float) -> ResourceLimits:
     return {
-        "max_feed_duration_secs": limits.call_s,
+        "max_feed_duration_secs": wall_s,
         "max_memory": limits.memory_bytes,
         "max_recursion_depth": _MAX_DEPTH,
         "max_suspensions": 1,
@@ -203,13 +208,17 @@ _lock = threading.Lock()
 
 
 def _get_pool() -> Monty:
-    """The worker processes of this process. A process that was forked starts its own.
+    """The worker processes of this process.
 
     Raises:
         SandboxError: pydantic-monty is not installed, or does not start.
     """
     if pool := _pools.get(os.getpid()):
         return pool
+    if _pools:  # pydantic-monty's threads are not in a forked process, and a call would hang
+        raise SandboxError(
+            "a candidate was called before this process was forked; start processes with spawn"
+        )
     with _lock:
         if pool := _pools.get(os.getpid()):
             return pool
@@ -220,7 +229,6 @@ def _get_pool() -> Monty:
         try:
             pool = Monty(
                 min_processes=1,
-                max_processes=len(os.sched_getaffinity(0)),
                 feed_duration_limit_grace=_GRACE_S,
             )
             pool.__enter__()
