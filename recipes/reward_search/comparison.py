@@ -17,7 +17,7 @@ from recipes.cpu_demo.results import Measurement, Row, build_row, measure
 from recipes.reward_search.finalists import choose_finalists
 from recipes.reward_search.loop import find_winner, rank_candidates
 from recipes.reward_search.rewards import CONTROLS
-from recipes.reward_search.scores import Scores, is_in_part, read_samples, score
+from recipes.reward_search.scores import Estimates, estimate, is_in_part, read_samples
 from recipes.reward_search.screening import find_evaluation, is_done
 from recipes.reward_search.state import Search
 
@@ -28,7 +28,7 @@ class Compared:
 
     name: str
     title: str
-    scores: Scores
+    scores: Estimates
     """Of the first seed, on the problems that compare."""
 
 
@@ -73,7 +73,7 @@ def compare_finalists(search: Search) -> FinalComparison:
         for name, folder in folders.items()
     }
     compared = {
-        name: Compared(name, titles[name], score(one, samples[BASELINE.name]))
+        name: Compared(name, titles[name], estimate(one, samples[BASELINE.name]))
         for name, one in samples.items()
     }
     tests = compare_all_pairs(first, NUM_RESAMPLES, 0)

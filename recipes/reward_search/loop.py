@@ -210,7 +210,7 @@ def read_scores(search: Search, name: str, seed: int | None = None) -> Scores:
     return _score(find_evaluation(search.folder, name, first if seed is None else seed), baseline)
 
 
-@lru_cache(maxsize=4096)  # a finished evaluation does not change
+@lru_cache(maxsize=4096)  # A finished evaluation does not change
 def _score(evaluation: Path, baseline: Path) -> Scores:
     return score(read_samples(evaluation, "ranking"), read_samples(baseline, "ranking"))
 

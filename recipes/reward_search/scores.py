@@ -30,24 +30,31 @@ Part = Literal["ranking", "comparison"]
 
 @dataclass(frozen=True)
 class Scores:
-    """One reward's scores after its training run. Intervals resample problems."""
+    """One reward's scores after its training run. None: undefined."""
+
+    accuracy: float | None
+    f1: float | None
+    """2a / (1 + a) of the accuracy a."""
+    precision: float | None
+    """Share of right answers among the responses that have an answer."""
+    tokens: float | None
+    """Mean length of a response."""
+    aes: float | None
+    """Against correctness alone: relative length saved + 5 x relative accuracy gained."""
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """The same, with intervals from a bootstrap over problems."""
 
     accuracy: Estimate
     f1: Estimate
-    """2a / (1 + a) of the accuracy a."""
     precision: Estimate
-    """Share of right answers among the responses that have an answer."""
     tokens: Estimate
-    """Mean length of a response."""
     aes: Estimate
-    """Against correctness alone: relative length saved + 5 x relative accuracy gained."""
-    num_problems: int
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            name: value.to_json() if isinstance(value, Estimate) else value
-            for name, value in vars(self).items()
-        }
+        return {name: estimate.to_json() for name, estimate in vars(self).items()}
 
 
 def is_in_part(problem: str, part: Part) -> bool:
@@ -81,19 +88,28 @@ def score(samples: Samples, baseline: Samples) -> Scores:
     Args:
         baseline: of the run on correctness alone, over the same problems.
     """
+    found = _resample(samples, baseline, num_resamples=1)  # their values need none
+    return Scores(**{n: None if np.isnan(one.value) else one.value for n, one in found.items()})
+
+
+def estimate(samples: Samples, baseline: Samples) -> Estimates:
+    """As `score`, with intervals."""
+    found = _resample(samples, baseline, NUM_RESAMPLES)
+    return Estimates(**{name: one.estimate() for name, one in found.items()})
+
+
+def _resample(samples: Samples, baseline: Samples, num_resamples: int) -> dict[str, Resampled]:
     random = make_generator(0, "reward search")
-    metrics = resample(samples, 1, NUM_RESAMPLES, random)
+    metrics = resample(samples, 1, num_resamples, random)
     accuracy = metrics["accuracy"]
-    return Scores(
-        accuracy=accuracy.estimate(),
-        f1=Resampled(
-            float(f1(np.array(accuracy.value))), f1(accuracy.resamples_R), accuracy.num_problems
-        ).estimate(),
-        precision=_measure_precision(samples, random),
-        tokens=metrics["tokens"].estimate(),
-        aes=compare_benchmark(baseline, samples, NUM_RESAMPLES, random).aes.estimate(),
-        num_problems=samples.num_problems,
-    )
+    values_R = f1(accuracy.resamples_R)
+    return {
+        "accuracy": accuracy,
+        "f1": Resampled(float(f1(np.array(accuracy.value))), values_R, accuracy.num_problems),
+        "precision": _measure_precision(samples, num_resamples, random),
+        "tokens": metrics["tokens"],
+        "aes": compare_benchmark(baseline, samples, num_resamples, random).aes,
+    }
 
 
 def f1(accuracy: Floats) -> Floats:
@@ -101,12 +117,14 @@ def f1(accuracy: Floats) -> Floats:
     return 2 * accuracy / (1 + accuracy)
 
 
-def _measure_precision(samples: Samples, random: np.random.Generator) -> Estimate:
+def _measure_precision(
+    samples: Samples, num_resamples: int, random: np.random.Generator
+) -> Resampled:
     right_P1 = samples.sum_per_problem(samples.correct_N)[:, None]
     answered_P1 = samples.sum_per_problem(1.0 - samples.no_answer_N)[:, None]
     value = float(ratio(right_P1, answered_P1)[0])
-    resamples_R = resample_ratios(right_P1, answered_P1, NUM_RESAMPLES, random)[:, 0]
-    return Resampled(value, resamples_R, int((answered_P1 > 0).sum())).estimate()
+    resamples_R = resample_ratios(right_P1, answered_P1, num_resamples, random)[:, 0]
+    return Resampled(value, resamples_R, int((answered_P1 > 0).sum()))
 
 
 def rank(scores: Mapping[str, Scores], by: RankBy) -> list[str]:
@@ -114,11 +132,10 @@ def rank(scores: Mapping[str, Scores], by: RankBy) -> list[str]:
 
     def key(name: str) -> tuple[float, float, str]:
         one = scores[name]
-        value = (one.aes if by == "aes" else one.f1).value
-        tokens = one.tokens.value
+        value = one.aes if by == "aes" else one.f1
         return (
             np.inf if value is None else -value,  # undefined: last
-            np.inf if tokens is None else tokens,
+            np.inf if one.tokens is None else one.tokens,
             name,
         )
 

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 class Validator:
     """Tries candidates on the probe batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_problems: int | None = None) -> None:
+        """
+        Args:
+            num_problems: of the probe batch, if not as many as usual.
+        """
+        self._num_problems = num_problems
         self._batch: ProbeBatch | None = None
 
     def __call__(self, source: str) -> Checked:
@@ -23,11 +28,11 @@ class Validator:
             ProbeError: the probe batch cannot be built.
             SandboxError: the sandbox or the machine is at fault, not the candidate.
         """
-        from sar.terms.candidate.batch import load_batch
+        from sar.terms.candidate.batch import NUM_PROBLEMS, load_batch
         from sar.terms.candidate.validate import Rejection, validate
 
         if self._batch is None:  # takes seconds
-            self._batch = load_batch()
+            self._batch = load_batch(self._num_problems or NUM_PROBLEMS)
         found = validate(source, self._batch)
         if isinstance(found, Rejection):
             return Checked(found.reason)

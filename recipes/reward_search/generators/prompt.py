@@ -88,10 +88,10 @@ def _describe(one: Past) -> str:
 
 def describe_scores(scores: Scores) -> str:
     """A line such as "accuracy 0.850, F1 0.919, mean tokens 47.1, AES +0.250"."""
-    aes = "undefined" if scores.aes.value is None else f"{scores.aes.value:+.3f}"
+    aes = "undefined" if scores.aes is None else f"{scores.aes:+.3f}"
     return (
-        f"accuracy {_show(scores.accuracy.value, 3)}, F1 {_show(scores.f1.value, 3)}, "
-        f"mean tokens {_show(scores.tokens.value, 1)}, AES {aes}"
+        f"accuracy {_show(scores.accuracy, 3)}, F1 {_show(scores.f1, 3)}, "
+        f"mean tokens {_show(scores.tokens, 1)}, AES {aes}"
     )
 
 
@@ -107,5 +107,5 @@ def extract_code(answer: str) -> str | None:
     if blocks:
         return str(blocks[-1])
     if "```" not in text and "def reward" in text and (head := _HEAD.search(text)):
-        return text[head.start() :]
+        return text[head.start() :].rstrip() + "\n"
     return None

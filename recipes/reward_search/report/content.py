@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.statistics.metrics import Estimate
+from recipes.cpu_demo.arms import BASELINE
 from recipes.reward_search.candidates import Candidate
 from recipes.reward_search.comparison import FinalComparison, compare_finalists
 from recipes.reward_search.finalists import Finalist
-from recipes.reward_search.loop import find_winner, rank_candidates, read_scores
+from recipes.reward_search.loop import find_winner, rank_candidates
 from recipes.reward_search.rewards import CONTROLS
-from recipes.reward_search.scores import Scores
-from recipes.reward_search.screening import is_done
+from recipes.reward_search.scores import Estimates, estimate, read_samples
+from recipes.reward_search.screening import find_evaluation, is_done
 from recipes.reward_search.state import Search
 
 
@@ -39,7 +40,7 @@ class Content:
     candidates: list[Candidate]
     ranked: list[str]
     """Names of the screened candidates, best first."""
-    scores: Mapping[str, Scores]
+    scores: Mapping[str, Estimates]
     """Of the screened candidates and the controls, on the problems that rank."""
     rounds: list[RoundSummary]
     final: FinalComparison
@@ -56,7 +57,11 @@ def collect(search: Search) -> Content:
     seed = search.settings.seed
     controls = [arm.name for arm in CONTROLS if is_done(search.folder, arm.name, seed)]
     ranked = rank_candidates(search)
-    scores = {name: read_scores(search, name) for name in (*controls, *ranked)}
+    samples = {
+        name: read_samples(find_evaluation(search.folder, name, seed), "ranking")
+        for name in (*controls, *ranked)
+    }
+    scores = {name: estimate(one, samples[BASELINE.name]) for name, one in samples.items()}
     return Content(
         search=search,
         candidates=search.candidates,
@@ -68,12 +73,12 @@ def collect(search: Search) -> Content:
     )
 
 
-def get_value(scores: Scores, rank_by: str) -> float | None:
+def get_value(scores: Estimates, rank_by: str) -> float | None:
     """What ranks, as a number."""
     return (scores.aes if rank_by == "aes" else scores.f1).value
 
 
-def _summarize_rounds(search: Search, scores: Mapping[str, Scores]) -> list[RoundSummary]:
+def _summarize_rounds(search: Search, scores: Mapping[str, Estimates]) -> list[RoundSummary]:
     found = []
     so_far: list[float] = []
     for number in sorted({one.round for one in search.candidates}):

@@ -8,7 +8,7 @@ from typing import Any
 
 from eval.figures import COLOURS, STYLE, make_figure
 from recipes.reward_search.report.content import Content, get_value
-from recipes.reward_search.scores import Scores
+from recipes.reward_search.scores import Estimates
 from sar.terminal import make_printable
 
 
@@ -64,7 +64,7 @@ def _draw_tradeoff(ax: Any, content: Content) -> None:
     ax.legend(fontsize=8)
 
 
-def _place(scores: Scores) -> tuple[float, float]:
+def _place(scores: Estimates) -> tuple[float, float]:
     tokens, accuracy = scores.tokens.value, scores.accuracy.value
     assert tokens is not None
     assert accuracy is not None

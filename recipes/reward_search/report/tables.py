@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recipes.reward_search.report.content import Content, show, show_p
-from recipes.reward_search.scores import Scores
+from recipes.reward_search.scores import Estimates
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def make_tables(content: Content) -> dict[str, Table]:
     return {name: table for name, table in tables.items() if table.rows}
 
 
-def _list_scores(scores: Scores) -> tuple[str, ...]:
+def _list_scores(scores: Estimates) -> tuple[str, ...]:
     return (
         show(scores.accuracy, 100, 1),
         show(scores.f1),

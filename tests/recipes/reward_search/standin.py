@@ -33,9 +33,8 @@ def measure_pressure(arm: Arm) -> float:
     terms = tomllib.loads(arm.reward_file.read_text())["terms"]
     folder = arm.reward_file.parent
     assert abs(sum(one["weight"] for one in terms) - 1) < 1e-9
-    return sum(
-        one["weight"] * len((folder / f"{one['name']}.py").read_text()) / 400 for one in terms
-    )
+    lengths = {one["name"]: len((folder / f"{one['name']}.py").read_text()) for one in terms}
+    return sum(float(one["weight"]) * lengths[one["name"]] / 400 for one in terms)
 
 
 class StandInScreener:
