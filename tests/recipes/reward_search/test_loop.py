@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from recipes.reward_search.candidates import Checked
 from recipes.reward_search.generators.base import Past
 from recipes.reward_search.generators.grammar import GrammarGenerator
 from recipes.reward_search.loop import find_winner, list_past, rank_candidates, read_scores
-from recipes.reward_search.screening import is_done
+from recipes.reward_search.screening import is_done, marked_processes
 from recipes.reward_search.settings import SearchSettings
 from recipes.reward_search.state import load_search, open_search
 from sar.terms.reward_file import read_reward_file
@@ -191,6 +192,23 @@ def _wait_for_new_starts(folder: Path, number: int, process: Any) -> None:
     before = count()
     while count() < before + number and process.poll() is None:
         time.sleep(0.02)
+
+
+def test_processes_of_a_killed_search_are_ended() -> None:
+    with marked_processes("a-mark-of-this-test"):
+        orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        time.sleep(0.2)  # a new process has its environment once its program has started
+        assert orphan.poll() is None
+        with marked_processes("a-mark-of-this-test"):
+            assert orphan.wait(30) == -signal.SIGKILL
+            assert other.poll() is None
+    finally:
+        for one in (orphan, other):
+            one.kill()
+            one.wait()
+    assert "a-mark-of-this-test" not in os.environ.values()
 
 
 def test_a_finished_search_trains_nothing_again(
