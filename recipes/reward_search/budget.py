@@ -28,14 +28,13 @@ class Budget:
         """Until the report has to be written."""
         return self.total_s - REPORT_S - self.used_s()
 
-    def can_start(self, num_runs_after: int) -> bool:
-        """Whether there is time for one more run and, once it has ended, for others.
+    def spare_s(self, num_runs_after: int) -> float:
+        """Seconds that are left beside some runs that have to fit."""
+        return self.left_s - self._expect_run_s() * math.ceil(num_runs_after / self.jobs)
 
-        Args:
-            num_runs_after: runs that have to fit after it.
-        """
-        run_s = self._expect_run_s()
-        return run_s * (1 + math.ceil(num_runs_after / self.jobs)) <= self.left_s
+    def can_start(self, num_runs_after: int) -> bool:
+        """Whether there is time for one more run and, once it has ended, for others."""
+        return self._expect_run_s() <= self.spare_s(num_runs_after)
 
     def _expect_run_s(self) -> float:
         """0 as long as no run has ended."""

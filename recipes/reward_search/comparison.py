@@ -26,7 +26,7 @@ from recipes.reward_search.state import Search
 class Compared:
     """One finalist or control."""
 
-    name: str
+    label: str
     title: str
     scores: Estimates
     """Of the first seed, on the problems that compare."""
@@ -57,12 +57,12 @@ class FinalComparison:
 
 def compare_finalists(search: Search) -> FinalComparison:
     """Reads the evaluations and computes everything. What was not trained is left out."""
-    titles = {arm.name: arm.title for arm in CONTROLS}
+    labels = {arm.name: (arm.name, arm.title) for arm in CONTROLS}
     finalists = choose_finalists(rank_candidates(search), search.settings)
-    titles |= {one.name: one.title for one in finalists}
+    labels |= {one.name: (one.label, one.title) for one in finalists}
     folders = {
         name: find_evaluation(search.folder, name, search.settings.seed)
-        for name in titles
+        for name in labels
         if is_done(search.folder, name, search.settings.seed)
     }
     if BASELINE.name not in folders:
@@ -73,7 +73,7 @@ def compare_finalists(search: Search) -> FinalComparison:
         for name, folder in folders.items()
     }
     compared = {
-        name: Compared(name, titles[name], estimate(one, samples[BASELINE.name]))
+        name: Compared(*labels[name], estimate(one, samples[BASELINE.name]))
         for name, one in samples.items()
     }
     tests = compare_all_pairs(first, NUM_RESAMPLES, 0)

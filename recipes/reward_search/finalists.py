@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,11 +23,19 @@ from recipes.reward_search.settings import SearchSettings
 class Finalist:
     """A candidate or an ensemble that is compared with the controls."""
 
-    name: str
+    label: str
+    """Its short name in the report."""
     title: str
     weights: Mapping[str, float]
     """Of its candidates, by name."""
     can_win: bool = True
+
+    @property
+    def name(self) -> str:
+        """Of its reward file and its runs. An ensemble of other candidates has another."""
+        if self.label in self.weights:
+            return self.label
+        return f"{self.label}_{zlib.crc32(repr(dict(self.weights)).encode()):08x}"
 
 
 def choose_finalists(ranked: Sequence[str], settings: SearchSettings) -> list[Finalist]:

@@ -110,7 +110,8 @@ class Loop:
         elif empty:
             past = list_past(search) if settings.feedback == "ranked" and number > 1 else []
             known = {one.source for one in search.candidates}
-            proposals = self._generator.propose(empty, past, known, self._budget.left_s)
+            timeout_s = self._budget.spare_s(count_final_runs(settings))
+            proposals = self._generator.propose(empty, past, known, timeout_s)
             for slot, proposal in proposals:
                 one = judge(proposal, slot.name, number, search.candidates, self._validate)
                 search.put(one)
@@ -210,7 +211,7 @@ def read_scores(search: Search, name: str, seed: int | None = None) -> Scores:
     return _score(find_evaluation(search.folder, name, first if seed is None else seed), baseline)
 
 
-@lru_cache(maxsize=4096)  # A finished evaluation does not change
+@lru_cache(maxsize=4096)  # a finished evaluation does not change
 def _score(evaluation: Path, baseline: Path) -> Scores:
     return score(read_samples(evaluation, "ranking"), read_samples(baseline, "ranking"))
 

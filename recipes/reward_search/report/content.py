@@ -139,13 +139,13 @@ def to_json(content: Content) -> dict[str, Any]:
         "controls": {name: content.scores[name].to_json() for name, _ in content.controls},
         "rounds": [vars(one) for one in content.rounds],
         "finalists": [
-            {"name": one.name, "title": one.title, "scores": one.scores.to_json()}
+            {"name": one.label, "title": one.title, "scores": one.scores.to_json()}
             for one in content.final.compared
         ],
         "pairs": [
             {
-                "baseline": one.baseline.name,
-                "other": one.other.name,
+                "baseline": one.baseline.label,
+                "other": one.other.label,
                 "accuracy_gain": one.paired.accuracy.gain.estimate().to_json(),
                 "mcnemar_p": one.mcnemar.p,
                 "mcnemar_p_bonferroni": one.mcnemar.bonferroni,
@@ -157,7 +157,7 @@ def to_json(content: Content) -> dict[str, Any]:
         "seeds": [row.to_json() for row in content.final.seeds],
         "winner": None
         if content.winner is None
-        else {"name": content.winner.name, "weights": dict(content.winner.weights)},
+        else {"name": content.winner.label, "weights": dict(content.winner.weights)},
         "minutes": round(content.search.used_s / 60, 1),
         "ended_by_budget": content.search.ended_by_budget,
     }

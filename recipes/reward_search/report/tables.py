@@ -85,8 +85,8 @@ def _make_finalists(content: Content) -> Table:
 def _make_pairs(content: Content) -> Table:
     rows = [
         (
-            one.other.name,
-            one.baseline.name,
+            one.other.label,
+            one.baseline.label,
             show(one.paired.accuracy.gain.estimate(), 100, 1, "+"),
             show_p(one.mcnemar.p),
             show_p(one.mcnemar.bonferroni),

@@ -32,12 +32,12 @@ def describe_outcome(content: Content) -> list[str]:
 def _pick(content: Content) -> list[Pair]:
     """The pairs that the paper draws conclusions from."""
     assert content.winner is not None
-    winner, best = content.winner.name, content.ranked[0]
+    winner, best = content.winner.label, content.ranked[0]
     asked = [(arm.name, winner) for arm in CONTROLS]
     asked += [(best, TOP_EVEN), (best, TOP_BY_RANK), (RANDOM_DRAW, best), (RANDOM_DRAW, TOP_EVEN)]
     found = []
     for pair in content.final.pairs:
-        names = pair.baseline.name, pair.other.name
+        names = pair.baseline.label, pair.other.label
         if names in asked or names[::-1] in asked:
             found.append(pair)
     return found

@@ -20,6 +20,7 @@ from eval.errors import UserError
 from recipes.cpu_demo.processes import ProcessFailed
 from recipes.reward_search.budget import REPORT_S
 from recipes.reward_search.candidates import Checked
+from recipes.reward_search.finalists import choose_finalists
 from recipes.reward_search.generators.base import Past
 from recipes.reward_search.generators.grammar import GrammarGenerator
 from recipes.reward_search.loop import find_winner, list_past, rank_candidates, read_scores
@@ -45,7 +46,8 @@ def test_a_whole_search(standin: Any, small: SearchSettings, tmp_path: Path) -> 
     winner = find_winner(search)
     assert winner is not None
     singles = [f"{one.name}-0" for one in search.candidates]
-    finals = ["top_even-0", "top_by_rank-0", "random_draw-0"]
+    finals = [f"{one.name}-0" for one in choose_finalists(rank_candidates(search), small)[1:]]
+    assert [one.partition("_")[0] for one in finals] == ["top", "top", "random"]
     seeds = [f"{winner.name}-1", "correctness-1", "sar-1"]
     expected = ["correctness-0", "sar-0", *singles, *finals, *seeds]
     assert Counter(screener.trained) == Counter(expected)  # each once
@@ -245,8 +247,27 @@ def test_the_budget_is_kept(standin: Any, small: SearchSettings, tmp_path: Path)
     assert search.ended_by_budget
     num_screened = len(rank_candidates(search))
     assert 0 < num_screened < 36
-    assert is_done(tmp_path, "top_even", 0)
+    for one in choose_finalists(rank_candidates(search), small):
+        assert is_done(tmp_path, one.name, 0)
     assert "The budget ended the search" in (tmp_path / "report.html").read_text()
+
+
+def test_with_more_time_other_candidates_make_the_ensembles(
+    standin: Any, small: SearchSettings, tmp_path: Path
+) -> None:
+    """What was trained on as an ensemble of others is not taken for the new one's run."""
+    early = standin.StandInScreener(tmp_path, small, run_s=0.5)
+    search = standin.run_search(tmp_path, early, budget_s=REPORT_S + 6)
+    before = choose_finalists(rank_candidates(search), small)
+    assert search.ended_by_budget
+    search = standin.run_search(tmp_path, standin.StandInScreener(tmp_path, small))
+    after = choose_finalists(rank_candidates(search), small)
+    assert len(rank_candidates(search)) == 12
+    assert [one.label for one in after[1:]] == ["top_even", "top_by_rank", "random_draw"]
+    for one in after:
+        assert is_done(tmp_path, one.name, 0)
+        same = [other.weights == one.weights for other in before if other.name == one.name]
+        assert all(same)
 
 
 def test_a_run_that_takes_too_long_is_stopped(
@@ -272,9 +293,9 @@ def test_the_winner_can_be_trained_with(
     search = standin.run_search(tmp_path, standin.StandInScreener(tmp_path, small))
     winner = find_winner(search)
     assert winner is not None
-    finalists = ["top_even", "top_by_rank", rank_candidates(search)[0]]
-    best = max(finalists, key=lambda name: read_scores(search, name).aes or 0.0)
-    assert winner.name == best
+    finalists = choose_finalists(rank_candidates(search), small)[:3]
+    best = max(finalists, key=lambda one: read_scores(search, one.name).aes or 0.0)
+    assert winner == best
     composition = read_reward_file(tmp_path / "winner" / "reward.toml")
     assert {one.name: one.weight for one in composition.terms} == dict(winner.weights)
     for name in winner.weights:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -54,7 +53,9 @@ def compute(lines: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict
 
 
 def test_scores_are_those_of_the_records(searched: Search) -> None:
-    names = ["correctness", "sar", "top_even", *rank_candidates(searched)]
+    ranked = rank_candidates(searched)
+    finalists = [one.name for one in choose_finalists(ranked, searched.settings)]
+    names = ["correctness", "sar", *finalists, *ranked]
     baseline = read_lines(searched, "correctness", 0)
     for name in names:
         expected = compute(read_lines(searched, name, 0), baseline)
@@ -77,8 +78,13 @@ def test_the_ranking_is_by_aes(searched: Search) -> None:
 def test_finalists_are_compared_on_other_problems(searched: Search) -> None:
     final = compare_finalists(searched)
     baseline = read_lines(searched, "correctness", 1)
+    finalists = choose_finalists(rank_candidates(searched), searched.settings)
+    names = {one.label: one.name for one in finalists} | {
+        "correctness": "correctness",
+        "sar": "sar",
+    }
     for one in final.compared:
-        by_hand = compute(read_lines(searched, one.name, 1), baseline)
+        by_hand = compute(read_lines(searched, names[one.label], 1), baseline)
         for name, value in by_hand.items():
             estimate = getattr(one.scores, name)
             assert estimate.value == pytest.approx(value)
@@ -86,10 +92,11 @@ def test_finalists_are_compared_on_other_problems(searched: Search) -> None:
     assert len(final.pairs) == len(final.compared) * (len(final.compared) - 1) / 2
     for pair in final.pairs:
         first = [
-            defaultdict(bool, {line["id"]: line["correct"]
-                               for line in read_lines(searched, one.name, 1) if not line["sample"]})
-            for one in (pair.baseline, pair.other)
-        ]  # fmt: skip
+            {line["id"]: line["correct"] for line in lines if line["sample"] == 0}
+            for lines in (
+                read_lines(searched, names[one.label], 1) for one in (pair.baseline, pair.other)
+            )
+        ]
         better = sum(first[1][i] and not first[0][i] for i in first[0])
         worse = sum(first[0][i] and not first[1][i] for i in first[0])
         assert pair.mcnemar.p == pytest.approx(_binomial_test(better, worse))
@@ -147,6 +154,9 @@ def test_ensembles() -> None:
         choose_finalists(ranked, SearchSettings("grammar", seed=seed))[3] for seed in range(9)
     ]
     assert len({tuple(one.weights) for one in others}) > 3
+    assert best.name == "r1c01"
+    assert len({one.name for one in (best, even, by_rank, drawn)}) == 4
+    assert choose_finalists(ranked[::-1], settings)[1].name != even.name
     assert [one.name for one in choose_finalists(ranked[:1], settings)] == ["r1c01"]
     assert len(choose_finalists(ranked[:3], settings)) == 3  # a draw of three would be the same
     assert choose_finalists([], settings) == []
