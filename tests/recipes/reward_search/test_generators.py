@@ -21,7 +21,8 @@ from recipes.reward_search.scores import Scores
 from recipes.reward_search.settings import SearchSettings
 from recipes.reward_search.validation import Validator
 from sar.terms.candidate.language import BUILTINS
-from sar.terms.candidate.sample import FIELDS
+from sar.terms.candidate.runner import CandidateRunner
+from sar.terms.candidate.sample import FIELDS, PlainSample
 
 
 def make_slots(round_number: int, num: int) -> list[Slot]:
@@ -109,6 +110,25 @@ def test_genomes_survive_json_and_are_python() -> None:
         assert keys <= set(FIELDS)
 
 
+def test_the_sandbox_runs_all_of_the_grammar() -> None:
+    """On right and wrong, short, long and empty responses; a right one earns at least as much."""
+    plain: PlainSample = {
+        "prompt": "Tom has 2 apples. How many?", "response": "Tom has 1 + 1 = 2. Answer: 2",
+        "label": "2", "correct": True, "response_tokens": 20, "ppl_qa": 1.2, "ppl_a": 1.6,
+        "sar": 0.25,
+    }  # fmt: skip
+    long: PlainSample = {**plain, "response": "word. " * 4000, "response_tokens": 4000}
+    empty: PlainSample = {**plain, "response": "", "response_tokens": 0, "ppl_qa": 1.0}
+    earned = []
+    for one in propose(GrammarGenerator(7), make_slots(1, 60), [], set()):
+        runner = CandidateRunner(one.source)
+        rewards = runner.score_all([plain, long, empty, {**plain, "correct": False}])
+        assert all(-1 <= reward <= 2 for reward in rewards)
+        earned.append(rewards[0] - rewards[3])
+    assert sum(more > 0 for more in earned) >= 50
+
+
+@pytest.mark.slow
 def test_most_of_the_grammar_is_accepted() -> None:
     validate = Validator(num_problems=2)
     proposals = propose(GrammarGenerator(5), make_slots(1, 25), [], set())
