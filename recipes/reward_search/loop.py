@@ -62,7 +62,6 @@ class Loop:
             budget_s, lambda: search.used_s, lambda: search.run_seconds, max(1, jobs)
         )
         self._stop = threading.Event()
-        self._saved_s = 0.0
         self._is_cut = False
         """Whether the budget left something out."""
 
@@ -76,12 +75,17 @@ class Loop:
         timer = threading.Timer(min(max(self._budget.left_s, 0.0), _LONGEST_S), self._stop.set)
         timer.daemon = True
         timer.start()
+        ended = threading.Event()
+        keeper = threading.Thread(target=self._save_often, args=(ended,), daemon=True)
+        keeper.start()
         try:
             self._search_in_time()
         except Stopped:  # while it made the start model
             self._is_cut = True
         finally:
             timer.cancel()
+            ended.set()
+            keeper.join()
         self._search.finish(ended_by_budget=self._is_cut)
 
     def _search_in_time(self) -> None:
@@ -163,13 +167,12 @@ class Loop:
             self._jobs,
             may_start=lambda one: self._budget.can_start(reserve),
             on_end=self._end_trial,
-            on_poll=self._save_sometimes,
         )
         self._is_cut = self._is_cut or bool(left)
 
-    def _save_sometimes(self) -> None:
-        if self._search.used_s - self._saved_s > _SAVE_EVERY_S:
-            self._saved_s = self._search.used_s
+    def _save_often(self, ended: threading.Event) -> None:
+        """Notes the time that has passed, so that a killed search knows it."""
+        while not ended.wait(_SAVE_EVERY_S):
             self._search.save()
 
     def _end_trial(self, trial: Trial, seconds: float, error: ProcessFailed | None) -> None:

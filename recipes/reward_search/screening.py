@@ -24,8 +24,6 @@ from recipes.cpu_demo.processes import (
 )
 from recipes.reward_search.settings import SearchSettings
 
-_POLL_S = 1.0
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -112,14 +110,12 @@ def run_trials(
     *,
     may_start: Callable[[Trial], bool],
     on_end: Callable[[Trial, float, ProcessFailed | None], None],
-    on_poll: Callable[[], None],
 ) -> list[Trial]:
     """Runs trials, `jobs` at a time, in order.
 
     Args:
         may_start: asked just before a trial starts. From the first False on, none starts.
         on_end: called with a trial that has ended, its seconds, and what failed.
-        on_poll: called about once a second.
     Returns:
         The trials that did not start or were stopped.
     """
@@ -135,8 +131,7 @@ def run_trials(
                         break
                     trial = waiting.pop(0)
                     running[threads.submit(_run_timed, trial, screener, stop)] = trial
-                done, _ = wait(running, _POLL_S, FIRST_COMPLETED)
-                on_poll()
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     trial = running.pop(future)
                     try:

@@ -99,7 +99,7 @@ class Search:
             self._save()
 
     def save(self) -> None:
-        """Writes the file. Call it now and then, so that a killed search knows the time it used."""
+        """Writes the file, with the time used so far."""
         with self._lock:
             self._save()
 

@@ -18,6 +18,7 @@ import pytest
 
 from eval.errors import UserError
 from recipes.cpu_demo.processes import ProcessFailed
+from recipes.reward_search import loop
 from recipes.reward_search.budget import REPORT_S
 from recipes.reward_search.candidates import Checked
 from recipes.reward_search.finalists import choose_finalists
@@ -221,6 +222,27 @@ def test_a_finished_search_trains_nothing_again(
     standin.run_search(tmp_path, again)
     assert again.trained == []
     assert again.num_prepared == 0
+
+
+def test_a_killed_search_knows_its_time(
+    standin: Any, small: SearchSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file tells the time while the start model is trained, too."""
+    monkeypatch.setattr(loop, "_SAVE_EVERY_S", 0.05)
+    told: list[float] = []
+
+    class Slow(standin.StandInScreener):  # type: ignore[misc, name-defined, unused-ignore]
+        def prepare(self, stop: Any) -> None:
+            ends_s = time.monotonic() + 60
+            while len(set(told)) < 3 and time.monotonic() < ends_s:
+                time.sleep(0.05)
+                told.append(json.loads((tmp_path / "search.json").read_text())["used_s"])
+
+    standin.run_search(tmp_path, Slow(tmp_path, replace(small, rounds=1)))
+    assert told == sorted(told)
+    assert len(set(told)) == 3
+    again = load_search(tmp_path)
+    assert again.used_s > told[-1]
 
 
 def test_other_settings_are_refused(standin: Any, small: SearchSettings, tmp_path: Path) -> None:
