@@ -63,6 +63,8 @@ def load_batch(num_problems: int = NUM_PROBLEMS) -> ProbeBatch:
     Raises:
         ProbeError: the bundled model or a grader failed.
     """
+    from transformers.utils import logging as transformers_logging
+
     from sar.grading.processes.pool import GraderPool
     from sar.models import BUNDLED_MODEL
     from sar.probe.local import LocalScorer, load_scorer, load_tokenizer
@@ -70,6 +72,7 @@ def load_batch(num_problems: int = NUM_PROBLEMS) -> ProbeBatch:
     from sar.prompts import DEFAULT_SYSTEM_PROMPT
     from sar.terms.reward_file import default_composition
 
+    transformers_logging.disable_progress_bar()
     model = str(BUNDLED_MODEL)
     loaded = load_scorer(model, "float32")
     own, tokenizer = load_tokenizer(model, DEFAULT_SYSTEM_PROMPT, loaded.max_context_tokens)

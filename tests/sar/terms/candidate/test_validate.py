@@ -113,6 +113,23 @@ def test_a_slow_candidate_is_rejected(batch: ProbeBatch) -> None:
     assert "ms on average, more than 1 ms" in verdict.reason
 
 
+def test_a_very_slow_candidate_is_not_waited_for(
+    batch: ProbeBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def take_long(*args: object) -> Outcome:
+        calls.append(args)
+        return Outcome(float(len(calls)), 0.2)
+
+    monkeypatch.setattr(runner, "run", take_long)
+    verdict = validate.validate(ACCEPTED["correctness"], batch, Limits(max_abs=1e6))
+    assert isinstance(verdict, Rejection)
+    assert verdict.check == "slow"
+    assert "a call takes 200 ms on average" in verdict.reason
+    assert len(calls) <= 2 + len(batch) // 100
+
+
 def test_a_candidate_that_changes_its_mind_is_rejected(
     batch: ProbeBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
