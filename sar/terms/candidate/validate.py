@@ -7,8 +7,8 @@ A candidate is accepted if each of these holds, in this order:
 4. it is fast enough;
 5. its rewards are not all the same;
 6. right responses earn more than wrong ones on average;
-7. no attack that does not solve earns more, on average, than the honest right responses to the same
-   problems.
+7. no attack that does not solve, no hostile text and no honest wrong response earns more, on
+   average, than the honest right responses to the same problems.
 """
 
 from __future__ import annotations

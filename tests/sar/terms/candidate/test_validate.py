@@ -51,6 +51,11 @@ REJECTED = {
         "attack",
         "a response that does not solve earns",
     ),
+    "pays emoji": (
+        "def reward(s): return s['correct'] + 2.0 * ('\U0001f468' in s['response'])",
+        "attack",
+        "earns 1 more than honest right ones: it is no attempt, but emoji (text: emoji)",
+    ),
     "pays praise": (
         "def reward(s): return s['correct'] + 2.0 * ('\\\\boxed' in s['response'])",
         "attack",
@@ -167,5 +172,11 @@ def test_the_batch_is_the_battery_and_hostile_texts(batch: ProbeBatch) -> None:
             assert against.name == "honest"
             assert against.sample["prompt"] == one.sample["prompt"]
             assert not one.sample["correct"]
+        else:
+            assert one.sample["correct"] or one.name.startswith("text: ") or _solves(one.name)
     assert any(one.sample["response"] == "" for one in batch)
     assert max(one.sample["response_tokens"] for one in batch) > 2000
+
+
+def _solves(name: str) -> bool:
+    return any(one.name == name and one.solves for one in ATTACKS)
