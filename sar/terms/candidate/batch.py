@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from sar.probe.attacks import ATTEMPT, HONEST
+from sar.probe.attacks import HONEST
 from sar.probe.battery import make_case, run_battery
 from sar.probe.case import Case
 from sar.probe.scorer import Rollout, Scorer
@@ -47,10 +47,10 @@ class ProbeRollout:
     name: str
     """"honest", "honest_but_wrong", the attack's name, or "text: ..." for a hostile text."""
     trick: str
-    """What the response does, in words that follow "it"; "" for a hostile text."""
+    """What the response does, in words that follow "it"."""
     sample: PlainSample
     honest: int | None
-    """Of an attack that does not solve: the position in the batch of the honest right response to
+    """Of a response that does not solve: the position in the batch of the honest right response to
     the same problem."""
 
 
@@ -63,6 +63,8 @@ def load_batch(num_problems: int = NUM_PROBLEMS) -> ProbeBatch:
     Raises:
         ProbeError: the bundled model or a grader failed.
     """
+    from transformers.utils import logging as transformers_logging
+
     from sar.grading.processes.pool import GraderPool
     from sar.models import BUNDLED_MODEL
     from sar.probe.local import LocalScorer, load_scorer, load_tokenizer
@@ -70,6 +72,7 @@ def load_batch(num_problems: int = NUM_PROBLEMS) -> ProbeBatch:
     from sar.prompts import DEFAULT_SYSTEM_PROMPT
     from sar.terms.reward_file import default_composition
 
+    transformers_logging.disable_progress_bar()
     model = str(BUNDLED_MODEL)
     loaded = load_scorer(model, "float32")
     own, tokenizer = load_tokenizer(model, DEFAULT_SYSTEM_PROMPT, loaded.max_context_tokens)
@@ -94,7 +97,7 @@ def make_batch(cases: Sequence[Case], scorer: Scorer) -> ProbeBatch:
     honest = {one.problem: index for index, one in enumerate(results[HONEST])}
     for attack in (HONEST, *(one for one in results if one != HONEST)):
         for one in results[attack]:
-            against = None if attack.solves or attack == ATTEMPT else honest[one.problem]
+            against = None if attack.solves else honest[one.problem]
             sample = make_plain(one.scored.sample)
             rollouts.append(ProbeRollout(attack.name, attack.trick, sample, against))
     return (*rollouts, *_score_texts(cases[0], scorer))
@@ -109,4 +112,7 @@ def _score_texts(case: Case, scorer: Scorer) -> Iterator[ProbeRollout]:
         ]
     )
     for name, one in zip(HOSTILE_TEXTS, scored, strict=True):
-        yield ProbeRollout(f"text: {name}", "", make_plain(one.sample), None)
+        # `make_batch` puts the honest response to the first problem first.
+        against = None if one.sample.is_correct else 0
+        trick = f"is no attempt, but {name}"
+        yield ProbeRollout(f"text: {name}", trick, make_plain(one.sample), against)

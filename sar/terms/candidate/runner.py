@@ -59,8 +59,7 @@ def check_reward(value: object, max_abs: float) -> float:
     if isinstance(value, bool):
         raise _refuse("a bool; write 1.0 if ... else 0.0")
     if not isinstance(value, (int, float)):
-        kind = "nothing" if value is None else f"{quote(value, 60)}, which is no number"
-        raise _refuse(f"{kind}; return a float on every path")
+        raise _refuse(f"{_describe(value)}; return a float on every path")
     if isinstance(value, float) and not math.isfinite(value):
         raise _refuse(f"{value}, not a finite number")
     if abs(value) > max_abs:
@@ -70,6 +69,16 @@ def check_reward(value: object, max_abs: float) -> float:
 
 def _refuse(what: str) -> CandidateError:
     return CandidateError(f"{FUNCTION} returned {what}", "result")
+
+
+def _describe(value: object) -> str:
+    """What was returned. Never the `repr` of what holds other values: one that holds the same list
+    many times, over and over, has no end."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, str):
+        return f"the text {quote(value[:60])}"
+    return f"{type(value).__name__}, which is no number"
 
 
 def _make_sendable(sample: Mapping[str, Any]) -> dict[str, Any]:

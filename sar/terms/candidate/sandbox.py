@@ -99,17 +99,20 @@ def _run_once(code: str, inputs: dict[str, Any], limits: Limits, wall_s: float) 
             return _feed(session, code, inputs, limits)
     except (CandidateError, SandboxError, _UnclearError):
         raise
-    except Exception as error:  # it has several types for a worker that does not start
-        raise SandboxError(f"the sandbox failed: {one_line(error)}") from error
+    except Exception as error:  # of several types: there is no process for the call
+        failed = SandboxError(f"the sandbox failed: {one_line(error)}")
+        raise _UnclearError(failed) from error
 
 
 def _feed(session: MontySession, code: str, inputs: dict[str, Any], limits: Limits) -> Outcome:
-    from pydantic_monty import MontyCrashedError, MontyError
+    from pydantic_monty import MontyConversionError, MontyCrashedError, MontyError
 
     pid = session.worker_pid
     before_s, started_s = _read_cpu_s(pid), time.monotonic()
     try:
         value = session.feed_run(code, inputs=inputs, print_callback=_discard)
+    except MontyConversionError as error:  # the sample is the caller's
+        raise SandboxError(f"a sample is not plain data: {one_line(error)}") from error
     except MontyError as error:
         fault = _find_fault(error)
         verdict = CandidateError(_describe(error, fault, limits), fault)
@@ -227,10 +230,7 @@ def _get_pool() -> Monty:
         except ImportError as error:
             raise SandboxError(f"candidates need a package: {INSTALL}") from error
         try:
-            pool = Monty(
-                min_processes=1,
-                feed_duration_limit_grace=_GRACE_S,
-            )
+            pool = Monty(min_processes=1, feed_duration_limit_grace=_GRACE_S)
             pool.__enter__()
         except Exception as error:
             raise SandboxError(f"the sandbox does not start: {one_line(error)}") from error

@@ -7,8 +7,8 @@ A candidate is accepted if each of these holds, in this order:
 4. it is fast enough;
 5. its rewards are not all the same;
 6. right responses earn more than wrong ones on average;
-7. no attack that does not solve earns more, on average, than the honest right responses to the same
-   problems.
+7. no attack that does not solve, no hostile text and no honest wrong response earns more, on
+   average, than the honest right responses to the same problems.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ MAX_MEAN_CALL_S = 1e-3
 """CPU seconds of a call, on average over the batch: two processes give 2,000 calls a second."""
 
 _SEED = 2026
+# A first pass that takes so many times as long as it may is not waited for.
+_GIVE_UP_FACTOR = 2
 # Smaller differences are those of rounding.
 _MIN_DIFFERENCE = 1e-4
 
@@ -67,11 +69,15 @@ def validate(source: str, batch: ProbeBatch, limits: Limits | None = None) -> Ac
     except CandidateError as error:
         return Rejection(error.fault, str(error))
     first: list[tuple[float, float]] = []
+    spent_s = 0.0
     for one in batch:
         try:
             first.append(runner.measure(one.sample))
         except CandidateError as error:
             return Rejection(error.fault, f"{error} ({_describe(one)})")
+        spent_s += first[-1][1]
+        if spent_s > _GIVE_UP_FACTOR * MAX_MEAN_CALL_S * len(batch):  # do not wait for the rest
+            return _reject_slow(spent_s / len(first))
     rewards = [reward for reward, _ in first]
     order = list(range(len(batch)))
     random.Random(_SEED).shuffle(order)
@@ -94,11 +100,7 @@ def validate(source: str, batch: ProbeBatch, limits: Limits | None = None) -> Ac
 
 def _compare(batch: ProbeBatch, rewards: Sequence[float], call_s: float) -> Accepted | Rejection:
     if call_s > MAX_MEAN_CALL_S:
-        return Rejection(
-            "slow",
-            f"a call takes {call_s * 1e3:.2g} ms on average, more than {MAX_MEAN_CALL_S * 1e3:g} "
-            "ms; go over each text once or twice at most",
-        )
+        return _reject_slow(call_s)
     if max(rewards) - min(rewards) < _MIN_DIFFERENCE:
         return Rejection("constant", f"it returns {rewards[0]:.6g} for all {len(batch)} samples")
     pairs = list(zip(batch, rewards, strict=True))
@@ -121,6 +123,14 @@ def _compare(batch: ProbeBatch, rewards: Sequence[float], call_s: float) -> Acce
             f"{worst.trick} ({worst.name}){also}",
         )
     return Accepted(tuple(rewards), mean_right, mean_wrong, call_s)
+
+
+def _reject_slow(call_s: float) -> Rejection:
+    return Rejection(
+        "slow",
+        f"a call takes {call_s * 1e3:.3g} ms on average, more than {MAX_MEAN_CALL_S * 1e3:g} ms; "
+        "go over each text once or twice at most",
+    )
 
 
 def _list_gains(

@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -162,6 +163,22 @@ def test_a_process_that_is_killed_in_a_call_is_replaced(sample: PlainSample) -> 
         assert not future.done()
         assert future.result() == 1.0
     assert {one.pid for one in _find_workers()}.isdisjoint(one.pid for one in killed)
+
+
+def test_processes_that_die_between_calls_are_replaced(sample: PlainSample) -> None:
+    runner = CandidateRunner(CORRECT)
+    with ThreadPoolExecutor(4) as threads:  # as many processes as there may be
+        list(threads.map(runner.score, [sample] * 200))
+    for _ in range(10):
+        for one in _find_workers():
+            one.kill()
+        assert runner.score(sample) == 1.0
+
+
+def test_a_sample_that_is_not_plain_data_is_no_fault_of_the_candidate(sample: PlainSample) -> None:
+    wrong = {**sample, "sar": np.float32(0.5)}
+    with pytest.raises(SandboxError, match=r"not plain data.*numpy\.float32"):
+        CandidateRunner(CORRECT).score(wrong)  # type: ignore[arg-type]
 
 
 def test_a_process_that_dies_each_time_is_the_candidates_fault(
