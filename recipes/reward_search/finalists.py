@@ -46,7 +46,7 @@ def choose_finalists(ranked: Sequence[str], settings: SearchSettings) -> list[Fi
     """
     if not ranked:
         return []
-    found = [Finalist(ranked[0], f"candidate {ranked[0]}, the best", {ranked[0]: 1.0})]
+    found = [Finalist(ranked[0], f"candidate {ranked[0]} (the best)", {ranked[0]: 1.0})]
     top = ranked[: settings.top_k]
     if len(top) > 1:
         found.append(Finalist(TOP_EVEN, TITLES[TOP_EVEN], weigh_evenly(top)))

@@ -13,9 +13,9 @@ CONTROLS = (BASELINE, COMBINED)
 """Correctness alone, which all others are compared with, and the default reward."""
 TOP_EVEN, TOP_BY_RANK, RANDOM_DRAW = "top_even", "top_by_rank", "random_draw"
 TITLES = {
-    TOP_EVEN: "ensemble of the best, weighted evenly",
-    TOP_BY_RANK: "ensemble of the best, weighted by rank",
-    RANDOM_DRAW: "as many candidates, drawn at random",
+    TOP_EVEN: "ensemble of the best (weighted evenly)",
+    TOP_BY_RANK: "ensemble of the best (weighted by rank)",
+    RANDOM_DRAW: "ensemble of as many, drawn at random",
 }
 
 

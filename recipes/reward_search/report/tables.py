@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from recipes.cpu_demo.arms import BASELINE
 from recipes.reward_search.report.content import Content, show, show_p
 from recipes.reward_search.scores import Estimates
 
@@ -33,13 +34,13 @@ def make_tables(content: Content) -> dict[str, Table]:
     return {name: table for name, table in tables.items() if table.rows}
 
 
-def _list_scores(scores: Estimates) -> tuple[str, ...]:
+def _list_scores(name: str, scores: Estimates) -> tuple[str, ...]:
     return (
         show(scores.accuracy, 100, 1),
         show(scores.f1),
         show(scores.precision, 100, 1),
         show(scores.tokens, 1, 1),
-        show(scores.aes, 1, 3, "+"),
+        "0" if name == BASELINE.name else show(scores.aes, 1, 3, "+"),
     )
 
 
@@ -65,16 +66,18 @@ def _make_rounds(content: Content) -> Table:
 
 
 def _make_ranking(content: Content) -> Table:
-    rows = [(name, "control", *_list_scores(content.scores[name])) for name, _ in content.controls]
+    rows = [
+        (name, "control", *_list_scores(name, content.scores[name])) for name, _ in content.controls
+    ]
     rows += [
-        (name, str(place), *_list_scores(content.scores[name]))
+        (name, str(place), *_list_scores(name, content.scores[name]))
         for place, name in enumerate(content.ranked, 1)
     ]
     return Table("Ranking, on the problems that rank", ("reward", "rank", *_SCORES), rows)
 
 
 def _make_finalists(content: Content) -> Table:
-    rows = [(one.title, *_list_scores(one.scores)) for one in content.final.compared]
+    rows = [(one.title, *_list_scores(one.label, one.scores)) for one in content.final.compared]
     return Table(
         "Finalists and controls, on the problems that no ranking has seen",
         ("reward", *_SCORES),
