@@ -11,6 +11,11 @@ from recipes.reward_search.report.content import Content, get_value
 from recipes.reward_search.scores import Estimates
 from sar.terminal import make_printable
 
+ALT_TEXT = (
+    "Left: the score of each screened candidate in order, with the best so far. Right: accuracy "
+    "against length."
+)
+
 
 def draw_search(content: Content, file: Path) -> None:
     """Draws two panels: candidates in order; and accuracy against length, with the controls."""

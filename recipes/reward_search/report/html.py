@@ -13,6 +13,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from recipes.reward_search.report.content import Content
+from recipes.reward_search.report.figure import ALT_TEXT
 from recipes.reward_search.report.tables import make_tables
 from recipes.reward_search.report.wording import describe_outcome
 
@@ -39,6 +40,7 @@ def render_html(content: Content, picture: Path | None) -> str:
         settings={name.replace("_", " "): value for name, value in vars(settings).items() if value},
         tables=make_tables(content),
         picture=_make_data_uri(picture) if picture else None,
+        alt_text=ALT_TEXT,
         screened=[(place, by_name[name]) for place, name in enumerate(content.ranked, 1)],
         rejected=[one for one in content.candidates if one.status == "rejected"],
         others=[one for one in content.candidates if one.status in ("waiting", "failed")],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from recipes.reward_search.report.content import collect
+from recipes.reward_search.report.figure import ALT_TEXT
 from recipes.reward_search.report.tables import Table, make_tables
 from recipes.reward_search.report.wording import describe_outcome
 from recipes.reward_search.state import Search
@@ -16,7 +18,7 @@ _SHOWN = ("rounds", "finalists", "pairs", "seeds")
 
 
 def update_page(page: Path, search: Search) -> None:
-    """Writes what a search found between the page's markers.
+    """Writes what a search found between the page's markers, and its picture beside the page.
 
     Raises:
         PageError: the page cannot be written, or lacks its markers.
@@ -24,8 +26,13 @@ def update_page(page: Path, search: Search) -> None:
     content = collect(search)
     tables = make_tables(content)
     parts = ["\n".join(f"- {line}" for line in describe_outcome(content))]
+    picture = page.with_suffix(".png")
+    if content.ranked:
+        parts.append(f"![{ALT_TEXT}]({picture.name})")
     parts += [format_table(tables[name]) for name in _SHOWN if name in tables]
     pages.update_page(page, _COMMAND, "\n\n".join(parts))
+    if content.ranked:
+        shutil.copyfile(search.folder / "search.png", picture)
 
 
 def format_table(table: Table) -> str:

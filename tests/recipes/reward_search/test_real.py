@@ -70,7 +70,7 @@ def test_a_tiny_search_with_real_training(tmp_path: Path) -> None:
     ]
     assert len(rewards) == 3 * 4 * 6
     for one in rewards:
-        expected = one["correctness"] - 0.2 * min(1.0, one["response_tokens"] / 64)
+        expected = one["correctness"] - 0.2 * min(1.0, one["num_response_tokens"] / 64)
         assert one["reward"] == pytest.approx(expected, abs=1e-5)
     assert len((folder / "runs" / "r1c01-0" / "steps.jsonl").read_text().splitlines()) == 3
     description = read_run(find_evaluation(folder, "r1c01", 0))

@@ -134,6 +134,8 @@ def test_report_and_compare_commands(
     assert text.endswith("<!-- End of what is written. -->\n\nAfter.\n")
     assert text.count("\n| --- |") == 4  # rounds, finalists, pairs, seeds
     assert "- Winner: " in text
+    assert "](page.png)" in text
+    assert (tmp_path / "page.png").read_bytes() == (folder / "search.png").read_bytes()
     for line in text.splitlines():
         if line.startswith("|"):
             assert line.count("|") in (7, 8)  # six or seven columns
