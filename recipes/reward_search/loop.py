@@ -161,6 +161,7 @@ class Loop:
                 self._note_end(one)
         reserve = count_final_runs(search.settings) if keep else 0
         left = run_trials(
+            search.folder,
             open_,
             self._screener,
             self._stop,

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from eval.records import SUMMARY_FILE
 from recipes.cpu_demo.arms import Arm
 from recipes.cpu_demo.leftovers import Leftovers
 from recipes.cpu_demo.plan import Run, Settings, start_model_path
@@ -22,7 +21,10 @@ from recipes.cpu_demo.processes import (
     make_start_model,
     train_and_evaluate,
 )
+from recipes.reward_search.scores import PARTS, read_samples
 from recipes.reward_search.settings import SearchSettings
+
+_DONE_FILE = ".done"
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ def find_evaluation(folder: Path, name: str, seed: int) -> Path:
 
 
 def is_done(folder: Path, name: str, seed: int) -> bool:
-    """Whether a run and its evaluation are complete."""
-    return (find_evaluation(folder, name, seed) / SUMMARY_FILE).is_file()
+    """Whether a run and its evaluation are complete, without errors."""
+    return (find_evaluation(folder, name, seed) / _DONE_FILE).is_file()
 
 
 class CpuDemoScreener:
@@ -103,6 +105,7 @@ def marked_processes(mark: str) -> Iterator[None]:
 
 
 def run_trials(
+    folder: Path,
     trials: Iterable[Trial],
     screener: Screener,
     stop: threading.Event,
@@ -114,6 +117,7 @@ def run_trials(
     """Runs trials, `jobs` at a time, in order.
 
     Args:
+        folder: of the search.
         may_start: asked just before a trial starts. From the first False on, none starts.
         on_end: called with a trial that has ended, its seconds, and what failed.
     Returns:
@@ -130,7 +134,7 @@ def run_trials(
                         left, waiting = left + waiting, []
                         break
                     trial = waiting.pop(0)
-                    running[threads.submit(_run_timed, trial, screener, stop)] = trial
+                    running[threads.submit(_run_timed, folder, trial, screener, stop)] = trial
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     trial = running.pop(future)
@@ -146,7 +150,14 @@ def run_trials(
     return left
 
 
-def _run_timed(trial: Trial, screener: Screener, stop: threading.Event) -> float:
+def _run_timed(folder: Path, trial: Trial, screener: Screener, stop: threading.Event) -> float:
     started_s = time.monotonic()
     screener.run(trial, stop)
+    evaluation = find_evaluation(folder, trial.arm.name, trial.seed)
+    try:
+        for part in PARTS:
+            read_samples(evaluation, part)
+    except ValueError as error:
+        raise ProcessFailed(str(error)) from error
+    (evaluation / _DONE_FILE).touch()
     return time.monotonic() - started_s

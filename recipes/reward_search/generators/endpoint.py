@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 from eval.errors import UserError
 from recipes.reward_search.candidates import MAX_KEPT_CHARS, Proposal
 from recipes.reward_search.generators.base import Past, Slot
-from recipes.reward_search.generators.prompt import extract_code, make_prompt
+from recipes.reward_search.generators.prompt import MAX_SHOWN, extract_code, make_prompt
 from sar.errors import quote
 from sar.terms.remote.client import RemoteClient, RemoteError
 
@@ -67,7 +67,7 @@ class EndpointGenerator:
         known: AbstractSet[str],
         timeout_s: float,
     ) -> Iterator[tuple[Slot, Proposal]]:
-        names = tuple(one.candidate.name for one in past if one.rank)
+        names = tuple(one.candidate.name for one in past if one.rank)[:MAX_SHOWN]
         with asyncio.Runner() as runner:
             client = RemoteClient(
                 self._url,

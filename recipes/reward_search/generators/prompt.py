@@ -12,7 +12,7 @@ from sar.terms.candidate.language import BUILTINS, MODULES
 from sar.terms.candidate.sample import FIELDS
 from sar.terms.candidate.sandbox import Limits
 
-_MAX_SHOWN = 10
+MAX_SHOWN = 10
 """Ranked candidates, and rejected ones, in a prompt."""
 _MAX_CODE_CHARS = 2_000
 _FENCE = re.compile(r"```[ \t]*(?:python|py)?[ \t]*\r?\n(.*?)```", re.DOTALL | re.IGNORECASE)
@@ -62,11 +62,11 @@ def make_prompt(slot: Slot, per_round: int, past: Sequence[Past], rank_by: str) 
             builtins=", ".join(sorted(BUILTINS)),
         )
     ]
-    ranked = [one for one in past if one.rank][:_MAX_SHOWN]
+    ranked = [one for one in past if one.rank][:MAX_SHOWN]
     if ranked:
         parts.append("Earlier candidates, best first:")
         parts += [_describe(one) for one in ranked]
-    rejected = [one for one in past if one.candidate.status == "rejected"][-_MAX_SHOWN:]
+    rejected = [one for one in past if one.candidate.status == "rejected"][-MAX_SHOWN:]
     if rejected:
         parts.append("Rejected before training:")
         parts += [f"{one.candidate.name}: {one.candidate.reason}" for one in rejected]

@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from eval.records import SUMMARY_FILE, Record, RecordWriter, records_path, write_json
+from eval.records import Record, RecordWriter, records_path
 from recipes.cpu_demo.arms import Arm
 from recipes.cpu_demo.processes import ProcessFailed, Stopped
 from recipes.reward_search.candidates import Checked
@@ -48,6 +48,8 @@ class StandInScreener:
         self.run_s = run_s
         self.failing = failing
         """Name of the reward whose training fails."""
+        self.with_errors = ""
+        """Name of the reward whose evaluation has an error."""
         self.trained: list[str] = []
         self.num_prepared = 0
 
@@ -65,7 +67,11 @@ class StandInScreener:
         if trial.arm.name == self.failing:
             raise ProcessFailed("exit code 1: some.log")
         write_records(evaluation, trial, self.settings)
-        write_json(evaluation / SUMMARY_FILE, {})
+        if trial.arm.name == self.with_errors:
+            with records_path(evaluation, "demo").open() as file:
+                line = json.loads(file.readline())
+            with records_path(evaluation, "demo").open("a") as file:
+                file.write(json.dumps({**line, "correct": None, "error": "no grader"}) + "\n")
         self.trained.append(trial.name)
 
 

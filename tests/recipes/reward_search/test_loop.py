@@ -111,6 +111,28 @@ def test_a_candidate_whose_training_fails_is_left_out(
     assert "its training failed" in (tmp_path / "report.html").read_text()
 
 
+def test_an_evaluation_with_errors_counts_as_failed(
+    standin: Any, small: SearchSettings, tmp_path: Path
+) -> None:
+    screener = standin.StandInScreener(tmp_path, small)
+    screener.with_errors = "r1c03"
+    search = standin.run_search(tmp_path, screener)
+    failed = search.find("r1c03")
+    assert failed is not None
+    assert failed.status == "failed"
+    assert "1 errors" in (failed.reason or "")
+    assert not is_done(tmp_path, "r1c03", 0)
+    assert len(rank_candidates(search)) == 11
+    # Without its baseline a search stops, and goes on when the evaluation succeeds.
+    folder = tmp_path / "other"
+    screener = standin.StandInScreener(folder, small)
+    screener.with_errors = "correctness"
+    with pytest.raises(ProcessFailed, match="1 errors"):
+        standin.run_search(folder, screener)
+    search = standin.run_search(folder, standin.StandInScreener(folder, small))
+    assert len(rank_candidates(search)) == 12
+
+
 def test_without_the_baseline_nothing_can_be_ranked(
     standin: Any, small: SearchSettings, tmp_path: Path
 ) -> None:
