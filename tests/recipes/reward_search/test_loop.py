@@ -283,8 +283,8 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_the_budget_is_kept(standin: Any, small: SearchSettings, tmp_path: Path) -> None:
-    """Runs of 0.3 s, two at a time: the rounds end early, so that the finalists still fit."""
-    screener = standin.StandInScreener(tmp_path, replace(small, rounds=9), run_s=0.3)
+    """Runs of 0.5 s, two at a time: the rounds end early, so that the finalists still fit."""
+    screener = standin.StandInScreener(tmp_path, replace(small, rounds=9), run_s=0.5)
     started_s = time.monotonic()
     search = standin.run_search(tmp_path, screener, budget_s=REPORT_S + 5)
     assert time.monotonic() - started_s < REPORT_S + 5
@@ -300,7 +300,7 @@ def test_with_more_time_other_candidates_make_the_ensembles(
     standin: Any, small: SearchSettings, tmp_path: Path
 ) -> None:
     """What was trained on as an ensemble of others is not taken for the new one's run."""
-    early = standin.StandInScreener(tmp_path, small, run_s=0.5)
+    early = standin.StandInScreener(tmp_path, small, run_s=1)
     search = standin.run_search(tmp_path, early, budget_s=REPORT_S + 6)
     before = choose_finalists(rank_candidates(search), small)
     assert search.ended_by_budget
