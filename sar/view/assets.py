@@ -14,7 +14,16 @@ _KINDS = {
     ".svg": "image/svg+xml",
 }
 _FILES = {
-    name: name for name in ("app.js", "charts.js", "data.js", "rollout.js", "style.css", "icon.svg")
+    name: name
+    for name in (
+        "alarms.js",
+        "app.js",
+        "charts.js",
+        "data.js",
+        "rollout.js",
+        "style.css",
+        "icon.svg",
+    )
 } | {name: f"vendor/{name}" for name in ("uPlot.iife.min.js", "uPlot.min.css")}
 
 PAGE = "index.html"
