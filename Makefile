@@ -10,6 +10,7 @@
 # make eval-demo   evaluates the bundled model twice and compares the runs
 # make train-demo   trains a small model on three rewards, about 40 minutes; QUICK=1: under ten;
 #              ARMS=all: on seven rewards, twice as long; ARMS=hacked: on two that a policy games
+# make search-demo   searches for a better reward, at most 30 minutes; QUICK=1: at most 8
 # make fuzz    sends thousands of bad requests, three minutes; make test sends a few of them
 # make serve   starts the server: make serve MODEL=Qwen/Qwen3-1.7B-Base PORT=5000
 # make lint    ruff, mypy, import rules, hadolint, shellcheck; make format mends what ruff can
@@ -29,8 +30,8 @@ IN_PARALLEL := -n $(WORKERS) --dist worksteal
 # Tests of a file share a server, a model or a training run.
 BY_FILE := --dist loadfile
 
-.PHONY: demo eval-demo train-demo test test-all coverage test-verl real-test openrlhf-test scale-test smollm2 \
-	chaos fuzz image-test lock serve lint format bench clean
+.PHONY: demo eval-demo train-demo search-demo test test-all coverage test-verl real-test openrlhf-test \
+	scale-test smollm2 chaos fuzz image-test lock serve lint format bench clean
 
 demo: .venv/installed
 	$(BIN)/python -m reward_server.demo
@@ -54,6 +55,16 @@ else
 train-demo: .venv/installed-train-demo
 	$(BIN)/python -m recipes.cpu_demo $(if $(QUICK),--quick --output build/train-demo-quick) \
 		$(if $(ARMS),--arms $(ARMS))
+endif
+
+# The same command continues a search that was interrupted.
+SEARCH := $(BIN)/python -m recipes.reward_search run --generator grammar
+search-demo: .venv/installed-search
+ifdef QUICK
+	$(SEARCH) --rounds 2 --per-round 3 --steps 20 --top-k 2 --num-seeds 1 --budget-minutes 7.5 \
+		--output build/search-demo-quick
+else
+	$(SEARCH) --rounds 3 --per-round 6 --budget-minutes 29 --output build/search-demo
 endif
 
 test: .venv/installed-dev
@@ -145,6 +156,10 @@ endif
 
 .venv/installed-train-demo: .venv/installed-eval
 	$(PIP) install -q -c constraints.txt -e '.[train-demo]'
+	touch $@
+
+.venv/installed-search: .venv/installed-train-demo
+	$(PIP) install -q -c constraints.txt -e '.[search]'
 	touch $@
 
 # The tests run OpenRLHF's own client and Molt's own agents, which need none of their dependencies

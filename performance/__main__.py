@@ -21,7 +21,7 @@ from pathlib import Path
 from performance.report import RESULTS, Measurement, format_table, save
 
 # Modules of this package with `measure(quick: bool) -> list[Measurement]`.
-PARTS = "scoring", "growth", "grading", "serving", "composing", "evaluation"
+PARTS = "scoring", "growth", "grading", "serving", "composing", "candidates", "evaluation"
 # Only when named: they need more time, or more than `make bench` installs. Saved in files of their
 # own.
 PARTS_OF_THEIR_OWN = ("smollm2", "dashboard", "explaining", "viewing", "scaling")

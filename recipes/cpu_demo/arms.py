@@ -22,12 +22,8 @@ class Arm:
     field: str
     """The field of the server's answer that is the reward."""
     num_seeds: int
-    has_file: bool = False
-    """Whether rewards/NAME.toml says the reward."""
-
-    @property
-    def reward_file(self) -> Path | None:
-        return _REWARDS / f"{self.name}.toml" if self.has_file else None
+    reward_file: Path | None = None
+    """Says the reward, in place of `sar_weight`."""
 
     @property
     def server_flags(self) -> tuple[str, str]:
@@ -44,8 +40,13 @@ class Arm:
         return bool(tomllib.loads(self.reward_file.read_text()).get("normalize") == "gdpo")
 
 
+def arm_from_file(file: Path, title: str) -> Arm:
+    """An arm that is named after its reward file."""
+    return Arm(file.stem, title, 0.0, "reward", num_seeds=2, reward_file=file)
+
+
 def _from_file(name: str, title: str) -> Arm:
-    return Arm(name, title, 0.0, "reward", num_seeds=2, has_file=True)
+    return arm_from_file(_REWARDS / f"{name}.toml", title)
 
 
 BASELINE = Arm("correctness", "correctness", 0.0, "reward", 3)

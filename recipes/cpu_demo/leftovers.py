@@ -22,8 +22,12 @@ _SEGMENT = re.compile(r"(/dev/shm/psm_\S+)$", re.MULTILINE)  # of vLLM's message
 class Leftovers:
     """The processes of one run, and their shared memory."""
 
-    def __init__(self) -> None:
-        mark = uuid.uuid4().hex
+    def __init__(self, mark: str | None = None) -> None:
+        """
+        Args:
+            mark: of an earlier start, to find what is left of it.
+        """
+        mark = mark or uuid.uuid4().hex
         self.environ = {_NAME: mark}
         """Goes into the environment of the run's first process."""
         self._line = f"{_NAME}={mark}".encode()

@@ -15,6 +15,7 @@ from recipes.cpu_demo.arms import (
     COMBINED,
     SAR_ALONE,
     Arm,
+    arm_from_file,
     find_arm,
 )
 
@@ -71,6 +72,13 @@ class Run:
     folder: Path
     start_model: Path
     """Folder of the model that all runs start from."""
+
+    @property
+    def program_flags(self) -> tuple[str, ...]:
+        """What a program that trains one run is told about its arm; see `parse_run`."""
+        if self.arm in ALL_ARMS:
+            return ("--arm", self.arm.name)
+        return ("--reward", str(self.arm.reward_file))
 
     @property
     def checkpoints(self) -> Path:
@@ -133,7 +141,14 @@ def parse_run(
     parser = argparse.ArgumentParser(
         prog=f"python -m {program}", description="Trains one arm with one seed."
     )
-    parser.add_argument("--arm", required=True, choices=[arm.name for arm in ALL_ARMS])
+    arm = parser.add_mutually_exclusive_group(required=True)
+    arm.add_argument("--arm", choices=[arm.name for arm in ALL_ARMS])
+    arm.add_argument(
+        "--reward",
+        type=Path,
+        metavar="FILE",
+        help="an arm of its own, which the server at URL was started with",
+    )
     parser.add_argument("--seed", required=True, type=int)
     parser.add_argument("--model", required=True, type=Path, help="folder of the start model")
     parser.add_argument("--url", required=True, help="server that follows OUTPUT/checkpoints")
@@ -145,5 +160,6 @@ def parse_run(
         help="JSON object as in settings.json (default: the full demo's)",
     )
     given = parser.parse_args(argv)
-    run = Run(find_arm(given.arm), given.seed, given.output.resolve(), given.model)
+    one = arm_from_file(given.reward, given.reward.stem) if given.reward else find_arm(given.arm)
+    run = Run(one, given.seed, given.output.resolve(), given.model)
     return run, given.settings, given.url

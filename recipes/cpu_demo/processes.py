@@ -48,7 +48,7 @@ def train_and_evaluate(run: Run, settings: Settings, stop: threading.Event) -> N
                 "train",
                 run.folder,
                 stop,
-                *("-m", settings.program, "--arm", run.arm.name, "--seed", str(run.seed)),
+                *("-m", settings.program, *run.program_flags, "--seed", str(run.seed)),
                 *("--model", str(run.start_model), "--url", url, "--output", str(run.folder)),
                 *("--settings", json.dumps(asdict(settings))),
             )

@@ -13,8 +13,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
-from sar.errors import first_line, one_line, quote
+from sar.errors import MAX_MESSAGE_CHARS, first_line, one_line, quote
 from sar.terms.base import UNSHOWN, GroupTerm, Term
+from sar.terms.candidate.errors import SandboxError
+from sar.terms.candidate.term import PREFIX, CandidateTerm, make_name, read_candidate
 from sar.terms.composition import Composition, Condition, Normalization, WeightedTerm
 from sar.terms.registry import TERMS
 from sar.tokenization import NEEDS
@@ -71,15 +73,15 @@ def read_reward_file(path: Path) -> Composition:
     try:
         tables = tomllib.loads(_read_text(path))
         _check_keys(tables)
-        return _compose(_File.model_validate(tables))
+        return _compose(_File.model_validate(tables), path.parent)
     except OSError as error:
         raise RewardFileError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise RewardFileError(f"{path}: not a text in UTF-8") from error
     except ValidationError as error:
         raise RewardFileError(f"{path}: {_describe(error)}") from error
-    except (ValueError, TypeError) as error:  # not TOML, or from `_check_keys` and `_compose`
-        raise RewardFileError(f"{path}: {first_line(error)}") from error
+    except (ValueError, TypeError, SandboxError) as error:  # not TOML, or what the calls raise
+        raise RewardFileError(f"{path}: {first_line(error, MAX_MESSAGE_CHARS)}") from error
     except RecursionError as error:
         raise RewardFileError(f"{path}: tables or lists are nested too deeply") from error
 
@@ -123,8 +125,8 @@ def _suggest(given: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
 
 
-def _compose(file: _File) -> Composition:
-    terms = tuple(_make_term(number, table) for number, table in enumerate(file.terms, 1))
+def _compose(file: _File, folder: Path) -> Composition:
+    terms = tuple(_make_term(number, table, folder) for number, table in enumerate(file.terms, 1))
     names = [one.name for one in terms]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two terms are called {repeated[0]!r}; give one another `name`")
@@ -138,16 +140,18 @@ def _compose(file: _File) -> Composition:
     return Composition(terms, file.group_size, file.normalize)
 
 
-def _make_term(number: int, table: _TermTable) -> WeightedTerm:
+def _make_term(number: int, table: _TermTable, folder: Path) -> WeightedTerm:
     where = f"terms[{number}] {quote(table.term)}"
+    options: Mapping[str, Any] = table.model_extra or {}
+    if misplaced := next((key for key in options if key in _File.model_fields), None):
+        raise ValueError(f"{where}: put {misplaced} above the first [[terms]]")
+    if table.term.startswith(PREFIX):
+        return _make_weighted(where, table, _read_candidate(where, table, folder))
     kind = TERMS.get(table.term) or _import_term(where, table.term)
     if not (isinstance(kind, type) and issubclass(kind, (Term, GroupTerm))):
         raise TypeError(f"{where} is no subclass of sar.terms.base.Term or GroupTerm")
     if issubclass(kind, Term) and issubclass(kind, GroupTerm):
         raise TypeError(f"{where} derives from both Term and GroupTerm; derive it from one")
-    options: Mapping[str, Any] = table.model_extra or {}
-    if misplaced := next((key for key in options if key in _File.model_fields), None):
-        raise ValueError(f"{where}: put {misplaced} above the first [[terms]]")
     if table.term in TERMS:
         known = [*signature(kind).parameters, *_TermTable.model_fields]
         if unknown := next((key for key in options if key not in known), None):
@@ -169,10 +173,28 @@ def _make_term(number: int, table: _TermTable) -> WeightedTerm:
     num_threads: object = getattr(term, "max_concurrency", 1)  # the server starts so many
     if type(num_threads) is not int or num_threads < 1:
         raise ValueError(f"{where}: max_concurrency = {quote(num_threads)}: must be 1 or more")
-    name = table.name or table.term.rpartition(":")[2].lower()
+    return _make_weighted(where, table, term)
+
+
+def _make_weighted(where: str, table: _TermTable, term: Term | GroupTerm) -> WeightedTerm:
+    own = table.term.rpartition(":")[2].lower()
+    name = table.name or (make_name(table.term) if isinstance(term, CandidateTerm) else own)
     if not re.fullmatch(_NAME, name):
         raise ValueError(f"{where}: set `name`, which must be {_NAME_IN_WORDS}")
     return WeightedTerm(name, term, table.weight, table.only_if)
+
+
+def _read_candidate(where: str, table: _TermTable, folder: Path) -> CandidateTerm:
+    """The candidate that `candidate:FILE.py` names; FILE is found from the reward file's folder."""
+    for unknown in table.model_extra or {}:
+        known = _suggest(unknown, _TermTable.model_fields)
+        raise ValueError(f"{where}: {quote(unknown)} is unknown{known}")
+    try:
+        return read_candidate(folder / table.term.removeprefix(PREFIX))
+    except ValueError as error:
+        raise ValueError(f"{where}: {first_line(error, MAX_MESSAGE_CHARS)}") from error
+    except SandboxError as error:
+        raise SandboxError(f"{where}: {first_line(error, MAX_MESSAGE_CHARS)}") from error
 
 
 def _check_types(where: str, kind: Any, options: Mapping[str, Any]) -> None:

@@ -16,10 +16,11 @@ from recipes.cpu_demo.arms import (
     HACKED_ARMS,
     SAR_ALONE,
     Arm,
+    arm_from_file,
     find_arm,
 )
 from recipes.cpu_demo.curves import draw_curves, draw_tradeoff
-from recipes.cpu_demo.plan import FULL, OPENRLHF_FULL, QUICK, Run, Settings, plan_runs
+from recipes.cpu_demo.plan import FULL, OPENRLHF_FULL, QUICK, Run, Settings, parse_run, plan_runs
 from recipes.cpu_demo.processes import train_and_evaluate
 from recipes.cpu_demo.results import Row, read_steps
 from recipes.cpu_demo.train_openrlhf import _make_recipe_settings
@@ -59,6 +60,22 @@ def test_every_file_is_an_arm() -> None:
         ("--sar-weight", "0"), ("--sar-weight", "0.2"), ("--sar-weight", "0.2")
     ]  # fmt: skip
     assert [find_arm(arm.name) for arm in ALL_ARMS] == list(ALL_ARMS)
+
+
+def test_an_arm_of_its_own_is_trained_by_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('[[terms]]\nterm = "correctness"\n')
+    arm = arm_from_file(file, "my reward")
+    run = Run(arm, 3, tmp_path / "run", BUNDLED_MODEL)
+    flags = ("--model", str(run.start_model), "--url", "http://h", "--output", str(run.folder))
+    parsed, settings, url = parse_run("train", FULL, [*run.program_flags, "--seed", "3", *flags])
+    assert (parsed.arm.name, parsed.arm.server_flags) == ("mine", ("--reward", str(file)))
+    assert not parsed.arm.is_gdpo
+    assert (parsed.seed, parsed.folder, settings, url) == (3, run.folder, FULL, "http://h")
+    for known in ALL_ARMS:
+        run = Run(known, 0, tmp_path / "run", BUNDLED_MODEL)
+        parsed, _, _ = parse_run("train", FULL, [*run.program_flags, "--seed", "0", *flags])
+        assert parsed.arm is known
 
 
 @pytest.mark.parametrize("extra", [COMPOSED_ARMS, HACKED_ARMS])

@@ -75,6 +75,12 @@ class RemoteClient:
 
         return post
 
+    async def close(self) -> None:
+        """Closes the connections. The next request opens new ones."""
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
     def quote(self, text: str | bytes) -> str:
         """The start of a text from elsewhere, for an error message. It never shows the key."""
         if isinstance(text, bytes):

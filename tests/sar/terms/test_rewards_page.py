@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -29,12 +30,14 @@ def find_blocks(language: str) -> list[str]:
 
 
 REWARD_FILES = find_blocks("toml")
-MY_TERMS = find_blocks("python")
+MY_TERMS = [text for text in find_blocks("python") if "def reward(" not in text]
+(CANDIDATE,) = (text for text in find_blocks("python") if "def reward(" in text)
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the page's `my_terms.py`, from which Python imports."""
+    """A folder with the page's `my_terms.py`, from which Python imports, and its candidate."""
+    (tmp_path / "short.py").write_text(CANDIDATE)
     (tmp_path / "my_terms.py").write_text("\n\n".join(MY_TERMS))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_terms", raising=False)
@@ -85,6 +88,16 @@ def test_the_term_of_ones_own_pays_what_it_says(folder: Path) -> None:
         scores = composition.score(sample)
         assert scores == {"correctness": 1.0, "fewquestions": value}
         assert composition.combine([sample], [scores]) == pytest.approx([1.0 + 0.1 * value])
+
+
+def test_the_candidate_pays_what_it_says(folder: Path) -> None:
+    file = folder / "reward.toml"
+    file.write_text(find_reward_file("candidate:short.py"))
+    composition = read_reward_file(file)
+    right = make_sample("5", 250)
+    expected = 1.0 - 0.2 * math.tanh(0.5) + 0.1 * (1 - math.exp(-0.5))
+    assert composition.score(right)["short"] == pytest.approx(expected)
+    assert composition.score(make_sample("6", correct=False)) == {"short": 0.0}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Where candidates come from: a chat endpoint, a grammar, or a folder."""

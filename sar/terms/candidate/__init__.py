@@ -1,0 +1,1 @@
+"""Candidates: reward functions that a program or a language model wrote, checked and run safely."""
