@@ -3,7 +3,8 @@
 Prints a table and saves it as JSON, with a plot of `growth` beside it. The exit code is 1 if a
 result misses its bound. `scoring` gives ratios of two times measured one after the other, so that
 a machine that slows down affects both; `serving` and `evaluation` give absolute numbers.
-`smollm2` measures a real model, `dashboard` what the dashboard costs; they run only if named.
+`smollm2` measures a real model, `dashboard` what the dashboard costs, `explaining` what
+`/explain` costs rewards, `viewing` how quickly a long log opens; they run only if named.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from performance.report import RESULTS, Measurement, format_table, save
 PARTS = "scoring", "growth", "grading", "serving", "composing", "evaluation"
 # Only when named: they need more time, or more than `make bench` installs. Saved in files of their
 # own.
-PARTS_OF_THEIR_OWN = ("smollm2", "dashboard")
+PARTS_OF_THEIR_OWN = ("smollm2", "dashboard", "explaining", "viewing")
 
 
 def _parse_parts(text: str) -> list[str]:
