@@ -99,7 +99,7 @@ def render_costs(measured: Measured) -> str:
     )
     costs = measured.compute_costs()
     note = (
-        f"A pack takes, however small, about {1e3 * costs.front_pack_s:.2g} ms of the front, "
+        f"A pack takes, however small, {1e3 * costs.front_pack_s:.2g} ms of the front, "
         f"{1e3 * costs.driver_pack_s:.2g} ms of the Ray driver and {1e3 * costs.worker_pack_s:.2g} "
         f"ms of the scorer's process. In packs of {measured.many_rollouts}, the way to a scorer "
         f"and back adds {measured.added_ms:.2g} ms to a rollout."
