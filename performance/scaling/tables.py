@@ -73,7 +73,7 @@ def render_throughput(measured: Measured) -> str:
     )
     if busiest > MAX_OTHER_CORES:
         note += ", so the numbers are too low, and the simulation cannot fit them"
-    return f"{_format(header, rows)}\n\n{note}."
+    return f"{_format(header, rows)}\n{note}.\n"
 
 
 def list_predictions(measured: Measured) -> Iterator[tuple[Point, Outcome]]:
@@ -104,7 +104,7 @@ def render_costs(measured: Measured) -> str:
         f"ms of the scorer's process. In packs of {measured.many_rollouts}, the way to a scorer "
         f"and back adds {measured.added_ms:.2g} ms to a rollout."
     )
-    return f"{_format(header, rows)}\n\n{note}"
+    return f"{_format(header, rows)}\n{note}\n"
 
 
 def list_limits(measured: Measured) -> list[tuple[str, float, float, str]]:
@@ -286,4 +286,4 @@ def _round(number: float) -> str:
 
 def _format(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
