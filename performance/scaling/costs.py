@@ -17,9 +17,6 @@ MEASURED_AT = 8
 _S = 1e-3
 """Seconds of a millisecond."""
 
-Row = dict[str, Any]
-"""A measurement, as it is in the file."""
-
 
 @dataclass(frozen=True)
 class Point:
@@ -29,12 +26,7 @@ class Point:
     rollouts_per_s: float
     lowest: float
     highest: float
-    row: Row
-
-    @property
-    def details(self) -> dict[str, Any]:
-        details: dict[str, Any] = self.row["details"]
-        return details
+    details: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,7 @@ class Measured:
     """What `python -m performance --only scaling` wrote."""
 
     points: Sequence[Point]
-    lengths: Sequence[Row]
+    lengths: Sequence[dict[str, Any]]
     """Rows of a front whose scorers take no time, by the length of rollouts."""
     cost: dict[str, Any]
     """Details of the packs sent to one scorer."""
@@ -92,47 +84,42 @@ class Measured:
         return int(self.find(1).details["answer_bytes"])
 
     def compute_costs(self) -> Costs:
-        """Each part's processor time, from three runs.
-
-        With `MEASURED_AT` scorers that are busy, packs are full; with scorers that take no time,
-        packs are small: the difference is what packs cost. Requests of one and of many rollouts
-        give what requests cost.
-        """
-        full = self.find(MEASURED_AT).row
-        many = self.find(MEASURED_AT, self.many_rollouts).row
-        small = self.lengths[0]
-        front_pack_s, front_s = _split_pack(full, small, "front")
-        driver_pack_s, driver_rollout_s = _split_pack(full, small, "driver")
-        worker_pack_s, worker_rollout_s = _split_pack(full, small, "workers")
+        """Each part's processor time: from packs of one and of many rollouts, and from requests of
+        one and of many rollouts to `MEASURED_AT` scorers."""
+        one, many = self.find(MEASURED_AT), self.find(MEASURED_AT, self.many_rollouts)
+        driver_pack_s, driver_rollout_s = self._split_pack("driver")
+        worker_pack_s, worker_rollout_s = self._split_pack("workers")
+        front_pack_s, _ = self._split_pack("front")
         # request / number + rollout = what is left of the front's time besides packs
-        many_s = _busy_s(many, "front") - front_pack_s / many["details"]["pack_rollouts"]
-        request_s = max(0.0, (front_s - many_s) / (1 - 1 / self.many_rollouts))
+        left_s = [
+            _busy_s(point, "front") - front_pack_s / point.details["pack_rollouts"]
+            for point in (one, many)
+        ]
+        request_s = (left_s[0] - left_s[1]) / (1 - 1 / self.many_rollouts)
         return Costs(
-            front_request_s=request_s,
-            front_rollout_s=max(0.0, front_s - request_s),
+            front_request_s=max(0.0, request_s),
+            front_rollout_s=left_s[0] - max(0.0, request_s),
             front_pack_s=front_pack_s,
-            grader_rollout_s=_busy_s(full, "graders"),
+            grader_rollout_s=_busy_s(one, "graders"),
             driver_pack_s=driver_pack_s,
             driver_rollout_s=driver_rollout_s,
             worker_pack_s=worker_pack_s,
             worker_rollout_s=worker_rollout_s,
-            client_request_s=_busy_s(full, "client"),
+            client_request_s=_busy_s(one, "client"),
             pack_rollouts=int(self.cost["pack_tokens"] / self.cost["tokens_per_rollout"]),
         )
 
-
-def _split_pack(full: Row, small: Row, part: str) -> tuple[float, float]:
-    """Seconds for a pack, however large, and for each rollout, from runs with full packs and with
-    small ones."""
-    shares = [1 / float(row["details"]["pack_rollouts"]) for row in (full, small)]
-    used_s = [_busy_s(row, part) for row in (full, small)]
-    if shares[1] <= shares[0]:
-        raise ValueError("packs were not smaller where scorers take no time: measure again")
-    pack_s = max(0.0, (used_s[1] - used_s[0]) / (shares[1] - shares[0]))
-    return pack_s, max(0.0, used_s[0] - pack_s * shares[0])
+    def _split_pack(self, part: str) -> tuple[float, float]:
+        """Seconds for a pack, however large, and for each of its rollouts."""
+        sizes = sorted(
+            int(name.rpartition("_")[2]) for name in self.cost if name.startswith("processor_ms")
+        )
+        small, large = (self.cost[f"processor_ms_per_pack_of_{size}"][part] * _S for size in sizes)
+        rollout_s = max(0.0, (large - small) / (sizes[1] - sizes[0]))
+        return max(0.0, small - sizes[0] * rollout_s), rollout_s
 
 
-def _read_point(row: Row, cores: int) -> Point:
+def _read_point(row: dict[str, Any], cores: int) -> Point:
     details = row["details"]
     cluster = Cluster(
         num_scorers=details["scorers"],
@@ -143,12 +130,11 @@ def _read_point(row: Row, cores: int) -> Point:
         num_graders=cores,
         scorers_share_the_cores=True,
     )
-    return Point(cluster, row["value"], min(row["samples"]), max(row["samples"]), row)
+    return Point(cluster, row["value"], min(row["samples"]), max(row["samples"]), details)
 
 
-def _busy_s(row: Row, part: str) -> float:
+def _busy_s(point: Point, part: str) -> float:
     """Processor seconds of a part for a rollout, less what it uses with nothing to do."""
-    details = row["details"]
-    idle_s = float(details["idle_cores"].get(part, 0.0)) / float(row["value"])
-    used_s = float(details["processor_ms_per_rollout"][part]) * _S
+    idle_s = float(point.details["idle_cores"].get(part, 0.0)) / point.rollouts_per_s
+    used_s = float(point.details["processor_ms_per_rollout"][part]) * _S
     return max(0.0, used_s - idle_s)

@@ -73,7 +73,7 @@ def render_throughput(measured: Measured) -> str:
     )
     if busiest > MAX_OTHER_CORES:
         note += ", so the numbers are too low, and the simulation cannot fit them"
-    return f"{_format(header, rows)}\n\n{note}."
+    return f"{_format(header, rows)}\n{note}.\n"
 
 
 def list_predictions(measured: Measured) -> Iterator[tuple[Point, Outcome]]:
@@ -99,12 +99,12 @@ def render_costs(measured: Measured) -> str:
     )
     costs = measured.compute_costs()
     note = (
-        f"A pack takes, however small, about {1e3 * costs.front_pack_s:.2g} ms of the front, "
+        f"A pack takes, however small, {1e3 * costs.front_pack_s:.2g} ms of the front, "
         f"{1e3 * costs.driver_pack_s:.2g} ms of the Ray driver and {1e3 * costs.worker_pack_s:.2g} "
         f"ms of the scorer's process. In packs of {measured.many_rollouts}, the way to a scorer "
         f"and back adds {measured.added_ms:.2g} ms to a rollout."
     )
-    return f"{_format(header, rows)}\n\n{note}"
+    return f"{_format(header, rows)}\n{note}\n"
 
 
 def list_limits(measured: Measured) -> list[tuple[str, float, float, str]]:
@@ -286,4 +286,4 @@ def _round(number: float) -> str:
 
 def _format(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
