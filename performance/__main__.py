@@ -3,8 +3,9 @@
 Prints a table and saves it as JSON, with plots of `growth` and `scaling` beside it. The exit code
 is 1 if a result misses its bound. `scoring` gives ratios of two times measured one after the other,
 so that a machine that slows down affects both; `serving` and `evaluation` give absolute numbers.
-`smollm2` measures a real model, `dashboard` what the dashboard costs, `scaling` scorers on Ray;
-they run only if named, `scaling` and `smollm2` with build/real/bin/python.
+`smollm2` measures a real model, `dashboard` what the dashboard costs, `explaining` what `/explain`
+costs rewards, `viewing` how quickly a long log opens, `scaling` scorers on Ray. These run only if
+named; `scaling` and `smollm2` with build/real/bin/python.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from performance.report import RESULTS, Measurement, format_table, save
 PARTS = "scoring", "growth", "grading", "serving", "composing", "evaluation"
 # Only when named: they need more time, or more than `make bench` installs. Saved in files of their
 # own.
-PARTS_OF_THEIR_OWN = ("smollm2", "dashboard", "scaling")
+PARTS_OF_THEIR_OWN = ("smollm2", "dashboard", "explaining", "viewing", "scaling")
 
 
 def _parse_parts(text: str) -> list[str]:

@@ -28,6 +28,7 @@ from sar.grading.verdict import Verdict
 from sar.read_ahead import read_ahead
 
 _NUM_EXAMPLES_EACH_WAY = 5
+_NUM_SUGGESTIONS = 3
 # Fields of the logged decision that an output file keeps under `was`.
 _WAS = (
     *("reward", "sar_weight", "terms"),
@@ -140,13 +141,24 @@ def find_log_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if path.is_dir():
             found = sorted(file for file in path.glob("*.jsonl") if file.is_file())
-            complaint = "no .jsonl file in it"
+            complaint = f"no .jsonl file in it{suggest_logs(path)}"
         else:
             found, complaint = [path] * path.is_file(), "no such file or folder"
         if not found:
             raise RescoreError(f"{path}: {complaint}")
         files += (file for file in found if file not in files)
     return files
+
+
+def suggest_logs(folder: Path) -> str:
+    """The end of a message about a folder that is no log: which folders in it look like one."""
+    for pattern in ("*/rewards-*.jsonl", "*/*/rewards-*.jsonl", "*/*.jsonl", "*/*/*.jsonl"):
+        found = sorted({file.parent for file in folder.glob(pattern)})
+        if found:
+            names = ", ".join(map(str, found[:_NUM_SUGGESTIONS]))
+            more = f" (or {len(found) - _NUM_SUGGESTIONS} others)"
+            return f"; did you mean {names}{more if len(found) > _NUM_SUGGESTIONS else ''}?"
+    return ""
 
 
 def read_log(

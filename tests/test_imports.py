@@ -62,7 +62,7 @@ def loaded_by(modules: set[str], heavy: set[str]) -> set[str]:
         # The server listens, and answers "not ready", before it loads any of this.
         (
             module_names("reward_server") | {"sar.grading.processes.pool"},
-            {"torch", "transformers", "sympy", "math_verify"},
+            {"torch", "transformers", "sympy", "math_verify", "ray"},
         ),
         # `--help` of every command is instant.
         (

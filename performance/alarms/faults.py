@@ -47,6 +47,12 @@ def _state_no_answer(decision: Decision, _: random.Random) -> Decision:
     )
 
 
+def _misjudge(decision: Decision, rng: random.Random) -> Decision:
+    if not decision.correctness:
+        return decision
+    return replace(_state_no_answer(decision, rng), reason=Reason.WRONG, answer=decision.answer)
+
+
 def _repeat(decision: Decision, _: random.Random) -> Decision:
     text = f"{decision.response} " * 3
     return replace(decision, response=text, num_response_tokens=3 * decision.num_response_tokens)
@@ -75,6 +81,7 @@ def _keep_version(version: str | int | None) -> Change:
 def list_faults(run: Sequence[Decision], start: int) -> tuple[Fault, ...]:
     """The faults that can be put into a run from rollout number `start` on."""
     return (
+        Fault("correctness_falls", "40% of right responses are graded wrong", _misjudge, 0.4),
         Fault("no_answer", "10% of responses state no answer", _state_no_answer, 0.1),
         Fault("repetition", "20% of responses are written three times", _repeat, 0.2),
         Fault("zero_variance", "all rewards are 1", _level),

@@ -12,6 +12,8 @@ from reward_server.config import ServerConfig
 DEFAULT_SCORER_CLASS = "reward_server.scaling.loaded_model:LoadedModel"
 # For tests and measurements: "module:Class" that stands in for the model. No setting of the server.
 _SCORER_CLASS_VARIABLE = "SCALING_SCORER_CLASS"
+# A short --request-timeout does not make a scorer fast: a large pack may take a minute on a CPU.
+_MIN_PACK_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class ScalingOptions:
     resources: Mapping[str, float] = field(default_factory=dict)
     weights: Literal["shared", "sent"] = "shared"
     scorer_class: str = DEFAULT_SCORER_CLASS
+    pack_timeout_s: float = 170.0
+    """A scorer that takes longer for a pack hangs. Nobody waits for its rewards by then."""
 
     @classmethod
     def of(cls, config: ServerConfig) -> ScalingOptions:
@@ -52,4 +56,5 @@ class ScalingOptions:
             config.resources_of_scorers,
             config.scorer_weights,
             os.environ.get(_SCORER_CLASS_VARIABLE, DEFAULT_SCORER_CLASS),
+            max(config.request_timeout, _MIN_PACK_TIMEOUT_S),
         )

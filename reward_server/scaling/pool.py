@@ -52,7 +52,7 @@ class ScorerPool:
             is_stopping: tells that `load` does not wait for scorers any more.
         """
         self._options = options
-        self._shared = Shared()
+        self._shared = Shared(options.pack_timeout_s)
         self._models = Models(self._shared, self._end_scorer, is_stopping)
         self._numbers = itertools.count()
         self._was_connected = False

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from concurrent.futures import Future
 
 from reward_server.pipeline.jobs import Logprobs
 from reward_server.pipeline.workers import ScorerLost
 from reward_server.scaling.actor import NotScored, Scored
+from reward_server.scaling.messages import RestartScorer
 from reward_server.scaling.packs import decode_results, encode_pack
 from reward_server.scaling.shared import Shared
 from reward_server.scaling.states import Model, Scorer
 from sar.scoring import TokenSequence
+
+_log = logging.getLogger(__name__)
 
 
 class RemoteScorer:
@@ -42,7 +47,22 @@ class RemoteScorer:
             if not place or place.run != self._run:
                 raise ScorerLost("the scorer has ended")
             call = self._shared.call(self._scorer, "score", self._model.key, pack)
-        result: Scored | NotScored = call.result()
+        result = self._wait_for(call)
         if isinstance(result, NotScored):
             raise RuntimeError(result.reason)
         return decode_results(result.results)
+
+    def _wait_for(self, call: Future[Scored | NotScored]) -> Scored | NotScored:
+        """
+        Raises:
+            ScorerLost: the scorer has ended, or hangs. One that hangs is started again.
+        """
+        timeout_s = self._shared.pack_timeout_s
+        try:
+            return call.result(timeout_s)
+        except TimeoutError as error:
+            reason = f"it did not score a pack within {timeout_s:g} s"
+            _log.error("scorer %d is started again: %s", self._scorer.number, reason)
+            with self._shared.changed:
+                self._shared.send(RestartScorer(self._scorer.number, self._run, reason))
+            raise ScorerLost(reason) from error

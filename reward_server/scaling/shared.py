@@ -21,7 +21,12 @@ class ConnectionLost(ScorerLost):
 class Shared:
     """Use it with `changed` held."""
 
-    def __init__(self) -> None:
+    def __init__(self, pack_timeout_s: float) -> None:
+        """
+        Args:
+            pack_timeout_s: how long a scorer may take for a pack.
+        """
+        self.pack_timeout_s = pack_timeout_s
         self.changed = threading.Condition()
         self.scorers: dict[int, Scorer] = {}
         self.models: dict[int, Model] = {}

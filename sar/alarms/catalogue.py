@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sar.alarms.definitions import ALARMS, Alarm
+from sar.alarms.alarm import Alarm
+from sar.alarms.definitions import ALARMS
 from sar.alarms.report import describe_threshold, format_number
 
 UPDATE_COMMAND = "python -m sar audit --update docs/alarms.md"

@@ -7,10 +7,11 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from sar.alarms.definitions import ALARMS, Alarm, Reading, View
+from sar.alarms.alarm import Alarm, Reading, View
+from sar.alarms.definitions import ALARMS
 from sar.alarms.groups import Groups
 from sar.alarms.lag import Lag
-from sar.alarms.measures import measure
+from sar.alarms.measures import CORRECTNESS, measure
 from sar.alarms.windows import BLOCKS_PER_WINDOW, Block, Window
 from sar.decision import Decision
 
@@ -18,6 +19,8 @@ DEFAULT_WINDOW = 256
 # Blocks in a row that must agree before an alarm begins, and before it ends.
 _BLOCKS_TO_FIRE = 2
 _BLOCKS_TO_CLEAR = BLOCKS_PER_WINDOW
+# Of an alarm, as many rings are remembered.
+_MAX_RINGS = 20
 
 State = Literal["ok", "alarm", "unknown"]
 
@@ -34,6 +37,29 @@ class Moment:
 
 
 @dataclass(frozen=True)
+class Ring:
+    """One time that an alarm rang."""
+
+    start: Moment
+    """The first rollout of the window at whose end it began."""
+    begin: Moment
+    end: Moment | None = None
+    """None: it still rings."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object of times and rollouts."""
+        return {
+            "start": self.start.time,
+            "start_rollout": self.start.rollout,
+            "begin": self.begin.time,
+            "begin_rollout": self.begin.rollout,
+            "policy_version": self.begin.policy_version,
+            "end": self.end.time if self.end else None,
+            "end_rollout": self.end.rollout if self.end else None,
+        }
+
+
+@dataclass(frozen=True)
 class AlarmState:
     """How an alarm stands."""
 
@@ -47,6 +73,8 @@ class AlarmState:
     first: Moment | None = None
     """When the alarm fired first. None if it never did."""
     num_fired: int = 0
+    rings: tuple[Ring, ...] = ()
+    """The latest times that it rang, the last one last."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object. `since` is a time, `rollout` and `policy_version` are those of it."""
@@ -54,6 +82,7 @@ class AlarmState:
         return {
             "name": self.alarm.name,
             "title": self.alarm.title,
+            "meaning": self.alarm.meaning,
             "state": self.state,
             "since": since.time if since else None,
             "rollout": since.rollout if since else None,
@@ -61,6 +90,7 @@ class AlarmState:
             "value": self.value,
             "threshold": self.alarm.threshold,
             "message": self.message,
+            "rings": [ring.to_json() for ring in self.rings],
         }
 
 
@@ -75,8 +105,8 @@ class _Watched:
 class Monitor:
     """Watches decisions. `add` and `states` may be called from any thread.
 
-    It holds sums over two windows, whatever the number of rollouts. The alarms are read at the end
-    of each block, which is 1/8 of a window.
+    It holds sums over a few windows, whatever the number of rollouts. The alarms are read at the
+    end of each block, which is 1/8 of a window.
     """
 
     def __init__(self, window: int = DEFAULT_WINDOW) -> None:
@@ -95,6 +125,12 @@ class Monitor:
         self._start: list[Block] = []
         self._start_window: Window | None = None
         self._recent: deque[Block] = deque(maxlen=BLOCKS_PER_WINDOW)
+        # The first rollout of each of these blocks, and of the block that is not whole yet.
+        self._starts: deque[Moment] = deque(maxlen=BLOCKS_PER_WINDOW)
+        self._block_start: Moment | None = None
+        # Windows that end within the latest one. The next to leave no longer overlaps it.
+        self._overlapping: deque[Window] = deque(maxlen=BLOCKS_PER_WINDOW)
+        self._best: Window | None = None
         self._num_blocks = 0
         self._groups = Groups()
         self._lag = Lag(self.block_size)
@@ -116,6 +152,8 @@ class Monitor:
         values = measure(decision)
         with self._lock:
             self._num += 1
+            now = Moment(self._num, decision.policy_version, decision.time)
+            self._block_start = self._block_start or now
             self._block.add(values)
             self._groups.add(decision)
             self._lag.add(decision.policy_version)
@@ -124,7 +162,7 @@ class Monitor:
             self._end_block()
             if len(self._recent) < BLOCKS_PER_WINDOW:
                 return []
-            return self._read_alarms(Moment(self._num, decision.policy_version, decision.time))
+            return self._read_alarms(now)
 
     def note_newest_step(self, step: int) -> None:
         """Notes the step of the newest checkpoint, for a scorer that follows a trainer."""
@@ -138,6 +176,9 @@ class Monitor:
 
     def _end_block(self) -> None:
         block, self._block = self._block, Block()
+        assert self._block_start
+        self._starts.append(self._block_start)
+        self._block_start = None
         self._recent.append(block)
         self._num_blocks += 1
         if self._num_blocks <= BLOCKS_PER_WINDOW:
@@ -146,22 +187,31 @@ class Monitor:
             self._start_window, self._start = Window(self._start), []
 
     def _read_alarms(self, now: Moment) -> list[AlarmState]:
+        recent = Window(self._recent)
+        if len(self._overlapping) == BLOCKS_PER_WINDOW:
+            self._note_earlier(self._overlapping[0])
+        self._overlapping.append(recent)
         view = View(
             start=self._start_window,
-            recent=Window(self._recent),
+            best=self._best,
+            recent=recent,
             zero_variance=self._groups.measure_zero_variance(),
             lag=self._lag.num_checkpoints,
         )
         changed = []
         for watched in self._watched:
             reading = watched.state.alarm.read(view)
-            if reading and _update(watched, reading, now):
+            if reading and _update(watched, reading, self._starts[0], now):
                 changed.append(watched.state)
         return changed
 
+    def _note_earlier(self, window: Window) -> None:
+        if not self._best or window.mean(CORRECTNESS) > self._best.mean(CORRECTNESS):
+            self._best = window
 
-def _update(watched: _Watched, reading: Reading, now: Moment) -> bool:
-    """Takes a new value. Returns True if the alarm began or ended."""
+
+def _update(watched: _Watched, reading: Reading, start: Moment, now: Moment) -> bool:
+    """Takes the value of a window that ends now. Returns True if the alarm began or ended."""
     before = watched.state
     alarm = before.alarm
     is_ringing = before.state == "alarm"
@@ -178,8 +228,14 @@ def _update(watched: _Watched, reading: Reading, now: Moment) -> bool:
     if has_changed:
         watched.num_agreeing = 0
         after = replace(after, state="ok" if is_ringing else "alarm", since=now)
-        if not is_ringing:
-            after = replace(after, first=before.first or now, num_fired=before.num_fired + 1)
+        if is_ringing:
+            ended = replace(before.rings[-1], end=now)
+            after = replace(after, rings=(*before.rings[:-1], ended))
+        else:
+            rings = (*before.rings, Ring(start, now))[-_MAX_RINGS:]
+            after = replace(
+                after, first=before.first or now, num_fired=before.num_fired + 1, rings=rings
+            )
     elif before.state == "unknown":
         after = replace(after, state="ok")
     watched.state = after

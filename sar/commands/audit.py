@@ -1,6 +1,7 @@
-"""Watches a reward log for alarms, and says which fired and when first.
+"""Watches reward logs for alarms, and says which fired and when first.
 
 python -m sar audit DIR
+python -m sar audit DIR DIR
 python -m sar audit DIR --output audit.html --json audit.json
 python -m sar audit --update docs/alarms.md
 """
@@ -10,16 +11,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sar.arguments import CommandParser, number
 from sar.errors import MAX_MESSAGE_CHARS, quote, shorten
 from sar.terminal import make_printable
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from sar.alarms.audit import Audit, Finding
+    from sar.alarms.logs import Log
 
 _BLOCKS_PER_WINDOW = 8  # as in `sar.alarms.windows`, which --help need not load
 _DEFAULT_WINDOW = 256
@@ -45,8 +49,8 @@ def main(argv: Sequence[str]) -> int:
         if arguments.update:
             update_page(arguments.update, UPDATE_COMMAND, render_table())
             return 0
-        audit = _audit(arguments)
-        _write_outputs(arguments, audit)
+        audits = _audit(arguments)
+        _write_outputs(arguments, audits)
     except BrokenPipeError:
         raise
     except (RescoreError, PageError, _NothingToAuditError, OSError) as error:
@@ -55,20 +59,25 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("stopped: no output was written\n")
         return 130
-    sys.stdout.write(_format_audit(audit))
-    return 1 if audit.has_fired else 0
+    for name, audit in audits.items():
+        if len(audits) > 1:
+            sys.stdout.write(f"{make_printable(name)}\n\n")
+        sys.stdout.write(_format_audit(audit))
+        if len(audits) > 1:
+            sys.stdout.write("\n\n")
+    return 1 if any(audit.has_fired for audit in audits.values()) else 0
 
 
 def _make_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="python -m sar audit",
         description=(
-            "Watches a reward log for alarms, such as a collapse of length. docs/alarms.md says "
-            "what each means. The exit status is 1 if an alarm fired."
+            "Watches reward logs for alarms, such as a collapse of length, each on its own. "
+            "docs/alarms.md says what each means. The exit status is 1 if an alarm fired."
         ),
     )
     parser.add_argument(
-        "logs", metavar="LOG", nargs="*", type=Path, help="log file or folder, of one run"
+        "logs", metavar="LOG", nargs="*", type=Path, help="folder of a run's log, or a file"
     )
     parser.add_argument("--output", type=Path, metavar="FILE.html", help="write a report")
     parser.add_argument("--json", type=Path, metavar="FILE.json", help="write the same as JSON")
@@ -95,54 +104,55 @@ def _parse_window(text: str) -> int:
     return window
 
 
-def _audit(arguments: argparse.Namespace) -> Audit:
-    """
+def _audit(arguments: argparse.Namespace) -> dict[str, Audit]:
+    """What was found, by the log's name.
+
     Raises:
         RescoreError: a log cannot be read.
-        _NothingToAuditError: it has no rollout, or an output would be read as a log.
+        _NothingToAuditError: one has no rollout, or an output would be read as a log.
     """
     from tqdm import tqdm
 
-    from sar.alarms.audit import audit, read_decisions
-    from sar.rescore import find_log_files
+    from sar.alarms.logs import split_into_logs
 
-    files = find_log_files(arguments.logs)
+    logs = split_into_logs(arguments.logs)
+    files = [file for log in logs for file in log.files]
     for name in ("output", "json"):
         path: Path | None = getattr(arguments, name)
         if path and path.resolve() in {file.resolve() for file in files}:
             raise _NothingToAuditError(f"--{name} {path}: would replace the log")
     total = sum(file.stat().st_size for file in files)
     with tqdm(total=total, unit="B", unit_scale=True, disable=None, desc="auditing") as bar:
+        return {log.name: _audit_one(log, arguments.window, bar) for log in logs}
 
-        def warn(place: str) -> None:
-            bar.write(f"warning: {place}: skipped an incomplete last line", file=sys.stderr)
 
-        decisions = read_decisions(files, on_torn=warn, on_bytes=bar.update)
-        found = audit(decisions, window=arguments.window)
+def _audit_one(log: Log, window: int, bar: tqdm[Any]) -> Audit:
+    from sar.alarms.audit import audit, read_decisions
+
+    def warn(place: str) -> None:
+        bar.write(f"warning: {place}: skipped an incomplete last line", file=sys.stderr)
+
+    found = audit(read_decisions(log.files, on_torn=warn, on_bytes=bar.update), window=window)
     if not found.num_rollouts:
         only = f": all {found.num_eval:,} are of mode eval" if found.num_eval else ""
-        raise _NothingToAuditError(f"{_show_logs(arguments.logs)}: no rollout of training{only}")
+        raise _NothingToAuditError(f"{log.name}: no rollout of training{only}")
     return found
 
 
-def _write_outputs(arguments: argparse.Namespace, audit: Audit) -> None:
+def _write_outputs(arguments: argparse.Namespace, audits: Mapping[str, Audit]) -> None:
     from sar.alarms.report import render
     from sar.files import open_atomically
 
+    runs = [{"log": name, **audit.to_json()} for name, audit in audits.items()]
     texts = {
-        arguments.output: lambda: render(audit, _show_logs(arguments.logs)),
-        arguments.json: lambda: json.dumps(audit.to_json(), indent=1, allow_nan=False) + "\n",
+        arguments.output: lambda: render(audits),
+        arguments.json: lambda: json.dumps({"runs": runs}, indent=1, allow_nan=False) + "\n",
     }
     for path, make_text in texts.items():
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open_atomically(path, is_private=True) as file:  # as the log is
                 file.write(make_text())
-
-
-def _show_logs(logs: Sequence[Path]) -> str:
-    # A file's name may have bytes that are no UTF-8.
-    return ", ".join(str(log).encode(errors="backslashreplace").decode() for log in logs)
 
 
 def _format_audit(audit: Audit) -> str:

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from sar.view.log_index import LogIndex
 
 _LOOK_EVERY_S = 2.0
-_MAX_LINE_BYTES = 1 << 28
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command; returns its exit status."""
+    """Runs the command; returns its exit status: 2 for the user's mistake."""
     arguments = _make_parser().parse_args(argv)
+    from sar.log_check import check_log
     from sar.rescore import RescoreError, find_log_files
     from sar.view.dashboard import Dashboard
     from sar.view.http_server import ViewServer
@@ -34,7 +34,8 @@ def main(argv: Sequence[str]) -> int:
     from sar.view.log_index import LogIndex
 
     try:
-        _check_log(find_log_files([arguments.log]))
+        # Before an index is written beside them.
+        check_log(arguments.log, find_log_files([arguments.log]))
         index = LogIndex(arguments.log)
         alarms = LogAlarms(index.list_files)
         dashboard = Dashboard(index, alarms.list)
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
             _follow(index, alarms)
     except (RescoreError, OSError, OverflowError) as error:
         sys.stderr.write(f"error: {shorten(str(error), MAX_MESSAGE_CHARS)}\n")
-        return 1
+        return 2
     except KeyboardInterrupt:
         return 0
     return 0
@@ -72,28 +73,6 @@ def _make_parser() -> argparse.ArgumentParser:
         help="address to listen on; others can then read all rollouts (default: %(default)s)",
     )
     return parser
-
-
-def _check_log(files: Sequence[Path]) -> None:
-    """Refuses files that are no log, before an index is written beside them.
-
-    Raises:
-        RescoreError: the first line of no file is a decision. An empty log may still grow.
-    """
-    from sar.decision import Decision
-    from sar.rescore import RescoreError
-
-    problem = ""
-    for file in files:
-        with file.open("rb") as lines:
-            first = lines.readline(_MAX_LINE_BYTES)
-        try:
-            if first.endswith(b"\n"):  # else it is empty, or the server is writing it
-                Decision.from_json(first.decode())
-            return
-        except ValueError as error:
-            problem = problem or f"{file}: not a reward log: {one_line(error)}"
-    raise RescoreError(problem)
 
 
 def _follow(index: LogIndex, alarms: LogAlarms) -> None:

@@ -18,6 +18,12 @@ from sar.probe.scorer import NamedReward
 BLIND_TITLE = "Without solving the problem"
 STYLED_TITLE = "The right answer, in another style"
 
+_LEGEND = (
+    "n: problems on which the attack is possible; right: how often it is graded right. Terms and",
+    "rewards are means. beside: mean difference from the honest right response to the same",
+    "problem; wins: share of problems on which the attack earns more than that response.",
+)
+
 _HONEST_ROWS = (HONEST, ATTEMPT)
 # With room for the mark before an honest response, and a space.
 _NAME_WIDTH = max(len(one.name) for one in (*ATTACKS, *_HONEST_ROWS)) + 3
@@ -68,7 +74,7 @@ def format_report(report: Report) -> str:
     for title, solves in ((BLIND_TITLE, False), (STYLED_TITLE, True)):
         lines += ["", title, _format_header(report)]
         lines += (_format_row(report, row) for row in report.list_rows(solves=solves))
-    lines += ["", *format_findings(report)]
+    lines += ["", *_LEGEND, "", *format_findings(report)]
     return "\n".join(lines) + "\n"
 
 
@@ -91,16 +97,19 @@ def describe(finding: Finding, *, several: bool) -> str:
     share = f"{finding.share:.0%}"
     match finding.kind:
         case "paid as right":
-            return f"FAILED {reward}{finding.attack} does not solve and is graded right in {share}"
+            return (
+                f"FAILED {reward}{finding.attack} does not solve and is graded right on {share} "
+                "of problems"
+            )
         case "beats right":
             text = f"FAILED {reward}{finding.attack} does not solve and earns {finding.gain:.3f} "
-            text += f"more than honest right answers ({share} of problems)"
+            text += f"more than honest right answers (on {share} of problems)"
         case "beats wrong":
             text = f"note   {reward}{finding.attack} earns {finding.gain:.3f} more than honest "
-            text += f"wrong answers ({share})"
+            text += f"wrong answers (on {share} of problems)"
         case "beats honest":
             text = f"note   {reward}{finding.attack} is right and earns {finding.gain:.3f} more "
-            text += f"than the honest answer ({share})"
+            text += f"than the honest answer (on {share} of problems)"
     return f"{text}; {_describe_remedies(finding.remedies)}"
 
 

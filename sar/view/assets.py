@@ -16,8 +16,14 @@ _KINDS = {
 _FILES = {
     name: name
     for name in (
-        *("app.js", "charts.js", "data.js", "rollout.js", "scorers.js"),
-        *("style.css", "icon.svg"),
+        "alarms.js",
+        "app.js",
+        "charts.js",
+        "data.js",
+        "rollout.js",
+        "scorers.js",
+        "style.css",
+        "icon.svg",
     )
 } | {name: f"vendor/{name}" for name in ("uPlot.iife.min.js", "uPlot.min.css")}
 

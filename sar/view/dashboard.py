@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -31,6 +31,8 @@ _SNIPPET_CHARS = 160
 _MAX_TEXT_CHARS = 1_000_000
 _MAX_SIBLING_CHARS = 4000
 _MAX_INTEGER = 2**62
+# So many of the latest rollouts tell what the reward is made of.
+_NUM_LATEST = 8
 
 
 class BadQuestion(Exception):
@@ -81,8 +83,16 @@ class Dashboard:
         described = self.source.describe()
         with self.source.reading() as db:
             summary = queries.read_summary(db)
-        shown = {"can_explain": self.can_explain, "reasons": _REASONS}
-        return {**described, **summary, **shown, "scorers": self.list_scorers()}
+            latest = queries.list_latest(db, _NUM_LATEST)
+        decisions = [self.source.read(number) for number in latest]
+        return {
+            **described,
+            **summary,
+            "can_explain": self.can_explain,
+            "pays_sar": _pays_sar([one for one in decisions if one]),
+            "reasons": _REASONS,
+            "scorers": self.list_scorers(),
+        }
 
     def _make_series(self, given: _Parameters) -> dict[str, Any]:
         by = given.choose("by", series.BY)
@@ -135,6 +145,24 @@ class Dashboard:
             row["snippet"] = response[:_SNIPPET_CHARS]
             row["num_chars"] = len(response)
         return rows
+
+
+def _pays_sar(decisions: Sequence[Decision]) -> bool | None:
+    """Whether SAR is a part of these rewards. None: there are none."""
+    if not decisions:
+        return None
+    if not decisions[0].terms:
+        return any(one.sar_weight for one in decisions)
+    return any(_is_sar(name, decisions) for name in decisions[0].terms)
+
+
+def _is_sar(name: str, decisions: Sequence[Decision]) -> bool:
+    """Whether a term is SAR. A reward file may give it another name, and may leave it out (0) of
+    some rollouts."""
+    pairs = [(one.terms.get(name, 0.0), one.sar) for one in decisions]
+    return name == "sar" or (
+        any(value for value, _ in pairs) and all(value in (0.0, sar) for value, sar in pairs)
+    )
 
 
 def _describe_decision(decision: Decision) -> dict[str, Any]:

@@ -98,6 +98,12 @@ def list_rollouts(
     return _name(sorted(rows, key=lambda row: (sign * row[column], -row[0]))[:num_rows])
 
 
+def list_latest(db: sqlite3.Connection, num: int) -> list[int]:
+    """The numbers of the latest rollouts of training, the last one first."""
+    rows = db.execute("SELECT id FROM rollouts WHERE NOT is_eval ORDER BY id DESC LIMIT ?", (num,))
+    return [number for (number,) in rows]
+
+
 def find_rollouts(
     db: sqlite3.Connection, numbers: Sequence[int], window: Window
 ) -> list[dict[str, Any]]:

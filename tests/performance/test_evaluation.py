@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from performance import evaluation
 
 
+@pytest.mark.slow
 def test_the_figures_come_out() -> None:
     graded, resumed, memory = evaluation.measure(quick=True)
     assert graded.name == "evaluation: 200 responses graded and recorded"
@@ -23,6 +26,7 @@ def test_every_response_is_graded_right(tmp_path: Path) -> None:
     assert (tmp_path / "run-20" / "gsm8k.jsonl").read_text().count('"correct": true') == 20
 
 
+@pytest.mark.slow
 def test_the_peak_is_that_of_the_run_and_not_of_its_parent(tmp_path: Path) -> None:
     evaluation._write_problems(tmp_path, 20)
     held = bytearray(2**30)  # zeros, but resident: this process's peak is above a gibibyte

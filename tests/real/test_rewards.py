@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,28 @@ def test_rewards_equal_the_formula(
     assert not got["template_mismatch"]
     if rollout.response_ids:
         assert 1 < got["ppl_qa"] != got["ppl_a"]
+
+
+def test_explained_tokens_give_the_formulas_perplexities(
+    answers: dict[str, Any], reference: Any, smollm2_server: Any
+) -> None:
+    names = [name for name, (rollout, _) in answers.items() if rollout.response_ids]
+    rollouts = [answers[name][0] for name in names]
+    body = {
+        "query": [one.query for one in rollouts],
+        "prompts": [one.prompt for one in rollouts],
+        "labels": [one.label for one in rollouts],
+    }
+    status, answer = smollm2_server.request("/explain", body)
+    assert status == 200
+    for name, rollout, explained in zip(names, rollouts, answer["rollouts"], strict=True):
+        expected = reference.compute(rollout, system=DEFAULT_SYSTEM_PROMPT)
+        tokens = explained["tokens"]
+        assert len(tokens) == len(rollout.response_ids), name
+        for nll, perplexity in (("nll_qa", "ppl_qa"), ("nll_a", "ppl_a")):
+            mean = math.fsum(token[nll] for token in tokens) / len(tokens)
+            assert math.exp(mean) == pytest.approx(expected[perplexity], rel=1e-4), name
+        assert explained["sar"] == pytest.approx(answers[name][1]["sar"], abs=1e-5), name
 
 
 def test_the_responses_would_show_a_mistake(answers: dict[str, Any]) -> None:

@@ -259,6 +259,7 @@ def test_a_key_does_not_show_in_a_problem() -> None:
     assert "hidden77" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_recipe_stops_at_the_wrong_server_and_starts_with_the_right_one(
     server: Any, tmp_path: Path, bundled_model_path: Path
 ) -> None:

@@ -157,7 +157,7 @@ def ray_environ(leftovers: Leftovers, control: Path) -> Iterator[dict[str, str]]
         "RAY_gcs_rpc_server_reconnect_timeout_s": "3",
         "HF_HUB_OFFLINE": "1",
         "STAND_IN_CONTROL": str(control),
-        "STAND_IN_S_PER_TOKEN": "0.00002",
+        "STAND_IN_S_PER_TOKEN": "0.00005",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{FOLDER}",
     }
     with mock.patch.dict(os.environ, environ):

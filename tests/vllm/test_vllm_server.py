@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -116,6 +117,20 @@ def test_rewards_equal_those_of_transformers(
     assert request_rewards(server) == pytest.approx(expected, abs=TOLERANCE)
     where = "1 GPU(s)" if ON_CUDA else "CPU"
     assert f"context 1023 tokens, {where}; scoring path vllm\n" in server.log.read_text()
+
+
+def test_explained_tokens_give_the_rewards(server: Any) -> None:
+    status, rewards = server.request("/get_reward", ROLLOUTS)
+    assert status == 200
+    status, answer = server.request("/explain", ROLLOUTS)
+    assert status == 200
+    for index, one in enumerate(answer["rollouts"]):
+        assert one["reward"] == pytest.approx(rewards["rewards"][index], abs=TOLERANCE)
+        for nll, perplexity in (("nll_qa", "ppl_qa"), ("nll_a", "ppl_a")):
+            mean = sum(token[nll] for token in one["tokens"]) / len(one["tokens"])
+            expected = rewards["extra_logs"][perplexity][index]
+            assert math.exp(mean) == pytest.approx(expected, rel=TOLERANCE)
+        assert "".join(token["text"] for token in one["tokens"]) == one["response"]
 
 
 def test_requests_wait_while_a_dead_engine_is_started_again(server: Any) -> None:

@@ -1,13 +1,14 @@
 // The page: asks for news, shows them, and keeps what the reader has chosen.
 
-import { Charts, Points } from "./charts.js";
-import { ask, find, format, make, makeVerdict } from "./data.js";
+import { Alarms } from "./alarms.js";
+import { Charts, Points, nameSar } from "./charts.js";
+import { ask, find, format, formatTime, make, makeVerdict } from "./data.js";
 import { openRollout } from "./rollout.js";
 import { showScorers } from "./scorers.js";
 
 const UPDATE_MS = 2000;
-const DAY_S = 86400;
 const BUCKETS = 120;
+const MAX_BUCKETS = 500;
 
 const chosen = { by: null, mode: null, kind: "latest", verdict: "all", search: "", window: null };
 let status = null;
@@ -17,7 +18,9 @@ let isBusy = false;
 let mustRefresh = false;
 
 const charts = new Charts((window) => choose({ window }));
+const alarms = new Alarms(find("alarms"), showRing);
 const points = new Points((number) => {
+  trail = null;
   location.hash = `rollout=${number}`;
 });
 
@@ -41,7 +44,7 @@ async function update() {
     showStatus();
     showScorers(status.scorers);
     await showAlarms();
-    const key = JSON.stringify([status.last, status.num_train, status.num_eval, status.progress]);
+    const key = JSON.stringify([status.last, status.num_train, status.num_eval, status.progress, alarms.listMarks()]);
     if (key !== latest) await refresh();
     latest = key;
     showError(null);
@@ -80,11 +83,21 @@ async function showAll() {
     ask("points", { ...parameters(), verdict: chosen.verdict }),
     chosen.search ? null : showTable(),
   ]);
-  charts.show(series, chosen.window);
+  const marks = chosen.mode === "train" ? alarms.listMarks() : [];
+  charts.show(series, { window: chosen.window, marks, paysSar: status.pays_sar });
+  find("marks-text").hidden = !marks.length;
+  find("points-title").textContent = `${nameSar(status.pays_sar)} and length`;
   points.show(sample);
-  const all = sample.num_right + sample.num_wrong;
-  const which = sample.points.length < all ? `a sample of ${format(sample.points.length)} of ${format(all)}` : `${format(all)}`;
-  find("points-text").textContent = `${which} rollouts. Click a point to read it.`;
+  find("points-text").textContent = describePoints(sample);
+}
+
+function describePoints({ points: shown, num_right, num_wrong }) {
+  const all = num_right + num_wrong;
+  if (!all) return "no such rollouts.";
+  const share = `${format((100 * num_right) / all, 1)} % of ${all === 1 ? "1 rollout" : `${format(all)} rollouts`}`;
+  if (shown.length === all) return `${share} are right. Click a point to read it.`;
+  const right = shown.filter((point) => point[3] === 1).length;
+  return `a sample of ${format(right)} right and ${format(shown.length - right)} wrong rollouts, so that both are seen. In truth ${share} are right. Click a point to read it.`;
 }
 
 // The charts are by policy version if there are several, and of training if there is any.
@@ -127,38 +140,32 @@ function showStatus() {
 }
 
 async function showAlarms() {
-  const { alarms } = await ask("alarms");
-  const place = find("alarms");
-  const open = new Set([...place.querySelectorAll("details[open]")].map((one) => one.dataset.name));
-  place.hidden = !alarms.length;
-  place.replaceChildren(...alarms.map((alarm) => makeAlarm(alarm, open.has(alarm.name))));
+  alarms.show((await ask("alarms")).alarms);
 }
 
-function makeAlarm(alarm, isOpen) {
-  const states = { ok: "✓", alarm: "⚠", unknown: "?" };
-  const box = make("details", { className: `alarm alarm-${alarm.state === "alarm" ? "on" : alarm.state}`, open: isOpen });
-  box.dataset.name = alarm.name;
-  box.append(make("summary", { text: `${states[alarm.state] ?? "?"} ${alarm.title}` }));
-  const number = (value) => (typeof value === "number" ? format(value, 4) : "–");
-  box.append(make("p", { text: alarm.message ?? "" }));
-  const facts = [`value ${number(alarm.value)}`, `threshold ${number(alarm.threshold)}`];
-  if (alarm.since) {
-    const version = alarm.policy_version ?? null;
-    const place = [`rollout ${format(alarm.rollout)}`, ...(version === null ? [] : [`policy version ${version}`])];
-    facts.push(`${alarm.state === "alarm" ? "rings since" : "rang until"} ${formatTime(Date.parse(alarm.since) / 1000)} (${place.join(", ")})`);
+// Shows the rollouts from one time to another.
+async function showRing(title, from, to) {
+  try {
+    const { first, last, start, end } = await ask("series", { by: "rollouts", mode: "train", buckets: MAX_BUCKETS });
+    const inside = first.map((_, index) => index).filter((index) => end[index] >= from && start[index] <= to);
+    if (!inside.length) return;
+    find("mode").value = "train"; // alarms are about training
+    const window = { first: Math.min(...inside.map((index) => first[index])), last: Math.max(...inside.map((index) => last[index])), title };
+    choose({ mode: "train", window });
+  } catch (error) {
+    showError(error);
   }
-  box.append(make("p", { text: facts.join(", ") }));
-  return box;
 }
 
 function showWindow() {
   const { window } = chosen;
   find("window").hidden = !window;
-  if (window) find("window-text").textContent = `Points and table: rollouts ${format(window.first)} to ${format(window.last)}.`;
+  if (window) find("window-text").textContent = `Points and table: rollouts ${format(window.first)} to ${format(window.last)}${window.title ? `, over which this alarm rang: ${window.title}` : ""}.`;
 }
 
 async function showTable() {
   const { rows } = await ask("table", { ...parameters(), kind: chosen.kind, verdict: chosen.verdict });
+  if (chosen.search) return; // meanwhile, the reader searches
   find("more").hidden = true;
   const texts = {
     latest: "The latest first.",
@@ -202,28 +209,43 @@ function makeRow(row) {
   // One line; `dir` keeps a right-to-left text in its cell.
   line.append(make("td", { className: "text", dir: "auto", text: row.snippet.replace(/[\s\p{C}]+/gu, " ") }));
   line.addEventListener("click", () => {
+    trail = [...find("rows").querySelectorAll("a")].map((one) => Number(one.hash.split("=")[1]));
     location.hash = `rollout=${row.id}`;
   });
   return line;
 }
 
-function formatTime(seconds) {
-  const date = new Date(seconds * 1000);
-  const isToday = Date.now() / 1000 - seconds < DAY_S;
-  return isToday ? date.toLocaleTimeString() : date.toLocaleString();
-}
-
 // ---- What the reader does
 
-function openFromHash() {
+// The table that the open rollout was opened from: its numbers, in its order.
+let trail = null;
+
+function readHash() {
   const match = /^#rollout=(\d{1,18})$/.exec(location.hash);
-  if (match) openRollout(Number(match[1]), status?.can_explain ?? false);
-  else find("rollout").close();
+  return match ? Number(match[1]) : null;
+}
+
+function openFromHash() {
+  const number = readHash();
+  if (!trail?.includes(number)) trail = null;
+  find("previous").title = trail ? "The one above it in the table (left arrow key)" : "The rollout before it (left arrow key)";
+  find("next").title = trail ? "The one below it in the table (right arrow key)" : "The rollout after it (right arrow key)";
+  for (const [id, by] of [["previous", -1], ["next", 1]]) find(id).disabled = findStep(by) === null;
+  if (number === null) find("rollout").close();
+  else openRollout(number, status?.can_explain ?? false);
+}
+
+// The rollout so many places further in the table, or in the log; null if there is none.
+function findStep(by) {
+  const number = readHash();
+  if (number === null) return null;
+  if (trail) return trail[trail.indexOf(number) + by] ?? null;
+  return number + by >= 1 ? number + by : null;
 }
 
 function step(by) {
-  const match = /^#rollout=(\d{1,18})$/.exec(location.hash);
-  if (match) location.hash = `rollout=${Math.max(1, Number(match[1]) + by)}`;
+  const number = findStep(by);
+  if (number !== null) location.hash = `rollout=${number}`;
 }
 
 find("by").addEventListener("change", (event) => choose({ by: event.target.value }));
@@ -247,7 +269,17 @@ find("search-form").addEventListener("submit", (event) => {
 find("close").addEventListener("click", () => find("rollout").close());
 find("previous").addEventListener("click", () => step(-1));
 find("next").addEventListener("click", () => step(1));
+// Of the document: a button that is disabled loses the focus to it.
+document.addEventListener("keydown", (event) => {
+  if (!find("rollout").open) return;
+  if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return; // the browser's own
+  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (!by) return;
+  event.preventDefault();
+  step(by);
+});
 find("rollout").addEventListener("close", () => {
+  trail = null;
   if (location.hash) history.replaceState(null, "", location.pathname + location.search);
 });
 window.addEventListener("hashchange", openFromHash);

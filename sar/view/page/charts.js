@@ -11,14 +11,14 @@ const MAX_DISTANCE = 30;
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 const COLORS = ["right", "wrong", "third", "fourth"];
 
-// Each chart: its title and its lines. The means come from the server.
+// Each chart: its title, its lines, what it means, and its range. The means come from the server.
 const CHARTS = [
-  ["Reward", { reward: "reward" }],
-  ["Correctness", { correctness: "right", no_answer: "no answer" }, [0, 1]],
-  ["SAR", { sar: "SAR" }],
-  ["Response length", { num_tokens: "tokens" }],
-  ["Groups without a difference", { equal_reward: "equal rewards", equal_correctness: "equal verdicts" }, [0, 1]],
-  ["Surprise of the response, nats per token", { nll_qa: "with the question", nll_a: "without it" }],
+  ["Reward", { reward: "reward" }, "The mean reward of a rollout, as the trainer gets it."],
+  ["Correctness", { correctness: "right", no_answer: "no answer" }, "The share of responses whose answer is right, and of those in which the grader found no answer.", [0, 1]],
+  ["SAR", { sar: "SAR" }, "How much likelier the question makes a response: 1 - perplexity with the question / perplexity without it."],
+  ["Response length", { num_tokens: "tokens" }, "The mean number of tokens of a response."],
+  ["Groups without a difference", { equal_reward: "equal rewards", equal_correctness: "equal verdicts" }, "The share of groups (the rollouts of one prompt) in which all rewards, or all verdicts, are equal. A group with equal rewards is a zero-variance group: its advantages are 0, so it teaches nothing.", [0, 1]],
+  ["Surprise of the response, nats per token", { nll_qa: "with the question", nll_a: "without it" }, "The mean negative log-likelihood of a response's tokens, which is the logarithm of its perplexity. SAR compares the two lines."],
 ];
 const PROBLEMS = {
   over_context: "over context",
@@ -27,15 +27,18 @@ const PROBLEMS = {
   grader_failed: "grader failed",
 };
 
-function listCharts(series) {
-  const charts = CHARTS.map(([title, names, range]) => ({ title, range, lines: lines(series.means, names) }));
+// The server measures SAR of every response, also where the reward has nothing of it.
+export const nameSar = (isPaid) => (isPaid === false ? "SAR (not paid)" : "SAR");
+
+function listCharts(series, paysSar) {
+  const charts = CHARTS.map(([title, names, meaning, range]) => ({ title: title === "SAR" ? nameSar(paysSar) : title, meaning, range, lines: lines(series.means, names) }));
   const problems = Object.keys(PROBLEMS).filter((name) => series.means[name].some((share) => share > 0));
   if (problems.length) {
     const names = Object.fromEntries(problems.map((name) => [name, PROBLEMS[name]]));
-    charts.push({ title: "Problems, shares of rollouts", lines: lines(series.means, names) });
+    charts.push({ title: "Problems, shares of rollouts", meaning: "The share of rollouts whose prompt was cut to the scorer's context, whose label the grader cannot read, whose template is not the server's, or on which a grader timed out or crashed.", lines: lines(series.means, names) });
   }
   for (const [name, values] of Object.entries(series.terms)) {
-    charts.push({ title: `Term ${name}`, lines: [{ label: name, values }] });
+    charts.push({ title: `Term ${name}`, meaning: "A term of the reward file, before its weight.", lines: [{ label: name, values }] });
   }
   return charts;
 }
@@ -59,13 +62,15 @@ export class Charts {
     this.plots = [];
     this.key = "";
     this.window = null;
+    this.marks = [];
     new ResizeObserver(() => this.fit()).observe(find("charts"));
   }
 
-  show(series, window) {
+  show(series, { window, marks, paysSar }) {
     this.series = series;
     this.window = window;
-    const charts = listCharts(series);
+    this.marks = marks;
+    const charts = listCharts(series, paysSar);
     const key = JSON.stringify([series.by, series.labels !== null, charts.map(({ title, lines: all }) => [title, all.map((line) => line.label)])]);
     if (key !== this.key) this.rebuild(charts);
     this.key = key;
@@ -80,7 +85,7 @@ export class Charts {
     const place = find("charts");
     place.replaceChildren();
     for (const chart of charts) {
-      const box = make("div", { className: "chart" }, make("h2", { text: chart.title }));
+      const box = make("div", { className: "chart" }, make("h2", { text: chart.title, title: chart.meaning }));
       place.append(box);
       this.plots.push(this.makePlot(chart, box));
     }
@@ -107,6 +112,7 @@ export class Charts {
       cursor: { sync: { key: "charts" }, drag: { x: true, y: false, setScale: false } },
       hooks: {
         drawClear: [(plot) => this.drawBands(plot)],
+        draw: [(plot) => this.placeMarks(plot)],
         setSelect: [(plot) => this.select(plot)],
       },
     };
@@ -151,6 +157,36 @@ export class Charts {
       if (inside.length) fill(inside[0] + offset - half, inside[inside.length - 1] + offset + half);
     }
     ctx.restore();
+  }
+
+  // A line where an alarm began. Alarms that began at one place share a line.
+  placeMarks(plot) {
+    const texts = new Map();
+    for (const mark of this.marks) {
+      const x = this.findX(mark);
+      const at = x === null ? -1 : Math.round(plot.valToPos(x, "x"));
+      if (at >= 0 && at <= plot.over.clientWidth) texts.set(at, [...(texts.get(at) ?? []), mark.text]);
+    }
+    plot.over.querySelectorAll(".mark").forEach((line) => line.remove());
+    for (const [at, all] of texts) {
+      const line = make("div", { className: "mark", title: all.join("\n") });
+      line.style.left = `${at}px`;
+      plot.over.append(line);
+    }
+  }
+
+  // Where a moment is on the x axis; null if it is after all that the charts show.
+  findX({ time, version }) {
+    const { by, x, labels, first, last, start, end } = this.series;
+    if (by === "time") return time;
+    const index = end.findIndex((at) => at >= time);
+    if (by === "version") {
+      const own = labels ? labels.indexOf(String(version)) : x.indexOf(Number(version ?? NaN));
+      return x[own >= 0 ? own : index] ?? null;
+    }
+    if (index < 0) return null;
+    const share = (time - start[index]) / (end[index] - start[index] || 1);
+    return first[index] + Math.max(0, share) * (last[index] - first[index]);
   }
 
   select(plot) {

@@ -65,6 +65,14 @@ export function appendText(element, text) {
 export const format = (value, digits = 3) =>
   value === null || value === undefined ? "–" : Number(value.toFixed(digits)).toLocaleString("en-US");
 
+const DAY_S = 86400;
+
+export function formatTime(seconds) {
+  const date = new Date(seconds * 1000);
+  const isToday = Date.now() / 1000 - seconds < DAY_S;
+  return isToday ? date.toLocaleTimeString() : date.toLocaleString();
+}
+
 export const VERDICTS = {
   correct: "right",
   wrong: "wrong",

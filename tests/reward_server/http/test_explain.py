@@ -96,6 +96,7 @@ def check_tokens(rollout: dict[str, Any], nll_qa: float, nll_a: float) -> None:
     assert np.mean([token["nll_a"] for token in tokens]) == pytest.approx(nll_a, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_it_needs_no_weights_to_stand_still(
     start_server: Callable[..., TestedServer],
     checkpoints: dict[int, Path],

@@ -140,6 +140,7 @@ def test_it_is_asked_as_slime_asks(server: Any) -> None:
         asyncio.run(remote_rm(ONE | {"label": None}))
 
 
+@pytest.mark.slow
 def test_keys_log_and_ids_are_as_of_the_other_route(start_server: Any, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("s3cret-key\n")

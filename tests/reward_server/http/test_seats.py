@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from reward_server.observe.reward_log import RewardLog
 from sar.recompose import Recomposer
 from sar.rescore import find_log_files, keep_verdicts, read_log
@@ -29,6 +31,7 @@ class Longer(GroupTerm):
         return [len(one.response) - mean for one in group]
 
 
+@pytest.mark.slow
 def test_a_retry_in_an_open_group_and_a_late_sibling_keep_their_rewards(
     make_client: Callable[..., Client], tmp_path: Path
 ) -> None:

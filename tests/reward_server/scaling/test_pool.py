@@ -48,6 +48,9 @@ class InProcess:
     factors: ClassVar[dict[str, float]] = {}
     fails: ClassVar[dict[str, Callable[[], None]]] = {}
     """Called when the model of this path is loaded."""
+    hangs = threading.Semaphore(0)
+    """How many of the next packs never end."""
+    hang_ends = threading.Event()
     contexts: ClassVar[list[int]] = []
     """Contexts of the next scorers that load, where they are not 1024."""
 
@@ -73,6 +76,8 @@ class InProcess:
         return num_copies < 3
 
     def response_logprobs(self, sequences: Sequence[TokenSequence]) -> list[Any]:
+        if self.hangs.acquire(blocking=False):
+            self.hang_ends.wait(WAIT_S)
         return [np.array(s.response_ids, np.float32) * self._factor for s in sequences]
 
     def close(self) -> None: ...
@@ -185,8 +190,8 @@ def _in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def make_pool() -> Iterator[Callable[..., ScorerPool]]:
     made: list[ScorerPool] = []
 
-    def make(num: int = 3) -> ScorerPool:
-        made.append(ScorerPool(ScalingOptions(num, "auto", OPTIONS)))
+    def make(num: int = 3, **options: Any) -> ScorerPool:
+        made.append(ScorerPool(ScalingOptions(num, "auto", OPTIONS, **options)))
         return made[-1]
 
     yield make
@@ -370,6 +375,17 @@ def test_a_server_that_stops_does_not_wait_for_scorers() -> None:
         with pytest.raises(LoadFailed, match="stopping"):
             loading.result(WAIT_S)
     pool.close()
+
+
+def test_a_scorer_that_hangs_is_started_again(make_pool: Callable[..., ScorerPool]) -> None:
+    pool = make_pool(2, pack_timeout_s=0.3)
+    batcher = serve(pool.load("model"))
+    wait_until(lambda: pool.num_up == 2)
+    InProcess.hangs.release()
+    assert score(batcher, *range(20)) == list(range(20))
+    wait_until(lambda: sorted(scorer.restarts for scorer in pool.describe(0)) == [0, 1])
+    wait_until(lambda: pool.num_up == 2)
+    InProcess.hang_ends.set()
 
 
 def test_scorers_are_added_and_removed(make_pool: Callable[..., ScorerPool]) -> None:

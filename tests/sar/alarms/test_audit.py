@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.sar.alarms.conftest import MakeStream
 
 ROOT = Path(__file__).parents[3]
-ATTACK = "</script><img src=x onerror=alert(1)>\"'&"
+ATTACK = "`</script>`<img src=x onerror=alert(1)>\"'&"
 
 
 def capture_audit(log: Path) -> str:
@@ -132,7 +132,7 @@ def test_the_files_of_several_servers_are_merged_by_time(
 
 def test_the_page_shows_what_fired(stream: MakeStream) -> None:
     decisions = [*stream(128), *stream(128, template_mismatch=True, policy_version="v<2>")]
-    page = Page(render(audit(decisions, window=64), "runs/a"))
+    page = Page(render({"runs/a": audit(decisions, window=64)}))
     assert "Audit of runs/a" in page.text
     assert "First at rollout 144: prompts with another template" in page.text
     assert "v<2>" in page.text
@@ -140,9 +140,39 @@ def test_the_page_shows_what_fired(stream: MakeStream) -> None:
     assert tags.count("tr") == 1 + len(ALARMS)
     # Two alarms have no values here: there is one version only, and too few groups.
     assert tags.count("polyline") == tags.count("svg") == len(ALARMS) - 2
-    targets = {attributes["id"] for tag, attributes in page.elements if tag == "h2"}
+    targets = {attributes["id"] for tag, attributes in page.elements if tag == "h3"}
     links = [str(attributes["href"]) for tag, attributes in page.elements if tag == "a"]
     assert {link.removeprefix("#") for link in links} == targets
+
+
+def test_charts_have_numbers_at_the_ends_of_their_axes(stream: MakeStream) -> None:
+    decisions = [
+        *stream(128, policy_version=10),
+        *stream(128, policy_version=20, num_response_tokens=4, correctness=0.0),
+    ]
+    html = render({"runs/a": audit(decisions, window=64)})
+    (chart,) = re.findall(r'<h3 id="[^"]*-length_collapse">.*?<svg.*?</svg>', html, re.DOTALL)
+    # The ratio of lengths is 1 at first and 4/9 at the end; the axis begins at 0.
+    assert re.findall(r"<text[^>]*>([^<]*)</text>", chart) == [
+        "1",
+        "0",
+        "rollout 1, policy version 10",
+        "rollout 256, policy version 20",
+        "threshold 0.6",
+    ]
+    (line,) = re.findall(r'<polyline points="([^"]*)"', chart)
+    points = [tuple(map(float, point.split(","))) for point in line.split()]
+    # The frame: x from 52 to 712, y from 108 up to 8.
+    assert points[0][1] == 8
+    assert points[-1] == pytest.approx((712, 108 - 100 * 4 / 9), abs=0.1)
+
+
+def test_backticks_are_code(stream: MakeStream) -> None:
+    html = render({"a": audit(stream(192), window=64)})
+    body = html.partition("</style>")[2]
+    assert "`" not in body
+    assert "<code>policy_version</code>" in body
+    assert "<code>timeout</code>" in body
 
 
 def test_the_page_loads_and_runs_nothing(stream: MakeStream) -> None:
@@ -153,7 +183,7 @@ def test_the_page_loads_and_runs_nothing(stream: MakeStream) -> None:
     ]
     found = audit(decisions, window=64)
     assert found.has_fired
-    html = render(found, ATTACK)
+    html = render({ATTACK: found})
     page = Page(html)
     tags = {tag for tag, _ in page.elements}
     assert not tags & {"script", "img", "link", "iframe", "object", "form", "base"}
@@ -164,8 +194,26 @@ def test_the_page_loads_and_runs_nothing(stream: MakeStream) -> None:
     assert policy == "default-src 'none'; style-src 'unsafe-inline'"
 
 
+def test_the_page_of_several_logs_has_a_section_for_each(stream: MakeStream) -> None:
+    silent = audit(stream(192), window=64)
+    rang = audit([*stream(128), *stream(128, template_mismatch=True)], window=64)
+    html = render({"runs/a": silent, f"runs/{ATTACK}": rang})
+    page = Page(html)
+    ids = [str(attributes["id"]) for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids)) == 2 * (1 + len(ALARMS))
+    links = {str(attributes["href"]) for tag, attributes in page.elements if tag == "a"}
+    assert links == {f"#{one}" for one in ids}
+    first, second = html.split('<section id="log-')[1:]
+    assert "no alarm fired" in first.lower()
+    assert "first alarm: template_mismatch at rollout 144" not in first.lower()
+    assert "first alarm: template_mismatch at rollout 144" in second.lower()
+    assert "Audit of 2 logs" in page.text
+    assert "runs/a192no alarm fired" in page.text
+    assert not {tag for tag, _ in page.elements} & {"script", "img"}
+
+
 def test_a_short_log_says_so(stream: MakeStream) -> None:
-    page = Page(render(audit(stream(64), window=64), "a"))
+    page = Page(render({"a": audit(stream(64), window=64)}))
     assert "too short to compare with its start: that takes 128 rollouts" in page.text
     assert "cannot be told" in page.text
 

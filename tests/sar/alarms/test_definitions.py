@@ -41,9 +41,36 @@ def test_names_are_unique_and_texts_whole() -> None:
         assert re.fullmatch(r"[a-z_]+", alarm.name)
         for text in (alarm.definition, alarm.reason):
             assert text.endswith("."), alarm.name
+        assert alarm.definition.startswith(alarm.meaning)
+        assert re.fullmatch(r"[A-Z][^`]{30,}\.", alarm.meaning), alarm.name
         assert alarm.is_beyond(alarm.threshold)
         assert not alarm.is_beyond(alarm.clear)
         assert alarm.is_clear(alarm.clear)
+
+
+@pytest.mark.parametrize(
+    ("levels", "fires"),
+    [
+        ([0.9, 0.9, 0.9, 0.5], True),
+        ([0.5, 0.95, 0.95, 0.6], True),  # above its start, and far below its best
+        ([0.9, 0.9, 0.9, 0.78], False),
+        ([0.2, 0.5, 0.8, 0.95], False),
+    ],
+    ids=["falls", "rises, then falls", "dips", "rises"],
+)
+def test_correctness_is_compared_with_its_best(
+    levels: list[float], fires: bool, stream: MakeStream, watch: Watch
+) -> None:
+    rng = random.Random(2)
+    right = [float(rng.random() < levels[number // 256]) for number in range(1024)]
+    states, changes = watch(stream(1024, correctness=lambda number: right[number]), window=128)
+    assert (states["correctness_falls"].num_fired > 0) == fires
+    means = [sum(right[end - 128 : end]) / 128 for end in range(128, 1025, 16)]
+    best = max(means[:-8])  # the last window, of 8 blocks, overlaps the 7 before it
+    assert states["correctness_falls"].value == pytest.approx(max(0.0, best - means[-1]))
+    if fires:
+        first = next(rollout for rollout, name, _ in changes if name == "correctness_falls")
+        assert 768 < first <= 768 + 128
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from tests.sar.alarms.conftest import MakeStream, Watch
 
 AGAINST_START = {"length_collapse", "term_rises", "no_answer", "repetition", "saturation"} | {
-    "term_over_correctness"
+    "term_over_correctness",
+    "correctness_falls",
 }
 
 
@@ -117,6 +118,35 @@ def test_an_alarm_ends_a_window_after_its_cause(stream: MakeStream, watch: Watch
     assert (state.num_fired, state.first and state.first.rollout) == (1, 144)
     assert state.since
     assert state.since.rollout == ends[0]
+
+
+def test_rings_name_their_first_window_and_their_end(stream: MakeStream, watch: Watch) -> None:
+    decisions = [
+        *stream(128),
+        *stream(64, first=128, template_mismatch=True),
+        *stream(256, first=192),
+        *stream(128, first=448, template_mismatch=True, policy_version=3),
+    ]
+    states, changes = watch(decisions)
+    own = [rollout for rollout, name, _ in changes if name == "template_mismatch"]
+    over, still = states["template_mismatch"].rings
+    assert [over.begin.rollout, over.end and over.end.rollout, still.begin.rollout] == own
+    assert still.end is None
+    # The window at whose end the alarm began has 64 rollouts.
+    assert [one.begin.rollout - one.start.rollout + 1 for one in (over, still)] == [64, 64]
+    shown = still.to_json()
+    assert shown["start"] == decisions[still.start.rollout - 1].time
+    assert (shown["policy_version"], shown["end"]) == (3, None)
+
+
+def test_few_rings_are_remembered(stream: MakeStream, watch: Watch) -> None:
+    states, _ = watch(
+        stream(4096, template_mismatch=lambda number: number // 64 % 2 == 0), window=16
+    )
+    state = states["template_mismatch"]
+    assert state.num_fired == 32
+    assert len(state.rings) == 20
+    assert state.rings[-1].begin.rollout > 4096 - 128
 
 
 def test_a_collapse_is_over_once_answers_are_right_again(stream: MakeStream, watch: Watch) -> None:

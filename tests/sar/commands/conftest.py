@@ -79,6 +79,7 @@ def write_log() -> WriteLog:
     """Writes a reward log of these decisions; returns its path."""
 
     def write(path: Path, decisions: Sequence[Decision]) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(d.to_json() + "\n" for d in decisions), encoding="utf-8")
         return path
 

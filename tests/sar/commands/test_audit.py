@@ -78,9 +78,13 @@ def test_a_log_with_a_collapse(run_audit: Audit, collapsed: Path, tmp_path: Path
     assert row == ["length_collapse", "once", "136", "10", "2026-02-03T04:05:06.007"]
     assert "mean response length 100.0 -> 4.0 tokens" in output
     assert "first alarm: length_collapse at rollout 136, policy version 10" in output
-    document = json.loads(file.read_text())
+    (document,) = json.loads(file.read_text())["runs"]
+    assert document["log"] == str(collapsed)
     assert document["num_rollouts"] == 192
-    assert [one["name"] for one in document["alarms"] if one["fired"]] == ["length_collapse"]
+    assert [one["name"] for one in document["alarms"] if one["fired"]] == [
+        "length_collapse",
+        "correctness_falls",
+    ]
     assert "<polyline" in html.read_text()
     for path in (html, file):
         assert path.stat().st_mode & 0o777 == 0o600
@@ -89,6 +93,59 @@ def test_a_log_with_a_collapse(run_audit: Audit, collapsed: Path, tmp_path: Path
 def test_a_file_is_a_log_too(run_audit: Audit, collapsed: Path) -> None:
     (file,) = collapsed.iterdir()
     assert run_audit(file, "--window", "64")[0] == 1
+
+
+def test_several_logs_are_audited_each_on_its_own(
+    run_audit: Audit, healthy: Path, collapsed: Path, tmp_path: Path
+) -> None:
+    html, file = tmp_path / "a.html", tmp_path / "a.json"
+    status, output, errors = run_audit(
+        healthy, collapsed, "--window", 64, "--output", html, "--json", file
+    )
+    assert (status, errors) == (1, "")
+    alone = [run_audit(log, "--window", 64)[1] for log in (healthy, collapsed)]
+    assert output == f"{healthy}\n\n{alone[0]}\n\n{collapsed}\n\n{alone[1]}\n\n"
+    runs = json.loads(file.read_text())["runs"]
+    assert [(run["log"], run["num_rollouts"]) for run in runs] == [
+        (str(healthy), 128),
+        (str(collapsed), 192),
+    ]
+    assert [any(alarm["fired"] for alarm in run["alarms"]) for run in runs] == [False, True]
+    assert html.read_text().count("<section") == 2
+    assert run_audit(healthy, healthy, "--window", 64) == (0, alone[0], "")
+
+
+def test_files_of_one_run_are_one_log(
+    run_audit: Audit, healthy: Path, collapsed: Path, tmp_path: Path
+) -> None:
+    files = sorted(healthy.iterdir())
+    _, whole, _ = run_audit(healthy, "--window", 64)
+    for given in (files, files[::-1], [healthy, files[0]]):
+        assert run_audit(*given, "--window", 64) == (0, whole, "")
+    # Copies under names of the user's own are logs of their own, also side by side.
+    copies = [tmp_path / "first.jsonl", tmp_path / "second.jsonl"]
+    for copy, log in zip(copies, (files[0], next(collapsed.iterdir())), strict=True):
+        copy.write_bytes(log.read_bytes())
+    status, output, _ = run_audit(*copies, "--window", 64)
+    assert status == 1
+    lines = output.splitlines()
+    assert [line for line in lines if line.endswith("; windows of 64")] == [
+        "64 rollouts; windows of 64",
+        "192 rollouts; windows of 64",
+    ]
+    assert all(str(copy) in lines for copy in copies)
+
+
+def test_one_log_that_cannot_be_read_is_an_error_for_all(
+    run_audit: Audit, healthy: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("{}\n")
+    html = tmp_path / "a.html"
+    status, output, errors = run_audit(healthy, broken, "--output", html)
+    assert (status, output) == (2, "")
+    assert errors.startswith(f"error: {broken}:1: not a decision: ")
+    assert not html.exists()
 
 
 def test_a_short_log_is_no_error(run_audit: Audit, healthy: Path) -> None:

@@ -172,6 +172,7 @@ def test_a_server_with_other_prompts_is_an_error(probe: Probe, server: Any) -> N
     assert "another chat template or system prompt" in errors.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_key_comes_from_the_environment_or_the_url(
     probe: Probe,
     start_server: Callable[..., Any],
@@ -201,6 +202,7 @@ def test_a_key_comes_from_the_environment_or_the_url(
     assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_compares_groups_is_refused(
     probe: Probe, start_server: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -245,6 +247,16 @@ def test_the_documentation_has_the_tables_of_both_models() -> None:
         rows = re.findall(r"^\| \**`(\w+)`", block.partition("<!-- End")[0], re.MULTILINE)
         assert set(rows) == known
         assert rows.count("honest") == rows.count("honest_but_wrong") == 2
+
+
+def test_each_percentage_says_what_of(probe: Probe) -> None:
+    _, output, _ = probe("--num-problems", "3", "--reward", "default")
+    tables, _, findings = output.rpartition("\n\n")
+    assert "wins: share of problems on which the attack earns more" in tables
+    lines = [line for line in findings.splitlines() if "%" in line]
+    assert lines
+    assert all(re.search(r"\(on \d+% of problems\)|on \d+% of problems;", one) for one in lines)
+    assert "note   truncated earns" in findings
 
 
 def test_a_page_without_the_marker_is_an_error(probe: Probe, tmp_path: Path) -> None:

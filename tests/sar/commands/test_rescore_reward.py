@@ -255,6 +255,7 @@ def test_a_term_that_fails_is_one_line_that_names_its_place(
     assert list(output.parent.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_log_or_its_groups(
     decision: Callable[..., Decision], tmp_path: Path, reward_file: Callable[[str], Path]
 ) -> None:

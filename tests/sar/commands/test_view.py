@@ -21,6 +21,7 @@ from sar.__main__ import main
 from sar.alarms.audit import audit, read_decisions
 from sar.decision import Decision
 from sar.grading.verdict import Reason
+from sar.rescore import RescoreError
 from sar.view.log_alarms import LogAlarms
 
 ROOT = Path(__file__).parents[3]
@@ -84,16 +85,22 @@ def test_the_alarms_of_a_log_are_those_of_the_audit(
     found = audit(read_decisions(files, on_torn=print)).findings
     assert rings == {one.state.alarm.name for one in found if one.state.state == "alarm"}
     assert "grader_bombs" in rings
+    with (tmp_path / "b.jsonl").open("a") as log:
+        log.write("no decision\n" * 200_000)
+    with pytest.raises(RescoreError, match=r"b\.jsonl"):
+        alarms.update()
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["missing"], 1, "missing: no such file or folder"),
-        (["."], 1, "no .jsonl file in it"),
-        (["notes.md"], 1, "notes.md: not a reward log: "),
+        (["missing"], 2, "missing: no such file or folder"),
+        (["."], 2, "no .jsonl file in it"),
+        (["runs"], 2, "runs: no .jsonl file in it; did you mean runs/a/rewards, runs/b/rewards?"),
+        (["runs/a"], 2, "runs/a: no reward log in it; did you mean runs/a/rewards?"),
+        (["notes.md"], 2, "notes.md: not a reward log: "),
         (["a.jsonl", "--port", "99999"], 2, "'99999' is not a whole number from 0 to 65535"),
-        (["a.jsonl", "--host", "no.such.host.invalid"], 1, "no.such.host.invalid"),
+        (["a.jsonl", "--host", "no.such.host.invalid"], 2, "no.such.host.invalid"),
         ([], 2, "LOG"),
     ],
 )
@@ -110,6 +117,9 @@ def test_a_mistake_is_one_line(
     if arguments[:1] == ["a.jsonl"]:
         write_log(tmp_path / "a.jsonl", [decision()])
     (tmp_path / "notes.md").write_text("# Notes\n")
+    for name in "ab":
+        write_log(tmp_path / "runs" / name / "rewards" / "rewards-1-1-00001.jsonl", [decision()])
+    (tmp_path / "runs" / "a" / "steps.jsonl").write_text('{"step": 1}\n')
     monkeypatch.chdir(tmp_path)
     try:
         found = main(["view", *arguments])
@@ -117,6 +127,30 @@ def test_a_mistake_is_one_line(
         found = int(str(exit_.code))
     assert found == status
     assert message in capsys.readouterr().err.strip().split("\n")[-1]
+
+
+def test_view_and_audit_refuse_the_same_mistake_alike(
+    decision: Callable[..., Decision],
+    write_log: Callable[[Path, Sequence[Decision]], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    write_log(run / "rewards" / "mine.jsonl", [decision()])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "steps.jsonl").write_text('{"step": 1}\n')
+    for name in ("run", "empty", "other", "none", "none.jsonl"):
+        statuses, errors = [], []
+        for command in ("view", "audit"):
+            statuses.append(main([command, str(tmp_path / name)]))
+            errors.append(capsys.readouterr().err)
+        assert statuses == [2, 2], name
+        assert errors[0] == errors[1]
+        assert errors[0].count("\n") == 1
+        if name == "run":
+            assert errors[0].endswith(f"did you mean {run / 'rewards'}?\n")
+    assert not list(tmp_path.rglob("*.sqlite"))
 
 
 def test_a_port_that_is_taken(
@@ -128,5 +162,5 @@ def test_a_port_that_is_taken(
     log = write_log(tmp_path / "a.jsonl", [decision()])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert main(["view", str(log), "--port", str(port)]) == 1
+        assert main(["view", str(log), "--port", str(port)]) == 2
     assert f"127.0.0.1:{port}" in capsys.readouterr().err

@@ -313,6 +313,7 @@ def test_text_from_right_to_left(browser: Any, tmp_path: Path) -> None:
     shown.page.close()
 
 
+@pytest.mark.slow
 def test_a_response_of_100_000_characters(browser: Any, tmp_path: Path) -> None:
     response = ("So 12 + 7 = 19 中😀 and on. " * 5000)[:100_000]
     explanation = explain(response, length=3)

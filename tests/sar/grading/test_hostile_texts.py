@@ -152,6 +152,7 @@ def test_any_python_string_can_be_graded(graders: GraderPool) -> None:
         assert graders.grade(f"{text}\nAnswer: 5", MATH).reason is Reason.CORRECT, ascii(text)
 
 
+@pytest.mark.slow
 def test_a_hostile_label_and_a_hostile_response_are_a_verdict(graders: GraderPool) -> None:
     bomb = parse_label(BOMB.removeprefix("\\boxed{").removesuffix("}"))
     verdict = graders.grade("{" * 30_000_000, bomb)

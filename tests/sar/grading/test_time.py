@@ -89,6 +89,7 @@ def test_a_process_without_cpu_time_is_tried_again_and_then_an_error(
     assert pool.grade("use 0.01|5", LABEL).reason is Reason.CORRECT
 
 
+@pytest.mark.slow
 def test_what_needs_more_than_a_slice_is_right_all_the_same(stand_in_pool: MakePool) -> None:
     pool = stand_in_pool(1, 3.0)
     for cost_s in (0.01, 0.1, 0.5, 1.5):

@@ -245,6 +245,7 @@ def test_a_terminals_signals_do_not_reach_it(
         assert os.getpgid(pid) != os.getpgid(0)
 
 
+@pytest.mark.slow
 def test_a_server_whose_vllm_does_not_start_again_exits_with_1(
     model: Path, bundled_model_path: Path, start_server: Callable[..., Any]
 ) -> None:

@@ -76,6 +76,7 @@ def test_any_text_has_a_value(prompt: str, response: str) -> None:
     check_all_finite(prompt, response)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LONG)
 def test_a_million_characters_have_a_value(kind: str) -> None:
     scores = check_all_finite(LONG[kind], LONG[kind])

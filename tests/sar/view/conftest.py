@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from sar.decision import Decision
 from sar.grading.verdict import Reason
 from sar.view.dashboard import Dashboard
+from sar.view.http_server import ViewServer
+from sar.view.log_index import LogIndex
 from sar.view.source import Source
+
+if TYPE_CHECKING:
+    from tests.conftest import Tab
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 MakeDecision = Callable[..., Decision]
 Ask = Callable[..., Any]
+OpenTab = Callable[..., "Tab"]
+Show = Callable[..., "tuple[Tab, LogIndex, Path]"]
 
 
 @pytest.fixture(scope="session")
@@ -94,3 +102,39 @@ def ask() -> Ask:
         return json.loads(Dashboard(source).answer(name, texts))
 
     return answer
+
+
+@pytest.fixture
+def show(open_tab: OpenTab, tmp_path: Path, write_log: Any) -> Iterator[Show]:
+    """Shows a log of these decisions; gives the page, the index and the log file."""
+    servers: list[ViewServer] = []
+    indexes: list[LogIndex] = []
+
+    def open_(
+        decisions: list[Decision],
+        alarms: list[Any] | None = None,
+        explains: bool = False,
+        scorers: list[Any] | None = None,
+        **options: Any,
+    ) -> tuple[Tab, LogIndex, Path]:
+        log = write_log(tmp_path / "log" / "a.jsonl", decisions)
+        index = LogIndex(log.parent)
+        indexes.append(index)
+        index.update()
+        dashboard = Dashboard(
+            index, lambda: alarms or [], lambda: scorers or [], can_explain=explains
+        )
+        server = ViewServer(dashboard, "127.0.0.1", 0)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        tab = open_tab(server.url, **options)
+        if decisions:
+            tab.page.wait_for_selector("#rows tr")
+        return tab, index, log
+
+    yield open_
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+    for index in indexes:
+        index.close()

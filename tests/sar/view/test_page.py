@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sar.decision import Decision
 from sar.grading.verdict import Reason
 from sar.view.dashboard import Dashboard
 from sar.view.http_server import ViewServer
@@ -36,48 +34,12 @@ HOSTILE = {
 }
 
 
-@pytest.fixture
-def show(open_tab: OpenTab, tmp_path: Path, write_log: Any) -> Iterator[Show]:
-    """Shows a log of these decisions; gives the page, the index and the log file."""
-    servers: list[ViewServer] = []
-    indexes: list[LogIndex] = []
-
-    def open_(
-        decisions: list[Decision],
-        alarms: list[Any] | None = None,
-        explains: bool = False,
-        scorers: list[Any] | None = None,
-        **options: Any,
-    ) -> tuple[Tab, LogIndex, Path]:
-        log = write_log(tmp_path / "log" / "a.jsonl", decisions)
-        index = LogIndex(log.parent)
-        indexes.append(index)
-        index.update()
-        dashboard = Dashboard(
-            index, lambda: alarms or [], lambda: scorers or [], can_explain=explains
-        )
-        server = ViewServer(dashboard, "127.0.0.1", 0)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        tab = open_tab(server.url, **options)
-        if decisions:
-            tab.page.wait_for_selector("#rows tr")
-        return tab, index, log
-
-    yield open_
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-    for index in indexes:
-        index.close()
-
-
 def test_it_loads_without_complaints_and_from_nowhere_else(show: Show, make_run: Any) -> None:
     tab, _, log = show(make_run(300))
     page = tab.page
     page.wait_for_selector("#points .uplot")
     titles = page.locator("#charts h2").all_inner_texts()
-    assert titles[:4] == ["Reward", "Correctness", "SAR", "Response length"]
+    assert titles[:4] == ["Reward", "Correctness", "SAR (not paid)", "Response length"]
     assert titles[-2:] == ["Term verdict", "Term short"]
     assert "300 rollouts" in page.inner_text("#facts")
     assert page.inner_text("#title") == str(log.parent)
@@ -125,7 +87,8 @@ def test_a_row_and_a_point_open_their_rollouts(show: Show, rollout: Any) -> None
     tab.wait("document.querySelector('#response')?.textContent === 'short'")
     assert page.inner_text("#rollout-title") == "Rollout 1"
     assert page.inner_text("#prompt") == "A?"
-    page.click("#next")
+    assert page.is_disabled("#next")  # it is the last of the table
+    page.click("#previous")
     tab.wait("document.querySelector('#response')?.textContent === 'long'")
     page.keyboard.press("Escape")
     assert not page.is_visible("#rollout")
@@ -133,6 +96,40 @@ def test_a_row_and_a_point_open_their_rollouts(show: Show, rollout: Any) -> None
     page.mouse.click(box["x"] + 3, box["y"] + box["height"] * 0.06)
     tab.wait("document.querySelector('#response')?.textContent === 'short'")
     assert page.url.endswith("#rollout=1")
+    tab.check()
+
+
+def test_arrow_keys_follow_the_table(show: Show, make_run: Any) -> None:
+    run = make_run(60)
+    tab, _, _ = show(run)
+    page = tab.page
+    page.select_option("#kind", "worst")
+    order = sorted(range(1, 61), key=lambda n: (run[n - 1].reward, -n))
+    tab.wait(f"document.querySelector('#rows a').textContent === '{order[0]}'")
+
+    def wait_for(number: int) -> None:
+        tab.wait(f"document.querySelector('#rollout-title').textContent === 'Rollout {number}'")
+
+    page.click("#rows tr >> nth=1")
+    wait_for(order[1])
+    for key, place in (("Right", 2), ("Right", 3), ("Left", 2), ("Left", 1), ("Left", 0)):
+        page.keyboard.press(f"Arrow{key}")
+        wait_for(order[place])
+    assert page.is_disabled("#previous")
+    page.keyboard.press("ArrowLeft")  # there is none before it
+    # The table may change meanwhile; the keys follow the one that was clicked.
+    page.eval_on_selector(
+        "#kind", "one => { one.value = 'best'; one.dispatchEvent(new Event('change')) }"
+    )
+    tab.wait(f"document.querySelector('#rows a').textContent !== '{order[0]}'")
+    page.keyboard.press("ArrowRight")
+    wait_for(order[1])
+    # Opened by its address, a rollout's neighbours are those of the log.
+    page.keyboard.press("Escape")
+    page.evaluate("location.hash = 'rollout=30'")
+    wait_for(30)
+    page.keyboard.press("ArrowRight")
+    wait_for(31)
     tab.check()
 
 
@@ -267,36 +264,6 @@ def test_light_and_dark(show: Show, make_run: Any) -> None:
     tab.check()
 
 
-def test_alarms_are_a_strip(show: Show, make_run: Any) -> None:
-    alarms = [
-        {"name": "a", "title": "Length collapse", "state": "alarm", "since": "2026-11-01T00:00:00Z",
-         "rollout": 2880, "policy_version": 12,
-         "value": 12.5, "threshold": 20.0, "message": "Responses have 12 tokens."},
-        {"name": "b", "title": "Repetition", "state": "ok", "since": "2026-11-01T12:00:00Z",
-         "rollout": 500, "policy_version": None,
-         "value": 0.25, "threshold": 0.5, "message": ""},
-        {"name": "c", "title": "Lag", "state": "unknown", "since": None, "value": None,
-         "threshold": None, "message": None},
-    ]  # fmt: skip
-    tab, _, _ = show(make_run(20), alarms=alarms)
-    page = tab.page
-    assert page.locator(".alarm summary").all_inner_texts() == [
-        "⚠ Length collapse",
-        "✓ Repetition",
-        "? Lag",
-    ]
-    page.click(".alarm summary >> nth=0")
-    assert "Responses have 12 tokens." in page.inner_text(".alarm >> nth=0")
-    page.wait_for_timeout(2500)  # an update leaves it open
-    facts = page.inner_text(".alarm >> nth=0")
-    assert re.search(r"value 12.5, threshold 20, rings since .*2026", facts)
-    assert "(rollout 2,880, policy version 12)" in facts
-    page.click(".alarm summary >> nth=1")
-    facts = page.inner_text(".alarm >> nth=1")
-    assert re.search(r"threshold 0.5, rang until .*2026.* \(rollout 500\)", facts)
-    tab.check()
-
-
 def test_scorers_are_a_table(show: Show, make_run: Any) -> None:
     text = "<img src=x onerror='window.hacked = 1'>"
     scorers = [
@@ -405,6 +372,7 @@ def test_training_and_evaluation_are_apart(show: Show, rollout: Any) -> None:
     tab.check()
 
 
+@pytest.mark.slow
 def test_the_page_says_when_the_server_is_gone(
     open_tab: OpenTab, make_run: Any, write_log: Any, tmp_path: Path
 ) -> None:

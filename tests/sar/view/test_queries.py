@@ -312,3 +312,24 @@ def test_versions_that_are_no_numbers_are_labels(
     answer = ask(live, "series", by="version")
     assert answer["labels"] == ["" if v is None else str(v) for v in versions]
     assert [band["version"] for band in answer["bands"]] == answer["labels"]
+
+
+@pytest.mark.parametrize(
+    ("terms", "pays"),
+    [
+        (lambda _: {"correctness": 1.0, "sar": 0.0}, True),
+        (lambda sar: {"correctness": 1.0, "mine": sar}, True),  # `name = "mine"`
+        (lambda sar: {"correctness": 1.0, "mine": sar if sar > 0.3 else 0.0}, True),  # `only_if`
+        (lambda sar: {"correctness": 1.0, "mine": 1 - sar}, False),
+        (lambda _: {"correctness": 1.0, "overlong": 0.0}, False),
+    ],
+)
+def test_sar_is_paid_where_a_term_is_sar(
+    terms: Callable[[float], dict[str, float]], pays: bool, rollout: Any, ask: Any
+) -> None:
+    live = LiveIndex(100)
+    assert ask(live, "status")["pays_sar"] is None
+    values = [n / 10 for n in range(8)]
+    live.add([rollout(n, sar=sar, sar_weight=0, terms=terms(sar)) for n, sar in enumerate(values)])
+    live.add([rollout(9, mode="eval", terms={"correctness": 0.0})])
+    assert ask(live, "status")["pays_sar"] is pays
