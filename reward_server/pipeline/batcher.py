@@ -264,7 +264,8 @@ class Batcher:
         except ScorerLost:
             self._put_back(jobs)
             raise
-        except Exception as error:  # noqa: BLE001  the jobs' futures get any error
+        # Also what is no Exception, such as a panic in Rust: the thread must go on.
+        except BaseException as error:  # noqa: BLE001  the jobs' futures get any error
             failure = error
         end_s = time.monotonic()
         self.counters.add_batch(sequences, start_s, end_s)
@@ -283,7 +284,7 @@ class Batcher:
                 self._blame(job.failed_on)
 
     def _recover(
-        self, worker: Worker, jobs: Sequence[Job], failure: Exception, *, is_retry: bool
+        self, worker: Worker, jobs: Sequence[Job], failure: BaseException, *, is_retry: bool
     ) -> None:
         """Scores each job alone after a failure, and a job that fails alone once more: if there is
         another scorer, there.
@@ -360,7 +361,7 @@ class Batcher:
                 self._queue.behind.appendleft(job)
                 self._changed.notify()
             raise
-        except Exception as error:  # noqa: BLE001  the job's future gets any error
+        except BaseException as error:  # noqa: BLE001  see `_score`
             reason = one_line(error)
             _log.error("scoring a rollout for /explain failed: %s", reason)
             traceback.clear_frames(error.__traceback__)

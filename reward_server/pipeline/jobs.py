@@ -70,6 +70,7 @@ class JobQueue:
         self._buckets: dict[int, _Bucket] = {}
         self._num_bucket_tokens = 0
         self._alone: deque[Job] = deque()
+        self._looked_at_s = 0.0
         self.behind: deque[Job] = deque()
         """Jobs that are taken one at a time, and only while no other waits."""
 
@@ -97,10 +98,10 @@ class JobQueue:
 
     @property
     def pause_s(self) -> float | None:
-        """Seconds until a job may be tried again that may not yet; None if there is none."""
-        now_s = time.monotonic()
-        pauses = (job.not_before_s - now_s for job in self._alone if job.not_before_s > now_s)
-        return min(pauses, default=None)
+        """Seconds until a job may be tried that could not be when `has_batch_for` looked; 0 if its
+        time has come since then. None: there is no such job."""
+        times_s = [job.not_before_s for job in self._alone if job.not_before_s > self._looked_at_s]
+        return max(0.0, min(times_s) - time.monotonic()) if times_s else None
 
     def take(self, worker: object, *, is_only: bool, num_sharing: float = 1.0) -> list[Job]:
         """The next batch of a worker.
@@ -125,9 +126,9 @@ class JobQueue:
         return jobs
 
     def _find_alone(self, worker: object, is_only: bool) -> int | None:
-        now_s = time.monotonic() if self._alone else 0.0
+        self._looked_at_s = time.monotonic() if self._alone else 0.0
         for index, job in enumerate(self._alone):
-            if job.not_before_s <= now_s and (is_only or job.failed_on is not worker):
+            if job.not_before_s <= self._looked_at_s and (is_only or job.failed_on is not worker):
                 return index
         return None
 

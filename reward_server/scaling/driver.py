@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
@@ -121,6 +122,11 @@ def _receive(connection: Connection[Any, Any], received: SimpleQueue[Any]) -> No
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    status = 1
+    try:
+        main(int(sys.argv[1]))
+        status = 0
+    except BaseException:  # noqa: BLE001  the server starts this process again
+        traceback.print_exc()
     sys.stdout.flush()
-    os._exit(0)  # threads of Ray's may still run
+    os._exit(status)  # Ray's threads, or ours that wait for Ray, may still run

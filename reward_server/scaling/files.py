@@ -87,11 +87,15 @@ def write_files(parts: Parts, get: Callable[[Any], bytes], name: str) -> Path:
         name: of the folder; messages of libraries name it.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}_")) / name
-    folder.mkdir()
-    for file, its_parts in parts:
-        with (folder / Path(file).name).open("wb") as opened:
-            for part in its_parts:
-                opened.write(get(part))
+    try:
+        folder.mkdir()
+        for file, its_parts in parts:
+            with (folder / Path(file).name).open("wb") as opened:
+                for part in its_parts:
+                    opened.write(get(part))
+    except BaseException:  # a full disk would stay full
+        remove_written(folder)
+        raise
     return folder
 
 

@@ -23,6 +23,7 @@ from sar.errors import MAX_MESSAGE_CHARS, one_line
 # A scorer that ran for less than this is started again only after a pause, which grows.
 _SOON_S = 30.0
 _MAX_PAUSE_S = 30.0
+_MAX_DOUBLINGS = 10
 _GROUPS_OF = {"score": "score", "load": "load", "unload": "load", "has_room": "load"}
 
 
@@ -89,6 +90,8 @@ class Fleet:
             self._send(CallLost(call.number, "the scorer was removed"))
         elif call.method == "load" and self._options.weights == "sent":
             self._reading.submit(self._read_and_load, scorer, call)
+        elif call.method == "unload" and self._options.weights == "sent":  # not before its load
+            self._reading.submit(self._post, lambda: self._call(scorer, call))
         else:
             self._call(scorer, call)
 
@@ -115,7 +118,13 @@ class Fleet:
         if scorer.run != call.run or not scorer.is_running:
             self._send(CallLost(call.number, "the scorer has ended"))
             return
-        result = scorer.methods[call.method](*call.arguments)
+        try:
+            result = scorer.methods[call.method](*call.arguments)
+        except Exception as error:  # noqa: BLE001  Ray has no memory left for the arguments, say
+            reason = one_line(error, MAX_MESSAGE_CHARS)
+            self._send(CallLost(call.number, reason))
+            self._lose(scorer, call.run, reason)
+            return
         result.future().add_done_callback(lambda future: self._pass_result_on(scorer, call, future))
 
     def _pass_result_on(self, scorer: _Scorer, call: Call, future: Future[Any]) -> None:
@@ -199,7 +208,8 @@ class Fleet:
         self._send(Lost(scorer.number, run, reason))
         is_short = time.monotonic() - scorer.started_s < _SOON_S
         scorer.num_short_runs = scorer.num_short_runs + 1 if is_short else 0
-        pause_s = min(2.0 ** (scorer.num_short_runs - 2), _MAX_PAUSE_S)
+        doublings = min(scorer.num_short_runs - 2, _MAX_DOUBLINGS)  # a float overflows at 1,024
+        pause_s = min(2.0**doublings, _MAX_PAUSE_S)
         scorer.run += 1  # so that nothing of the lost run is taken for news
         if scorer.num_short_runs < 2:
             self._start(scorer)

@@ -30,6 +30,8 @@ _TICK_S = 1.0
 # A model is not loaded once a scorer has ended so many times while it loaded it.
 _MAX_ENDED = 3
 _ROOM_TIMEOUT_S = 60.0
+# A load that takes longer hangs, and all scorers would wait for it. A large model's download fits.
+_LOAD_TIMEOUT_S = 3600.0
 
 _log = logging.getLogger(__name__)
 
@@ -116,7 +118,7 @@ class Models:
     def begin_load(self, scorer: Scorer, model: Model) -> None:
         if not scorer.place or scorer.is_leaving or model.key in scorer.loading:
             return
-        scorer.loading.add(model.key)
+        scorer.loading[model.key] = time.monotonic()
         run = scorer.place.run
         future = self._shared.call(scorer, "load", model.key, model.path, model.files)
         future.add_done_callback(lambda done: self._end_load(scorer, run, model, done))
@@ -124,7 +126,8 @@ class Models:
     def _end_load(self, scorer: Scorer, run: int, model: Model, done: Future[Any]) -> None:
         with self._shared.changed:
             is_same_run = scorer.place is not None and scorer.place.run == run
-            scorer.loading.discard(model.key)
+            if is_same_run:
+                scorer.loading.pop(model.key, None)
             if error := done.exception():
                 if not isinstance(error, ConnectionLost):
                     self._note_ended(scorer, model, str(error))
@@ -238,7 +241,8 @@ class Models:
 
     def _restart(self, scorer: Scorer, run: int) -> None:
         _log.error("scorer %d fails where others do not: it is started again", scorer.number)
-        self._shared.send(RestartScorer(scorer.number, run, "it failed where others did not"))
+        with self._shared.changed:
+            self._shared.send(RestartScorer(scorer.number, run, "it failed where others did not"))
 
     def _retry_loads(self) -> None:
         while not self._shared.is_closed:
@@ -246,7 +250,20 @@ class Models:
             now_s = time.monotonic()
             with self._shared.changed:
                 for scorer in self._shared.scorers.values():
+                    self._end_hung_loads(scorer, now_s)
                     for key, refusal in scorer.refused.items():
                         # A load that is not decided yet is not tried again: all may have refused.
                         if now_s >= refusal.retry_at_s and self._shared.models[key].batcher:
                             self.begin_load(scorer, self._shared.models[key])
+
+    def _end_hung_loads(self, scorer: Scorer, now_s: float) -> None:
+        """Has a scorer that hangs in a load started again."""
+        if (
+            not scorer.place
+            or now_s - min(scorer.loading.values(), default=now_s) < _LOAD_TIMEOUT_S
+        ):
+            return
+        scorer.loading = dict.fromkeys(scorer.loading, now_s)  # said once
+        reason = f"it did not load a model within {_LOAD_TIMEOUT_S:.0f} s"
+        _log.error("scorer %d: %s: it is started again", scorer.number, reason)
+        self._shared.send(RestartScorer(scorer.number, scorer.place.run, reason))

@@ -53,7 +53,8 @@ class Scorer:
     """Where its present run is; None between runs."""
     num_restarts: int = 0
     has_started: bool = False
-    loading: set[int] = field(default_factory=set)
+    loading: dict[int, float] = field(default_factory=dict)
+    """When each load that is under way began (`time.monotonic`), by key."""
     loaded: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Facts of the models that it has loaded, by key."""
     refused: dict[int, Refusal] = field(default_factory=dict)

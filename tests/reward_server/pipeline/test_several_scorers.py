@@ -16,7 +16,7 @@ from reward_server.errors import NotReady, ScoringFailed
 from reward_server.pipeline import batcher as batcher_module
 from reward_server.pipeline.batch_counters import BatcherCounters
 from reward_server.pipeline.batcher import Batcher
-from reward_server.pipeline.jobs import Logprobs
+from reward_server.pipeline.jobs import Job, JobQueue, Logprobs
 from reward_server.pipeline.workers import ScorerLost, Worker
 from sar.scoring import TokenSequence
 
@@ -302,6 +302,42 @@ def test_a_job_that_fails_on_two_scorers_is_an_error_and_blames_none(
             batcher.submit([sequence(BAD)]).result(WAIT_S)
     assert values(batcher.submit([sequence(1)])) == [[1]]
     assert not faulty.is_set()
+
+
+def test_a_scorer_that_panics_goes_on(batcher_of: Callable[..., Batcher]) -> None:
+    """What a library in Rust raises is no Exception."""
+
+    class Panic(BaseException):
+        pass
+
+    class Panics(StandIn):
+        def response_logprobs(self, sequences: Sequence[TokenSequence]) -> Logprobs:
+            if any(BAD in s.response_ids for s in sequences):
+                raise Panic("index out of bounds")
+            return super().response_logprobs(sequences)
+
+    batcher = batcher_of(Panics())
+    for submit_job in (batcher.submit, batcher.submit_behind):
+        with pytest.raises(ScoringFailed, match="index out of bounds"):
+            submit_job([sequence(BAD)]).result(WAIT_S)
+    assert values(batcher.submit([sequence(1)])) == [[1]]
+
+
+def test_a_job_that_may_be_tried_again_in_this_moment_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its time comes after the queue was looked at, and before the pause is asked for."""
+    queue, worker = JobQueue(100), object()
+    job = Job([sequence(1)], lambda: False)
+    job.not_before_s = 50.0
+    queue.put_back([job])
+    monkeypatch.setattr(time, "monotonic", lambda: 49.9)
+    assert not queue.has_batch_for(worker, is_only=False)
+    assert queue.pause_s == pytest.approx(0.1)
+    monkeypatch.setattr(time, "monotonic", lambda: 50.1)
+    assert queue.pause_s == 0
+    assert queue.has_batch_for(worker, is_only=False)
+    assert queue.take(worker, is_only=False) == [job]
 
 
 def test_a_removed_scorer_finishes_its_pack(batcher_of: Callable[..., Batcher]) -> None:

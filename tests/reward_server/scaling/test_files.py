@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,17 @@ def test_a_folder_that_is_not_there_tells_what_to_do(folder: Path) -> None:
     shutil.rmtree(folder)
     with pytest.raises(OtherFiles, match="share the folder, or use --scorer-weights sent"):
         files.check_files(str(folder), listing)
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    parts = files.split_files(str(folder), files.list_files(str(folder)), bytes)
+    full = iter([b"{}"])
+    with pytest.raises(StopIteration):
+        files.write_files(parts, lambda _: next(full), "step5")
+    assert [one.name for one in tmp_path.iterdir()] == [folder.name]
 
 
 def test_an_id_has_no_files() -> None:

@@ -388,6 +388,25 @@ def test_a_scorer_that_hangs_is_started_again(make_pool: Callable[..., ScorerPoo
     InProcess.hang_ends.set()
 
 
+def test_a_scorer_that_hangs_while_it_loads_is_started_again(
+    make_pool: Callable[..., ScorerPool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models_module, "_LOAD_TIMEOUT_S", 0.3)
+    first, ends = iter([True]), threading.Event()
+
+    def hang_once() -> None:
+        if next(first, False):
+            ends.wait(WAIT_S)
+
+    InProcess.fails["model"] = hang_once
+    pool = make_pool(2)
+    batcher = serve(pool.load("model"))
+    assert score(batcher, *range(20)) == list(range(20))
+    wait_until(lambda: pool.num_up == 2)
+    assert sorted(scorer.restarts for scorer in pool.describe(0)) == [0, 1]
+    ends.set()
+
+
 def test_scorers_are_added_and_removed(make_pool: Callable[..., ScorerPool]) -> None:
     pool = make_pool(1)
     batcher = serve(pool.load("model"))
