@@ -303,10 +303,11 @@ def test_a_model_that_ends_each_scorer_is_refused(make_pool: Callable[..., Score
     pool = make_pool(2)
     batcher = serve(pool.load("model"))
     wait_until(lambda: pool.num_up == 2)
+    driver = Driver.started[0]  # of this test: the last of these threads outlive it
 
     def kill_all() -> None:
         for scorer in (0, 1):
-            Driver.started[0].kill(scorer)
+            driver.kill(scorer)
 
     def end() -> None:
         """Every scorer that loads it ends."""
