@@ -72,7 +72,7 @@ test: .venv/installed-dev
 
 # Slow tests mostly wait, for servers and clocks: three of them fit on two cores.
 test-all: test
-	$(PYTEST) -m "slow and not alone" $(BY_FILE) -n 3
+	$(PYTEST) -m "slow and not alone" $(BY_FILE) -n 3 $(SLOW_OPTIONS)
 	$(PYTEST) -m alone
 
 # Not in CI: it doubles the time, and its tracer now and then swallows a signal's exception. Tests in
