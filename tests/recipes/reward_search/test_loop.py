@@ -40,10 +40,8 @@ def test_a_whole_search(standin: Any, small: SearchSettings, tmp_path: Path) -> 
         f"r{number}c{place:02}" for number in (1, 2, 3) for place in (1, 2, 3, 4)
     ]
     assert {one.status for one in search.candidates} == {"screened"}
-    assert screener.trained[:2] == ["correctness-0", "sar-0"] or set(screener.trained[:2]) == {
-        "correctness-0",
-        "sar-0",
-    }
+    # With the four of the first round; two run at a time, so either may be noted first.
+    assert {"correctness-0", "sar-0"} <= set(screener.trained[:6])
     winner = find_winner(search)
     assert winner is not None
     singles = [f"{one.name}-0" for one in search.candidates]
