@@ -59,6 +59,7 @@ def test_a_whole_search(standin: Any, small: SearchSettings, tmp_path: Path) -> 
             assert all(int(name[1]) < number for name in names)
 
 
+@pytest.mark.slow
 def test_what_later_rounds_see(standin: Any, small: SearchSettings, tmp_path: Path) -> None:
     seen: dict[int, list[Past]] = {}
 
@@ -109,6 +110,7 @@ def test_a_candidate_whose_training_fails_is_left_out(
     assert "its training failed" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_an_evaluation_with_errors_counts_as_failed(
     standin: Any, small: SearchSettings, tmp_path: Path
 ) -> None:
@@ -165,7 +167,8 @@ def test_the_same_rewards_are_not_trained_twice(
     assert reasons == {"the same rewards for the probe batch as r1c01"}
 
 
-@pytest.mark.parametrize("feedback", ["ranked", pytest.param("none", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("feedback", ["ranked", "none"])
 def test_a_killed_search_goes_on(
     standin: Any, small: SearchSettings, tmp_path: Path, feedback: Any
 ) -> None:
@@ -280,6 +283,7 @@ def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
         load_search(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_budget_is_kept(standin: Any, small: SearchSettings, tmp_path: Path) -> None:
     """Runs of 0.5 s, two at a time: the rounds end early, so that the finalists still fit."""
     screener = standin.StandInScreener(tmp_path, replace(small, rounds=9), run_s=0.5)
@@ -294,6 +298,7 @@ def test_the_budget_is_kept(standin: Any, small: SearchSettings, tmp_path: Path)
     assert "The budget ended the search" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_with_more_time_other_candidates_make_the_ensembles(
     standin: Any, small: SearchSettings, tmp_path: Path
 ) -> None:

@@ -114,6 +114,7 @@ def test_what_the_report_says(standin: Any, small: SearchSettings, tmp_path: Pat
     assert len(results["pairs"]) == 15
 
 
+@pytest.mark.slow
 def test_report_and_compare_commands(
     standin: Any, small: SearchSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
