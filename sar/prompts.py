@@ -7,6 +7,7 @@ Source: Han et al., arXiv:2509.05489.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -35,24 +36,37 @@ def render_prompt(
         template_arguments: passed to the chat template, for example `enable_thinking`.
     """
 
-    def apply(*turns: tuple[str, str]) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        system = f"System: {system_prompt}\n" if system_prompt else ""
+        return f"{system}User: {question}\nAssistant: "
+    return _apply_template(tokenizer, question, system_prompt, template_arguments)[1]
+
+
+def make_messages(
+    tokenizer: Any, question: str, system_prompt: str, **template_arguments: Any
+) -> list[dict[str, str]]:
+    """The turns that `render_prompt` applies the chat template to. There must be a template."""
+    return _apply_template(tokenizer, question, system_prompt, template_arguments)[0]
+
+
+def _apply_template(
+    tokenizer: Any, question: str, system_prompt: str, template_arguments: dict[str, Any]
+) -> tuple[list[dict[str, str]], str]:
+    """The turns, and the text that the template makes of them."""
+
+    def apply(*turns: tuple[str, str]) -> tuple[list[dict[str, str]], str]:
         messages = [{"role": role, "content": content} for role, content in turns]
         rendered: str = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True, **template_arguments
         )
-        return rendered
+        return messages, rendered
 
-    if not getattr(tokenizer, "chat_template", None):
-        system = f"System: {system_prompt}\n" if system_prompt else ""
-        return f"{system}User: {question}\nAssistant: "
     if not system_prompt.strip():
         return apply(("user", question))
-    try:
-        rendered = apply(("system", system_prompt), ("user", question))
-    except TemplateError:
-        rendered = ""
-    if system_prompt.strip() in rendered:
-        return rendered
+    with suppress(TemplateError):
+        messages, rendered = apply(("system", system_prompt), ("user", question))
+        if system_prompt.strip() in rendered:
+            return messages, rendered
     return apply(("user", f"{system_prompt}\n\n{question}"))
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from sar.prompts import (
     DEFAULT_SYSTEM_PROMPT,
     empty_question_prompt,
+    make_messages,
     prompt_frame,
     render_prompt,
 )
@@ -110,3 +111,13 @@ def test_template_arguments_reach_the_template(bundled_tokenizer: Any) -> None:
         )
     finally:
         bundled_tokenizer.chat_template = plain
+
+
+@pytest.mark.parametrize("template", [RAISING, IGNORING, TRIMMING])
+@pytest.mark.parametrize("system_prompt", ["", "Be brief."])
+def test_messages_render_as_the_prompt(template: str, system_prompt: str) -> None:
+    tokenizer = tokenizer_with(template)
+    messages = make_messages(tokenizer, "2+2?", system_prompt)
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert rendered == render_prompt(tokenizer, "2+2?", system_prompt)
+    assert system_prompt in rendered
