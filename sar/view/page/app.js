@@ -219,6 +219,8 @@ function makeRow(row) {
 
 // The table that the open rollout was opened from: its numbers, in its order.
 let trail = null;
+// The number of the rollout that is open.
+let opened = null;
 
 function readHash() {
   const match = /^#rollout=(\d{1,18})$/.exec(location.hash);
@@ -232,7 +234,10 @@ function openFromHash() {
   find("next").title = trail ? "The one below it in the table (right arrow key)" : "The rollout after it (right arrow key)";
   for (const [id, by] of [["previous", -1], ["next", 1]]) find(id).disabled = findStep(by) === null;
   if (number === null) find("rollout").close();
-  else openRollout(number, status?.can_explain ?? false);
+  else {
+    opened = number;
+    openRollout(number, status?.can_explain ?? false);
+  }
 }
 
 // The rollout so many places further in the table, or in the log; null if there is none.
@@ -266,7 +271,14 @@ find("search-form").addEventListener("submit", (event) => {
   refresh();
   if (chosen.search) search();
 });
-find("close").addEventListener("click", () => find("rollout").close());
+
+function closeRollout() {
+  trail = opened = null;
+  if (location.hash) history.replaceState(null, "", location.pathname + location.search);
+  find("rollout").close();
+}
+
+find("close").addEventListener("click", closeRollout);
 find("previous").addEventListener("click", () => step(-1));
 find("next").addEventListener("click", () => step(1));
 // Of the document: a button that is disabled loses the focus to it.
@@ -278,9 +290,14 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   step(by);
 });
+// Escape. The event "close" would come a moment later, when another rollout may be open.
+find("rollout").addEventListener("cancel", (event) => {
+  event.preventDefault();
+  closeRollout();
+});
+// A browser may close a dialog without asking.
 find("rollout").addEventListener("close", () => {
-  trail = null;
-  if (location.hash) history.replaceState(null, "", location.pathname + location.search);
+  if (!find("rollout").open && readHash() === opened) closeRollout();
 });
 window.addEventListener("hashchange", openFromHash);
 window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {

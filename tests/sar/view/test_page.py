@@ -19,6 +19,8 @@ from sar.view.log_index import LogIndex
 if TYPE_CHECKING:
     from tests.conftest import Tab
 
+pytestmark = pytest.mark.slow  # a browser
+
 OpenTab = Callable[..., "Tab"]
 Show = Callable[..., "tuple[Tab, LogIndex, Path]"]
 HOSTILE = {
@@ -372,7 +374,6 @@ def test_training_and_evaluation_are_apart(show: Show, rollout: Any) -> None:
     tab.check()
 
 
-@pytest.mark.slow
 def test_the_page_says_when_the_server_is_gone(
     open_tab: OpenTab, make_run: Any, write_log: Any, tmp_path: Path
 ) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from sar.view.log_index import LogIndex
     from tests.conftest import Tab
 
+pytestmark = pytest.mark.slow  # a browser
+
 Show = Callable[..., "tuple[Tab, LogIndex, Path]"]
 
 
