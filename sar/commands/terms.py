@@ -1,8 +1,9 @@
-"""Lists the terms that a reward can be composed of, or checks a reward file.
+"""Lists the terms that a reward can be composed of, or checks a reward file or a candidate.
 
 python -m sar terms
 python -m sar terms copied overlong
 python -m sar terms --check reward.toml
+python -m sar terms --check candidate.py
 python -m sar terms --update docs/rewards.md
 """
 
@@ -36,6 +37,8 @@ def main(argv: Sequence[str]) -> int:
     from sar.terms.reward_file import RewardFileError, read_reward_file
 
     try:
+        if arguments.check and arguments.check.suffix == ".py":
+            return _check_candidate(arguments.check)
         if arguments.check:
             sys.stdout.write(_format_reward(read_reward_file(arguments.check)))
         elif arguments.update:
@@ -44,14 +47,14 @@ def main(argv: Sequence[str]) -> int:
             sys.stdout.write(_format_terms(list_terms(), arguments.name))
     except BrokenPipeError:
         raise
-    except (RewardFileError, PageError, _UnknownTermError) as error:
+    except (RewardFileError, PageError, _UsageError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
 
 
-class _UnknownTermError(ValueError):
-    """The command line names a term that does not exist."""
+class _UsageError(ValueError):
+    """What the command line names does not exist, or cannot be used here."""
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -64,7 +67,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("name", nargs="*", help="show these terms only, with all details")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument(
-        "--check", type=Path, metavar="FILE.toml", help="check a reward file, and show its sum"
+        "--check",
+        type=Path,
+        metavar="FILE",
+        help="check a reward file (.toml), and show its sum; or try a candidate (.py) on right, "
+        "wrong and hostile responses and on attacks: exit status 1 if it is rejected",
     )
     mode.add_argument(
         "--update",
@@ -78,10 +85,35 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
+def _check_candidate(path: Path) -> int:
+    """Tries a candidate as the search for rewards does."""
+    from sar.probe.scorer import ProbeError
+    from sar.terms.candidate.batch import load_batch
+    from sar.terms.candidate.errors import SandboxError
+    from sar.terms.candidate.term import read_source
+    from sar.terms.candidate.validate import Rejection, validate
+
+    try:
+        source = read_source(path)
+        batch = load_batch()
+        found = validate(source, batch)
+    except (ValueError, ProbeError, SandboxError) as error:
+        raise _UsageError(str(error)) from error
+    if isinstance(found, Rejection):
+        sys.stdout.write(f"rejected ({found.check}): {found.reason}\n")
+        return 1
+    sys.stdout.write(
+        f"accepted: over {len(batch)} responses, right ones earn {found.mean_right:.3g} and wrong "
+        f"ones {found.mean_wrong:.3g} on average; no attack earns more than honest right ones; a "
+        f"call takes {found.call_s * 1e3:.2g} ms\n"
+    )
+    return 0
+
+
 def _format_terms(terms: Sequence[TermDescription], names: Sequence[str]) -> str:
     known = [term.name for term in terms]
     if unknown := [name for name in names if name not in known]:
-        raise _UnknownTermError(f"{quote(unknown[0])} is unknown; known: {', '.join(known)}")
+        raise _UsageError(f"{quote(unknown[0])} is unknown; known: {', '.join(known)}")
     chosen = [term for term in terms if not names or term.name in names]
     formatted = ("\n".join(_format_term(term, bool(names))) for term in chosen)
     return "\n".join(f"{text}\n" for text in formatted)

@@ -71,7 +71,7 @@ def read_candidate(path: Path) -> CandidateTerm:
             line number of what is wrong in the file.
         SandboxError: the sandbox does not start.
     """
-    term = CandidateTerm(_read_text(path))
+    term = CandidateTerm(read_source(path))
     try:
         term.try_out()
     except CandidateError as error:
@@ -84,8 +84,9 @@ def make_name(term: str) -> str:
     return Path(term.removeprefix(PREFIX)).stem.lower()
 
 
-def _read_text(path: Path) -> str:
-    """
+def read_source(path: Path) -> str:
+    """The text of a candidate's file.
+
     Raises:
         ValueError: the file cannot be read.
     """

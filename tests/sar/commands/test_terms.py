@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from sar.__main__ import main
+from sar.terms.candidate.batch import load_batch
 from sar.terms.registry import TERMS
 
 ROOT = Path(__file__).parents[3]
@@ -154,7 +157,7 @@ def test_help_loads_no_library() -> None:
     shown = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert "--check FILE.toml" in shown
+    assert "--check FILE" in shown
     assert shown.splitlines()[-1] == "set()"
 
 
@@ -167,3 +170,40 @@ def test_the_list_loads_no_model_library() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert shown.splitlines()[-1] == "set()"
+
+
+@pytest.fixture(scope="module")
+def few_problems() -> Iterator[None]:
+    """Candidates are tried on one batch of a few problems."""
+    with mock.patch("sar.terms.candidate.batch.load_batch", return_value=load_batch(3)):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "expected"),
+    [
+        ("return 1.0 if sample['correct'] else 0.1 * sample['sar']", 0, "accepted: over "),
+        ("return 0.5", 1, "rejected (constant): it returns 0.5 for all "),
+        ("return sample['response_tokens'] / 100", 1, "rejected ("),
+        ("return open('x')", 1, "rejected (source): line 2: "),
+    ],
+)
+def test_a_candidate_is_tried(
+    code: str,
+    status: int,
+    expected: str,
+    tmp_path: Path,
+    few_problems: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "candidate.py"
+    file.write_text(f"def reward(sample):\n    {code}\n")
+    assert run("--check", file) == status
+    assert capsys.readouterr().out.startswith(expected)
+
+
+def test_a_candidate_that_is_not_there_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--check", tmp_path / "missing.py") == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/missing.py: No such file or directory\n"
