@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from reward_server.resources import read_resources
+from reward_server.scorer_settings import check_address, check_gpus, read_resources
 from sar.arguments import looks_like_folder
 from sar.memory import total_memory_bytes
 from sar.prompts import DEFAULT_SYSTEM_PROMPT
@@ -32,7 +32,6 @@ _BYTES_PER_QUEUED_TOKEN = 128
 _MIN_KEY_CHARS = 8
 MAX_SCORERS = 4096
 """Scorers of one server."""
-_RAY_ADDRESS = re.compile(r"auto|(\[[0-9a-fA-F:.]+\]|[^\s:/@,\[\]]+):[0-9]{1,5}")
 _HOST_NAME = re.compile(r"\*|[^\s:/@,*]+")
 
 
@@ -339,11 +338,10 @@ class ServerConfig(BaseSettings):
                 raise ValueError(
                     f"{to_flag(name)} {value}: only with --scorers 2 or more, or --ray-address"
                 )
-        if self.ray_address is not None and not _RAY_ADDRESS.fullmatch(self.ray_address):
-            raise ValueError(
-                f"--ray-address {self.ray_address!r}: must be host:port, or auto; this machine has "
-                "to be a node of the cluster"
-            )
+        if self.ray_address is not None:
+            check_address(self.ray_address)
+        if self.scorer_gpus is not None:
+            check_gpus(self.scorer_gpus, self.tensor_parallel_size if self.backend == "vllm" else 0)
         read_resources(self.scorer_resources)
 
     def _read_reward(self, file: str) -> Composition:
