@@ -70,6 +70,8 @@ class Batcher:
         self._idle: set[Worker] = set()
         self._changed = threading.Condition()
         self._is_closed = False
+        self._is_ended = False
+        """Closed, and no scorer works any more."""
         self._on_close = on_close
         self.counters = counters or BatcherCounters()
         if scorer:
@@ -185,7 +187,7 @@ class Batcher:
             False if that took longer than `timeout_s`.
         """
         with self._changed:
-            was_closed, self._is_closed = self._is_closed, True
+            self._is_closed = True
             self._changed.notify_all()
             threads = [worker.thread for worker in self._workers]
         ends_at_s = None if timeout_s is None else time.monotonic() + timeout_s
@@ -194,12 +196,13 @@ class Batcher:
             if thread.is_alive():
                 return False
         with self._changed:
+            was_ended, self._is_ended = self._is_ended, True
             behind, jobs = list(self._queue.behind), self._queue.take_all()
         for job in jobs:
             error = BatcherClosed() if job in behind else NotReady("the server is stopping")
             if job.future.running() or job.future.set_running_or_notify_cancel():
                 job.future.set_exception(error)
-        if not was_closed:
+        if not was_ended:
             self._on_close()
         return True
 
@@ -375,7 +378,7 @@ class Batcher:
         # One that comes back from another scorer is marked already.
         if not (job.future.running() or job.future.set_running_or_notify_cancel()):
             return False
-        if job.is_abandoned():
+        if job.future.is_unwanted or job.is_abandoned():
             self.counters.add_abandoned()
             job.future.set_exception(ClientGone("the client has gone"))
             return False

@@ -15,6 +15,10 @@ from sar.terms.base import Sample, TermError
 from sar.terms.composition import Composition
 
 
+class Outdated(Exception):
+    """A sibling was scored with newer weights: the request's rollouts must be scored again."""
+
+
 @dataclass(frozen=True)
 class Member:
     """One scored rollout of a group."""
@@ -26,6 +30,8 @@ class Member:
     sample: Sample
     scores: Mapping[str, float]
     """Values of the terms that look at this rollout alone."""
+    weights_loaded_at_s: float = 0.0
+    """When (monotonic) the weights that scored it were loaded."""
 
     @property
     def num_chars(self) -> int:
@@ -92,6 +98,11 @@ class Cohort:
     @property
     def members(self) -> list[Member]:
         return [slot.member for slot in self.slots]
+
+    @property
+    def weights_loaded_at_s(self) -> float:
+        """When (monotonic) the weights were loaded that scored the members of an open cohort."""
+        return self.slots[0].member.weights_loaded_at_s
 
     @property
     def num_chars(self) -> int:

@@ -13,17 +13,20 @@ So a rollout is scored when it arrives, and only its answer is held. The rules:
    more ("incomplete"). One alone gets 503.
 5. A member whose client has gone stays a member, because its client will ask again. A cohort for
    which nobody waits any more is dropped after twice the request timeout.
-6. A term that fails is an error for the members of its group only. They can be sent again.
+6. All members of a cohort were scored with the same weights. If new weights come meanwhile, those
+   that were scored with the old ones are scored again: `join` raises `Outdated`.
+7. A term that fails is an error for the members of its group only. They can be sent again.
 
 A settled group is remembered for twice the request timeout. When its prompt comes again, that can
 be a retry whose answer was lost, a sibling that an incomplete group lacked, or the next epoch, also
 with equal texts. The new arrival opens a cohort like any other. These rules tell what it is:
 
-7. If nobody joins for `_GRACE_S`, and each member of the new cohort asks again for an answer that
+8. If nobody joins for `_GRACE_S`, and each member of the new cohort asks again for an answer that
    found its client gone, or takes the place of a missing sibling: they belong to the old group. A
    retry gets the answer that was given. A late sibling is settled together with the old members,
-   whose answers stay. While siblings are missing, an equal text gets the answer that was given.
-8. An answer can also be lost although its client seemed to be there. So at the deadline of rule 4,
+   whose answers stay, whatever the weights are by now. While siblings are missing, an equal text
+   gets the answer that was given.
+9. An answer can also be lost although its client seemed to be there. So at the deadline of rule 4,
    a member can ask again for any answer of the old group. Before that it waits for new siblings,
    so that a new group does not lose a member that has an equal text.
 
@@ -50,6 +53,7 @@ from reward_server.pipeline.cohort import (
     Cohort,
     GivenAnswer,
     Member,
+    Outdated,
     Settled,
     Slot,
     answer_with_error,
@@ -61,9 +65,9 @@ from reward_server.pipeline.waiting import Client, Deadline
 from sar.decision import GroupPlace
 from sar.terms.composition import Composition
 
-__all__ = ["Cohorts", "CohortsState", "Member", "Settled"]
+__all__ = ["Cohorts", "CohortsState", "Member", "Outdated", "Settled"]
 
-# Rule 7: retries of a group come this close together, and so do the rollouts of a new one.
+# Rule 8: retries of a group come this close together, and so do the rollouts of a new one.
 _GRACE_S = 2.0
 # Characters kept of rollouts for which nobody waits. As many are kept of incomplete groups.
 _MAX_CHARS = 1 << 26
@@ -122,6 +126,8 @@ class Cohorts:
         """The rewards of one request's rollouts, when their groups are settled. Blocks until then.
 
         Raises:
+            Outdated: a sibling was scored with newer weights. Score the rollouts again, and join
+                again.
             ClientGone: the client has left.
             NotReady: too few siblings came in time, or the server is stopping.
             RequestTimedOut: a term took too long.

@@ -123,7 +123,12 @@ class _Rollout:
 class ComposedRewards:
     """The rewards of one request."""
 
-    def __init__(self, composer: Composer, client: Client) -> None:
+    def __init__(self, composer: Composer, client: Client, weights_loaded_at_s: float) -> None:
+        """
+        Args:
+            weights_loaded_at_s: `Engine.loaded_at_s` of the engine that scores the rollouts.
+        """
+        self._weights_loaded_at_s = weights_loaded_at_s
         self._composer = composer
         self._composition = composer.composition
         self._client = client
@@ -146,6 +151,7 @@ class ComposedRewards:
 
         Raises:
             ScoringFailed: a term failed.
+            Outdated: a sibling was scored with newer weights.
             ClientGone, NotReady, RequestTimedOut: there is no reward.
         """
         try:
@@ -176,7 +182,7 @@ class ComposedRewards:
             rewards = self._composition.combine(samples, scores)
             return [Settled(*one) for one in zip(rewards, scores, strict=True)]
         pairs = self._composer.waiting.in_turns(zip(rollouts, scores, strict=True))
-        members = [_make_member(*pair) for pair in pairs]
+        members = [self._make_member(*pair) for pair in pairs]
         if not members:
             return []
         with self._composer.count_waiting(len(self._rollouts)):
@@ -203,6 +209,11 @@ class ComposedRewards:
             scores.append(values)
         return scores
 
+    def _make_member(self, rollout: _Rollout, scores: dict[str, float]) -> Member:
+        sample = rollout.sample
+        key = _digest(sample.prompt, repr(sample.label))
+        return Member(key, _digest(rollout.query), sample, scores, self._weights_loaded_at_s)
+
     def _score_slow(self, samples: Sequence[Sample]) -> list[dict[str, float]]:
         with self._composer.count_computing():
             return [self._composer.slow.score(sample) for sample in samples]
@@ -212,12 +223,6 @@ class ComposedRewards:
             raise ClientGone("the client has gone")
         with self._composer.count_computing():
             return term.score(sample)
-
-
-def _make_member(rollout: _Rollout, scores: dict[str, float]) -> Member:
-    sample = rollout.sample
-    key = _digest(sample.prompt, repr(sample.label))
-    return Member(key, _digest(rollout.query), sample, scores)
 
 
 def _digest(*texts: str) -> str:

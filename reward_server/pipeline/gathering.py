@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from reward_server.pipeline.cohort import Cohort, Member, Slot
+from reward_server.pipeline.cohort import Cohort, Member, Outdated, Slot, answer_with_error
 from reward_server.pipeline.kept import Kept
 from reward_server.pipeline.waiting import Client
 
@@ -31,8 +31,16 @@ class Gathering:
 
     def place(self, members: Sequence[Member], client: Client) -> tuple[list[Slot], list[Cohort]]:
         """Gives each member a slot. Returns also the cohorts that this completes; they are not open
-        any more."""
+        any more.
+
+        The members of a cohort were all scored with the same weights. The requests whose members
+        were scored with older ones lose all slots of open cohorts, and get `Outdated`.
+
+        Raises:
+            Outdated: this request is one of them. It gets no slot.
+        """
         whole = self.find_whole(members)
+        self._agree_on_weights([one for i, one in enumerate(members) if i not in whole])
         complete: dict[Cohort, None] = {}
         slots = []
         for index, member in enumerate(members):
@@ -59,6 +67,37 @@ class Gathering:
                 whole |= dict.fromkeys(indices[start : start + self._group_size], cohort)
         return whole
 
+    def _agree_on_weights(self, members: Sequence[Member]) -> None:
+        """Ends the open cohorts of these members' siblings that were scored with older weights.
+
+        Raises:
+            Outdated: siblings were scored with newer weights.
+        """
+        found = [(one, self._find_open(one.key)) for one in members]
+        known = [(one.weights_loaded_at_s, cohort) for one, cohort in found if cohort]
+        if any(loaded_at_s < cohort.weights_loaded_at_s for loaded_at_s, cohort in known):
+            raise Outdated
+        for loaded_at_s, cohort in known:
+            if cohort.is_open and loaded_at_s > cohort.weights_loaded_at_s:
+                self._give_up(cohort)
+
+    def _give_up(self, cohort: Cohort) -> None:
+        """Ends an open cohort whose members must be scored again. Their requests score all of their
+        rollouts again, so each loses its slots of other cohorts too."""
+        self.remove(cohort)
+        answer_with_error(cohort.slots, Outdated())
+        clients = {slot.client for slot in cohort.slots if slot.client}
+        for other in [one for one in self if one.is_open]:
+            lost = [slot for slot in other.slots if slot.client in clients]
+            answer_with_error(lost, Outdated())
+            other.slots = [slot for slot in other.slots if slot not in lost]
+            if not other.slots:
+                self.remove(other)
+
+    def _find_open(self, key: str) -> Cohort | None:
+        """The cohort that the next member joins. There is one at most."""
+        return next((one for one in self._by_key.get(key, ()) if one.is_open), None)
+
     def _place_one(self, member: Member, client: Client) -> Slot:
         cohorts = self._by_key.setdefault(member.key, [])
         for slot in (slot for cohort in cohorts for slot in cohort.slots):
@@ -68,8 +107,7 @@ class Gathering:
                 self._abandoned.remove(slot.cohort)
                 self.num_retries += 1
                 return slot
-        cohort = next((one for one in cohorts if one.is_open), None)
-        if cohort is None:
+        if (cohort := self._find_open(member.key)) is None:
             cohort = Cohort(member.key)
             cohorts.append(cohort)
         cohort.last_joined_s = time.monotonic()

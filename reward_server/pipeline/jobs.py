@@ -21,9 +21,23 @@ from sar.scoring import TokenSequence
 
 # A bucket goes first after this many batches in a row that took nothing from it.
 _MAX_PASSED_OVER = 3
+# What waits is not divided into smaller batches. A batch takes about a millisecond of
+# processor time, and some milliseconds of a GPU, however few its tokens are.
+_MIN_SHARE_TOKENS = 1024
 
 Logprobs = list[npt.NDArray[np.float32]]
 """What `LogprobScorer.response_logprobs` returns: self-certainties too, where a sequence asks."""
+
+
+class JobFuture(Future[Logprobs]):
+    """A job's log-probabilities. `cancel` also keeps a job that has been given to a scorer from
+    being given to another."""
+
+    is_unwanted = False
+
+    def cancel(self) -> bool:
+        self.is_unwanted = True
+        return super().cancel()
 
 
 @dataclass(eq=False)
@@ -32,7 +46,7 @@ class Job:
 
     sequences: Sequence[TokenSequence]
     is_abandoned: Callable[[], bool]
-    future: Future[Logprobs] = field(default_factory=Future)
+    future: JobFuture = field(default_factory=JobFuture)
     queued_at_s: float = field(default_factory=time.monotonic)
     num_losses: int = 0
     """Scorers that ended while they scored this job and no other."""
@@ -108,13 +122,14 @@ class JobQueue:
 
         Args:
             is_only: whether there is no other worker.
-            num_sharing: among how many workers the jobs that wait are divided.
+            num_sharing: among how many workers the jobs that wait are divided, unless they are few.
         """
         if (index := self._find_alone(worker, is_only)) is not None:
             job = self._alone[index]
             del self._alone[index]
             return [job]
-        return self._take_batch(min(self._max_batch_tokens, self._num_bucket_tokens / num_sharing))
+        share = max(_MIN_SHARE_TOKENS, self._num_bucket_tokens / num_sharing)
+        return self._take_batch(min(self._max_batch_tokens, share))
 
     def take_all(self) -> list[Job]:
         """Empties the queue."""

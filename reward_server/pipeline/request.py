@@ -6,7 +6,7 @@ With a reward file, `composer` combines them.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from itertools import repeat
 
 from reward_server.errors import InvalidRequest, NotReady, RequestTimedOut, ScoringFailed
 from reward_server.observe.metrics import Metrics
-from reward_server.pipeline.cohorts import Settled
+from reward_server.pipeline.cohorts import Outdated, Settled
 from reward_server.pipeline.composer import ComposedRewards, Composer
 from reward_server.pipeline.engine import Engine
 from reward_server.pipeline.intake import Intake, split_into_chunks
@@ -79,19 +79,22 @@ class RewardRequest:
         self._rollouts = rollouts
         self._parts = parts
         self._client = client
-        self._composed = ComposedRewards(parts.composer, client) if parts.composer else None
+        self._composed: ComposedRewards | None = None
         self._pending: list[_Pending] = []
         self._rewards: list[Reward] = []
         self._settled: list[Settled] = []
         """One for each reward if `composer` computed them, else empty."""
 
-    def compute_rewards(self, borrowed: AbstractContextManager[Engine]) -> list[ScoredRollout]:
+    def compute_rewards(
+        self, borrow: Callable[[], AbstractContextManager[Engine]]
+    ) -> list[ScoredRollout]:
         """The rewards, in the order of the rollouts.
 
         Args:
-            borrowed: the engine that tokenises and scores all rollouts of this request. It is
+            borrow: lends the engine that tokenises and scores all rollouts of this request. It is
                 given back before the request waits for terms and siblings: a new engine can take
-                its place meanwhile.
+                its place meanwhile. If that happens while siblings are missing, the new engine
+                scores all rollouts again.
         Raises:
             ClientGone: the client left before its rollouts were scored.
             InvalidRequest: a query does not continue its prompt.
@@ -99,14 +102,8 @@ class RewardRequest:
             RequestTimedOut: the deadline passed.
             ScoringFailed: the scorer, a grader or a term failed.
         """
-        try:
-            with borrowed as self._engine:
-                self._score()
-            if self._composed:
-                self._settle(self._composed)
-        finally:
-            if self._composed:
-                self._composed.cancel()
+        while not self._try(borrow):
+            pass
         return [
             ScoredRollout(
                 reward,
@@ -117,6 +114,25 @@ class RewardRequest:
             )
             for pending, reward, settled in self._list_rewards()
         ]
+
+    def _try(self, borrow: Callable[[], AbstractContextManager[Engine]]) -> bool:
+        """Scores the rollouts and waits for terms and siblings. False if a sibling was scored with
+        newer weights."""
+        self._pending = []
+        try:
+            with borrow() as self._engine:
+                if composer := self._parts.composer:
+                    loaded_at_s = self._engine.loaded_at_s
+                    self._composed = ComposedRewards(composer, self._client, loaded_at_s)
+                self._score()
+            if self._composed:
+                self._settle(self._composed)
+        except Outdated:
+            return False
+        finally:
+            if self._composed:
+                self._composed.cancel()
+        return True
 
     def record_decisions(self) -> Iterator[Decision]:
         """The reward log's records of the rewards that `compute_rewards` gave."""

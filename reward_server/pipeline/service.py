@@ -188,7 +188,7 @@ class RewardService:
 
         with self._admission.admit(rollouts):
             request = RewardRequest(rollouts, self._parts, client)
-            scored = request.compute_rewards(self.engines.borrow(wait_for_engine))
+            scored = request.compute_rewards(lambda: self.engines.borrow(wait_for_engine))
             self._count(scored)
             self._record(request)
         return scored

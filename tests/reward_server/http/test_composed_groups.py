@@ -148,7 +148,9 @@ def test_a_request_with_a_part_of_a_group_waits_for_the_rest(
         assert first.result(30).json["rewards"] == [0.0, 1.0, 0.0, 1.0]
 
 
-def test_new_weights_do_not_wait_for_groups(make_client: Callable[..., Client]) -> None:
+def test_new_weights_score_those_that_wait_again(
+    make_client: Callable[..., Client],
+) -> None:
     client = make_client(WeightedTerm("longer", Longer()), group_size=2)
     with ThreadPoolExecutor(2) as clients:
         first = clients.submit(client.ask, (" 5", "5"))
@@ -156,7 +158,7 @@ def test_new_weights_do_not_wait_for_groups(make_client: Callable[..., Client]) 
         clients.submit(client.service.engines.replace, client.make_engine(7)).result(20)
         second = client.ask((" 55", "5")).json
         logs = first.result(30).json["extra_logs"]
-    assert (logs["policy_version"], second["extra_logs"]["policy_version"]) == ([0], [7])
+    assert (logs["policy_version"], second["extra_logs"]["policy_version"]) == ([7], [7])
     assert second["rewards"] == [1.0]
 
 

@@ -1,26 +1,34 @@
-"""Requests that join cohorts, in a time that only the test moves."""
+"""Requests that join cohorts, in a time that only the test moves; and batchers over stand-ins."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, ClassVar
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 
+from reward_server.pipeline import batcher as batcher_module
 from reward_server.pipeline import cohorts as cohorts_module
 from reward_server.pipeline import gathering as gathering_module
+from reward_server.pipeline import jobs as jobs_module
 from reward_server.pipeline import waiting as waiting_module
+from reward_server.pipeline.batcher import Batcher
 from reward_server.pipeline.cohorts import Cohorts, Member, Settled
+from reward_server.pipeline.jobs import Logprobs
 from reward_server.pipeline.waiting import Client, Deadline, Waiting
+from reward_server.pipeline.workers import ScorerLost
 from sar.grading.label import Label
 from sar.grading.verdict import Reason, Verdict
 from sar.reward import Likelihood
+from sar.scoring import TokenSequence
 from sar.terms.base import GroupTerm, Sample
 from sar.terms.composition import Composition, WeightedTerm
 
@@ -234,3 +242,130 @@ class CohortHelpers:
 @pytest.fixture(scope="session")
 def worlds() -> CohortHelpers:
     return CohortHelpers()
+
+
+WAIT_S = 60.0
+POISON, BAD = 666, 777
+
+
+class StandIn:
+    """Gives each sequence its response ids back, as floats.
+
+    A sequence with POISON ends it. With `is_broken`, all fail; else those with BAD.
+    """
+
+    max_context_tokens = None
+
+    def __init__(self, seconds_per_token: float = 0.0, *, hold: bool = False) -> None:
+        self.batches: list[list[int]] = []
+        self.is_broken = False
+        self.dies = threading.Event()
+        self.started = threading.Semaphore(0)
+        self._go = threading.Semaphore(0)
+        self._hold = hold
+        self._seconds_per_token = seconds_per_token
+        self.is_lost = False
+
+    @property
+    def num_scored(self) -> int:
+        return sum(map(len, self.batches))
+
+    def response_logprobs(self, sequences: Sequence[TokenSequence]) -> Logprobs:
+        assert not self.is_lost, "a lost scorer is not used again"
+        self.batches.append([s.response_ids[0] for s in sequences])
+        self.started.release()
+        if self._hold:
+            assert self._go.acquire(timeout=WAIT_S)
+        time.sleep(self._seconds_per_token * sum(map(len, sequences)))
+        if self.dies.is_set() or any(POISON in s.response_ids for s in sequences):
+            self.is_lost = True
+            raise ScorerLost("its process was killed")
+        if self.is_broken or any(BAD in s.response_ids for s in sequences):
+            raise RuntimeError("device-side assert")
+        return [np.array(s.response_ids, np.float32) for s in sequences]
+
+    def wait_for_batch(self) -> None:
+        assert self.started.acquire(timeout=WAIT_S)
+
+    def release(self, num_batches: int = 1000) -> None:
+        self._go.release(num_batches)
+
+
+def sequence(value: int, num_tokens: int = 2) -> TokenSequence:
+    return TokenSequence([1] * (num_tokens - 1), [value])
+
+
+def values(future: Future[Logprobs]) -> list[list[float]]:
+    return [array.tolist() for array in future.result(WAIT_S)]
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline_s, "the condition did not become true"
+        time.sleep(0.002)
+
+
+@pytest.fixture
+def batcher_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Batcher]]:
+    """Makes a batcher over scorers, and closes it after the test. It divides also few tokens."""
+    monkeypatch.setattr(batcher_module, "_RETRY_S", 0.02)
+    monkeypatch.setattr(jobs_module, "_MIN_SHARE_TOKENS", 2)
+    made: list[tuple[tuple[StandIn, ...], Batcher]] = []
+
+    def make(*scorers: StandIn, max_batch_tokens: int = 1_000_000, **options: Any) -> Batcher:
+        batcher = Batcher(None, max_batch_tokens, **options)
+        for scorer in scorers:
+            assert batcher.add_scorer(scorer)
+        made.append((scorers, batcher))
+        return batcher
+
+    yield make
+    for scorers, batcher in made:
+        for scorer in scorers:
+            scorer.release()
+        assert batcher.close(WAIT_S)
+
+
+def assert_all_right(futures: dict[int, Future[Logprobs]]) -> None:
+    wait(futures.values(), WAIT_S)
+    assert {value: values(future) for value, future in futures.items()} == {
+        value: [[value]] for value in futures
+    }
+
+
+def submit(batcher: Batcher, wanted: Sequence[int]) -> dict[int, Future[Logprobs]]:
+    return {value: batcher.submit([sequence(value)]) for value in wanted}
+
+
+class BatcherHelpers:
+    """What the `batchers` fixture gives to tests, which cannot import from this file."""
+
+    StandIn = StandIn
+    POISON, BAD, WAIT_S = POISON, BAD, WAIT_S
+    sequence = staticmethod(sequence)
+    submit = staticmethod(submit)
+    values = staticmethod(values)
+    wait_until = staticmethod(wait_until)
+    assert_all_right = staticmethod(assert_all_right)
+
+
+@pytest.fixture(scope="session")
+def batchers() -> BatcherHelpers:
+    return BatcherHelpers()
+
+
+class LenientGraders:
+    """Finds every response right."""
+
+    num_restarts = 0
+
+    def submit(self, response: str, label: Label) -> Future[Verdict]:
+        future: Future[Verdict] = Future()
+        future.set_result(Verdict(Reason.CORRECT, label.answer))
+        return future
+
+
+@pytest.fixture
+def lenient_graders() -> LenientGraders:
+    return LenientGraders()

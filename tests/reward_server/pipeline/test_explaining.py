@@ -31,7 +31,6 @@ from reward_server.pipeline.service import RewardService, ServiceLimits
 from reward_server.pipeline.waiting import IN_THREADS, Client, Deadline
 from reward_server.pipeline.workers import BatcherClosed
 from sar.grading.label import Label
-from sar.grading.verdict import Reason, Verdict
 from sar.perplexity import mean_nll
 from sar.scoring import TokenSequence
 from sar.tokenization import RolloutTokenizer
@@ -72,17 +71,6 @@ class Scorer:
         self._go.release(num_batches)
 
 
-class Graders:
-    """Finds every response right."""
-
-    num_restarts = 0
-
-    def submit(self, response: str, label: Label) -> Future[Verdict]:
-        future: Future[Verdict] = Future()
-        future.set_result(Verdict(Reason.CORRECT, label.answer))
-        return future
-
-
 def rollouts(*responses: str) -> list[SubmittedRollout]:
     label = Label("5", "math")
     return [SubmittedRollout(PROMPT + response, PROMPT, label, "5") for response in responses]
@@ -91,8 +79,9 @@ def rollouts(*responses: str) -> list[SubmittedRollout]:
 class Server:
     """A service, its scorer, and requests in threads of their own."""
 
-    def __init__(self, tokenizer: RolloutTokenizer, scorer: Scorer, timeout_s: float) -> None:
-        graders: Any = Graders()
+    def __init__(
+        self, tokenizer: RolloutTokenizer, scorer: Scorer, graders: Any, timeout_s: float
+    ) -> None:
         self.tokenizer = tokenizer
         self.scorer = scorer
         self.service = RewardService(
@@ -137,12 +126,12 @@ class Server:
 
 
 @pytest.fixture
-def serve(bundled_tokenizer: Any) -> Iterator[Callable[..., Server]]:
+def serve(bundled_tokenizer: Any, lenient_graders: Any) -> Iterator[Callable[..., Server]]:
     tokenizer = RolloutTokenizer(bundled_tokenizer, system_prompt="")
     with ExitStack() as stack:
 
         def start(scorer: Scorer, timeout_s: float = WAIT_S) -> Server:
-            server = Server(tokenizer, scorer, timeout_s)
+            server = Server(tokenizer, scorer, lenient_graders, timeout_s)
             stack.callback(server.close)
             return server
 
@@ -395,9 +384,8 @@ def test_a_wrong_query_is_named(serve: Callable[..., Server]) -> None:
     assert caught.value.field == "query[1]"
 
 
-def test_before_the_model_is_loaded_it_waits(bundled_tokenizer: Any) -> None:
-    graders: Any = Graders()
-    service = RewardService(graders, sar_weight=0.2, limits=ServiceLimits(0.2, 2**31))
+def test_before_the_model_is_loaded_it_waits(bundled_tokenizer: Any, lenient_graders: Any) -> None:
+    service = RewardService(lenient_graders, sar_weight=0.2, limits=ServiceLimits(0.2, 2**31))
     with pytest.raises(RewardServerError) as caught:
         service.explaining.explain(rollouts(" 5"), service.new_client())
     assert type(caught.value) in (NotReady, RequestTimedOut)
