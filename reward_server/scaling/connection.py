@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
+import re
 import signal
 import socket
 import subprocess
@@ -12,14 +14,20 @@ import threading
 import weakref
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from typing import Any
 
 from reward_server.config import ENV_PREFIX
+from reward_server.scaling.messages import Ping, Pong
 
 _log = logging.getLogger(__name__)
 
 # How long the process may take to end Ray's processes after its connection was closed.
 _END_S = 12.0
+# A process that says nothing for so long is asked whether it is there, and may take as long again
+# to answer. It takes minutes to put the weights of a large model into Ray's object store.
+_QUIET_S = 300.0
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class DriverProcess:
@@ -41,47 +49,88 @@ class DriverProcess:
             )
         threading.Thread(target=_log_output, args=(self._process,), daemon=True).start()
         self._connection: Connection[Any, Any] = Connection(ours.detach())
-        self._sending = threading.Lock()
-        self.end = weakref.finalize(self, _end, self._process, self._connection)
+        self._unsent: SimpleQueue[bytes | None] = SimpleQueue()
+        sender = threading.Thread(
+            target=_send_all, args=(self._connection, self._unsent), name="ray-send", daemon=True
+        )
+        sender.start()
+        self.end = weakref.finalize(
+            self, _end, self._process, self._connection, self._unsent, sender
+        )
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
     def send(self, message: Any) -> None:
-        """Sends a message from any thread. It is lost if the process has ended: `receive` tells."""
-        with self._sending, suppress(OSError):
-            self._connection.send(message)
+        """Sends a message from any thread, without waiting for the process to read it. It is lost
+        if the process has ended: `receive` tells."""
+        self._unsent.put(pickle.dumps(message))
 
-    def receive(self) -> Any:
+    def receive(self, *, must_answer: bool) -> Any:
         """The next message. Used by one thread only.
 
+        Args:
+            must_answer: whether the process handles messages by now.
         Raises:
-            EOFError: the process has ended.
+            EOFError: the process has ended, or handles no messages any more.
         """
+        is_asked = False
         try:
-            return self._connection.recv()
+            while True:
+                if self._connection.poll(_QUIET_S if must_answer else None):
+                    message = self._connection.recv()
+                    if not isinstance(message, Pong):
+                        return message
+                    is_asked = False
+                elif is_asked:
+                    _log.error("the process that talks to Ray (%d) does not answer", self.pid)
+                    raise EOFError
+                else:
+                    self.send(Ping())
+                    is_asked = True
         except OSError as error:
             raise EOFError from error
 
     def stop(self) -> None:
         """Tells the process to end. `receive` then raises."""
-        with suppress(OSError):
-            fd = self._connection.fileno()
-            with socket.socket(fileno=os.dup(fd)) as shared:
-                shared.shutdown(socket.SHUT_RDWR)
+        _shut_down(self._connection)
+
+
+def _send_all(connection: Connection[Any, Any], unsent: SimpleQueue[bytes | None]) -> None:
+    """Sends messages in turn, until None. A process that does not read them holds up this thread
+    only."""
+    while (message := unsent.get()) is not None:
+        try:
+            connection.send_bytes(message)
+        except OSError:
+            return
 
 
 def _log_output(process: subprocess.Popen[bytes]) -> None:
     """Logs what Ray writes, in the server's format."""
     assert process.stdout
     for line in process.stdout:
-        if text := line.decode(errors="replace").strip():
+        if text := _COLOUR.sub("", line.decode(errors="replace")).strip():
             _log.info("Ray: %s", text)
 
 
-def _end(process: subprocess.Popen[bytes], connection: Connection[Any, Any]) -> None:
+def _shut_down(connection: Connection[Any, Any]) -> None:
+    """Ends the sending and the receiving that threads are at."""
+    with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as shared:
+        shared.shutdown(socket.SHUT_RDWR)
+
+
+def _end(
+    process: subprocess.Popen[bytes],
+    connection: Connection[Any, Any],
+    unsent: SimpleQueue[bytes | None],
+    sender: threading.Thread,
+) -> None:
     """Ends the process, and what it has left in its process group."""
+    _shut_down(connection)
+    unsent.put(None)
+    sender.join()
     connection.close()
     with suppress(subprocess.TimeoutExpired):
         process.wait(_END_S)

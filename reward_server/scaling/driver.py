@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -23,6 +24,8 @@ from reward_server.scaling.messages import (
     Connected,
     Forget,
     NotConnected,
+    Ping,
+    Pong,
     RestartScorer,
     StopScorer,
 )
@@ -31,6 +34,8 @@ from sar.errors import MAX_MESSAGE_CHARS, one_line
 
 # How long Ray may take to end by itself once the server has gone.
 _END_S = 10.0
+# Between looks at Ray's node on this machine.
+_LOOK_S = 5.0
 
 INSTALL_ADVICE = "Ray is not installed: pip install -c constraints.txt -e '.[scale]'"
 
@@ -63,12 +68,18 @@ def main(descriptor: int) -> None:
         num_gpus = _connect(ray, options)
     except Exception as error:  # noqa: BLE001  Ray raises anything
         reason = one_line(error, MAX_MESSAGE_CHARS)
-        send(NotConnected(reason, is_final=options.ray_address is None))
+        if is_here := options.ray_address is None:
+            reason = f"cannot start Ray on this machine: {reason}"
+        send(NotConnected(reason, is_final=is_here))
         return
+    threading.Thread(target=_watch_node, args=(ray, received), daemon=True).start()
     fleet = Fleet(ray, options, num_gpus, send, received.put)
     send(Connected(num_gpus))
-    while message := received.get():
-        _handle(fleet, message)
+    while (message := received.get()) is not None:
+        if isinstance(message, Ping):
+            send(Pong())
+        else:
+            _handle(fleet, message)
     timer = threading.Timer(_END_S, os._exit, (1,))
     timer.daemon = True
     timer.start()
@@ -110,6 +121,23 @@ def _handle(fleet: Fleet, message: Any) -> None:
             post()
         case _:
             raise TypeError(f"an unknown message: {type(message).__name__}")
+
+
+def _watch_node(ray: Any, received: SimpleQueue[Any]) -> None:
+    """Ends this process once Ray's node on this machine has ended. Ray itself does not always end
+    it. The server then starts another process, which also starts Ray if the server had started it.
+    """
+    own = ray.get_runtime_context().get_node_id()
+    while True:
+        time.sleep(_LOOK_S)
+        try:
+            alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        except Exception:  # noqa: BLE001, S112  without its head, Ray ends this process by itself
+            continue
+        if own not in alive:
+            print("Ray's node on this machine has ended", flush=True)  # noqa: T201  to the server
+            received.put(None)
+            return
 
 
 def _receive(connection: Connection[Any, Any], received: SimpleQueue[Any]) -> None:

@@ -31,6 +31,14 @@ class NotConnected(NamedTuple):
     """Whether it is of no use to try again."""
 
 
+class Ping(NamedTuple):
+    """To Ray: answer with `Pong`."""
+
+
+class Pong(NamedTuple):
+    """To the front: the process handles messages."""
+
+
 class AddScorer(NamedTuple):
     """To Ray: start a scorer, and start it again whenever it ends."""
 

@@ -30,6 +30,8 @@ _TICK_S = 1.0
 # A model is not loaded once a scorer has ended so many times while it loaded it.
 _MAX_ENDED = 3
 _ROOM_TIMEOUT_S = 60.0
+# The log names a scorer that has had no place for so long.
+_WAITING_S = 60.0
 # A load that takes longer hangs, and all scorers would wait for it. A large model's download fits.
 _LOAD_TIMEOUT_S = 3600.0
 
@@ -250,11 +252,22 @@ class Models:
             now_s = time.monotonic()
             with self._shared.changed:
                 for scorer in self._shared.scorers.values():
+                    self._tell_that_it_waits(scorer, now_s)
                     self._end_hung_loads(scorer, now_s)
                     for key, refusal in scorer.refused.items():
                         # A load that is not decided yet is not tried again: all may have refused.
                         if now_s >= refusal.retry_at_s and self._shared.models[key].batcher:
                             self.begin_load(scorer, self._shared.models[key])
+
+    def _tell_that_it_waits(self, scorer: Scorer, now_s: float) -> None:
+        since_s = scorer.waits_since_s
+        if not self._shared.is_connected or since_s is None or now_s - since_s < _WAITING_S:
+            return
+        scorer.waits_since_s = None  # said once
+        _log.warning(
+            "scorer %d waits: Ray has found no room for it in %.0f s, or is slow to start it",
+            scorer.number, _WAITING_S,
+        )  # fmt: skip
 
     def _end_hung_loads(self, scorer: Scorer, now_s: float) -> None:
         """Has a scorer that hangs in a load started again."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ from reward_server.scaling.options import ScalingOptions
 from reward_server.scaling.shared import ConnectionLost, Shared, fail
 from reward_server.scaling.states import Scorer
 from reward_server.weights.remote import RemoteModel
+from sar.errors import one_line
 
 # Pauses before the process that talks to Ray is started again.
 _FIRST_PAUSE_S = 1.0
@@ -62,6 +64,10 @@ class ScorerPool:
         self._thread = threading.Thread(target=self._run, name="ray", daemon=True)
         self._thread.start()
 
+    @property
+    def _where(self) -> str:
+        return self._options.ray_address or "started here"
+
     def load(self, path: str) -> RemoteModel:
         """Has all scorers load a model; see `Models.load`."""
         return self._models.load(path)
@@ -73,6 +79,7 @@ class ScorerPool:
         """
         with self._shared.changed:
             staying = [s for s in self._shared.scorers.values() if not s.is_leaving]
+            _log.info("%d scorers are wanted, in place of %d", num, len(staying))
             for _ in range(num - len(staying)):
                 self._add()
             newest = self._shared.newest
@@ -108,7 +115,7 @@ class ScorerPool:
                         id=scorer.number,
                         node=scorer.place.node if scorer.place else "",
                         state=state,
-                        busy_share=scorer.counters.busy_share,
+                        busy_share=scorer.counters.busy_share if state == "up" else 0.0,
                         tokens=scorer.counters.num_tokens,
                         policy_version=scorer.version,
                         restarts=scorer.num_restarts,
@@ -153,11 +160,16 @@ class ScorerPool:
         """Starts the process that talks to Ray, receives from it, and starts it again."""
         pause_s = _FIRST_PAUSE_S
         while not self._shared.is_closed:
-            driver = DriverProcess()
+            try:
+                driver = DriverProcess()
+            except (OSError, RuntimeError) as error:  # no memory, descriptors or threads are left
+                _log.error("the process that talks to Ray does not start: %s", one_line(error))
+                pause_s = self._pause(pause_s)
+                continue
             self._begin(driver)
             was_connected = self._receive(driver)
             with self._shared.changed:
-                self._shared.driver = None
+                self._shared.driver, self._shared.is_connected = None, False
                 scorers = list(self._shared.scorers.values())
                 lost = [self._models.forget_run(scorer) for scorer in scorers]
                 for scorer in scorers:
@@ -172,14 +184,18 @@ class ScorerPool:
             if was_connected:
                 pause_s = _FIRST_PAUSE_S
                 _log.error("the connection to Ray is lost, and all scorers with it")
-            where = self._options.ray_address or "started here"
-            _log.warning("no Ray (%s): it is tried again in %.0f s", where, pause_s)
-            with self._shared.changed:
-                self._shared.changed.wait_for(lambda: self._shared.is_closed, pause_s)
-            pause_s = min(2 * pause_s, _MAX_PAUSE_S)
+            _log.warning("no Ray (%s): it is tried again in %.0f s", self._where, pause_s)
+            pause_s = self._pause(pause_s)
+
+    def _pause(self, seconds: float) -> float:
+        """Waits, unless the pool is closed. Returns the seconds of the next pause."""
+        with self._shared.changed:
+            self._shared.changed.wait_for(lambda: self._shared.is_closed, seconds)
+        return min(2 * seconds, _MAX_PAUSE_S)
 
     def _begin(self, driver: DriverProcess) -> None:
         """Has a new process start all scorers."""
+        _log.info("Ray (%s): connecting, which may take a minute", self._where)
         driver.send(Start(self._options))
         with self._shared.changed:
             self._shared.driver = driver
@@ -193,21 +209,29 @@ class ScorerPool:
         was_connected = False
         while True:
             try:
-                message = driver.receive()
+                message = driver.receive(must_answer=was_connected)
             except EOFError:
                 return was_connected
             if isinstance(message, Connected):
                 was_connected = self._was_connected = True
-                where = self._options.ray_address or "started here"
-                _log.info("Ray (%s): %g GPUs for each scorer", where, message.num_gpus_per_scorer)
+                self._note_ray()
+                num_gpus = message.num_gpus_per_scorer
+                _log.info("Ray (%s): %g GPUs for each scorer", self._where, num_gpus)
             elif isinstance(message, NotConnected):
                 self._note_no_ray(message)
             else:
                 self._handle(message)
 
+    def _note_ray(self) -> None:
+        """Ray is there: from now on, it looks for places for the scorers."""
+        with self._shared.changed:
+            self._shared.is_connected = True
+            for scorer in self._shared.scorers.values():
+                scorer.waits_since_s = time.monotonic()
+
     def _note_no_ray(self, message: NotConnected) -> None:
         if not message.is_final or self._was_connected:
-            _log.error("--ray-address %s: %s", self._options.ray_address, message.reason)
+            _log.error("Ray (%s): %s", self._where, message.reason)
             return
         with self._shared.changed:
             self._shared.fault = message.reason
@@ -232,7 +256,7 @@ class ScorerPool:
         fail(calls, ScorerLost(message.reason))
 
     def _begin_run(self, scorer: Scorer, place: Running) -> None:
-        scorer.place = place
+        scorer.place, scorer.waits_since_s = place, None
         scorer.num_restarts += scorer.has_started
         scorer.has_started = True
         _log.info("scorer %d runs on %s, process %d", scorer.number, place.node, place.pid)

@@ -32,6 +32,8 @@ class Shared:
         self.models: dict[int, Model] = {}
         self.driver: DriverProcess | None = None
         """The process that talks to Ray; None while there is none."""
+        self.is_connected = False
+        """Whether that process has reached Ray."""
         self.is_closed = False
         self.fault = ""
         """Why there can be no scorers, now or later."""

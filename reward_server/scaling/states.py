@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -65,11 +66,14 @@ class Scorer:
     version: int = 0
     """Policy version of the weights that it scored with last."""
     is_leaving: bool = False
+    waits_since_s: float | None = field(default_factory=time.monotonic)
+    """Since when it has no place. None: it has one, or the log says already that it waits."""
 
     def forget_run(self) -> list[Future[Any]]:
         """Forgets all of a run that has ended, and returns its open calls."""
         open_calls = list(self.calls.values())
         self.place = None
+        self.waits_since_s = time.monotonic()
         for one in (self.loading, self.loaded, self.refused, self.workers, self.calls):
             one.clear()
         return open_calls

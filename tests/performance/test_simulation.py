@@ -8,6 +8,8 @@ import pytest
 
 from performance.scaling.simulation import Cluster, Costs, simulate
 
+pytestmark = pytest.mark.slow  # minutes of a simulated cluster
+
 FREE = Costs(0, 0, 0, 0, 0, 0, 0, 0)
 COSTS = Costs(
     front_request_s=3e-4,

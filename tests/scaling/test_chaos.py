@@ -95,6 +95,35 @@ def test_a_node_is_lost_and_another_joins(
     assert len(front.scorers) == NUM_SCORERS
 
 
+def test_a_node_is_lost_every_two_seconds(
+    front: Front,
+    cluster: RayCluster,
+    rollouts: list[Rollout],
+    known_rewards: Callable[..., list[float]],
+    scaling: Helpers,
+) -> None:
+    """Nodes join as others are lost, while two keep their scorers."""
+    known = known_rewards()
+    post(front, "/scorers", {"num": NUM_SCORERS + 5})
+    nodes = [cluster.add_node(2) for _ in range(2)]
+    try:
+        scaling.wait_until(lambda: front.num_up > NUM_SCORERS + 1)
+        trainer = scaling.Trainer(front.url, rollouts)
+        for _ in range(8):
+            time.sleep(2.0)
+            nodes.pop(0).kill()
+            nodes.append(cluster.add_node(2))
+            if trainer.is_done:
+                assert trainer.wait() == pytest.approx(known, abs=1e-5)
+                trainer = scaling.Trainer(front.url, rollouts)
+        assert trainer.wait() == pytest.approx(known, abs=1e-5)
+    finally:
+        for node in nodes:
+            node.kill()
+        post(front, "/scorers", {"num": NUM_SCORERS})
+    front.wait_for_up(NUM_SCORERS)
+
+
 def test_a_rollout_that_kills_every_scorer_is_an_error_for_itself_only(
     front: Front,
     rollouts: list[Rollout],
