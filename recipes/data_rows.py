@@ -1,8 +1,10 @@
-"""Checks the rows of a run's data. The preflight does it before the training."""
+"""Reads and checks the rows of a run's data. The preflight does it before the training."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from recipes.launch.settings import LaunchError
@@ -10,6 +12,18 @@ from sar.grading.label import Label, LabelError, parse_label
 
 if TYPE_CHECKING:
     from sar.terms.composition import Composition
+
+
+@dataclass(frozen=True)
+class DataRow:
+    """One row of a file that prepare_data.py writes."""
+
+    where: str
+    """The file and the line, for messages."""
+    messages: list[dict[str, str]]
+    label: Label
+    raw_label: Any
+    """As it is in the file: what a reward server is sent."""
 
 
 def check_rows(
@@ -28,21 +42,33 @@ def check_rows(
             label, or the wrong mode. The message names the line.
     """
     first = None
+    for row in iter_rows(path):
+        _check_label(row.label, row.where, are_evaluated, composition)
+        first = first or row.messages
+    assert first is not None
+    return first
+
+
+def iter_rows(path: str) -> Iterator[DataRow]:
+    """Yields every row of a file: at least one.
+
+    Raises:
+        LaunchError: the file cannot be read or has no rows, or a row has no messages or no valid
+            label. The message names the line.
+    """
+    number = 0
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
-                where = f"{path}, line {number}"
-                messages, label = _read_row(line, where)
-                _check_label(label, where, are_evaluated, composition)
-                first = first or messages
+                yield _read_row(line, f"{path}, line {number}")
     except OSError as error:
         raise LaunchError(f"{path}: cannot be read: {error.strerror}") from error
-    return first or _read_row(b"", f"{path}, line 1")[0]
+    if not number:
+        _read_row(b"", f"{path}, line 1")
 
 
-def _read_row(line: bytes, where: str) -> tuple[list[dict[str, str]], Label]:
-    """Returns the messages and the label.
-
+def _read_row(line: bytes, where: str) -> DataRow:
+    """
     Raises:
         LaunchError: the row is not valid.
     """
@@ -60,7 +86,7 @@ def _read_row(line: bytes, where: str) -> tuple[list[dict[str, str]], Label]:
         raise LaunchError(
             f"{where}: not a row of prepare_data.py, with prompt (messages) and label"
         ) from None
-    return messages, label
+    return DataRow(where, messages, label, row["label"])
 
 
 def _check_label(

@@ -56,6 +56,7 @@ def loaded_by(modules: set[str], heavy: set[str]) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [

@@ -33,18 +33,17 @@ from recipes.cpu_demo.plan import (
     OPENRLHF_FULL,
     OPENRLHF_QUICK,
     QUICK,
-    Run,
     Settings,
     plan_runs,
     start_model_path,
 )
 from recipes.cpu_demo.processes import (
-    ProcessFailed,
-    Stopped,
     evaluate_start_model,
     make_start_model,
     train_and_evaluate,
 )
+from recipes.training_run.processes import ProcessFailed, Stopped
+from recipes.training_run.run import Run
 from sar.arguments import number
 
 _PROGRESS_INTERVAL_S = 1.0

@@ -2,47 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 
+from recipes.training_run.run import Arm, arm_from_file
 from sar.reward import DEFAULT_SAR_WEIGHT
 
 _REWARDS = Path(__file__).parent / "rewards"
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One reward to train on. All arms share everything else."""
-
-    name: str
-    title: str
-    sar_weight: float
-    """The reward server's, if there is no reward file."""
-    field: str
-    """The field of the server's answer that is the reward."""
-    num_seeds: int
-    reward_file: Path | None = None
-    """Says the reward, in place of `sar_weight`."""
-
-    @property
-    def server_flags(self) -> tuple[str, str]:
-        """What the arm's reward server is started with."""
-        if self.reward_file is None:
-            return ("--sar-weight", f"{self.sar_weight:g}")
-        return ("--reward", str(self.reward_file))
-
-    @property
-    def is_gdpo(self) -> bool:
-        if self.reward_file is None:
-            return False
-        # Not `read_reward_file`: --help need not wait for what it imports.
-        return bool(tomllib.loads(self.reward_file.read_text()).get("normalize") == "gdpo")
-
-
-def arm_from_file(file: Path, title: str) -> Arm:
-    """An arm that is named after its reward file."""
-    return Arm(file.stem, title, 0.0, "reward", num_seeds=2, reward_file=file)
 
 
 def _from_file(name: str, title: str) -> Arm:

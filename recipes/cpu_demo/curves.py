@@ -12,8 +12,8 @@ import numpy as np
 from eval.figures import COLOURS, make_figure
 from eval.statistics.metrics import Estimate
 from eval.statistics.samples import Floats
-from recipes.cpu_demo.plan import Run
 from recipes.cpu_demo.results import Row, read_steps
+from recipes.training_run.run import Run
 
 _PANELS = (
     ("completions/mean_length", "response length (tokens)"),

@@ -1,4 +1,4 @@
-"""The training runs: their seeds, shared settings and folders."""
+"""The training runs: their seeds and shared settings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from recipes.cpu_demo.arms import (
     BASELINE,
     COMBINED,
     SAR_ALONE,
-    Arm,
-    arm_from_file,
     find_arm,
 )
+from recipes.training_run.run import Arm, Run, arm_from_file
 
 DATA_SEED = 20_000  # other problems than the bundled model's
 # The model gets every other three-step problem wrong. In that noise, 4,000 rollouts show no
@@ -63,45 +62,11 @@ _NUM_COMPARED_SEEDS = 2
 _OPENRLHF_SEEDS = {BASELINE: 2, COMBINED: 2}
 
 
-@dataclass(frozen=True)
-class Run:
-    """One arm with one seed, and the paths of its files."""
-
-    arm: Arm
-    seed: int
-    folder: Path
-    start_model: Path
-    """Folder of the model that all runs start from."""
-
-    @property
-    def program_flags(self) -> tuple[str, ...]:
-        """What a program that trains one run is told about its arm; see `parse_run`."""
-        if self.arm in ALL_ARMS:
-            return ("--arm", self.arm.name)
-        return ("--reward", str(self.arm.reward_file))
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of checkpoints named as OpenRLHF's, `global_step{N}_hf`."""
-        return self.folder / "checkpoints"
-
-    @property
-    def final(self) -> Path:
-        return self.folder / "final"
-
-    @property
-    def steps_file(self) -> Path:
-        """One JSON object for each step, in order."""
-        return self.folder / "steps.jsonl"
-
-    @property
-    def rewards(self) -> Path:
-        """The server's reward log: every rollout of the training."""
-        return self.folder / "rewards"
-
-    @property
-    def evaluation(self) -> Path:
-        return self.folder / "eval"
+def list_arm_flags(arm: Arm) -> tuple[str, ...]:
+    """What a program that trains one run is told about its arm; see `parse_run`."""
+    if arm in ALL_ARMS:
+        return ("--arm", arm.name)
+    return ("--reward", str(arm.reward_file))
 
 
 def start_model_path(output: Path) -> Path:

@@ -10,7 +10,7 @@ Shapes: S seeds, P problems, C columns resampled together, R resamples.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ import numpy as np
 from eval.records import iter_records, records_path
 from eval.statistics.bootstrap import make_generator, resample_ratios
 from eval.statistics.metrics import NUM_RESAMPLES, Estimate, Resampled
-from eval.statistics.samples import Floats, collect_samples
+from eval.statistics.samples import Floats, Samples, collect_samples
 from recipes.cpu_demo.arms import ALL_ARMS, BASELINE
-from recipes.cpu_demo.plan import Run
+from recipes.training_run.run import Run
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,26 @@ def measure(evaluations: Sequence[Path], seeds: tuple[int, ...]) -> Measurement:
     Raises:
         ValueError: an evaluation has errors, or other problems than the first one.
     """
-    all_samples = [
-        collect_samples(iter_records(records_path(folder, "demo"))) for folder in evaluations
-    ]
-    for folder, samples in zip(evaluations, all_samples, strict=True):
+    return measure_samples(
+        {
+            str(folder): collect_samples(iter_records(records_path(folder, "demo")))
+            for folder in evaluations
+        },
+        seeds,
+    )
+
+
+def measure_samples(samples_by_name: Mapping[str, Samples], seeds: tuple[int, ...]) -> Measurement:
+    """As `measure`.
+
+    Args:
+        samples_by_name: of the arm's runs, in their order.
+    """
+    first = next(iter(samples_by_name))
+    all_samples = list(samples_by_name.values())
+    for name, samples in samples_by_name.items():
         if samples.num_errors or samples.ids != all_samples[0].ids:
-            raise ValueError(f"{folder}: has errors, or other problems than {evaluations[0]}")
+            raise ValueError(f"{name}: has errors, or other problems than {first}")
     return Measurement(
         all_samples[0].ids,
         seeds,

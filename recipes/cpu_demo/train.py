@@ -14,73 +14,51 @@ Departures from the paper (arXiv:2509.05489), besides the size of everything:
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from recipes.adapters.trl import RemoteReward
 from recipes.cpu_demo.plan import (
     DATA_SEED,
     FULL,
     MAX_PROBLEM_STEPS,
-    Run,
     Settings,
     parse_run,
 )
-from recipes.cpu_demo.save import save_model
+from recipes.training_run import trainer
+from recipes.training_run.run import Run
+from recipes.training_run.trainer import TrainerSettings
 from sar.models.problems import generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION, render_prompt
-
-_NUM_KEPT_CHECKPOINTS = 2
 
 
 def train(run: Run, settings: Settings, url: str) -> None:
     """Trains one arm with one seed. Writes checkpoints, the final model and each step's numbers."""
     import torch
-    from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import GRPOConfig, GRPOTrainer
 
     torch.set_num_threads(1)  # runs share the cores; a step is too small for two threads
     tokenizer = AutoTokenizer.from_pretrained(run.start_model)
-    model = AutoModelForCausalLM.from_pretrained(run.start_model, dtype=torch.float32)
-    trainer = GRPOTrainer(
-        model=model,
-        processing_class=tokenizer,
-        train_dataset=Dataset.from_list(_make_rows(tokenizer, run.seed, settings)),
-        reward_funcs=RemoteReward(url, tokenizer, field=run.arm.field),
-        args=GRPOConfig(
-            output_dir=str(run.folder / "trl"),
-            max_steps=settings.num_steps,
-            per_device_train_batch_size=settings.prompts_per_step * settings.rollouts_per_prompt,
-            num_generations=settings.rollouts_per_prompt,
-            max_completion_length=settings.max_response_tokens,
-            temperature=1.0,
-            # Dr. GRPO's advantages: subtract the group's mean, do not divide by its standard
-            # deviation. GDPO's end with a division by the batch's.
-            scale_rewards="batch" if run.arm.is_gdpo else "none",
-            loss_type="dapo",
-            beta=0.0,
+    trainer.train(
+        run,
+        TrainerSettings(
+            num_steps=settings.num_steps,
+            prompts_per_step=settings.prompts_per_step,
+            rollouts_per_prompt=settings.rollouts_per_prompt,
             learning_rate=settings.learning_rate,
-            lr_scheduler_type="linear",
-            seed=run.seed,
-            shuffle_dataset=False,
+            max_response_tokens=settings.max_response_tokens,
+            save_every_steps=settings.save_every_steps,
+            micro_batch_size=settings.prompts_per_step * settings.rollouts_per_prompt,
+            on_gpu=False,
             gradient_checkpointing=False,
-            bf16=False,
-            use_cpu=True,
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
         ),
+        url,
+        AutoModelForCausalLM.from_pretrained(run.start_model, dtype=torch.float32),
+        tokenizer,
+        _make_rows(tokenizer, run.seed, settings),
     )
-    trainer.add_callback(_make_recorder(run, settings, tokenizer))
-    trainer.train()
-    save_model(model, tokenizer, run.final)
 
 
 def _make_rows(tokenizer: Any, seed: int, settings: Settings) -> list[dict[str, str]]:
@@ -97,31 +75,6 @@ def _make_rows(tokenizer: Any, seed: int, settings: Settings) -> list[dict[str, 
         }
         for problem in islice(chosen, num_rows)
     ]
-
-
-def _make_recorder(run: Run, settings: Settings, tokenizer: Any) -> Any:
-    """A callback that writes each step's numbers and, every few steps, a checkpoint."""
-    from transformers import TrainerCallback
-
-    class Recorder(TrainerCallback):  # type: ignore[misc, unused-ignore]
-        def on_log(
-            self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any
-        ) -> None:
-            if "reward" not in logs:  # TRL's summary at the end
-                return
-            with run.steps_file.open("a") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-
-        def on_step_end(self, args: Any, state: Any, control: Any, model: Any, **_: Any) -> None:
-            step = state.global_step
-            if step % settings.save_every_steps:
-                return
-            save_model(model, tokenizer, run.checkpoints / f"global_step{step}_hf")
-            old = step - _NUM_KEPT_CHECKPOINTS * settings.save_every_steps
-            if old > 0:
-                shutil.rmtree(run.checkpoints / f"global_step{old}_hf")
-
-    return Recorder()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

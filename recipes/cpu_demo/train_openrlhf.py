@@ -28,12 +28,12 @@ from recipes.cpu_demo.plan import (
     DATA_SEED,
     MAX_PROBLEM_STEPS,
     OPENRLHF_FULL,
-    Run,
     Settings,
     parse_run,
 )
 from recipes.launch.settings import PROMPTS_PER_STEP
 from recipes.launch.training import run_training
+from recipes.training_run.run import Run
 from sar.files import write_atomically
 from sar.models.problems import ArithmeticProblem, generate
 from sar.prompts import DEFAULT_SYSTEM_PROMPT, INSTRUCTION

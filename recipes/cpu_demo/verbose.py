@@ -19,7 +19,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from recipes.cpu_demo.save import save_model
+from recipes.training_run.save import save_model
 from sar.models import BUNDLED_MODEL
 from sar.models.phrases import CLOSINGS, ITEMS, OPENINGS
 from sar.models.problems import ArithmeticProblem, generate

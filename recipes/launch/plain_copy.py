@@ -15,12 +15,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from recipes.fetch_model import MODEL_FILES, fetch_model
 from recipes.launch.settings import LaunchError
 
 MARKER = "plain_copy.json"
 """The file in a copy that names what it was made from, so that nothing else is ever replaced."""
-# Configs, tokenizer and weights. Code stays behind, and so do subfolders with other formats.
-_PATTERNS = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.tiktoken", "*.txt")
 
 
 def make_plain_copy(model: str, target: Path, *, link: bool) -> None:
@@ -37,7 +36,7 @@ def make_plain_copy(model: str, target: Path, *, link: bool) -> None:
     try:
         if target.resolve() == source:
             raise LaunchError(f"MODEL_PATH={model} is the copy itself; set PLAIN_COPY=0")
-        found = {file for pattern in _PATTERNS for file in source.glob(pattern)}
+        found = {file for pattern in MODEL_FILES for file in source.glob(pattern)}
         files = sorted(file for file in found if file.name != MARKER)
         _check_weights(source, {file.name for file in files})
         _check_tokenizer(source)
@@ -59,21 +58,10 @@ def read_source(folder: str) -> str | None:
 
 
 def _fetch(model: str) -> Path:
-    if Path(model).is_dir():
-        return Path(model).resolve()
-    from huggingface_hub import snapshot_download
-
     try:
-        # Subfolders and consolidated.safetensors have the same weights in other formats.
-        folder = snapshot_download(
-            model, allow_patterns=list(_PATTERNS), ignore_patterns=["*/*", "consolidated*"]
-        )
-    except Exception as error:  # the hub's, the network's and the disk's
-        raise LaunchError(
-            f"MODEL_PATH={model} is no folder, and cannot be fetched from the hub: "
-            f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
-        ) from error
-    return Path(folder)
+        return fetch_model(model)
+    except ValueError as error:
+        raise LaunchError(f"MODEL_PATH={error}") from error
 
 
 def _check_weights(source: Path, names: set[str]) -> None:

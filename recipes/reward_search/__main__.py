@@ -3,8 +3,9 @@ python -m recipes.reward_search report DIR [--update PAGE.md]
 python -m recipes.reward_search compare DIR DIR [...]
 
 Searches for a better reward: a language model or a grammar writes reward functions; each that is
-accepted is trained on briefly (the CPU demo's GRPO runs) and ranked; the ranking is fed back. The
-same command continues a search that was killed. docs/search.md explains it.
+accepted is trained on briefly and ranked; the ranking is fed back. The training runs are the CPU
+demo's, or those of `--policy` on `--train-data`, ranked on `--benchmarks`. The same command
+continues a search that was killed. docs/search.md explains it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,18 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from recipes.reward_search.settings import Feedback, RankBy, SearchSettings
+from recipes.reward_search.own.flags import add_own_flags, read_own_flags
+from recipes.reward_search.settings import OWN_LEARNING_RATE, Feedback, RankBy, SearchSettings
 from sar.arguments import CommandParser, number
 
+if TYPE_CHECKING:
+    from recipes.reward_search.own.policy import Policy
+    from recipes.reward_search.screening import Screener
+
 _PROGRAM = "python -m recipes.reward_search"
+_DEMO_PROBLEMS = 200
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _make_parser().parse_args(argv)
     # Imported here, so that --help does not load scipy.
     from eval.errors import UserError
-    from recipes.cpu_demo.processes import ProcessFailed
+    from recipes.training_run.processes import ProcessFailed
     from sar.errors import MAX_MESSAGE_CHARS, shorten
     from sar.pages import PageError
 
@@ -84,11 +91,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         ("top-k", whole, "candidates in an ensemble"),
         ("num-seeds", whole, "training runs of the winner and of each control"),
         ("steps", whole, "training steps of a run"),
-        ("learning-rate", {"type": number(1e-9, 1), "metavar": "X"}, "at the first step"),
         (
             "eval-problems",
-            {**whole, "type": number(4, 200, kind=int)},
-            "held-out problems: one half ranks, the other compares the finalists",
+            {**whole, "type": number(4, kind=int)},
+            "held-out problems of each benchmark; the demo's has 200. One half ranks, the other "
+            "compares the finalists",
         ),
         ("eval-samples", whole, "responses to each of them"),
         ("seed", {"type": number(0, kind=int), "metavar": "N"}, "of grammar, draw and first runs"),
@@ -101,6 +108,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
             f"--{name}", default=value, help=f"{text} (default: %(default)s)", **kind
         )
     parser.add_argument(
+        "--learning-rate",
+        type=number(1e-9, 1),
+        metavar="X",
+        help=f"at the first step (default: {default.learning_rate:g}; with --policy "
+        f"{OWN_LEARNING_RATE:g})",
+    )
+    parser.add_argument(
         "--budget-minutes",
         type=number(0.1),
         default=math.inf,
@@ -109,40 +123,84 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--jobs",
-        **{**whole, "default": len(os.sched_getaffinity(0))},
-        help="training runs at a time; each takes one core (default: %(default)s)",
+        **whole,
+        help="training runs at a time. The demo's take one core each (default: "
+        f"{_count_cores()}); those of --policy take one GPU each (default: the "
+        "number of GPUs), or share the cores if there is none (default: 1)",
     )
+    add_own_flags(parser)
 
 
 def _run(arguments: argparse.Namespace) -> None:
     from eval.run.output import lock_run
     from recipes.reward_search.generators.choose import make_generator
     from recipes.reward_search.loop import Loop
+    from recipes.reward_search.own.policy import check_weights
     from recipes.reward_search.report.write import describe_end, write_report
-    from recipes.reward_search.screening import CpuDemoScreener, marked_processes
-    from recipes.reward_search.state import open_search
+    from recipes.reward_search.screening import marked_processes
+    from recipes.reward_search.state import SEARCH_FILE, open_search
     from recipes.reward_search.validation import Validator
 
-    settings = SearchSettings(
-        **{name: getattr(arguments, name) for name in SearchSettings.__dataclass_fields__}
-    )
+    settings, policy = _read_settings(arguments)
     generator = make_generator(settings)
     folder = arguments.output.resolve()
     with lock_run(folder):
+        if policy and not (folder / SEARCH_FILE).exists():
+            check_weights(policy)
         search = open_search(folder, settings)
-        screener = CpuDemoScreener(folder, settings)
+        screener, jobs = _make_screener(folder, settings, policy, arguments.jobs)
         with marked_processes(search.mark):
             Loop(
                 search,
                 generator,
                 Validator(),
                 screener,
-                jobs=arguments.jobs,
+                jobs=jobs,
                 budget_s=60 * arguments.budget_minutes,
             ).run()
         report = write_report(search)
     print(describe_end(search))
     print(f"report: {report}")
+
+
+def _read_settings(arguments: argparse.Namespace) -> tuple[SearchSettings, Policy | None]:
+    """The settings, and the checked policy if it is not the demo's."""
+    from eval.errors import UserError
+    from recipes.reward_search.own.policy import check_own
+
+    own = read_own_flags(arguments)
+    if own is None and arguments.eval_problems > _DEMO_PROBLEMS:
+        raise UserError(
+            f"--eval-problems {arguments.eval_problems}: the demo's benchmark has {_DEMO_PROBLEMS}"
+        )
+    policy = check_own(own, arguments.eval_problems) if own else None
+    values = {
+        name: getattr(arguments, name)
+        for name in SearchSettings.__dataclass_fields__
+        if getattr(arguments, name, None) is not None
+    }
+    if own:
+        values.setdefault("learning_rate", OWN_LEARNING_RATE)
+    return SearchSettings(**values, own=policy.settings if policy else None), policy
+
+
+def _make_screener(
+    folder: Path, settings: SearchSettings, policy: Policy | None, jobs: int | None
+) -> tuple[Screener, int]:
+    """What trains, and how many runs at a time."""
+    from recipes.reward_search.own.gpus import Places, list_gpus
+    from recipes.reward_search.own.screener import OwnScreener
+    from recipes.reward_search.screening import CpuDemoScreener
+
+    if policy is None:
+        return CpuDemoScreener(folder, settings), jobs or _count_cores()
+    gpus = list_gpus()
+    jobs = jobs or max(1, len(gpus))
+    return OwnScreener(folder, settings, policy, Places(gpus, jobs)), jobs
+
+
+def _count_cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _report(arguments: argparse.Namespace) -> None:

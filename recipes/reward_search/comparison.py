@@ -7,17 +7,17 @@ intervals are over all responses.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from eval.statistics.metrics import NUM_RESAMPLES
 from eval.statistics.paired import PairedBenchmark, SignificanceTest
 from eval.statistics.pairs import compare_all_pairs
 from recipes.cpu_demo.arms import BASELINE
-from recipes.cpu_demo.results import Measurement, Row, build_row, measure
+from recipes.cpu_demo.results import Measurement, Row, build_row, measure_samples
 from recipes.reward_search.finalists import choose_finalists
 from recipes.reward_search.loop import find_winner, rank_candidates
 from recipes.reward_search.rewards import CONTROLS
-from recipes.reward_search.scores import Estimates, estimate, is_in_part, read_samples
+from recipes.reward_search.scores import Estimates, estimate, read_samples
 from recipes.reward_search.screening import find_evaluation, is_done
 from recipes.reward_search.state import Search
 
@@ -108,11 +108,5 @@ def _compare_seeds(search: Search) -> list[Row]:
 
 def _measure(search: Search, name: str, seeds: tuple[int, ...]) -> Measurement:
     """The evaluations of one reward, on the problems that compare."""
-    whole = measure([find_evaluation(search.folder, name, seed) for seed in seeds], seeds)
-    kept = [i for i, problem in enumerate(whole.problems) if is_in_part(problem, "comparison")]
-    return replace(
-        whole,
-        problems=tuple(whole.problems[i] for i in kept),
-        correct_SP=whole.correct_SP[:, kept],
-        tokens_SP=whole.tokens_SP[:, kept],
-    )
+    folders = [find_evaluation(search.folder, name, seed) for seed in seeds]
+    return measure_samples({str(one): read_samples(one, "comparison") for one in folders}, seeds)

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from recipes.cpu_demo.arms import BASELINE, Arm
-from recipes.cpu_demo.processes import ProcessFailed, Stopped
+from recipes.cpu_demo.arms import BASELINE
 from recipes.reward_search.budget import Budget
 from recipes.reward_search.candidates import Validate, judge, name_candidate
 from recipes.reward_search.finalists import Finalist, choose_finalists, count_final_runs
@@ -30,6 +29,8 @@ from recipes.reward_search.screening import (
     run_trials,
 )
 from recipes.reward_search.state import Search
+from recipes.training_run.processes import ProcessFailed, Stopped
+from recipes.training_run.run import Arm
 
 _SAVE_EVERY_S = 10.0
 _LONGEST_S = 1e7  # a timer takes no infinity

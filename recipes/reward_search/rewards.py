@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from recipes.cpu_demo.arms import BASELINE, COMBINED, Arm, arm_from_file
+from recipes.cpu_demo.arms import BASELINE, COMBINED
+from recipes.training_run.run import Arm, arm_from_file
 from sar.files import write_atomically
 
 CONTROLS = (BASELINE, COMBINED)

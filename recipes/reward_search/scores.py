@@ -1,8 +1,9 @@
 """The scores of one evaluation, and the ranking of candidates by them.
 
-The problems of an evaluation are split by their ids. Even ids rank the candidates and are fed back;
-odd ids compare the finalists. What was best among many on the problems that ranked it looks better
-there than it is, and no ranking has seen the others.
+The problems of each benchmark are numbered in the order of their ids. Even-numbered ones rank the
+candidates and are fed back; odd-numbered ones compare the finalists. What was best among many on
+the problems that ranked it looks better there than it is, and no ranking has seen the others.
+Problems of several benchmarks count alike.
 
 F1 is what arXiv:2605.02073 ranks by. It gives no formula; its figures fit F1 = 2a / (1 + a), with
 accuracy a over all problems: recall is a, and precision is 1. So F1 orders as accuracy does.
@@ -10,21 +11,21 @@ accuracy a over all problems: recall is a, and precision is 1. So F1 orders as a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from eval.records import Record, iter_records, records_path
+from eval.records import Record, iter_records
 from eval.statistics.bootstrap import make_generator, ratio, resample_ratios
 from eval.statistics.metrics import NUM_RESAMPLES, Estimate, Resampled, resample
 from eval.statistics.paired import compare_benchmark
 from eval.statistics.samples import Floats, Samples, collect_samples
 from recipes.reward_search.settings import RankBy
 
-BENCHMARK = "demo"
 Part = Literal["ranking", "comparison"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
@@ -58,13 +59,8 @@ class Estimates:
         return {name: estimate.to_json() for name, estimate in vars(self).items()}
 
 
-def is_in_part(problem: str, part: Part) -> bool:
-    """Whether a problem of the benchmark belongs to a part. Its ids are numbers."""
-    return (int(problem) % 2 == 0) == (part == "ranking")
-
-
 def read_samples(evaluation: Path, part: Part, *, first_only: bool = False) -> Samples:
-    """Reads one part of an evaluation.
+    """Reads one part of an evaluation. Ids get the benchmark's name: "gsm8k/17".
 
     Args:
         first_only: only the first response to each problem, as McNemar's test needs it.
@@ -79,9 +75,19 @@ def read_samples(evaluation: Path, part: Part, *, first_only: bool = False) -> S
 
 
 def _iter_part(evaluation: Path, part: Part, first_only: bool) -> Iterator[Record]:
-    for record in iter_records(records_path(evaluation, BENCHMARK)):
-        if is_in_part(record.id, part) and not (first_only and record.sample):
-            yield record
+    for file in sorted(evaluation.glob("*.jsonl")):  # one for each benchmark
+        records = list(iter_records(file))
+        ids = sorted({record.id for record in records}, key=_sort_key)
+        chosen = set(ids[0 if part == "ranking" else 1 :: 2])
+        for record in records:
+            if record.id in chosen and not (first_only and record.sample):
+                yield replace(record, id=f"{file.stem}/{record.id}")
+
+
+def _sort_key(problem: str) -> list[tuple[int, str]]:
+    """Orders the numbers in ids by their size: "9" before "10"."""
+    return [(int(part), "") if part.isdecimal() else (-1, part)
+            for part in re.split(r"([0-9]+)", problem) if part]  # fmt: skip
 
 
 def score(samples: Samples, baseline: Samples) -> Scores:

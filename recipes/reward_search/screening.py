@@ -12,17 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from recipes.cpu_demo.arms import Arm
 from recipes.cpu_demo.leftovers import Leftovers
-from recipes.cpu_demo.plan import Run, Settings, start_model_path
-from recipes.cpu_demo.processes import (
-    ProcessFailed,
-    Stopped,
-    make_start_model,
-    train_and_evaluate,
-)
+from recipes.cpu_demo.plan import Settings, start_model_path
+from recipes.cpu_demo.processes import make_start_model, train_and_evaluate
 from recipes.reward_search.scores import PARTS, read_samples
 from recipes.reward_search.settings import SearchSettings
+from recipes.training_run.processes import ProcessFailed, Stopped
+from recipes.training_run.run import Arm, Run
 
 _DONE_FILE = ".done"
 

@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,11 +129,12 @@ def open_search(folder: Path, settings: SearchSettings) -> Search:
         search.save()
         return search
     search = load_search(folder)
-    for one in fields(SearchSettings):
-        old, new = getattr(search.settings, one.name), getattr(settings, one.name)
-        if old != new:
+    old, new = search.settings.flatten(), settings.flatten()
+    for name in dict.fromkeys([*old, *new]):
+        if old.get(name) != new.get(name):
             raise UserError(
-                f"--output {folder} has a search with {one.name} = {old}, not {new}; give the same "
+                f"--output {folder} has a search with {name} = {old.get(name)}, not "
+                f"{new.get(name)}; give the same "
                 "settings to continue it, or another --output"
             )
     return search
@@ -150,7 +151,7 @@ def load_search(folder: Path) -> Search:
         values = json.loads(path.read_text(encoding="utf-8"))
         return Search(
             folder,
-            SearchSettings(**values.pop("settings")),
+            SearchSettings.from_json(values.pop("settings")),
             candidates=[Candidate.from_json(one) for one in values.pop("candidates")],
             **values,
         )

@@ -10,9 +10,10 @@ import pytest
 from eval.records import iter_records, records_path
 from recipes.cpu_demo.arms import COMBINED
 from recipes.cpu_demo.curves import draw_curves
-from recipes.cpu_demo.plan import Run, Settings
+from recipes.cpu_demo.plan import Settings
 from recipes.cpu_demo.processes import train_and_evaluate
 from recipes.cpu_demo.results import build_row, measure, read_steps
+from recipes.training_run.run import Run
 
 SHORT = Settings(
     num_steps=4,

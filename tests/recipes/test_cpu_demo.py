@@ -25,15 +25,15 @@ from recipes.cpu_demo.plan import (
     OPENRLHF_FULL,
     OPENRLHF_QUICK,
     QUICK,
-    Run,
     Settings,
     plan_runs,
     start_model_path,
 )
-from recipes.cpu_demo.processes import ProcessFailed, Stopped, _run_program
 from recipes.cpu_demo.results import Measurement, build_row, format_table, read_steps
 from recipes.cpu_demo.verbose import add_remarks
 from recipes.launch.settings import PROMPTS_PER_STEP
+from recipes.training_run.processes import ProcessFailed, Stopped, run_program
+from recipes.training_run.run import Run
 from sar.models.problems import generate
 
 # Enough steps for the server to load a checkpoint; there is one after each fifth step.
@@ -132,7 +132,7 @@ def test_a_run_that_fails_ends_the_others(tmp_path: Path, monkeypatch: pytest.Mo
         code = f"import sys, time; time.sleep({seconds}); sys.exit(4)"
         tmp_path.joinpath(run.arm.name).mkdir()
         try:
-            _run_program("train", tmp_path / run.arm.name, stop, "-c", code)
+            run_program("train", tmp_path / run.arm.name, stop, {}, "-c", code)
         except Stopped:
             ended.append(run.arm)
             raise
@@ -161,8 +161,9 @@ def test_a_training_that_cannot_start_names_its_log(
 
 
 def test_a_process_that_fails_is_named_by_its_log(tmp_path: Path) -> None:
+    code = "print('so', flush=True); exit(3)"
     with pytest.raises(ProcessFailed, match=r"exit code 3: .*some\.log"):
-        _run_program("some", tmp_path, threading.Event(), "-c", "print('so', flush=True); exit(3)")
+        run_program("some", tmp_path, threading.Event(), {}, "-c", code)
     assert (tmp_path / "some.log").read_text() == "so\n"
 
 
@@ -178,7 +179,7 @@ def test_a_process_that_is_stopped_does_not_stay(tmp_path: Path) -> None:
     threading.Thread(target=stop_once_it_runs, daemon=True).start()
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     with pytest.raises(Stopped):
-        _run_program("sleeper", tmp_path, stop, "-c", code)
+        run_program("sleeper", tmp_path, stop, {}, "-c", code)
     with pytest.raises(ProcessLookupError):
         os.kill(int(log.read_text()), 0)
 

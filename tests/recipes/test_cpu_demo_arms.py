@@ -15,15 +15,22 @@ from recipes.cpu_demo.arms import (
     COMPOSED_ARMS,
     HACKED_ARMS,
     SAR_ALONE,
-    Arm,
-    arm_from_file,
     find_arm,
 )
 from recipes.cpu_demo.curves import draw_curves, draw_tradeoff
-from recipes.cpu_demo.plan import FULL, OPENRLHF_FULL, QUICK, Run, Settings, parse_run, plan_runs
+from recipes.cpu_demo.plan import (
+    FULL,
+    OPENRLHF_FULL,
+    QUICK,
+    Settings,
+    list_arm_flags,
+    parse_run,
+    plan_runs,
+)
 from recipes.cpu_demo.processes import train_and_evaluate
 from recipes.cpu_demo.results import Row, read_steps
 from recipes.cpu_demo.train_openrlhf import _make_recipe_settings
+from recipes.training_run.run import Arm, Run, arm_from_file
 from sar.models import BUNDLED_MODEL
 from sar.terms.reward_file import read_reward_file
 
@@ -68,13 +75,15 @@ def test_an_arm_of_its_own_is_trained_by_its_file(tmp_path: Path) -> None:
     arm = arm_from_file(file, "my reward")
     run = Run(arm, 3, tmp_path / "run", BUNDLED_MODEL)
     flags = ("--model", str(run.start_model), "--url", "http://h", "--output", str(run.folder))
-    parsed, settings, url = parse_run("train", FULL, [*run.program_flags, "--seed", "3", *flags])
+    parsed, settings, url = parse_run(
+        "train", FULL, [*list_arm_flags(run.arm), "--seed", "3", *flags]
+    )
     assert (parsed.arm.name, parsed.arm.server_flags) == ("mine", ("--reward", str(file)))
     assert not parsed.arm.is_gdpo
     assert (parsed.seed, parsed.folder, settings, url) == (3, run.folder, FULL, "http://h")
     for known in ALL_ARMS:
         run = Run(known, 0, tmp_path / "run", BUNDLED_MODEL)
-        parsed, _, _ = parse_run("train", FULL, [*run.program_flags, "--seed", "0", *flags])
+        parsed, _, _ = parse_run("train", FULL, [*list_arm_flags(run.arm), "--seed", "0", *flags])
         assert parsed.arm is known
 
 

@@ -33,6 +33,7 @@ def make_generator(settings: SearchSettings) -> Generator:
             key,
             per_round=settings.per_round,
             rank_by=settings.rank_by,
+            own=settings.own,
         )
     if given == "grammar":
         return GrammarGenerator(settings.seed)

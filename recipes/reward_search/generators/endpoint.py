@@ -18,6 +18,7 @@ from eval.errors import UserError
 from recipes.reward_search.candidates import MAX_KEPT_CHARS, Proposal
 from recipes.reward_search.generators.base import Past, Slot
 from recipes.reward_search.generators.prompt import MAX_SHOWN, extract_code, make_prompt
+from recipes.reward_search.settings import OwnSettings
 from sar.errors import quote
 from sar.terms.remote.client import RemoteClient, RemoteError
 
@@ -45,12 +46,20 @@ class EndpointGenerator:
     """Asks for each candidate with a request of its own."""
 
     def __init__(
-        self, url: str, model: str, key: str | None, *, per_round: int, rank_by: str
+        self,
+        url: str,
+        model: str,
+        key: str | None,
+        *,
+        per_round: int,
+        rank_by: str,
+        own: OwnSettings | None = None,
     ) -> None:
         """
         Args:
             url: including the version, such as http://localhost:8000/v1.
             key: sent as a bearer token.
+            own: the model and benchmarks, if they are not the CPU demo's.
         Raises:
             UserError: the URL is none, or holds a password.
         """
@@ -59,6 +68,7 @@ class EndpointGenerator:
         self._key = key
         self._per_round = per_round
         self._rank_by = rank_by
+        self._own = own
 
     def propose(
         self,
@@ -90,7 +100,7 @@ class EndpointGenerator:
     async def _ask(
         self, client: RemoteClient, slot: Slot, past: Sequence[Past], names: tuple[str, ...]
     ) -> Proposal:
-        prompt = make_prompt(slot, self._per_round, past, self._rank_by)
+        prompt = make_prompt(slot, self._per_round, past, self._rank_by, self._own)
         body = {
             "model": self._model,
             "messages": [{"role": "user", "content": prompt}],

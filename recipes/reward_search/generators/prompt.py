@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from eval.benchmarks import BENCHMARKS
 from recipes.reward_search.generators.base import Past, Slot
 from recipes.reward_search.scores import Scores
+from recipes.reward_search.settings import OwnSettings
 from sar.grading.rules.answers import strip_thinking
 from sar.terms.candidate.language import BUILTINS, MODULES
 from sar.terms.candidate.sample import FIELDS
@@ -19,16 +21,15 @@ _FENCE = re.compile(r"```[ \t]*(?:python|py)?[ \t]*\r?\n(.*?)```", re.DOTALL | r
 _HEAD = re.compile(r"^(?:import |from |def )", re.MULTILINE)
 
 _TASK = """\
-You design reward functions for reinforcement learning of a language model that solves word \
-problems of grade-school arithmetic. The model writes a few sentences and ends with "Answer: N". \
+You design reward functions for reinforcement learning of a language model that solves {problems} \
 It is trained with GRPO: for each problem it writes {rollouts} responses, and each response's \
 advantage is its reward minus the mean reward of the {rollouts}.
 
 Goal: after a short training run, the model should be right as often as possible, and its \
-responses should be short. Responses start at about 60 tokens, many of which are remarks that do \
-not help. Each reward is ranked by {goal}. A reward that can be earned without solving the problem \
-fails: right responses must earn more than wrong ones on average, and tricks (an answer without \
-work, many answers, an empty response, padding, repetition) no more than honest right responses.
+responses should be short. {lengths} Each reward is ranked by {goal}. A reward that can be earned \
+without solving the problem fails: right responses must earn more than wrong ones on average, and \
+tricks (an answer without work, many answers, an empty response, padding, repetition) no more than \
+honest right responses.
 
 Write one Python function, `reward(sample)`, that returns a number between {low:g} and {high:g}. \
 `sample` is a dictionary:
@@ -41,6 +42,10 @@ give the same number for the same sample.
 It runs in a sandbox with a part of Python: functions, if, for, while, try, comprehensions, texts, \
 numbers, lists, dictionaries and sets. Only {modules} may be imported. Built-in names: {builtins}. \
 There are no classes, no decorators, no `with`, no `yield`, no files and no `print`."""
+_DEMO_PROBLEMS = """\
+word problems of grade-school arithmetic. The model writes a few sentences and ends with \
+"Answer: N"."""
+_DEMO_LENGTHS = "Responses start at about 60 tokens, many of which are remarks that do not help."
 _GOALS = {
     "aes": "AES = (share of length saved) + 5 x (share of accuracy gained), both against training "
     "on correctness alone",
@@ -48,12 +53,24 @@ _GOALS = {
 }
 
 
-def make_prompt(slot: Slot, per_round: int, past: Sequence[Past], rank_by: str) -> str:
-    """The text for one candidate."""
+def make_prompt(
+    slot: Slot,
+    per_round: int,
+    past: Sequence[Past],
+    rank_by: str,
+    own: OwnSettings | None = None,
+) -> str:
+    """The text for one candidate.
+
+    Args:
+        own: the model and benchmarks, if they are not the CPU demo's.
+    """
     high = Limits().max_abs
     parts = [
         _TASK.format(
-            rollouts=6,
+            problems=_describe_problems(own) if own else _DEMO_PROBLEMS,
+            lengths=f"A response has at most {own.max_tokens} tokens." if own else _DEMO_LENGTHS,
+            rollouts=own.n_samples if own else 6,
             goal=_GOALS[rank_by],
             low=-high,
             high=high,
@@ -77,6 +94,13 @@ def make_prompt(slot: Slot, per_round: int, past: Sequence[Past], rank_by: str) 
         "think of. Answer with one code block that holds the whole function."
     )
     return "\n\n".join(parts)
+
+
+def _describe_problems(own: OwnSettings) -> str:
+    """The benchmarks. The policy's name and the data stay here: a path may be private."""
+    names = own.benchmarks.split(",")
+    listed = "; ".join(f"{name} ({BENCHMARKS[name].description})" for name in names)
+    return f"problems such as those of the benchmarks it is tested on: {listed}."
 
 
 def _describe(one: Past) -> str:

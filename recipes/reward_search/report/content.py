@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from eval.statistics.metrics import Estimate
@@ -121,7 +121,9 @@ def show_p(p: float | None) -> str:
 
 def to_json(content: Content) -> dict[str, Any]:
     """Contents of results.json."""
+    own = content.search.settings.own
     return {
+        **({"own": asdict(own)} if own else {}),
         "candidates": [
             {
                 "name": one.name,

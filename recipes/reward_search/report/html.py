@@ -37,7 +37,9 @@ def render_html(content: Content, picture: Path | None) -> str:
     by_name = {one.name: one for one in content.candidates}
     return environment.get_template("search.html.jinja").render(
         outcome=describe_outcome(content),
-        settings={name.replace("_", " "): value for name, value in vars(settings).items() if value},
+        settings={
+            name.replace("_", " "): value for name, value in settings.flatten().items() if value
+        },
         tables=make_tables(content),
         picture=_make_data_uri(picture) if picture else None,
         alt_text=ALT_TEXT,

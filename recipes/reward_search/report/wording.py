@@ -14,10 +14,17 @@ def describe_outcome(content: Content) -> list[str]:
     search = content.search
     num_rejected = sum(one.status == "rejected" for one in content.candidates)
     num_waiting = sum(one.status == "waiting" for one in content.candidates)
-    lines = [
+    own = search.settings.own
+    lines = []
+    if own:
+        lines.append(
+            f"Policy: {own.policy}, trained on {own.train_data}. Benchmarks: "
+            f"{own.benchmarks.replace(',', ', ')}."
+        )
+    lines.append(
         f"{len(content.candidates)} candidates in {len(content.rounds)} rounds: {num_rejected} "
         f"rejected, {len(content.ranked)} screened, in {search.used_s / 60:.1f} minutes."
-    ]
+    )
     if search.ended_by_budget:
         waiting = f" {num_waiting} accepted candidates were not trained." if num_waiting else ""
         lines.append(f"The budget ended the search before it was complete.{waiting}")

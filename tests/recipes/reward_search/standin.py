@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from eval.records import Record, RecordWriter, records_path
-from recipes.cpu_demo.arms import Arm
-from recipes.cpu_demo.processes import ProcessFailed, Stopped
 from recipes.reward_search.candidates import Checked
 from recipes.reward_search.generators.choose import make_generator
 from recipes.reward_search.loop import Loop
@@ -24,6 +22,8 @@ from recipes.reward_search.report.write import write_report
 from recipes.reward_search.screening import Trial, find_evaluation
 from recipes.reward_search.settings import SearchSettings
 from recipes.reward_search.state import Search, open_search
+from recipes.training_run.processes import ProcessFailed, Stopped
+from recipes.training_run.run import Arm
 
 
 def measure_pressure(arm: Arm) -> float:

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from eval.errors import UserError
-from recipes.cpu_demo.processes import ProcessFailed
 from recipes.reward_search import loop
 from recipes.reward_search.budget import REPORT_S
 from recipes.reward_search.candidates import Checked
@@ -28,6 +27,7 @@ from recipes.reward_search.loop import find_winner, list_past, rank_candidates, 
 from recipes.reward_search.screening import is_done, marked_processes
 from recipes.reward_search.settings import SearchSettings
 from recipes.reward_search.state import load_search, open_search
+from recipes.training_run.processes import ProcessFailed
 from sar.terms.reward_file import read_reward_file
 
 STANDIN = Path(__file__).with_name("standin.py")

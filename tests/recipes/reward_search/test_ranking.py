@@ -180,3 +180,20 @@ def test_an_evaluation_with_errors_is_refused(searched: Search, tmp_path: Path) 
     (tmp_path / "demo.jsonl").write_text("")
     with pytest.raises(ValueError, match="no problem for comparison"):
         read_samples(tmp_path, "comparison")
+
+
+def test_problems_are_split_whatever_their_ids(searched: Search, tmp_path: Path) -> None:
+    """Every other problem of each benchmark, in the order of the numbers in their ids."""
+    line = read_lines(searched, "sar", 0)[0]
+    ids = {"aime": ["2001-I-9", "2001-I-10", "1999-II-3"], "gsm8k": ["0", "17", "5", "10", "9"]}
+    for name, of_name in ids.items():
+        lines = [{**line, "id": one, "sample": n} for one in of_name for n in (0, 1)]
+        text = "".join(json.dumps(one) + "\n" for one in lines)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    ranking = read_samples(tmp_path, "ranking")
+    comparison = read_samples(tmp_path, "comparison", first_only=True)
+    assert set(ranking.ids) == {
+        "aime/1999-II-3", "aime/2001-I-10", "gsm8k/0", "gsm8k/9", "gsm8k/17"
+    }  # fmt: skip
+    assert set(comparison.ids) == {"aime/2001-I-9", "gsm8k/5", "gsm8k/10"}
+    assert (len(ranking.correct_N), len(comparison.correct_N)) == (10, 3)
