@@ -12,6 +12,8 @@ from PIL import Image
 from performance.alarms.synthetic import Phase, make_run
 from performance.dashboard_picture import main
 
+pytestmark = pytest.mark.slow  # a browser
+
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium")
 def test_it_takes_a_picture_of_a_run(tmp_path: Path) -> None:

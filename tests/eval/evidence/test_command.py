@@ -45,6 +45,7 @@ def arguments(rollouts: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
     return ["evidence", *command]
 
 
+@pytest.mark.slow
 def test_it_scores_as_the_server_does_and_writes_all_files(
     arguments: list[str], bundled_tokenizer: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,6 +71,7 @@ def test_it_scores_as_the_server_does_and_writes_all_files(
         assert score.num_tokens == len(bundled_tokenizer.encode(text + "<|im_end|>"))
 
 
+@pytest.mark.slow
 def test_the_same_command_continues_and_gives_the_same_files(
     arguments: list[str], tmp_path: Path
 ) -> None:

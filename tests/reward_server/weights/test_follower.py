@@ -22,6 +22,8 @@ from reward_server.pipeline.engine import Engine
 if TYPE_CHECKING:
     from tests.reward_server.weights.conftest import AddCheckpoint, Followed
 
+pytestmark = pytest.mark.slow  # they wait for looks at a folder
+
 
 def test_the_newest_complete_checkpoint_is_loaded(
     followed: Followed, add_checkpoint: AddCheckpoint

@@ -74,6 +74,7 @@ def read_rewards(report: dict[str, Any], reward: str) -> dict[tuple[str, int], f
     }
 
 
+@pytest.mark.slow
 def test_the_default_reward_withstands_the_battery(probe: Probe, tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     status, out, _ = probe("--num-problems", NUM_PROBLEMS, "--json", file)
@@ -152,6 +153,7 @@ def test_terms_that_compare_compare_the_whole_battery(probe: Probe, tmp_path: Pa
         assert value == pytest.approx(max(-1.0, min(1.0, (mean - tokens) / max(tokens, 1))))
 
 
+@pytest.mark.slow
 def test_a_server_pays_what_is_computed_here(probe: Probe, tmp_path: Path, server: Any) -> None:
     files = [tmp_path / "here.json", tmp_path / "there.json"]
     here = probe("--num-problems", 2, "--json", files[0])
@@ -166,6 +168,7 @@ def test_a_server_pays_what_is_computed_here(probe: Probe, tmp_path: Path, serve
     ]
 
 
+@pytest.mark.slow
 def test_a_server_with_other_prompts_is_an_error(probe: Probe, server: Any) -> None:
     status, _, errors = probe("--url", server.url, "--num-problems", 1, "--system-prompt", "Guess.")
     assert status == 2
@@ -218,6 +221,7 @@ def test_a_server_that_compares_groups_is_refused(
     assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_page_gets_the_tables_under_its_command(probe: Probe, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     arguments = ["--num-problems", "1", "--update", str(page)]
@@ -249,6 +253,7 @@ def test_the_documentation_has_the_tables_of_both_models() -> None:
         assert rows.count("honest") == rows.count("honest_but_wrong") == 2
 
 
+@pytest.mark.slow
 def test_each_percentage_says_what_of(probe: Probe) -> None:
     _, output, _ = probe("--num-problems", "3", "--reward", "default")
     tables, _, findings = output.rpartition("\n\n")

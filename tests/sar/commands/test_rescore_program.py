@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from sar.decision import Decision
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ def test_a_terminal_gets_a_progress_bar(
     assert "rescoring: 100%" in shown
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_log(
     decision: Callable[..., Decision], tmp_path: Path
 ) -> None:

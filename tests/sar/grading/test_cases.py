@@ -40,6 +40,7 @@ def graded() -> Graded:
     return by_grader
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grader", ["math", "choice", "boolean", "exact"])
 def test_agrees_with_undisputed_cases(graded: Graded, grader: str) -> None:
     undisputed = [(c, v) for c, v in graded[grader] if not c.get("disputed")]
@@ -52,6 +53,7 @@ def test_agrees_with_undisputed_cases(graded: Graded, grader: str) -> None:
     assert agreement >= REQUIRED_AGREEMENT, f"{agreement:.1%}\n{listing}"
 
 
+@pytest.mark.slow
 def test_false_positives_are_as_rare_as_false_negatives(graded: Graded) -> None:
     """A reward for a wrong answer is what a policy learns to exploit."""
     undisputed = [(c, v) for cases in graded.values() for c, v in cases if not c.get("disputed")]
@@ -60,6 +62,7 @@ def test_false_positives_are_as_rare_as_false_negatives(graded: Graded) -> None:
     assert len(rewarded) <= 0.01 * len(wrong_answers), rewarded
 
 
+@pytest.mark.slow
 def test_no_case_is_too_much_for_a_grader(graded: Graded) -> None:
     reasons = {v.reason for cases in graded.values() for _, v in cases}
     assert not reasons & {Reason.TIMEOUT, Reason.CRASHED}

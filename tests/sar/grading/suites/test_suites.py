@@ -235,6 +235,7 @@ def grade_all(pool: GraderPool, cases: Sequence[Case]) -> list[bool]:
     return [bool(verdict and verdict.result().correctness) for verdict in pending]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_disagreement_has_a_reason(
     suite: str,

@@ -197,6 +197,7 @@ def test_a_process_that_dies_each_time_is_the_candidates_fault(
     assert len(calls) == 2
 
 
+@pytest.mark.slow
 def test_a_process_without_cpu_time_is_the_machines_fault(
     sample: PlainSample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +253,7 @@ def test_interpreters_end_with_their_process(tmp_path: Path) -> None:
     _wait_until_gone([int(pid) for pid in ran.stdout.split()])
 
 
+@pytest.mark.slow
 def test_interpreters_end_with_a_process_that_is_killed_in_a_call(tmp_path: Path) -> None:
     path = tmp_path / "program.py"
     path.write_text(PROGRAM + f"CandidateRunner({LOOP!r}, Limits(call_s=2.0)).score(sample)\n")
