@@ -104,7 +104,7 @@ openrlhf-test: build/real/installed
 	build/real/bin/python -m pytest -s tests/openrlhf
 
 scale-test: build/real/installed
-	build/real/bin/python -m pytest -s tests/scaling
+	build/real/bin/python -m pytest -s tests/scaling $(SCALE_OPTIONS)
 
 chaos: .venv/installed-dev
 	$(PYTEST) -s tests/chaos
