@@ -137,7 +137,9 @@ def test_long_prompts_do_not_stay_in_memory(
     start_server: Callable[..., TestedServer],
 ) -> None:
     """90 different prompts of 900,000 characters, one after the other."""
-    server = start_server("--max-context-tokens", "256")
+    # Freed texts go back to the system: kept as fragments, they took up to 190 MB.
+    no_fragments = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+    server = start_server("--max-context-tokens", "256", environ=no_fragments)
     server.wait_until_ready()
     process = psutil.Process(server.process.pid)
     sizes = []
@@ -146,7 +148,8 @@ def test_long_prompts_do_not_stay_in_memory(
         assert _send(server, body)[0] == 200
         sizes.append(process.memory_info().rss / _MEGABYTE)
     print(f"\nprompts of 900 kB: {sizes[0]:.0f} MB after the first, {sizes[-1]:.0f} MB after 90")
-    assert sizes[-1] - sizes[9] < 100  # before: 4 MB more with each
+    # Groups that were answered are kept, up to 64 million characters. Before: 4 MB more with each.
+    assert sizes[-1] - sizes[9] < 150
     assert server.stop() == 0
 
 
