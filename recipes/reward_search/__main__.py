@@ -138,14 +138,14 @@ def _run(arguments: argparse.Namespace) -> None:
     from recipes.reward_search.own.policy import check_weights
     from recipes.reward_search.report.write import describe_end, write_report
     from recipes.reward_search.screening import marked_processes
-    from recipes.reward_search.state import SEARCH_FILE, open_search
+    from recipes.reward_search.state import is_new_search, open_search
     from recipes.reward_search.validation import Validator
 
     settings, policy = _read_settings(arguments)
     generator = make_generator(settings)
     folder = arguments.output.resolve()
     with lock_run(folder):
-        if policy and not (folder / SEARCH_FILE).exists():
+        if is_new_search(folder) and policy:
             check_weights(policy)
         search = open_search(folder, settings)
         screener, jobs = _make_screener(folder, settings, policy, arguments.jobs)

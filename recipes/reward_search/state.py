@@ -118,13 +118,30 @@ class Search:
         )
 
 
+def is_new_search(folder: Path) -> bool:
+    """Whether a search begins here, and does not continue.
+
+    Raises:
+        UserError: the folder has files that are no search.
+    """
+    if (folder / SEARCH_FILE).exists():
+        return False
+    if others := sorted(folder.glob("[!.]*")):
+        raise UserError(
+            f"--output {folder} has {others[0].name} and no search to continue; give a new folder "
+            "or an empty one"
+        )
+    return True
+
+
 def open_search(folder: Path, settings: SearchSettings) -> Search:
     """Continues the search in a folder, or starts one.
 
     Raises:
-        UserError: the folder has a search with other settings, or its file is broken.
+        UserError: the folder has a search with other settings or other files, or its file is
+            broken.
     """
-    if not (folder / SEARCH_FILE).exists():
+    if is_new_search(folder):
         search = Search(folder, settings, mark=uuid.uuid4().hex)
         search.save()
         return search

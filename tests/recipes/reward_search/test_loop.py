@@ -274,6 +274,13 @@ def test_other_settings_are_refused(standin: Any, small: SearchSettings, tmp_pat
         open_search(tmp_path, replace(small, rounds=5))
 
 
+def test_a_folder_of_something_else_is_refused(small: SearchSettings, tmp_path: Path) -> None:
+    (tmp_path / "rewards").mkdir()
+    with pytest.raises(UserError, match="has rewards and no search to continue"):
+        open_search(tmp_path, small)
+    assert [path.name for path in tmp_path.iterdir()] == ["rewards"]
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"settings": {}}', '{"settings": {"generator": "grammar"}}', "null"]
 )
