@@ -61,6 +61,12 @@ def test_the_rewards_equal_those_of_this_checkout(
         assert answer["rewards"] == pytest.approx(expected["rewards"], abs=1e-3)
 
 
+def test_a_candidate_runs_in_its_sandbox(running: RunningImage) -> None:
+    code = "def reward(sample):\n    return 1.0 if sample['correct'] else 0.0\n"
+    check = f'printf "{code}" > /tmp/right.py && python -m sar terms --check /tmp/right.py'
+    assert running.run("sh", "-c", check) == 0
+
+
 def test_no_process_is_root(running: RunningImage, image: dict[str, Any]) -> None:
     assert len(running.processes) > 1  # the graders are included
     for pid in running.processes:
