@@ -232,7 +232,7 @@ def start_faulty(
 @pytest.fixture(scope="session")
 def shared_faulty(start_faulty: Callable[..., FaultyServer]) -> FaultyServer:
     """One server for all tests that leave it as they found it."""
-    return start_faulty(READ_TIMEOUT_S="3", WRITE_TIMEOUT_S="3")
+    return start_faulty(READ_TIMEOUT_S="6", WRITE_TIMEOUT_S="6")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.chaos.conftest import Address, FaultyServer, Helpers, Rollout
     from tests.conftest import TestedServer
 
-READ_TIMEOUT_S = 3.0  # of the shared server; its write timeout is the same
+READ_TIMEOUT_S = 6.0  # of the shared server; its write timeout is the same
 SOON_S = 30.0  # generous, and far below what a server takes that one client holds up
 HEAD = b"POST /get_reward HTTP/1.1\r\nHost: here\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -180,7 +180,7 @@ def test_clients_that_send_too_slowly_are_ended_and_others_are_not_delayed(
     chaos.assert_rewarded(answers)
     slowest_s = max(answer.elapsed_s for _, answer in answers)
     print(f"ended after {max(s for s, _ in dripping):.1f} s; others {slowest_s:.2f} s at most")
-    assert slowest_s < SOON_S  # one after the other, the connections that drip take 300 s
+    assert slowest_s < SOON_S  # one after the other, the connections that drip take 600 s
     answered = {received[:12] for _, received in dripping}
     expected = {b"HTTP/1.1 408"} if b"\r\n\r\n" in start else {b"", b"HTTP/1.1 400"}
     assert answered <= expected, answered
