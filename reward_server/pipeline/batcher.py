@@ -92,6 +92,8 @@ class Batcher:
             counters: the scorer's own, besides those of the batcher.
             on_faulty: called if the scorer fails on jobs on which others do not.
             on_end: called once the scorer is not used any more.
+        Raises:
+            RuntimeError: no thread is left for it.
         """
         worker = Worker(scorer, counters, on_faulty, on_end)
         worker.thread = threading.Thread(
@@ -100,8 +102,8 @@ class Batcher:
         with self._changed:
             if self._is_closed:
                 return None
+            worker.thread.start()  # it waits for the lock; without a thread there is no worker
             self._workers.append(worker)
-            worker.thread.start()
         return worker
 
     def remove_scorer(self, worker: Worker) -> None:

@@ -25,7 +25,8 @@ _log = logging.getLogger(__name__)
 # How long the process may take to end Ray's processes after its connection was closed.
 _END_S = 12.0
 # A process that says nothing for so long is asked whether it is there, and may take as long again
-# to answer. It takes minutes to put the weights of a large model into Ray's object store.
+# to answer. It takes minutes to put the weights of a large model into Ray's object store, or to
+# start Ray on a busy machine.
 _QUIET_S = 300.0
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -35,6 +36,8 @@ class DriverProcess:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
+        self._socket = ours
+        self._connection: Connection[Any, Any] = Connection(os.dup(ours.fileno()))
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "reward_server.scaling.driver", str(theirs.fileno())],
@@ -48,14 +51,13 @@ class DriverProcess:
                 env={k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)},
             )
         threading.Thread(target=_log_output, args=(self._process,), daemon=True).start()
-        self._connection: Connection[Any, Any] = Connection(ours.detach())
         self._unsent: SimpleQueue[bytes | None] = SimpleQueue()
         sender = threading.Thread(
             target=_send_all, args=(self._connection, self._unsent), name="ray-send", daemon=True
         )
         sender.start()
         self.end = weakref.finalize(
-            self, _end, self._process, self._connection, self._unsent, sender
+            self, _end, self._process, ours, self._connection, self._unsent, sender
         )
 
     @property
@@ -67,18 +69,16 @@ class DriverProcess:
         if the process has ended: `receive` tells."""
         self._unsent.put(pickle.dumps(message))
 
-    def receive(self, *, must_answer: bool) -> Any:
+    def receive(self) -> Any:
         """The next message. Used by one thread only.
 
-        Args:
-            must_answer: whether the process handles messages by now.
         Raises:
-            EOFError: the process has ended, or handles no messages any more.
+            EOFError: the process has ended, or handles no messages (any more).
         """
         is_asked = False
         try:
             while True:
-                if self._connection.poll(_QUIET_S if must_answer else None):
+                if self._connection.poll(_QUIET_S):
                     message = self._connection.recv()
                     if not isinstance(message, Pong):
                         return message
@@ -94,7 +94,7 @@ class DriverProcess:
 
     def stop(self) -> None:
         """Tells the process to end. `receive` then raises."""
-        _shut_down(self._connection)
+        _shut_down(self._socket)
 
 
 def _send_all(connection: Connection[Any, Any], unsent: SimpleQueue[bytes | None]) -> None:
@@ -115,23 +115,25 @@ def _log_output(process: subprocess.Popen[bytes]) -> None:
             _log.info("Ray: %s", text)
 
 
-def _shut_down(connection: Connection[Any, Any]) -> None:
+def _shut_down(ours: socket.socket) -> None:
     """Ends the sending and the receiving that threads are at."""
-    with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as shared:
-        shared.shutdown(socket.SHUT_RDWR)
+    with suppress(OSError):  # it is closed
+        ours.shutdown(socket.SHUT_RDWR)
 
 
 def _end(
     process: subprocess.Popen[bytes],
+    ours: socket.socket,
     connection: Connection[Any, Any],
     unsent: SimpleQueue[bytes | None],
     sender: threading.Thread,
 ) -> None:
     """Ends the process, and what it has left in its process group."""
-    _shut_down(connection)
+    _shut_down(ours)
     unsent.put(None)
     sender.join()
     connection.close()
+    ours.close()
     with suppress(subprocess.TimeoutExpired):
         process.wait(_END_S)
     with suppress(ProcessLookupError):

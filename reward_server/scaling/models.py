@@ -182,18 +182,23 @@ class Models:
         self._refuse(scorer, model, NotLoaded(reason, may_pass=True))
 
     def _attach(self, scorer: Scorer, model: Model) -> None:
-        """Lets a scorer take jobs for a model."""
+        """Lets a scorer take jobs for a model. `_retry_loads` tries again if no thread is left."""
         if not (model.batcher and model.key in scorer.loaded and scorer.place):
             return
         if model.key in scorer.workers or scorer.is_leaving:
             return
         run = scorer.place.run
-        worker = model.batcher.add_scorer(
-            RemoteScorer(self._shared, scorer, run, model),
-            scorer.counters,
-            on_faulty=lambda: self._restart(scorer, run),
-            on_end=lambda: self._let_go(scorer, run, model.key),
-        )
+        try:
+            worker = model.batcher.add_scorer(
+                RemoteScorer(self._shared, scorer, run, model),
+                scorer.counters,
+                on_faulty=lambda: self._restart(scorer, run),
+                on_end=lambda: self._let_go(scorer, run, model.key),
+            )
+        except RuntimeError as error:
+            _log.error("scorer %d gets no jobs yet: %s", scorer.number, error)
+            scorer.without_thread[model.key] = model
+            return
         if worker:
             scorer.workers[model.key] = worker
 
@@ -210,7 +215,7 @@ class Models:
     def _drop(self, model: Model) -> None:
         self._shared.models.pop(model.key, None)
         for scorer in self._shared.scorers.values():
-            for of_run in (scorer.refused, scorer.workers):
+            for of_run in (scorer.refused, scorer.workers, scorer.without_thread):
                 of_run.pop(model.key, None)
             was_there = scorer.loaded.pop(model.key, None) is not None
             if scorer.place and (was_there or model.key in scorer.loading):
@@ -254,6 +259,8 @@ class Models:
                 for scorer in self._shared.scorers.values():
                     self._tell_that_it_waits(scorer, now_s)
                     self._end_hung_loads(scorer, now_s)
+                    for _ in range(len(scorer.without_thread)):
+                        self._attach(scorer, scorer.without_thread.popitem()[1])
                     for key, refusal in scorer.refused.items():
                         # A load that is not decided yet is not tried again: all may have refused.
                         if now_s >= refusal.retry_at_s and self._shared.models[key].batcher:

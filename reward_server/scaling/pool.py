@@ -209,7 +209,7 @@ class ScorerPool:
         was_connected = False
         while True:
             try:
-                message = driver.receive(must_answer=was_connected)
+                message = driver.receive()
             except EOFError:
                 return was_connected
             if isinstance(message, Connected):

@@ -60,6 +60,8 @@ class Scorer:
     """Facts of the models that it has loaded, by key."""
     refused: dict[int, Refusal] = field(default_factory=dict)
     workers: dict[int, Worker] = field(default_factory=dict)
+    without_thread: dict[int, Model] = field(default_factory=dict)
+    """Models for which it gets no jobs yet, as no thread was left."""
     calls: dict[int, Future[Any]] = field(default_factory=dict)
     """The calls that it has not answered."""
     counters: BatcherCounters = field(default_factory=BatcherCounters)
@@ -74,7 +76,14 @@ class Scorer:
         open_calls = list(self.calls.values())
         self.place = None
         self.waits_since_s = time.monotonic()
-        for one in (self.loading, self.loaded, self.refused, self.workers, self.calls):
+        for one in (
+            self.loading,
+            self.loaded,
+            self.refused,
+            self.workers,
+            self.without_thread,
+            self.calls,
+        ):
             one.clear()
         return open_calls
 

@@ -78,6 +78,9 @@ class EngineLoader:
         if self.inspector:  # so that no scorer loads what vLLM does not check
             architecture = self.inspector.read_architecture(path)
         model = scorers.load(path)
+        batcher = Batcher(
+            None, self._config.max_batch_tokens, self._metrics, self._counters, model.unload
+        )
         try:
             facts = model.facts
             if not self.inspector:
@@ -85,14 +88,11 @@ class EngineLoader:
             own, tokenizer = load_tokenizers(self._config, path, facts["max_context_tokens"])
             scoring_path = ScoringPath(*facts["scoring_path"])
             identity = architecture | describe_tokenizer(own, tokenizer)
+            model.serve(batcher)
         except BaseException:
-            model.unload()
+            batcher.close()  # this unloads the model
             raise
         self._log_facts(path, facts["description"], scoring_path, tokenizer)
-        batcher = Batcher(
-            None, self._config.max_batch_tokens, self._metrics, self._counters, model.unload
-        )
-        model.serve(batcher)
         return Engine(
             tokenizer, batcher, path, identity, model.has_room_for_copy, scoring_path=scoring_path
         )

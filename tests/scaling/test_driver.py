@@ -26,7 +26,7 @@ def driver(ray_environ: dict[str, str]) -> Iterator[DriverProcess]:
     process = DriverProcess()
     model = ModelOptions("transformers", "cpu", "auto", 1000, 0.9, 1, False)
     process.send(Start(ScalingOptions(1, None, model)))
-    first = process.receive(must_answer=False)
+    first = process.receive()
     assert isinstance(first, Connected), first
     yield process
     process.end()
@@ -35,7 +35,7 @@ def driver(ray_environ: dict[str, str]) -> Iterator[DriverProcess]:
 def expect_end(driver: DriverProcess, cause: Callable[[], None], quiet_s: float) -> None:
     """Checks that the process is given up after a cause, and not before."""
     with ThreadPoolExecutor(1) as thread:
-        received: Future[Any] = thread.submit(driver.receive, must_answer=True)
+        received: Future[Any] = thread.submit(driver.receive)
         time.sleep(quiet_s)
         assert not received.done(), "it answers, and has nothing else to say"
         cause()

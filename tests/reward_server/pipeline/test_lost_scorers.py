@@ -110,7 +110,7 @@ def test_a_poisoned_rollout_is_an_error_for_itself_only(
     batchers.assert_all_right(before | after)
     ended = [scorer for scorer in lost if batchers.POISON in scorer.batches[-1]]
     assert 5 <= len(ended) <= 6, "one may have had it in a pack"
-    assert batcher.num_scorers == 3
+    batchers.wait_until(lambda: batcher.num_scorers == 3)
     batchers.assert_all_right(batchers.submit(batcher, range(200, 220)))
 
 

@@ -145,7 +145,7 @@ class Driver:
         if comes_back:
             self.run(scorer)
 
-    def receive(self, *, must_answer: bool) -> Any:
+    def receive(self) -> Any:
         if (message := self._to_front.get()) is None:
             raise EOFError
         return message

@@ -36,7 +36,7 @@ def test_a_process_that_does_not_read_holds_up_nobody(deaf_process: DriverProces
     using.join(WAIT_S)
     assert not using.is_alive()
     with pytest.raises(EOFError):
-        deaf_process.receive(must_answer=False)
+        deaf_process.receive()
 
 
 def test_a_process_that_does_not_answer_is_given_up(
@@ -44,7 +44,7 @@ def test_a_process_that_does_not_answer_is_given_up(
 ) -> None:
     monkeypatch.setattr(connection_module, "_QUIET_S", 0.1)
     with pytest.raises(EOFError):
-        deaf_process.receive(must_answer=True)
+        deaf_process.receive()
     deaf_process.end()
 
 

@@ -132,3 +132,55 @@ def test_a_scorer_that_hangs_while_it_loads_is_started_again(
     pools.wait_until(lambda: pool.num_up == 2)
     assert sorted(scorer.restarts for scorer in pool.describe(0)) == [0, 1]
     ends.set()
+
+
+class Threads:
+    """Scoring threads that cannot start for a while."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.are_short = threading.Event()
+        start = threading.Thread.start
+
+        def start_or_fail(thread: threading.Thread) -> None:
+            if thread.name == "scoring" and self.are_short.is_set():
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start_or_fail)
+
+
+def test_a_scorer_that_comes_back_while_no_thread_is_left_is_used_later(
+    make_pool: Callable[..., ScorerPool],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    pools: PoolHelpers,
+) -> None:
+    threads = Threads(monkeypatch)
+    pool = make_pool(2)
+    batcher = pools.serve(pool.load("model"))
+    pools.wait_until(lambda: pool.num_up == 2)
+    threads.are_short.set()
+    pools.Driver.started[0].kill(0)
+    pools.wait_until(lambda: "scorer 0 gets no jobs yet: can't start new thread" in caplog.text)
+    assert batcher.num_scorers == 1
+    assert pools.score(batcher, *range(9)) == list(range(9))
+    threads.are_short.clear()
+    pools.wait_until(lambda: pool.num_up == batcher.num_scorers == 2)
+    assert batcher.close(pools.WAIT_S)
+
+
+def test_weights_that_come_while_no_thread_is_left_score_later(
+    make_pool: Callable[..., ScorerPool], monkeypatch: pytest.MonkeyPatch, pools: PoolHelpers
+) -> None:
+    threads = Threads(monkeypatch)
+    pool = make_pool(2)
+    old = pools.serve(pool.load("model"))
+    pools.wait_until(lambda: pool.num_up == 2)
+    threads.are_short.set()
+    new = pools.serve(pool.load("checkpoint"))
+    assert new.num_scorers == 0
+    threads.are_short.clear()
+    assert pools.score(new, *range(9)) == list(range(9))
+    pools.wait_until(lambda: pool.num_up == 2)
+    assert old.close(pools.WAIT_S)
+    assert new.close(pools.WAIT_S)
