@@ -68,6 +68,8 @@ class Slot:
     cohort: Cohort
     client: Client | None
     """None: nobody waits."""
+    is_alone: bool = False
+    """Whether its request has no other slot."""
     answer: Future[Settled] = field(default_factory=Future)
     given: GivenAnswer | None = None
     """What is kept of the answer for a retry. None: nothing (yet)."""

@@ -49,6 +49,7 @@ class Gathering:
                 complete[cohort] = None
                 continue
             slots.append(slot := self._place_one(member, client))
+            slot.is_alone = len(members) == 1
             cohort = slot.cohort
             if cohort.is_open and len(cohort.slots) == self._group_size:
                 cohort.is_open = False
@@ -86,7 +87,9 @@ class Gathering:
         rollouts again, so each loses its slots of other cohorts too."""
         self.remove(cohort)
         answer_with_error(cohort.slots, Outdated())
-        clients = {slot.client for slot in cohort.slots if slot.client}
+        clients = {slot.client for slot in cohort.slots if slot.client and not slot.is_alone}
+        if not clients:  # so with OpenRLHF: there may be thousands of open cohorts
+            return
         for other in [one for one in self if one.is_open]:
             lost = [slot for slot in other.slots if slot.client in clients]
             answer_with_error(lost, Outdated())

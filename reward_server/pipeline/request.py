@@ -102,8 +102,14 @@ class RewardRequest:
             RequestTimedOut: the deadline passed.
             ScoringFailed: the scorer, a grader or a term failed.
         """
-        while not self._try(borrow):
-            pass
+        num_again = 0
+        try:
+            while not self._try(borrow):
+                num_again += 1
+        except NotReady as error:
+            if not num_again:
+                raise
+            raise NotReady(f"{error}; it was scored again {num_again} x for new weights") from error
         return [
             ScoredRollout(
                 reward,

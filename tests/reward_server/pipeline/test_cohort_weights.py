@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from reward_server.errors import NotReady
 from reward_server.pipeline.batcher import Batcher
 from reward_server.pipeline.cohorts import Cohorts, Member, Outdated
 from reward_server.pipeline.engine import Engine
@@ -122,38 +123,65 @@ class VersionScorer:
         return [np.full(len(s.response_ids), -self._version, np.float32) for s in sequences]
 
 
-def test_a_held_rollout_is_scored_again_with_new_weights(
-    worlds: CohortHelpers, bundled_tokenizer: Any, lenient_graders: Any
-) -> None:
+@pytest.fixture
+def service(worlds: CohortHelpers, lenient_graders: Any) -> Iterator[RewardService]:
+    """A reward for two rollouts: the version of their weights."""
     service = RewardService(
         lenient_graders,
         sar_weight=0.2,
         limits=ServiceLimits(WAIT_S, 2**31),
         composition=worlds.compose(2, OneVersion()),
     )
-    tokenizer = RolloutTokenizer(bundled_tokenizer, system_prompt="")
+    yield service
+    service.end_waiting(WAIT_S)
+    assert service.engines.close(WAIT_S)
 
-    def make_engine(version: int) -> Engine:
+
+@pytest.fixture
+def make_engine(service: RewardService, bundled_tokenizer: Any) -> Callable[[int], Engine]:
+    def make(version: int) -> Engine:
         batcher = Batcher(VersionScorer(version), 1000, service.metrics, service.counters)
+        tokenizer = RolloutTokenizer(bundled_tokenizer, system_prompt="")
         return Engine(tokenizer, batcher, version=version)
 
-    def send(response: str) -> ScoredRollout:
-        rollout = SubmittedRollout("Q: 2+3?\nA:" + response, "Q: 2+3?\nA:", Label("5", "math"), "5")
-        (scored,) = service.compute_rewards([rollout], service.new_client())
-        return scored
+    return make
 
+
+def send(service: RewardService, response: str) -> ScoredRollout:
+    rollout = SubmittedRollout("Q: 2+3?\nA:" + response, "Q: 2+3?\nA:", Label("5", "math"), "5")
+    (scored,) = service.compute_rewards([rollout], service.new_client())
+    return scored
+
+
+def test_a_held_rollout_is_scored_again_with_new_weights(
+    service: RewardService, make_engine: Callable[[int], Engine]
+) -> None:
     service.engines.start(make_engine(1))
     with ThreadPoolExecutor(2) as clients:
-        held = clients.submit(send, " 5")
+        held = clients.submit(send, service, " 5")
         deadline_s = time.monotonic() + WAIT_S
         while service.status.held_rollouts < 1:
             assert time.monotonic() < deadline_s
             time.sleep(0.005)
         service.engines.replace(make_engine(2))
-        both = [clients.submit(send, " five").result(WAIT_S), held.result(WAIT_S)]
+        both = [clients.submit(send, service, " five").result(WAIT_S), held.result(WAIT_S)]
     for one in both:
         assert one.policy_version == 2
         assert one.reward.value == one.reward.likelihood.nll_qa == pytest.approx(2)
     assert service.status.rollouts == 2
-    service.end_waiting(WAIT_S)
-    assert service.engines.close(WAIT_S)
+
+
+def test_a_503_tells_of_new_weights(
+    service: RewardService,
+    make_engine: Callable[[int], Engine],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    errors = [Outdated(), NotReady("no sibling came")]
+
+    def join(*_: Any) -> None:
+        raise errors.pop(0)
+
+    monkeypatch.setattr(Cohorts, "join", join)
+    service.engines.start(make_engine(1))
+    with pytest.raises(NotReady, match="no sibling came; it was scored again 1 x for new weights"):
+        send(service, " 5")
