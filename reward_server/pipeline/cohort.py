@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from reward_server.errors import ScoringFailed
 from reward_server.pipeline.waiting import Client
@@ -13,10 +14,6 @@ from sar.decision import NO_GROUP, GroupPlace
 from sar.errors import one_line
 from sar.terms.base import Sample, TermError
 from sar.terms.composition import Composition
-
-
-class Outdated(Exception):
-    """A sibling was scored with newer weights: the request's rollouts must be scored again."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,13 @@ class Settled:
     """For the reward log. A retry has the seat of its first attempt."""
     incomplete: bool = False
     """True if siblings were missing at the deadline."""
+
+
+class Outdated(Exception):
+    """Siblings were scored with newer weights: rollouts of the request must be scored again."""
+
+    settled: Mapping[int, Settled] = MappingProxyType({})
+    """The rewards of the others, by index: their groups were complete."""
 
 
 @dataclass(eq=False)

@@ -14,7 +14,8 @@ So a rollout is scored when it arrives, and only its answer is held. The rules:
 5. A member whose client has gone stays a member, because its client will ask again. A cohort for
    which nobody waits any more is dropped after twice the request timeout.
 6. All members of a cohort were scored with the same weights. If new weights come meanwhile, those
-   that were scored with the old ones are scored again: `join` raises `Outdated`.
+   that were scored with the old ones are scored again: `join` raises `Outdated`. Those of the
+   request's rollouts whose groups were complete keep their rewards.
 7. A term that fails is an error for the members of its group only. They can be sent again.
 
 A settled group is remembered for twice the request timeout. When its prompt comes again, that can
@@ -44,6 +45,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from uuid import uuid4
@@ -126,8 +128,8 @@ class Cohorts:
         """The rewards of one request's rollouts, when their groups are settled. Blocks until then.
 
         Raises:
-            Outdated: a sibling was scored with newer weights. Score the rollouts again, and join
-                again.
+            Outdated: siblings were scored with newer weights. Score the rollouts that it has no
+                reward of again, and join again with these.
             ClientGone: the client has left.
             NotReady: too few siblings came in time, or the server is stopping.
             RequestTimedOut: a term took too long.
@@ -143,6 +145,9 @@ class Cohorts:
         try:
             settled = self._wait(slots, client)
             is_answered = True
+        except Outdated as outdated:
+            outdated.settled = self._wait_for_complete(slots, client)
+            raise
         finally:
             with self._lock:
                 self._leave(slots, client, is_answered=is_answered)
@@ -288,6 +293,17 @@ class Cohorts:
                     for act in due:
                         act()
             settled.append(slot.answer.result())
+        return settled
+
+    def _wait_for_complete(self, slots: Sequence[Slot], client: Client) -> dict[int, Settled]:
+        """The rewards, by index, of an outdated request's rollouts whose groups are complete. The
+        request has lost its slots of other groups."""
+        settled = {}
+        for index, slot in enumerate(slots):
+            with suppress(Outdated):
+                settled[index] = client.deadline.wait_for(slot.answer)
+                if slot.given and not client.is_gone():
+                    slot.given.is_delivered = True
         return settled
 
     def _settle(self, cohort: Cohort) -> None:

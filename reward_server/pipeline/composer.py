@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
 from reward_server.errors import ClientGone, ScoringFailed
-from reward_server.pipeline.cohorts import Cohorts, Member, Settled
+from reward_server.pipeline.cohorts import Cohorts, Member, Outdated, Settled
 from reward_server.pipeline.intake import Intake, split_into_chunks
 from reward_server.pipeline.waiting import Client, Waiting
 from sar.terms.base import Sample, Term, TermError
@@ -146,22 +146,27 @@ class ComposedRewards:
     def samples(self) -> list[Sample]:
         return [one.sample for one in self._rollouts]
 
-    def settle(self) -> list[Settled]:
-        """The rewards of the added rollouts, in their order.
+    def settle(self) -> dict[int, Settled]:
+        """The rewards of the added rollouts, by index. Some are missing if they must be scored
+        again: siblings were scored with newer weights.
 
         Raises:
             ScoringFailed: a term failed.
-            Outdated: a sibling was scored with newer weights.
             ClientGone, NotReady, RequestTimedOut: there is no reward.
         """
+        trained = [index for index, one in enumerate(self._rollouts) if one.is_trained]
+        settled: Mapping[int, Settled]
         try:
-            settled = iter(self._settle([one for one in self._rollouts if one.is_trained]))
+            settled = dict(enumerate(self._settle([self._rollouts[index] for index in trained])))
+        except Outdated as outdated:
+            settled = outdated.settled
         except TermError as error:
             raise ScoringFailed(str(error)) from error
-        return [
-            next(settled) if one.is_trained else self._settle_eval(one.sample)
-            for one in self._rollouts
-        ]
+        return {trained[place]: one for place, one in settled.items()} | {
+            index: self._settle_eval(one.sample)
+            for index, one in enumerate(self._rollouts)
+            if not one.is_trained
+        }
 
     def cancel(self) -> None:
         """Drops the terms that are not computed yet."""

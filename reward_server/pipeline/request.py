@@ -11,11 +11,10 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
 
 from reward_server.errors import InvalidRequest, NotReady, RequestTimedOut, ScoringFailed
 from reward_server.observe.metrics import Metrics
-from reward_server.pipeline.cohorts import Outdated, Settled
+from reward_server.pipeline.cohorts import Settled
 from reward_server.pipeline.composer import ComposedRewards, Composer
 from reward_server.pipeline.engine import Engine
 from reward_server.pipeline.intake import Intake, split_into_chunks
@@ -70,6 +69,18 @@ class _Pending:
     logprobs: Future[Logprobs]
 
 
+@dataclass(frozen=True)
+class _Rewarded:
+    """A rollout that has its reward."""
+
+    prepared: _Prepared
+    engine: Engine
+    """What scored it."""
+    reward: Reward
+    settled: Settled | None
+    """None: without `composer`."""
+
+
 class RewardRequest:
     """The state of one request, from its rollouts to their rewards."""
 
@@ -80,10 +91,12 @@ class RewardRequest:
         self._parts = parts
         self._client = client
         self._composed: ComposedRewards | None = None
+        self._open = list(range(len(rollouts)))
+        """The indices of the rollouts that have no reward yet."""
         self._pending: list[_Pending] = []
-        self._rewards: list[Reward] = []
-        self._settled: list[Settled] = []
-        """One for each reward if `composer` computed them, else empty."""
+        """These rollouts, in this order."""
+        self._rewarded: dict[int, _Rewarded] = {}
+        """By index."""
 
     def compute_rewards(
         self, borrow: Callable[[], AbstractContextManager[Engine]]
@@ -94,7 +107,7 @@ class RewardRequest:
             borrow: lends the engine that tokenises and scores all rollouts of this request. It is
                 given back before the request waits for terms and siblings: a new engine can take
                 its place meanwhile. If that happens while siblings are missing, the new engine
-                scores all rollouts again.
+                scores their rollouts again.
         Raises:
             ClientGone: the client left before its rollouts were scored.
             InvalidRequest: a query does not continue its prompt.
@@ -102,28 +115,30 @@ class RewardRequest:
             RequestTimedOut: the deadline passed.
             ScoringFailed: the scorer, a grader or a term failed.
         """
-        num_again = 0
+        num_tries = 0
         try:
-            while not self._try(borrow):
-                num_again += 1
+            while self._open:
+                num_tries += 1
+                self._try(borrow)
         except NotReady as error:
-            if not num_again:
+            if num_tries == 1:
                 raise
-            raise NotReady(f"{error}; it was scored again {num_again} x for new weights") from error
+            message = f"{error}; it was scored {num_tries} times, as new weights came"
+            raise NotReady(message) from error
         return [
             ScoredRollout(
-                reward,
-                pending.prepared.template_mismatch,
-                policy_version=self._engine.version,
-                policy_age_s=time.monotonic() - self._engine.loaded_at_s,
-                cohort_incomplete=settled is not None and settled.incomplete,
+                one.reward,
+                one.prepared.template_mismatch,
+                policy_version=one.engine.version,
+                policy_age_s=time.monotonic() - one.engine.loaded_at_s,
+                cohort_incomplete=one.settled is not None and one.settled.incomplete,
             )
-            for pending, reward, settled in self._list_rewards()
+            for one in self._in_order
         ]
 
-    def _try(self, borrow: Callable[[], AbstractContextManager[Engine]]) -> bool:
-        """Scores the rollouts and waits for terms and siblings. False if a sibling was scored with
-        newer weights."""
+    def _try(self, borrow: Callable[[], AbstractContextManager[Engine]]) -> None:
+        """Scores the open rollouts, and waits for terms and siblings. Those that must be scored
+        again stay open."""
         self._pending = []
         try:
             with borrow() as self._engine:
@@ -133,19 +148,17 @@ class RewardRequest:
                 self._score()
             if self._composed:
                 self._settle(self._composed)
-        except Outdated:
-            return False
         finally:
             if self._composed:
                 self._composed.cancel()
-        return True
+        self._open = [index for index in self._open if index not in self._rewarded]
 
     def record_decisions(self) -> Iterator[Decision]:
         """The reward log's records of the rewards that `compute_rewards` gave."""
-        for pending, reward, settled in self._list_rewards():
-            prepared = pending.prepared
+        for one in self._in_order:
+            prepared, engine = one.prepared, one.engine
             yield Decision.from_reward(
-                reward,
+                one.reward,
                 request_id=self._client.request_id,
                 prompt=prepared.prompt,
                 response=prepared.response,
@@ -154,27 +167,28 @@ class RewardRequest:
                 label=prepared.rollout.label,
                 sar_weight=self._parts.sar_weight,
                 template_mismatch=prepared.template_mismatch,
-                model=self._engine.path,
+                model=engine.path,
                 server_version=__version__,
-                policy_version=self._engine.version,
-                end_tokens=self._engine.tokenizer.end_tokens,
-                place=settled.place if settled else NO_GROUP,
+                policy_version=engine.version,
+                end_tokens=engine.tokenizer.end_tokens,
+                place=one.settled.place if one.settled else NO_GROUP,
             )
 
-    def _list_rewards(self) -> Iterator[tuple[_Pending, Reward, Settled | None]]:
-        settled = self._settled or repeat(None, len(self._rewards))
-        return zip(self._pending, self._rewards, settled, strict=True)
+    @property
+    def _in_order(self) -> list[_Rewarded]:
+        return [self._rewarded[index] for index in range(len(self._rollouts))]
 
     def _score(self) -> None:
-        """Grades and scores all rollouts. Without a reward file, that gives their rewards."""
+        """Grades and scores the open rollouts. Without a reward file, that gives their rewards."""
         try:
-            chunks = split_into_chunks(list(enumerate(self._rollouts)), _count_chars)
+            rollouts = [(index, self._rollouts[index]) for index in self._open]
+            chunks = split_into_chunks(rollouts, _count_chars)
             for chunk, num_chars in chunks:
                 work = partial(self._prepare, chunk)
                 prepared = self._parts.intake.run(work, self._client, num_chars)
                 self._pending += map(self._submit, prepared)
-            for pending in self._parts.waiting.in_turns(self._pending):
-                self._collect(pending)
+            for place, pending in self._parts.waiting.in_turns(enumerate(self._pending)):
+                self._collect(place, pending)
         finally:
             for pending in self._pending:  # once one failed, the others are not needed
                 pending.verdict.cancel()
@@ -229,9 +243,11 @@ class RewardRequest:
             self._engine.batcher.submit(prepared.encoded.sequences, self._client.is_gone),
         )
 
-    def _collect(self, pending: _Pending) -> None:
+    def _collect(self, place: int, pending: _Pending) -> None:
         """Waits for a rollout's log-probabilities and verdict, and combines them.
 
+        Args:
+            place: of the rollout among the open ones.
         Raises:
             ClientGone, NotReady, RequestTimedOut, ScoringFailed: there is no reward.
         """
@@ -250,7 +266,7 @@ class RewardRequest:
             self._composed.add(sample, prepared.rollout.query)
         else:
             weight = self._parts.sar_weight
-            self._give(label, combine(verdict, likelihood, sar_weight=weight, mode=label.mode))
+            self._give(place, combine(verdict, likelihood, sar_weight=weight, mode=label.mode))
 
     def _wait_for_logprobs(self, pending: _Pending) -> Logprobs:
         """
@@ -266,14 +282,15 @@ class RewardRequest:
 
     def _settle(self, composed: ComposedRewards) -> None:
         """Waits for the terms, and for the siblings of the rollouts."""
-        self._settled = composed.settle()
-        for sample, settled in zip(composed.samples, self._settled, strict=True):
+        for place, settled in composed.settle().items():
+            sample = composed.samples[place]
             reward = Reward(settled.reward, sample.verdict, sample.likelihood, settled.terms)
-            self._give(sample.label, reward)
+            self._give(place, reward, settled)
 
-    def _give(self, label: Label, reward: Reward) -> None:
-        self._rewards.append(reward)
-        self._parts.metrics.add_reward(label, reward)
+    def _give(self, place: int, reward: Reward, settled: Settled | None = None) -> None:
+        prepared = self._pending[place].prepared
+        self._rewarded[self._open[place]] = _Rewarded(prepared, self._engine, reward, settled)
+        self._parts.metrics.add_reward(prepared.rollout.label, reward)
 
 
 def _count_chars(rollout: tuple[int, SubmittedRollout]) -> int:

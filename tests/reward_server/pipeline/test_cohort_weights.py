@@ -68,6 +68,35 @@ def test_a_request_leaves_all_its_cohorts(worlds: CohortHelpers) -> None:
         assert again.settled is not None
 
 
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_complete_group_of_an_outdated_request_keeps_its_rewards(
+    worlds: CohortHelpers, is_whole: bool
+) -> None:
+    def member(text: int, prompt: str, weights: float) -> Member:
+        return replace(worlds.make_member(text, prompt), weights_loaded_at_s=weights)
+
+    with worlds.open(2) as world:
+        if is_whole:
+            of_both = world.send(*(member(text, "a", 1.0) for text in (0, 2)), member(1, "b", 1.0))
+        else:
+            of_both = world.send(member(0, "a", 1.0), member(1, "b", 1.0))
+            sibling = world.send(member(2, "a", 1.0))
+            assert sorted(sibling.group) == [0, 2]
+        assert of_both.is_held
+        newer = world.send(member(3, "b", 2.0))
+        assert isinstance(of_both.error, Outdated)
+        settled = of_both.error.settled
+        assert list(settled) == ([0, 1] if is_whole else [0])
+        assert all(sorted(worlds.decode(one.reward)) == [0, 2] for one in settled.values())
+        world.send(member(1, "b", 2.0))
+        assert sorted(newer.group) == [1, 3]
+        # The next epoch: the old answers were taken.
+        assert world.send(member(0, "a", 2.0)).is_held
+        assert sorted(world.send(member(4, "a", 2.0)).group) == [0, 4]
+        state = world.cohorts.state
+        assert (state.num_settled, state.num_retries) == (3, 0)
+
+
 class OneVersion(GroupTerm):
     """The version of the weights that scored the group."""
 
@@ -147,10 +176,20 @@ def make_engine(service: RewardService, bundled_tokenizer: Any) -> Callable[[int
     return make
 
 
-def send(service: RewardService, response: str) -> ScoredRollout:
-    rollout = SubmittedRollout("Q: 2+3?\nA:" + response, "Q: 2+3?\nA:", Label("5", "math"), "5")
-    (scored,) = service.compute_rewards([rollout], service.new_client())
-    return scored
+def send(service: RewardService, *responses: str) -> list[ScoredRollout]:
+    """One request. The word before a response's colon makes its prompt."""
+    rollouts = []
+    for response in responses:
+        prompt, _, text = response.rpartition(":")
+        rollouts.append(SubmittedRollout(f"{prompt}?{text}", f"{prompt}?", Label("5", "math"), "5"))
+    return service.compute_rewards(rollouts, service.new_client())
+
+
+def wait_for_held(service: RewardService, num_rollouts: int) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while service.status.held_rollouts < num_rollouts:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.005)
 
 
 def test_a_held_rollout_is_scored_again_with_new_weights(
@@ -158,17 +197,32 @@ def test_a_held_rollout_is_scored_again_with_new_weights(
 ) -> None:
     service.engines.start(make_engine(1))
     with ThreadPoolExecutor(2) as clients:
-        held = clients.submit(send, service, " 5")
-        deadline_s = time.monotonic() + WAIT_S
-        while service.status.held_rollouts < 1:
-            assert time.monotonic() < deadline_s
-            time.sleep(0.005)
+        held = clients.submit(send, service, "a: 5")
+        wait_for_held(service, 1)
         service.engines.replace(make_engine(2))
-        both = [clients.submit(send, service, " five").result(WAIT_S), held.result(WAIT_S)]
+        both = clients.submit(send, service, "a: five").result(WAIT_S) + held.result(WAIT_S)
     for one in both:
         assert one.policy_version == 2
         assert one.reward.value == one.reward.likelihood.nll_qa == pytest.approx(2)
     assert service.status.rollouts == 2
+
+
+def test_only_what_lacks_siblings_is_scored_again(
+    service: RewardService, make_engine: Callable[[int], Engine]
+) -> None:
+    """A request of two whole groups, and of one rollout whose sibling comes after new weights."""
+    service.engines.start(make_engine(1))
+    with ThreadPoolExecutor(2) as clients:
+        held = clients.submit(send, service, "a: 5", "b: 6", "c: 7", "a: 8", "c: 9")
+        wait_for_held(service, 1)
+        service.engines.replace(make_engine(2))
+        (sibling,) = clients.submit(send, service, "b: 5").result(WAIT_S)
+        five = held.result(WAIT_S)
+    assert [one.policy_version for one in five] == [1, 2, 1, 1, 1]
+    for one in [*five, sibling]:
+        assert one.reward.value == one.reward.likelihood.nll_qa == one.policy_version
+    assert service.status.rollouts == 6
+    assert service.status.groups == 3
 
 
 def test_a_503_tells_of_new_weights(
@@ -183,5 +237,7 @@ def test_a_503_tells_of_new_weights(
 
     monkeypatch.setattr(Cohorts, "join", join)
     service.engines.start(make_engine(1))
-    with pytest.raises(NotReady, match="no sibling came; it was scored again 1 x for new weights"):
-        send(service, " 5")
+    with pytest.raises(
+        NotReady, match="no sibling came; it was scored 2 times, as new weights came"
+    ):
+        send(service, "a: 5")
