@@ -112,6 +112,10 @@ def test_what_the_report_says(standin: Any, small: SearchSettings, tmp_path: Pat
     assert [one["name"] for one in results["candidates"]] == [one.name for one in search.candidates]
     assert results["winner"]["name"] in reader.text
     assert len(results["pairs"]) == 15
+    assert "All 15 pairs, seed 0 only" in reader.text
+    for one in results["finalists"]:  # the same names in all tables
+        assert reader.text.count(one["title"]) >= 6
+    assert "top_even" not in reader.text
 
 
 @pytest.mark.slow
