@@ -158,7 +158,7 @@ def test_report_and_compare_commands(
         (["run", "--generator", "grammar", "--model", "x", "--output", "OUT"], "for a URL only"),
         (["report", "OUT"], "no search here"),
         (["compare", "OUT", "OUT"], "no search here"),
-        (["run", "--generator", "grammar", "--output", "FILE"], "--output"),
+        (["run", "--generator", "grammar", "--output", "FILE"], "is a file, not a folder"),
     ],
 )
 def test_mistakes_are_one_line(
