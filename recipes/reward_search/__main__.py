@@ -32,10 +32,12 @@ _DEMO_PROBLEMS = 200
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 if a run failed that all others need, 2 for a wrong flag, 130 if stopped."""
+    """Exit code: 0; 1 if a run failed that all others need, or the endpoint no longer answers; 2
+    for a wrong flag; 130 if stopped."""
     arguments = _make_parser().parse_args(argv)
     # Imported here, so that --help does not load scipy.
     from eval.errors import UserError
+    from recipes.reward_search.generators.base import GeneratorError
     from recipes.training_run.processes import ProcessFailed
     from sar.errors import MAX_MESSAGE_CHARS, shorten
     from sar.pages import PageError
@@ -44,10 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         commands = {"run": _run, "report": _report, "compare": _compare}
         commands[arguments.command](arguments)
-    except (UserError, PageError, ProcessFailed, ValueError) as error:
+    except (UserError, PageError, ProcessFailed, GeneratorError, ValueError) as error:
         message = shorten(str(error), MAX_MESSAGE_CHARS)
         print(f"{_PROGRAM} {arguments.command}: {message}", file=sys.stderr)
-        return 1 if isinstance(error, ProcessFailed) else 2
+        return 1 if isinstance(error, (ProcessFailed, GeneratorError)) else 2
     except KeyboardInterrupt:
         print("\nstopped; the same command continues from here", file=sys.stderr)
         return 130
@@ -144,20 +146,20 @@ def _run(arguments: argparse.Namespace) -> None:
     settings, policy = _read_settings(arguments)
     generator = make_generator(settings)
     folder = arguments.output.resolve()
+    is_new = is_new_search(folder)  # before the lock, which would leave a file in a foreign folder
+    if is_new:
+        generator.check()  # before the search's file, which would fix a wrong URL
     with lock_run(folder):
-        if is_new_search(folder) and policy:
+        if is_new and policy:
             check_weights(policy)
         search = open_search(folder, settings)
         screener, jobs = _make_screener(folder, settings, policy, arguments.jobs)
+        budget_s = 60 * arguments.budget_minutes
+        loop = Loop(search, generator, Validator(), screener, jobs=jobs, budget_s=budget_s)
+        if not is_new and loop.will_propose:
+            generator.check()
         with marked_processes(search.mark):
-            Loop(
-                search,
-                generator,
-                Validator(),
-                screener,
-                jobs=jobs,
-                budget_s=60 * arguments.budget_minutes,
-            ).run()
+            loop.run()
         report = write_report(search)
     print(describe_end(search))
     print(f"report: {report}")
