@@ -173,13 +173,17 @@ def _describe(error: MontyError, fault: Fault, limits: Limits) -> str:
 
 def _tell_missing(text: str) -> str:
     """What the interpreter lacks and Python has is the sandbox's doing, not a slip of the author's.
+    It lacks few methods, and all as values: `key=str.lower` fails too.
 
     Args:
         text: of an exception.
     """
-    found = re.search(r"'(\w+)' object has no attribute '(\w+)'", text)
+    found = re.search(r"'(\w+)'(?: object)? has no attribute '(\w+)'", text)
     if found and hasattr(_KINDS.get(found[1]), found[2]):
-        return f"the sandbox's {found[1]} has no {found[2]!r}"
+        return (
+            f"the sandbox's {found[1]} has no {found[2]!r}; methods that it has can only be "
+            "called, as in x.lower()"
+        )
     return text
 
 

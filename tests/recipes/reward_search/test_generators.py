@@ -228,6 +228,8 @@ def test_the_prompt_tells_all_that_is_needed() -> None:
     assert text.index("Rank 1") < text.index("Rank 2") < text.index("Rank 3")
     assert "r1c04: it is constant" in text
     first = make_prompt(Slot("r1c01", 1, 1), 7, [], "f1")
+    for refused in ("`nonlocal`", "`match`", "`del`", "`assert`", "`from` or `as`", "translate"):
+        assert refused in first
     assert "Rank" not in first
     assert "Rejected" not in first
     assert "F1 = 2a" in first

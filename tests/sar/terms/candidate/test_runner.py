@@ -264,7 +264,11 @@ def test_any_expression_is_a_reward_or_the_candidates_fault(expression: str) -> 
         ("return s['response']['a']", "^line 2: TypeError: [^;]*$"),
         (
             "return len(s['response'].translate({}))",
-            "^line 2: the sandbox's str has no 'translate'$",
+            "^line 2: the sandbox's str has no 'translate'; methods that it has can only be called",
+        ),
+        (
+            "return len(sorted(s['response'], key=str.lower))",
+            "^line 2: the sandbox's str has no 'lower'",
         ),
         ("return s['response'].nosuch()", "^line 2: AttributeError: 'str' object has no attr"),
     ],
