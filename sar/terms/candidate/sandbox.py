@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 INSTALL = "install pydantic-monty: pip install -c constraints.txt -e '.[search]'"
 
+# Which methods Python has.
 _KINDS = {kind.__name__: kind for kind in (str, int, float, list, tuple, dict, set, frozenset)}
 _MAX_MEMORY_BYTES = 64 * 2**20
 _MAX_DEPTH = 200

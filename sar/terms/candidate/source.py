@@ -129,7 +129,8 @@ def _check_module(tree: ast.Module) -> str:
         if not is_text and not isinstance(
             node, (ast.FunctionDef, ast.Import, ast.Assign, ast.AnnAssign)
         ):
-            raise _refuse(node, _OUTSIDE + "; remove this block" * isinstance(node, ast.If))
+            is_block = isinstance(node, ast.If)  # mostly: if __name__ == "__main__"
+            raise _refuse(node, f"{_OUTSIDE}; remove this block" if is_block else _OUTSIDE)
         if not isinstance(node, ast.FunctionDef):
             for inner in ast.walk(node):
                 if FUNCTION in _list_bound(inner):
