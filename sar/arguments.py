@@ -11,7 +11,14 @@ from sar.errors import MAX_MESSAGE_CHARS, quote, shorten
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An argparse parser whose errors are one short line, whatever the command line holds."""
+    """An argparse parser for flags that are written out, with errors of one short line.
+
+    argparse would take `--budget` for `--budget-minutes`. A flag that is added later would change
+    what such a command does, or end it. Sub-commands get parsers of this class too.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str) -> NoReturn:
         super().error(shorten(message, MAX_MESSAGE_CHARS))

@@ -49,6 +49,8 @@ def lock_run(output: Path) -> Iterator[None]:
     try:
         output.mkdir(parents=True, exist_ok=True)
         lock = (output / _LOCK_FILE).open("w")
+    except FileExistsError as error:
+        raise UserError(f"--output {output}: is a file, not a folder") from error
     except OSError as error:
         raise UserError(f"--output {output}: {error.strerror}") from error
     with lock:

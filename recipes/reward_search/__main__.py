@@ -32,10 +32,12 @@ _DEMO_PROBLEMS = 200
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0, 1 if a run failed that all others need, 2 for a wrong flag, 130 if stopped."""
+    """Exit code: 0; 1 if a run failed that all others need, or the endpoint no longer answers; 2
+    for a wrong flag; 130 if stopped."""
     arguments = _make_parser().parse_args(argv)
     # Imported here, so that --help does not load scipy.
     from eval.errors import UserError
+    from recipes.reward_search.generators.base import GeneratorError
     from recipes.training_run.processes import ProcessFailed
     from sar.errors import MAX_MESSAGE_CHARS, shorten
     from sar.pages import PageError
@@ -44,10 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         commands = {"run": _run, "report": _report, "compare": _compare}
         commands[arguments.command](arguments)
-    except (UserError, PageError, ProcessFailed, ValueError) as error:
+    except (UserError, PageError, ProcessFailed, GeneratorError, ValueError) as error:
         message = shorten(str(error), MAX_MESSAGE_CHARS)
         print(f"{_PROGRAM} {arguments.command}: {message}", file=sys.stderr)
-        return 1 if isinstance(error, ProcessFailed) else 2
+        return 1 if isinstance(error, (ProcessFailed, GeneratorError)) else 2
     except KeyboardInterrupt:
         print("\nstopped; the same command continues from here", file=sys.stderr)
         return 130
@@ -61,7 +63,7 @@ def _make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_run(commands.add_parser("run", help="searches, or continues a search"))
     report = commands.add_parser("report", help="writes the report of a search again")
-    report.add_argument("folder", type=Path, metavar="DIR")
+    report.add_argument("folder", type=Path, metavar="DIR", help="folder of the search")
     report.add_argument(
         "--update",
         type=Path,
@@ -69,7 +71,7 @@ def _make_parser() -> argparse.ArgumentParser:
         help="also write the tables into this page, between its markers",
     )
     compare = commands.add_parser("compare", help="prints how several searches went, side by side")
-    compare.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    compare.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders of searches")
     return parser
 
 
@@ -83,12 +85,24 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="an OpenAI-compatible chat endpoint such as http://localhost:8000/v1 (its key: "
         "REWARD_SEARCH_KEY), a seeded grammar, or a folder of candidates",
     )
-    parser.add_argument("--model", default=default.model, help="the model's name, for a URL")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
+    parser.add_argument(
+        "--model",
+        default=default.model,
+        metavar="NAME",
+        help="language model that writes rewards, as the endpoint names it (the model to train is "
+        "--policy)",
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder of the search: new, empty, or one to continue",
+    )
     options: list[tuple[str, dict[str, Any], str]] = [
         ("rounds", whole, "rounds of candidates"),
         ("per-round", {**whole, "type": number(1, 99, kind=int)}, "candidates of a round"),
-        ("top-k", whole, "candidates in an ensemble"),
+        ("top-k", whole, "candidates in an ensemble, and in the random draw"),
         ("num-seeds", whole, "training runs of the winner and of each control"),
         ("steps", whole, "training steps of a run"),
         (
@@ -97,10 +111,22 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
             "held-out problems of each benchmark; the demo's has 200. One half ranks, the other "
             "compares the finalists",
         ),
-        ("eval-samples", whole, "responses to each of them"),
-        ("seed", {"type": number(0, kind=int), "metavar": "N"}, "of grammar, draw and first runs"),
-        ("feedback", {"choices": get_args(Feedback)}, "what later rounds see of earlier ones"),
-        ("rank-by", {"choices": get_args(RankBy)}, "the paper ranks by F1"),
+        ("eval-samples", whole, "responses to each held-out problem"),
+        (
+            "seed",
+            {"type": number(0, kind=int), "metavar": "N"},
+            "of the grammar, the random draw, and each reward's first training run",
+        ),
+        (
+            "feedback",
+            {"choices": get_args(Feedback)},
+            "ranked: later rounds see how earlier candidates ranked; none: they see nothing",
+        ),
+        (
+            "rank-by",
+            {"choices": get_args(RankBy)},
+            "aes: length saved + 5 x accuracy gained; f1: accuracy only, as in the paper",
+        ),
     ]
     for name, kind, text in options:
         value = getattr(default, name.replace("-", "_"))
@@ -111,8 +137,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--learning-rate",
         type=number(1e-9, 1),
         metavar="X",
-        help=f"at the first step (default: {default.learning_rate:g}; with --policy "
-        f"{OWN_LEARNING_RATE:g})",
+        help="at the first step; it falls linearly to 0 (default: "
+        f"{default.learning_rate:g}; with --policy {OWN_LEARNING_RATE:g})",
     )
     parser.add_argument(
         "--budget-minutes",
@@ -144,20 +170,20 @@ def _run(arguments: argparse.Namespace) -> None:
     settings, policy = _read_settings(arguments)
     generator = make_generator(settings)
     folder = arguments.output.resolve()
+    is_new = is_new_search(folder)  # before the lock, which would leave a file in a foreign folder
+    if is_new:
+        generator.check()  # before the search's file, which would fix a wrong URL
     with lock_run(folder):
-        if is_new_search(folder) and policy:
+        if is_new and policy:
             check_weights(policy)
         search = open_search(folder, settings)
         screener, jobs = _make_screener(folder, settings, policy, arguments.jobs)
+        budget_s = 60 * arguments.budget_minutes
+        loop = Loop(search, generator, Validator(), screener, jobs=jobs, budget_s=budget_s)
+        if not is_new and loop.will_propose:
+            generator.check()
         with marked_processes(search.mark):
-            Loop(
-                search,
-                generator,
-                Validator(),
-                screener,
-                jobs=jobs,
-                budget_s=60 * arguments.budget_minutes,
-            ).run()
+            loop.run()
         report = write_report(search)
     print(describe_end(search))
     print(f"report: {report}")
@@ -204,11 +230,13 @@ def _count_cores() -> int:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from recipes.reward_search.report.markdown import update_page
+    from recipes.reward_search.report.markdown import check_page, update_page
     from recipes.reward_search.report.write import write_report
     from recipes.reward_search.state import load_search
 
     search = load_search(arguments.folder.resolve())
+    if arguments.update:
+        check_page(arguments.update)
     print(f"report: {write_report(search)}")
     if arguments.update:
         update_page(arguments.update, search)

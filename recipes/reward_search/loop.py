@@ -72,6 +72,7 @@ class Loop:
         Raises:
             ProcessFailed: the start model or the run on correctness alone failed: nothing can be
                 ranked.
+            GeneratorError: the generator cannot propose any more. The search may be continued.
         """
         timer = threading.Timer(min(max(self._budget.left_s, 0.0), _LONGEST_S), self._stop.set)
         timer.daemon = True
@@ -101,14 +102,25 @@ class Loop:
                 break
         self._train_finalists()
 
+    @property
+    def will_propose(self) -> bool:
+        """Whether this start asks the generator: a round has an empty slot, and there is time."""
+        settings = self._search.settings
+        has_empty = any(self._list_empty(number) for number in range(1, settings.rounds + 1))
+        return has_empty and self._budget.can_start(count_final_runs(settings))
+
+    def _list_empty(self, number: int) -> list[Slot]:
+        """The slots of a round that have no candidate yet."""
+        slots = [
+            Slot(name_candidate(number, place), number, place)
+            for place in range(1, self._search.settings.per_round + 1)
+        ]
+        return [slot for slot in slots if self._search.find(slot.name) is None]
+
     def _propose(self, number: int) -> bool:
         """Fills the slots of a round that are still empty. False: the round has no candidate."""
         search, settings = self._search, self._search.settings
-        slots = [
-            Slot(name_candidate(number, place), number, place)
-            for place in range(1, settings.per_round + 1)
-        ]
-        empty = [slot for slot in slots if search.find(slot.name) is None]
+        empty = self._list_empty(number)
         has_time = self._budget.can_start(count_final_runs(settings))
         if empty and not has_time:
             self._is_cut = True
@@ -121,7 +133,7 @@ class Loop:
                 one = judge(proposal, slot.name, number, search.candidates, self._validate)
                 search.put(one)
                 _say(f"{one.name} {f'rejected: {one.reason}' if one.reason else 'accepted'}")
-        return any(search.find(slot.name) for slot in slots)
+        return len(self._list_empty(number)) < settings.per_round
 
     def _screen(self, number: int) -> None:
         """Trains on the candidates of a round. With the first one, on the controls too."""

@@ -5,10 +5,19 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from recipes.cpu_demo.arms import BASELINE
 from recipes.reward_search.candidates import Checked
+from recipes.reward_search.rewards import CONTROLS
 
 if TYPE_CHECKING:
+    from recipes.training_run.run import Arm
     from sar.terms.candidate.batch import ProbeBatch
+
+
+def _score_control(control: Arm, batch: ProbeBatch) -> tuple[float, ...]:
+    """What a control, which is trained in each search, pays for the batch."""
+    samples = [one.sample for one in batch]
+    return tuple(float(one["correct"]) + control.sar_weight * one["sar"] for one in samples)
 
 
 class Validator:
@@ -36,5 +45,9 @@ class Validator:
         found = validate(source, self._batch)
         if isinstance(found, Rejection):
             return Checked(found.reason)
+        for control in CONTROLS:
+            if found.rewards == _score_control(control, self._batch):
+                name = "correctness alone" if control is BASELINE else control.title
+                return Checked(f"the same rewards for the probe batch as {name}")
         digest = hashlib.sha256(repr(found.rewards).encode()).hexdigest()
         return Checked(None, digest)

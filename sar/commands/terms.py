@@ -34,13 +34,13 @@ def main(argv: Sequence[str]) -> int:
     # Imported here, so that --help is instant.
     from sar.pages import PageError, update_page
     from sar.terms.catalogue import UPDATE_COMMAND, list_terms, render_tables
-    from sar.terms.reward_file import RewardFileError, read_reward_file
+    from sar.terms.reward_file import RewardFileError
 
     try:
         if arguments.check and arguments.check.suffix == ".py":
             return _check_candidate(arguments.check)
         if arguments.check:
-            sys.stdout.write(_format_reward(read_reward_file(arguments.check)))
+            sys.stdout.write(_format_reward(_read_reward(arguments.check)))
         elif arguments.update:
             update_page(arguments.update, UPDATE_COMMAND, render_tables(list_terms()))
         else:
@@ -71,7 +71,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         type=Path,
         metavar="FILE",
         help="check a reward file (.toml), and show its sum; or try a candidate (.py) on right, "
-        "wrong and hostile responses and on attacks: exit status 1 if it is rejected",
+        "wrong and hostile responses and on attacks, which takes about half a minute: exit status "
+        "1 if it is rejected",
     )
     mode.add_argument(
         "--update",
@@ -80,34 +81,55 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="write the tables of terms into a page, between its markers",
     )
     arguments = parser.parse_args(argv)
+    if arguments.check and any(Path(name).suffix for name in arguments.name):
+        parser.error(f"--check takes one file; leave out {quote(arguments.name[0])}")
     if arguments.name and (arguments.check or arguments.update):
         parser.error("a term's name cannot be combined with --check or --update")
     return arguments
+
+
+def _read_reward(path: Path) -> Composition:
+    from sar.terms.reward_file import RewardFileError, read_reward_file
+
+    try:
+        return read_reward_file(path)
+    except RewardFileError as error:
+        if path.suffix == ".toml":
+            raise
+        raise _UsageError(f"{error}; give a reward file (.toml) or a candidate (.py)") from error
 
 
 def _check_candidate(path: Path) -> int:
     """Tries a candidate as the search for rewards does."""
     from sar.probe.scorer import ProbeError
     from sar.terms.candidate.batch import load_batch
-    from sar.terms.candidate.errors import SandboxError
+    from sar.terms.candidate.errors import CandidateError, SandboxError
+    from sar.terms.candidate.source import check_source
     from sar.terms.candidate.term import read_source
     from sar.terms.candidate.validate import Rejection, validate
 
     try:
         source = read_source(path)
+        check_source(source)  # first, as the batch needs the model, which takes long to load
         batch = load_batch()
         found = validate(source, batch)
+    except CandidateError as error:
+        return _reject(error.fault, str(error))
     except (ValueError, ProbeError, SandboxError) as error:
         raise _UsageError(str(error)) from error
     if isinstance(found, Rejection):
-        sys.stdout.write(f"rejected ({found.check}): {found.reason}\n")
-        return 1
+        return _reject(found.check, found.reason)
     sys.stdout.write(
         f"accepted: over {len(batch)} responses, right ones earn {found.mean_right:.3g} and wrong "
         f"ones {found.mean_wrong:.3g} on average; no attack earns more than honest right ones; a "
         f"call takes {found.call_s * 1e3:.2g} ms\n"
     )
     return 0
+
+
+def _reject(check: str, reason: str) -> int:
+    sys.stdout.write(f"rejected ({check}): {reason}\n")
+    return 1
 
 
 def _format_terms(terms: Sequence[TermDescription], names: Sequence[str]) -> str:

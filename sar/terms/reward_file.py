@@ -180,7 +180,9 @@ def _make_weighted(where: str, table: _TermTable, term: Term | GroupTerm) -> Wei
     own = table.term.rpartition(":")[2].lower()
     name = table.name or (make_name(table.term) if isinstance(term, CandidateTerm) else own)
     if not re.fullmatch(_NAME, name):
-        raise ValueError(f"{where}: set `name`, which must be {_NAME_IN_WORDS}")
+        is_file = not table.name and isinstance(term, CandidateTerm)
+        reason = f"the file's name {quote(name)} cannot be a name in the logs; " if is_file else ""
+        raise ValueError(f"{where}: {reason}set `name`, which must be {_NAME_IN_WORDS}")
     return WeightedTerm(name, term, table.weight, table.only_if)
 
 

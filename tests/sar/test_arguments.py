@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sar.arguments import number
+from sar.arguments import CommandParser, number
 from sar.errors import quote
 
 
@@ -43,3 +43,17 @@ def test_any_other_text_is_refused_by_name(
         with pytest.raises(argparse.ArgumentTypeError) as caught:
             number(*limits)(text)
         assert str(caught.value) == f"{quote(text)} {complaint}"
+
+
+@pytest.mark.parametrize("argv", [["--budget", "3"], ["run", "--round", "3"], ["--round=3"]])
+def test_flags_are_written_out(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    parser = CommandParser(prog="program")
+    parser.add_argument("--budget-minutes")
+    parser.add_argument("--round-number")
+    command = parser.add_subparsers().add_parser("run")
+    command.add_argument("--rounds")
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args(argv)
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err
+    assert parser.parse_args(["--budget-minutes", "3", "run", "--rounds=4"]).rounds == "4"

@@ -32,8 +32,19 @@ class Past:
     """None if it was not screened."""
 
 
+class GeneratorError(Exception):
+    """The generator cannot propose anything at present. The search ends, and may be continued."""
+
+
 class Generator(Protocol):
     """Proposes candidates."""
+
+    def check(self) -> None:
+        """Finds out, before anything is trained, whether it can propose.
+
+        Raises:
+            UserError: it cannot; the message says what to do.
+        """
 
     def propose(
         self,
@@ -48,4 +59,6 @@ class Generator(Protocol):
             past: earlier candidates, ranked ones first. Empty without feedback.
             known: the code of all earlier candidates. Proposing one again is of no use.
             timeout_s: a slot without a proposal by then gets one that says so.
+        Raises:
+            GeneratorError: it can propose for none of the slots at present.
         """

@@ -1,7 +1,8 @@
 """A language model behind an OpenAI-compatible chat endpoint, such as vLLM's, writes candidates.
 
 Lost connections and the statuses 429 and 5xx are tried again, with pauses. What stays without code
-is a proposal that says why, and the search goes on.
+is a proposal that says why, and the search goes on. If no request of a round gets an HTTP answer,
+the endpoint is taken for dead, and there are no proposals at all.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -16,11 +18,11 @@ from pydantic import BaseModel, Field, ValidationError
 
 from eval.errors import UserError
 from recipes.reward_search.candidates import MAX_KEPT_CHARS, Proposal
-from recipes.reward_search.generators.base import Past, Slot
+from recipes.reward_search.generators.base import GeneratorError, Past, Slot
 from recipes.reward_search.generators.prompt import MAX_SHOWN, extract_code, make_prompt
 from recipes.reward_search.settings import OwnSettings
 from sar.errors import quote
-from sar.terms.remote.client import RemoteClient, RemoteError
+from sar.terms.remote.client import RemoteClient, RemoteError, Silence
 
 KEY_VARIABLE = "REWARD_SEARCH_KEY"
 _PATH = "/chat/completions"
@@ -28,6 +30,8 @@ _CONCURRENCY = 8
 _MAX_TOKENS = 8192
 """Of one answer, thinking included."""
 _TIMEOUT_S = 600.0
+_CHECK_TIMEOUT_S = 30.0
+_REFUSED_KEY = (401, 403)
 
 
 class _Message(BaseModel):
@@ -40,6 +44,15 @@ class _Choice(BaseModel):
 
 class _Answer(BaseModel):
     choices: Annotated[list[_Choice], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What became of one request."""
+
+    proposal: Proposal
+    silence: Silence | None = None
+    """None if an HTTP answer came, usable or not."""
 
 
 class EndpointGenerator:
@@ -63,12 +76,33 @@ class EndpointGenerator:
         Raises:
             UserError: the URL is none, or holds a password.
         """
-        self._url = check_url(url).rstrip("/").removesuffix(_PATH) + _PATH
+        self._base = check_url(url).rstrip("/").removesuffix(_PATH)
+        self._url = self._base + _PATH
         self._model = model
         self._key = key
         self._per_round = per_round
         self._rank_by = rank_by
         self._own = own
+
+    def check(self) -> None:
+        import httpx
+
+        client = self._make_client(_CHECK_TIMEOUT_S)  # sends nothing here; it hides the key
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        try:
+            status = httpx.get(
+                f"{self._base}/models", headers=headers, timeout=_CHECK_TIMEOUT_S
+            ).status_code
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            reason = client.quote(str(error) or type(error).__name__)
+            raise UserError(
+                f"--generator {self._base}: no answer ({reason}); start the server first"
+            ) from None
+        if status in _REFUSED_KEY:
+            raise UserError(
+                f"--generator {self._base}: status {status}; set {KEY_VARIABLE} to a key of this "
+                "server"
+            )
 
     def propose(
         self,
@@ -78,28 +112,41 @@ class EndpointGenerator:
         timeout_s: float,
     ) -> Iterator[tuple[Slot, Proposal]]:
         names = tuple(one.candidate.name for one in past if one.rank)[:MAX_SHOWN]
+        is_alive = False
+        held: list[tuple[Slot, Proposal]] = []  # until the endpoint is known to be alive
         with asyncio.Runner() as runner:
-            client = RemoteClient(
-                self._url,
-                self._key,
-                max_concurrency=_CONCURRENCY,
-                timeout_s=max(1.0, min(timeout_s, _TIMEOUT_S)),
-            )
+            client = self._make_client(max(1.0, min(timeout_s, _TIMEOUT_S)))
             loop = runner.get_loop()
             tasks = {loop.create_task(self._ask(client, slot, past, names)): slot for slot in slots}
             try:
                 while tasks:
                     done, _ = runner.run(_wait_for_first(list(tasks)))
                     for task in done:
-                        yield tasks.pop(task), task.result()
+                        one = task.result()
+                        held.append((tasks.pop(task), one.proposal))
+                        # The end of the search's time says nothing of the endpoint.
+                        is_cut = one.silence == "late" and timeout_s < _TIMEOUT_S
+                        is_alive = is_alive or one.silence is None or is_cut
+                    if is_alive:
+                        yield from held
+                        held.clear()
             finally:
                 for task in tasks:
                     task.cancel()
                 runner.run(client.close())
+        if held:
+            raise GeneratorError(
+                f"--generator {self._base}: none of {len(held)} requests got an answer, and "
+                f"nothing of them is kept ({held[0][1].failure}); the same command continues "
+                "from here"
+            )
+
+    def _make_client(self, timeout_s: float) -> RemoteClient:
+        return RemoteClient(self._url, self._key, max_concurrency=_CONCURRENCY, timeout_s=timeout_s)
 
     async def _ask(
         self, client: RemoteClient, slot: Slot, past: Sequence[Past], names: tuple[str, ...]
-    ) -> Proposal:
+    ) -> _Asked:
         prompt = make_prompt(slot, self._per_round, past, self._rank_by, self._own)
         body = {
             "model": self._model,
@@ -109,7 +156,12 @@ class EndpointGenerator:
         try:
             content = await client.start()(body)
         except RemoteError as error:
-            return Proposal("", failure=f"the endpoint gave no answer: {error}")
+            proposal = Proposal("", failure=f"the endpoint gave no answer: {error}")
+            return _Asked(proposal, error.silence)
+        return _Asked(self._read(client, content, names))
+
+    def _read(self, client: RemoteClient, content: bytes, names: tuple[str, ...]) -> Proposal:
+        """The proposal in an answer."""
         try:
             text = _Answer.model_validate_json(content).choices[0].message.content or ""
         except ValidationError:
@@ -124,8 +176,8 @@ class EndpointGenerator:
 
 
 async def _wait_for_first(
-    tasks: list[asyncio.Task[Proposal]],
-) -> tuple[set[asyncio.Task[Proposal]], set[asyncio.Task[Proposal]]]:
+    tasks: list[asyncio.Task[_Asked]],
+) -> tuple[set[asyncio.Task[_Asked]], set[asyncio.Task[_Asked]]]:
     return await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
 

@@ -24,6 +24,9 @@ class FolderGenerator:
         if not self._files:
             raise UserError(f"--generator {folder}: no *.py in this folder")
 
+    def check(self) -> None:
+        """It can always propose."""
+
     def propose(
         self,
         slots: Sequence[Slot],

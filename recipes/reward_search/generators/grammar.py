@@ -26,6 +26,9 @@ class GrammarGenerator:
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
+    def check(self) -> None:
+        """It can always propose."""
+
     def propose(
         self,
         slots: Sequence[Slot],

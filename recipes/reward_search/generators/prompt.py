@@ -10,7 +10,7 @@ from recipes.reward_search.generators.base import Past, Slot
 from recipes.reward_search.scores import Scores
 from recipes.reward_search.settings import OwnSettings
 from sar.grading.rules.answers import strip_thinking
-from sar.terms.candidate.language import BUILTINS, MODULES
+from sar.terms.candidate.language import BUILTINS, MODULES, REFUSED_NODES
 from sar.terms.candidate.sample import FIELDS
 from sar.terms.candidate.sandbox import Limits
 
@@ -40,8 +40,10 @@ return a finite number for each, in well under a millisecond. It must not be con
 give the same number for the same sample.
 
 It runs in a sandbox with a part of Python: functions, if, for, while, try, comprehensions, texts, \
-numbers, lists, dictionaries and sets. Only {modules} may be imported. Built-in names: {builtins}. \
-There are no classes, no decorators, no `with`, no `yield`, no files and no `print`."""
+numbers, lists, dictionaries and sets. Only {modules} may be imported, as `import math`, without \
+`from` or `as`. Built-in names: {builtins}. Some methods of str are missing, such as translate, \
+and a method can only be called: `key=str.lower` fails. \
+Not allowed: {refused}, decorators, files and `print`."""
 _DEMO_PROBLEMS = """\
 word problems of grade-school arithmetic. The model writes a few sentences and ends with \
 "Answer: N"."""
@@ -77,6 +79,7 @@ def make_prompt(
             fields="\n".join(f"- {name}: {text}" for name, text in FIELDS.items()),
             modules=" and ".join(sorted(MODULES)),
             builtins=", ".join(sorted(BUILTINS)),
+            refused=", ".join(name for name, _ in REFUSED_NODES.values()),
         )
     ]
     ranked = [one for one in past if one.rank][:MAX_SHOWN]

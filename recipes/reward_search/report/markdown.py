@@ -17,6 +17,14 @@ _COMMAND = "python -m recipes.reward_search report DIR --update docs/search.md"
 _SHOWN = ("rounds", "finalists", "pairs", "seeds")
 
 
+def check_page(page: Path) -> None:
+    """
+    Raises:
+        PageError: the page cannot be read, or lacks its markers.
+    """
+    pages.check_page(page, _COMMAND)
+
+
 def update_page(page: Path, search: Search) -> None:
     """Writes what a search found between the page's markers, and its picture beside the page.
 

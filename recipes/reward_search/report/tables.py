@@ -78,18 +78,20 @@ def _make_ranking(content: Content) -> Table:
 
 def _make_finalists(content: Content) -> Table:
     rows = [(one.title, *_list_scores(one.label, one.scores)) for one in content.final.compared]
-    return Table(
-        "Finalists and controls, on the problems that no ranking has seen",
-        ("reward", *_SCORES),
-        rows,
-    )
+    caption = f"Finalists and controls, {_describe_basis(content)}"
+    return Table(caption, ("reward", *_SCORES), rows)
+
+
+def _describe_basis(content: Content) -> str:
+    """What a comparison is over. All are compared with the one seed that ensembles have."""
+    return f"seed {content.search.settings.seed} only, on the problems that no ranking has seen"
 
 
 def _make_pairs(content: Content) -> Table:
     rows = [
         (
-            one.other.label,
-            one.baseline.label,
+            one.other.title,
+            one.baseline.title,
             show(one.paired.accuracy.gain.estimate(), 100, 1, "+"),
             show_p(one.mcnemar.p),
             show_p(one.mcnemar.bonferroni),
@@ -102,7 +104,7 @@ def _make_pairs(content: Content) -> Table:
         "reward", "against", "accuracy, points", "McNemar p",
         f"p x {len(rows)}", "tokens", f"its p x {len(rows)}",
     )  # fmt: skip
-    return Table(f"All {len(rows)} pairs, on the problems that no ranking has seen", head, rows)
+    return Table(f"All {len(rows)} pairs, {_describe_basis(content)}", head, rows)
 
 
 def _make_seeds(content: Content) -> Table:

@@ -49,7 +49,6 @@ REFUSED_NODES: Mapping[type[ast.AST], tuple[str, str]] = {
     ast.Delete: ("`del`", "leave it out"),
     ast.Raise: ("`raise`", "return a number for every sample"),
     ast.Assert: ("`assert`", "return a number for every sample"),
-    ast.ImportFrom: ("`from ... import`", "write `import math` or `import re`"),
     ast.Match: ("`match`", "use if and elif"),
 }
 """What is refused most often: its name, and what to use instead."""

@@ -10,7 +10,7 @@ from sar.errors import quote
 from sar.terms.candidate.errors import CandidateError
 from sar.terms.candidate.sample import FIELDS, PlainSample
 from sar.terms.candidate.sandbox import Limits, run
-from sar.terms.candidate.source import FUNCTION, check_source
+from sar.terms.candidate.source import FUNCTION, check_source, iterates_over_sample
 
 _INPUT = "__sample"
 
@@ -31,6 +31,7 @@ class CandidateRunner:
         self.source = source
         self.limits = limits or Limits()
         self._code = f"{source}\n{FUNCTION}({_INPUT})"
+        self._takes_list = iterates_over_sample(source)
 
     def score(self, sample: PlainSample) -> float:
         """The candidate's reward for one rollout.
@@ -43,7 +44,13 @@ class CandidateRunner:
 
     def measure(self, sample: PlainSample) -> tuple[float, float]:
         """As `score`, and the CPU seconds of the call."""
-        outcome = run(self._code, {_INPUT: _make_sendable(sample)}, self.limits)
+        try:
+            outcome = run(self._code, {_INPUT: _make_sendable(sample)}, self.limits)
+        except CandidateError as error:
+            if self._takes_list and "string indices" in str(error):
+                message = f"{error}; the argument is one rollout, a dictionary, not a list"
+                raise CandidateError(message, error.fault) from error
+            raise
         return check_reward(outcome.value, self.limits.max_abs), outcome.cpu_s
 
     def score_all(self, samples: Iterable[PlainSample]) -> list[float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import datetime
 import os
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 INSTALL = "install pydantic-monty: pip install -c constraints.txt -e '.[search]'"
 
+# Which methods Python has.
+_KINDS = {kind.__name__: kind for kind in (str, int, float, list, tuple, dict, set, frozenset)}
 _MAX_MEMORY_BYTES = 64 * 2**20
 _MAX_DEPTH = 200
 # Beyond the time limit, until a process is killed that does not end its call by itself.
@@ -166,7 +169,23 @@ def _describe(error: MontyError, fault: Fault, limits: Limits) -> str:
         case "source":
             return f"{where}the interpreter refuses it: {text}"
         case _:
-            return f"{where}{text}"
+            return f"{where}{_tell_missing(text)}"
+
+
+def _tell_missing(text: str) -> str:
+    """What the interpreter lacks and Python has is the sandbox's doing, not a slip of the author's.
+    It lacks few methods, and all as values: `key=str.lower` fails too.
+
+    Args:
+        text: of an exception.
+    """
+    found = re.search(r"'(\w+)'(?: object)? has no attribute '(\w+)'", text)
+    if found and hasattr(_KINDS.get(found[1]), found[2]):
+        return (
+            f"the sandbox's {found[1]} has no {found[2]!r}; methods that it has can only be "
+            "called, as in x.lower()"
+        )
+    return text
 
 
 def _make_limits(limits: Limits, wall_s: float) -> ResourceLimits:

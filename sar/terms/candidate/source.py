@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import keyword
 from collections.abc import Iterator
 from difflib import get_close_matches
 
@@ -29,6 +30,7 @@ MAX_SOURCE_CHARS = 10_000
 """Deeper nesting than fits in here could overflow the parser's stack."""
 
 _OUTSIDE = "only functions, constants, `import math` and `import re` may stand outside functions"
+_FENCE = "```"
 
 
 def check_source(source: str) -> None:
@@ -56,7 +58,7 @@ def _parse(source: str) -> ast.Module:
     try:
         return ast.parse(source)
     except SyntaxError as error:
-        raise _refuse(error.lineno or 0, f"not Python: {shorten(error.msg)}") from None
+        raise _refuse(error.lineno or 0, _describe_syntax(source, error)) from None
     except UnicodeEncodeError:
         raise _refuse(0, "not a text: it has half of a surrogate pair in it") from None
     except (RecursionError, MemoryError):
@@ -65,7 +67,26 @@ def _parse(source: str) -> ast.Module:
         raise _refuse(0, f"not Python: {shorten(str(error))}") from None
 
 
+def _describe_syntax(source: str, error: SyntaxError) -> str:
+    """Language models wrap code in Markdown, or begin with a sentence. Python's message does not
+    say so."""
+    message = f"not Python: {shorten(error.msg)}"
+    lines = source.splitlines()[: error.lineno or 0]
+    if not lines:
+        return message
+    *before, line = map(str.strip, lines)
+    if line.startswith(_FENCE):
+        return f"Markdown, not Python; remove the {_FENCE} lines"
+    word = line.partition(" ")[0].rstrip(":(")
+    is_first = all(not one or one.startswith("#") for one in before)
+    if is_first and not keyword.iskeyword(word) and "=" not in line:
+        return f"{message}; the file must hold code only"
+    return message
+
+
 def _check_node(node: ast.AST) -> None:
+    if isinstance(node, ast.ImportFrom):
+        raise _refuse(node, f"`from ... import` is not allowed; {_suggest_import(node)}")
     for refused, (name, instead) in REFUSED_NODES.items():
         if isinstance(node, refused):
             raise _refuse(node, f"{name} is not allowed; {instead}")
@@ -93,6 +114,14 @@ def _check_import(node: ast.Import) -> None:
             raise _refuse(node, f"write `import {one.name}`, without `as`")
 
 
+def _suggest_import(node: ast.ImportFrom) -> str:
+    if node.module not in MODULES:
+        return f"only {' and '.join(sorted(MODULES))} can be imported"
+    name = node.names[0].name
+    use = "" if name == "*" else f" and `{node.module}.{shorten(name, 40)}`"
+    return f"write `import {node.module}`{use}"
+
+
 def _check_module(tree: ast.Module) -> str:
     """Returns the name of the parameter of `reward`."""
     for node in tree.body:
@@ -100,11 +129,17 @@ def _check_module(tree: ast.Module) -> str:
         if not is_text and not isinstance(
             node, (ast.FunctionDef, ast.Import, ast.Assign, ast.AnnAssign)
         ):
-            raise _refuse(node, _OUTSIDE)
+            is_block = isinstance(node, ast.If)  # mostly: if __name__ == "__main__"
+            raise _refuse(node, f"{_OUTSIDE}; remove this block" if is_block else _OUTSIDE)
         if not isinstance(node, ast.FunctionDef):
             for inner in ast.walk(node):
                 if FUNCTION in _list_bound(inner):
-                    raise _refuse(node, f"{FUNCTION!r} must be a function; name this another way")
+                    instead = (
+                        "name this another way"
+                        if _list_functions(tree)
+                        else f"write `def {FUNCTION}(sample):` instead of an assignment"
+                    )
+                    raise _refuse(node, f"{FUNCTION!r} must be a function; {instead}")
     arguments = _find_function(tree).args
     ordinary = [*arguments.posonlyargs, *arguments.args]
     others = [*arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
@@ -115,10 +150,15 @@ def _check_module(tree: ast.Module) -> str:
     return ordinary[0].arg
 
 
-def _find_function(tree: ast.Module) -> ast.FunctionDef:
-    found = [
+def _list_functions(tree: ast.Module) -> list[ast.FunctionDef]:
+    """The functions that are called `reward`."""
+    return [
         node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == FUNCTION
     ]
+
+
+def _find_function(tree: ast.Module) -> ast.FunctionDef:
+    found = _list_functions(tree)
     if not found:
         raise _refuse(0, f"there is no `def {FUNCTION}(sample):`")
     if len(found) > 1:
@@ -174,15 +214,39 @@ def _check_field(node: ast.AST, parameter: str) -> None:
         case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=key)) if (
             name == parameter
         ):
-            if key not in FIELDS:
-                raise _refuse(node, f"the sample has no {quote(key, 60)}; {_list_fields(key)}")
+            _check_key(node, key)
             if not isinstance(node.ctx, ast.Load):
                 raise _refuse(node, "the sample cannot be changed; keep values in local variables")
+        case ast.Call(
+            func=ast.Attribute(value=ast.Name(id=name), attr="get"), args=[ast.Constant(key), *_]
+        ) if name == parameter:
+            _check_key(node, key)
         case ast.Attribute(value=ast.Name(id=name), attr=key) if name == parameter:
             if key in FIELDS:
                 raise _refuse(node, f"the sample is a dictionary: write {parameter}[{key!r}]")
             if key not in DICT_METHODS:
-                raise _refuse(node, f"the sample has no {quote(key, 60)}; {_list_fields(key)}")
+                _check_key(node, key)
+
+
+def _check_key(node: ast.AST, key: object) -> None:
+    if key not in FIELDS:
+        raise _refuse(node, f"the sample has no {quote(key, 60)}; {_list_fields(key)}")
+
+
+def iterates_over_sample(source: str) -> bool:
+    """Whether `reward` goes over its argument as if that were a list of samples.
+
+    Args:
+        source: passes `check_source`.
+    """
+    tree = ast.parse(source)
+    parameter = _check_module(tree)
+    return any(
+        isinstance(node, (ast.For, ast.comprehension))
+        and isinstance(node.iter, ast.Name)
+        and node.iter.id == parameter
+        for node in ast.walk(_find_function(tree))
+    )
 
 
 def _list_fields(key: object) -> str:

@@ -116,11 +116,12 @@ def _compare(batch: ProbeBatch, rewards: Sequence[float], call_s: float) -> Acce
     if gains and gains[0][0] > _MIN_DIFFERENCE:
         gain, worst = gains[0]
         others = sum(more > _MIN_DIFFERENCE for more, _ in gains) - 1
-        also = f"; {others} other attacks earn more too" if others else ""
+        verb = "earns" if others == 1 else "earn"
+        also = f"; {_count(others, 'other attack')} {verb} more too" if others else ""
         return Rejection(
             "attack",
             f"a response that does not solve earns {gain:.4g} more than honest right ones: it "
-            f"{worst.trick} ({worst.name}){also}",
+            f"{worst.trick} ({worst.name}){also}; make wrong responses earn less",
         )
     return Accepted(tuple(rewards), mean_right, mean_wrong, call_s)
 
@@ -150,7 +151,10 @@ def _list_gains(
 def _describe(one: ProbeRollout) -> str:
     sample = one.sample
     found = "right" if sample["correct"] else "wrong"
-    return (
-        f"on {one.name!r}, a {found} response of {sample['response_tokens']} tokens and "
-        f"{len(sample['response'])} characters"
-    )
+    tokens = _count(sample["response_tokens"], "token")
+    characters = _count(len(sample["response"]), "character")
+    return f"on {one.name!r}, a {found} response of {tokens} and {characters}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -14,7 +14,7 @@ import random
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sar.errors import one_line, quote
 
@@ -34,15 +34,29 @@ Post = Callable[[Mapping[str, Any]], Awaitable[bytes]]
 """Sends one JSON body. Returns the bytes of the answer."""
 
 
+Silence = Literal["lost", "late"]
+"""Why no whole HTTP answer came: all connections were lost, or the time was up."""
+
+
 class RemoteError(Exception):
     """The server elsewhere gave no usable answer."""
+
+    def __init__(self, message: str, silence: Silence | None = None) -> None:
+        """
+        Args:
+            silence: None if an HTTP answer came.
+        """
+        super().__init__(message)
+        self.silence = silence
 
 
 class _PassingError(RemoteError):
     """A failure that another try may mend."""
 
-    def __init__(self, message: str, pause_s: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, silence: Silence | None = None, *, pause_s: float | None = None
+    ) -> None:
+        super().__init__(message, silence)
         self.pause_s = pause_s
         """The pause that the server asks for."""
 
@@ -96,7 +110,7 @@ class RemoteClient:
                 pause_s = error.pause_s or _FIRST_PAUSE_S * 2**num_failed * random.uniform(0.8, 1.0)
                 if num_failed == MAX_RETRIES or loop.time() + pause_s >= ends_at_s:
                     tries = "1 try" if not num_failed else f"{num_failed + 1} tries"
-                    raise RemoteError(f"{error}, after {tries}") from error
+                    raise RemoteError(f"{error}, after {tries}", error.silence) from error
                 await asyncio.sleep(pause_s)
         raise AssertionError
 
@@ -109,7 +123,7 @@ class RemoteClient:
         except TimeoutError:
             reason = "no answer" if is_sent else f"no turn among {self._max_concurrency} requests"
             message = f"{reason} within {self._timeout_s:g} s from {self.url}"
-            raise RemoteError(message) from None
+            raise RemoteError(message, "late") from None
 
     async def _post_once(self, content: bytes) -> bytes:
         import httpx
@@ -123,7 +137,7 @@ class RemoteClient:
             # Hidden before it is cut: a part of the key would not be found.
             hidden = type(error)(self._hide_key(str(error)))
             message = one_line(hidden, _MAX_QUOTED_CHARS)
-            raise _PassingError(f"{message}, from {self.url}") from None
+            raise _PassingError(f"{message}, from {self.url}", "lost") from None
 
     async def _read(self, answer: httpx.Response) -> bytes:
         status = answer.status_code
@@ -137,7 +151,7 @@ class RemoteClient:
                 break
         if status == 429 or status >= 500:
             pause_s = _read_pause(answer.headers.get("retry-after", ""))
-            raise _PassingError(self._describe(status, content), pause_s)
+            raise _PassingError(self._describe(status, content), pause_s=pause_s)
         if status != 200:
             raise RemoteError(self._describe(status, content))
         if len(content) > MAX_ANSWER_BYTES:

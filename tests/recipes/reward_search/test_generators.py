@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,17 @@ from recipes.reward_search.generators.prompt import extract_code, make_prompt
 from recipes.reward_search.scores import Scores
 from recipes.reward_search.settings import SearchSettings
 from recipes.reward_search.validation import Validator
+from sar.terms.candidate.batch import ProbeRollout
 from sar.terms.candidate.language import BUILTINS
 from sar.terms.candidate.runner import CandidateRunner
 from sar.terms.candidate.sample import FIELDS, PlainSample
+
+RIGHT: PlainSample = {
+    "prompt": "Tom has 2 apples. How many?", "response": "Tom has 1 + 1 = 2. Answer: 2",
+    "label": "2", "correct": True, "response_tokens": 20, "ppl_qa": 1.2, "ppl_a": 1.6,
+    "sar": 0.25,
+}  # fmt: skip
+WRONG: PlainSample = {**RIGHT, "correct": False, "sar": -0.3}
 
 
 def make_slots(round_number: int, num: int) -> list[Slot]:
@@ -112,17 +121,12 @@ def test_genomes_survive_json_and_are_python() -> None:
 
 def test_the_sandbox_runs_all_of_the_grammar() -> None:
     """On right and wrong, short, long and empty responses; a right one earns at least as much."""
-    plain: PlainSample = {
-        "prompt": "Tom has 2 apples. How many?", "response": "Tom has 1 + 1 = 2. Answer: 2",
-        "label": "2", "correct": True, "response_tokens": 20, "ppl_qa": 1.2, "ppl_a": 1.6,
-        "sar": 0.25,
-    }  # fmt: skip
-    long: PlainSample = {**plain, "response": "word. " * 4000, "response_tokens": 4000}
-    empty: PlainSample = {**plain, "response": "", "response_tokens": 0, "ppl_qa": 1.0}
+    long: PlainSample = {**RIGHT, "response": "word. " * 4000, "response_tokens": 4000}
+    empty: PlainSample = {**RIGHT, "response": "", "response_tokens": 0, "ppl_qa": 1.0}
     earned = []
     for one in propose(GrammarGenerator(7), make_slots(1, 60), [], set()):
         runner = CandidateRunner(one.source)
-        rewards = runner.score_all([plain, long, empty, {**plain, "correct": False}])
+        rewards = runner.score_all([RIGHT, long, empty, {**RIGHT, "correct": False}])
         assert all(-1 <= reward <= 2 for reward in rewards)
         earned.append(rewards[0] - rewards[3])
     assert sum(more > 0 for more in earned) >= 50
@@ -144,6 +148,26 @@ def test_most_of_the_grammar_is_accepted() -> None:
     assert validate("import os\ndef reward(sample):\n    return 1.0\n").reason
     backwards = "def reward(sample):\n    return 0.0 if sample['correct'] else 1.0\n"
     assert "right ones must earn more" in (validate(backwards).reason or "")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (
+            "1.0 if s['correct'] else 0.0",
+            "the same rewards for the probe batch as correctness alone",
+        ),
+        ("s['correct'] + 0.2 * s['sar']", "the same rewards .* as correctness \\+ 0.2 SAR"),
+        ("s['correct'] + 0.3 * s['sar']", None),
+    ],
+)
+def test_a_candidate_that_is_a_control_is_rejected(
+    value: str, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = [ProbeRollout(str(n), "is", one, None) for n, one in enumerate((RIGHT, WRONG))]
+    monkeypatch.setattr("sar.terms.candidate.batch.load_batch", lambda num: tuple(batch))
+    found = Validator()(f"def reward(s): return {value}").reason
+    assert (found is None) if reason is None else re.fullmatch(reason, found or "")
 
 
 def test_a_folder_hands_out_each_file_once(tmp_path: Path) -> None:
@@ -204,6 +228,8 @@ def test_the_prompt_tells_all_that_is_needed() -> None:
     assert text.index("Rank 1") < text.index("Rank 2") < text.index("Rank 3")
     assert "r1c04: it is constant" in text
     first = make_prompt(Slot("r1c01", 1, 1), 7, [], "f1")
+    for refused in ("`nonlocal`", "`match`", "`del`", "`assert`", "`from` or `as`", "translate"):
+        assert refused in first
     assert "Rank" not in first
     assert "Rejected" not in first
     assert "F1 = 2a" in first

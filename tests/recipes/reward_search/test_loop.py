@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from eval.errors import UserError
+from recipes.reward_search import __main__ as command
 from recipes.reward_search import loop
 from recipes.reward_search.budget import REPORT_S
 from recipes.reward_search.candidates import Checked
@@ -278,7 +279,9 @@ def test_a_folder_of_something_else_is_refused(small: SearchSettings, tmp_path: 
     (tmp_path / "rewards").mkdir()
     with pytest.raises(UserError, match="has rewards and no search to continue"):
         open_search(tmp_path, small)
-    assert [path.name for path in tmp_path.iterdir()] == ["rewards"]
+    argv = ["run", "--generator", "grammar", "--output", str(tmp_path)]
+    assert command.main(argv) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["rewards"]  # and no lock
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,10 @@ def test_what_the_report_says(standin: Any, small: SearchSettings, tmp_path: Pat
     assert [one["name"] for one in results["candidates"]] == [one.name for one in search.candidates]
     assert results["winner"]["name"] in reader.text
     assert len(results["pairs"]) == 15
+    assert "All 15 pairs, seed 0 only" in reader.text
+    for one in results["finalists"]:  # the same names in all tables
+        assert reader.text.count(one["title"]) >= 6
+    assert "top_even" not in reader.text
 
 
 @pytest.mark.slow
@@ -152,9 +156,18 @@ def test_report_and_compare_commands(
     [
         (["run", "--generator", "gramar", "--output", "OUT"], "neither a URL, nor `grammar`"),
         (["run", "--generator", "grammar", "--model", "x", "--output", "OUT"], "for a URL only"),
+        (
+            ["run", "--generator", "grammar", "--model", "x", "--output", "OUT"],
+            "; the model to train is --policy",
+        ),
+        (
+            ["run", "--generator", "localhost:8000/v1", "--model", "x", "--output", "OUT"],
+            "'localhost:8000/v1' is no URL; did you mean 'http://localhost:8000/v1'?",
+        ),
+        (["run", "--generator", "C:/hand", "--output", "OUT"], "neither a URL, nor `grammar`"),
         (["report", "OUT"], "no search here"),
         (["compare", "OUT", "OUT"], "no search here"),
-        (["run", "--generator", "grammar", "--output", "FILE"], "--output"),
+        (["run", "--generator", "grammar", "--output", "FILE"], "is a file, not a folder"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -166,6 +179,21 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_page_without_markers_is_no_success(
+    standin: Any, small: SearchSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    standin.run_search(
+        tmp_path, standin.StandInScreener(tmp_path, small), validate=lambda source: Checked("bad")
+    )
+    page = tmp_path / "page.md"
+    page.write_text("# No markers\n")
+    capsys.readouterr()
+    assert command.main(["report", str(tmp_path), "--update", str(page)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "page.md" in shown.err
 
 
 @pytest.mark.parametrize("flag", ["--rounds=0", "--per-round=x", "--budget-minutes=0", "--seed=-1"])

@@ -101,6 +101,19 @@ def test_a_wrong_reward_file_is_one_line(
     assert errors.count("\n") == 1
 
 
+def test_a_reward_file_of_another_ending(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "short.txt"
+    file.write_text("def reward(sample):\n    return 1.0\n")
+    assert run("--check", file) == 2
+    error = capsys.readouterr().err
+    assert error.endswith("; give a reward file (.toml) or a candidate (.py)\n")
+    assert error.count("\n") == 1
+    file.write_text('[[terms]]\nterm = "correctness"\n')
+    assert run("--check", file) == 0
+
+
 def test_a_page_gets_the_tables_between_its_markers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,15 +150,21 @@ def test_a_page_that_cannot_be_updated_stays(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--check", "a", "--update", "b"], ["sar", "--check", "a"], ["--all"]]
+    ("arguments", "message"),
+    [
+        (["--check", "a", "--update", "b"], "not allowed with"),
+        (["sar", "--check", "a"], "a term's name cannot be combined"),
+        (["--check", "a.py", "b.py"], "--check takes one file; leave out 'b.py'"),
+        (["--all"], "unrecognized arguments: --all"),
+    ],
 )
 def test_wrong_arguments_are_an_error(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
         run(*arguments)
     assert exit_.value.code == 2
-    assert "error: " in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_help_loads_no_library() -> None:
@@ -207,3 +226,13 @@ def test_a_candidate_that_is_not_there_is_one_line(
 ) -> None:
     assert run("--check", tmp_path / "missing.py") == 2
     assert capsys.readouterr().err == f"error: {tmp_path}/missing.py: No such file or directory\n"
+
+
+def test_a_source_that_is_refused_loads_no_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sar.terms.candidate.batch.load_batch", None)  # a call would fail
+    file = tmp_path / "candidate.py"
+    file.write_text("import os\n")
+    assert run("--check", file) == 1
+    assert capsys.readouterr().out.startswith("rejected (source): line 1: `import os` is not allow")

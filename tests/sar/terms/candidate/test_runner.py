@@ -248,3 +248,32 @@ def test_any_expression_is_a_reward_or_the_candidates_fault(expression: str) -> 
     except CandidateError as error:
         outcome = error.fault
     assert isinstance(outcome, float) or outcome in ("source", "raised", "result", "time", "memory")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "for one in s:\n        if one['correct']: return 1.0",
+            "line 3: TypeError: .*; the argument is one rollout, a dictionary, not a list$",
+        ),
+        (
+            "return sum(1.0 for one in s if one['correct'])",
+            "one rollout, a dictionary, not a list$",
+        ),
+        ("return s['response']['a']", "^line 2: TypeError: [^;]*$"),
+        (
+            "return len(s['response'].translate({}))",
+            "^line 2: the sandbox's str has no 'translate'; methods that it has can only be called",
+        ),
+        (
+            "return len(sorted(s['response'], key=str.lower))",
+            "^line 2: the sandbox's str has no 'lower'",
+        ),
+        ("return s['response'].nosuch()", "^line 2: AttributeError: 'str' object has no attr"),
+    ],
+)
+def test_what_a_failed_call_says(code: str, message: str, sample: PlainSample) -> None:
+    runner = CandidateRunner(f"def reward(s):\n    {code}")
+    with pytest.raises(CandidateError, match=message):
+        runner.score(sample)

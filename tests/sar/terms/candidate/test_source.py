@@ -43,7 +43,16 @@ REFUSED = {
     "def reward(s):\n\n    return eval('1')": "line 3: 'eval' is not allowed; read numbers",
     "import os\ndef reward(s): return 1": "line 1: `import os` is not allowed; only `import math`",
     "import os.path\ndef reward(s): return 1": "line 1: `import os.path` is not allowed",
-    "from math import log\ndef reward(s): return 1": "line 1: `from ... import` is not allowed",
+    "from math import log\ndef reward(s): return 1": (
+        "line 1: `from ... import` is not allowed; write `import math` and `math.log`"
+    ),
+    "from re import *\ndef reward(s): return 1": (
+        "line 1: `from ... import` is not allowed; write `import re`"
+    ),
+    "from collections import Counter\ndef reward(s): return 1": (
+        "line 1: `from ... import` is not allowed; only math and re can be imported"
+    ),
+    "from . import x\ndef reward(s): return 1": "only math and re can be imported",
     "import math as m\ndef reward(s): return 1": "line 1: write `import math`, without `as`",
     "def reward(s):\n    import sys\n    return 1": "line 2: `import sys` is not allowed",
     "def reward(s): return math.pi": "line 1: 'math' is not imported; write `import math`",
@@ -65,17 +74,33 @@ REFUSED = {
     "def reward(s):\n    s.x = 1\n    return 1": "line 2: an attribute cannot be set",
     "def reward(s): return s['reponse']": "line 1: the sample has no 'reponse'; did you mean 'resp",
     "def reward(s): return s[0]": "line 1: the sample has no 0; it has prompt, response, label",
+    "def reward(s):\n return s.get('correctness', 0)": (
+        "line 2: the sample has no 'correctness'; did you mean 'correct'?"
+    ),
     "def reward(s): return s.response": "line 1: the sample is a dictionary: write s['response']",
     "def reward(s): return s.pop('sar')": "line 1: the sample has no 'pop'",
     "def reward(s): return lenn('a')": "line 1: 'lenn' is not defined; did you mean 'len'?",
     "def reward(s): print(1); return 1": "line 1: 'print' is not allowed; return the number",
     "def reward(s) return 1": "line 1: not Python: expected ':'",
+    "```python\ndef reward(s): return 1\n```": "line 1: Markdown, not Python; remove the ``` lines",
+    "def reward(s): return 1\n```\n": "line 2: Markdown, not Python; remove the ``` lines",
+    "# One\n\nHere is a reward:\ndef reward(s): return 1": (
+        "line 3: not Python: invalid syntax; the file must hold code only"
+    ),
     "def reward(s):\nreturn 1": "line 2: not Python: expected an indented block",
     "": "there is no `def reward(sample):`",
     "def score(s): return 1": "there is no `def reward(sample):`",
     "def f():\n    def reward(s): return 1": "there is no `def reward(sample):`",
     "def reward(s): return 1\ndef reward(s): return 2": "line 2: 'reward' is defined twice",
-    "def reward(s): return 1\nreward = 2": "line 2: 'reward' must be a function",
+    "def reward(s): return 1\nreward = 2": (
+        "line 2: 'reward' must be a function; name this another way"
+    ),
+    "reward = lambda s: 1": (
+        "line 1: 'reward' must be a function; write `def reward(sample):` instead of an assignment"
+    ),
+    "def reward(s): return 1\nif __name__ == '__main__':\n    reward({})": (
+        "stand outside functions; remove this block"
+    ),
     "def reward(): return 1": "line 1: write `def reward(sample):`, with one parameter alone",
     "def reward(s, t): return 1": "line 1: write `def reward(sample):`, with one",
     "def reward(*s): return 1": "line 1: write `def reward(sample):`, with one",
@@ -158,6 +183,15 @@ def _try(source: str) -> None:
         message = str(error)
     assert "\n" not in message
     assert len(message) < 500
+
+
+@pytest.mark.parametrize(
+    "source", ["def reward(s) return 1", "x = = 1", "def reward(s):\n    return 1\nSo it is."]
+)
+def test_a_slip_in_code_is_not_taken_for_prose(source: str) -> None:
+    with pytest.raises(CandidateError, match="not Python") as caught:
+        check_source(source)
+    assert "code only" not in str(caught.value)
 
 
 def test_deep_nesting_ends_no_process() -> None:

@@ -142,7 +142,7 @@ def test_an_option_is_refused(file: Path, line: str, message: str) -> None:
 def test_a_file_name_that_is_no_name_needs_one(file: Path) -> None:
     (file.parent / "short.py").rename(file.parent / "3-short.py")
     file.write_text('[[terms]]\nterm = "candidate:3-short.py"\n')
-    with pytest.raises(RewardFileError, match="set `name`"):
+    with pytest.raises(RewardFileError, match=r"the file's name '3-short' cannot .*; set `name`"):
         read_reward_file(file)
 
 

@@ -32,7 +32,8 @@ REJECTED = {
     "an empty response": (
         "def reward(s): return 1 / len(s['response'])",
         "raised",
-        "line 1: ZeroDivisionError: division by zero (on 'empty', a wrong response of",
+        "line 1: ZeroDivisionError: division by zero (on 'empty', a wrong response of 1 token and "
+        "0 characters)",
     ),
     "no number in it": (
         "def reward(s): return float(s['response'].split()[-1])",
@@ -54,7 +55,8 @@ REJECTED = {
     "pays emoji": (
         "def reward(s): return s['correct'] + 2.0 * ('\U0001f468' in s['response'])",
         "attack",
-        "earns 1 more than honest right ones: it is no attempt, but emoji (text: emoji)",
+        "earns 1 more than honest right ones: it is no attempt, but emoji (text: emoji); make "
+        "wrong responses earn less",
     ),
     "pays praise": (
         "def reward(s): return s['correct'] + 2.0 * ('\\\\boxed' in s['response'])",
