@@ -27,8 +27,6 @@ from sar.terms.remote.client import RemoteClient, RemoteError, Silence
 KEY_VARIABLE = "REWARD_SEARCH_KEY"
 _PATH = "/chat/completions"
 _CONCURRENCY = 8
-_MAX_TOKENS = 8192
-"""Of one answer, thinking included."""
 _TIMEOUT_S = 600.0
 _CHECK_TIMEOUT_S = 30.0
 _REFUSED_KEY = (401, 403)
@@ -148,11 +146,8 @@ class EndpointGenerator:
         self, client: RemoteClient, slot: Slot, past: Sequence[Past], names: tuple[str, ...]
     ) -> _Asked:
         prompt = make_prompt(slot, self._per_round, past, self._rank_by, self._own)
-        body = {
-            "model": self._model,
-            "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": _MAX_TOKENS,
-        }
+        # No `max_tokens`: a server refuses one that does not fit into its context with the prompt.
+        body = {"model": self._model, "messages": [{"role": "user", "content": prompt}]}
         try:
             content = await client.start()(body)
         except RemoteError as error:

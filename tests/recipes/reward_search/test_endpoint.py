@@ -103,6 +103,8 @@ def test_each_candidate_is_asked_for(endpoint: Endpoint) -> None:
     assert {one.source for one in found} == {GOOD.format(number) for number in range(1, 6)}
     assert {one["path"] for one in endpoint.requests} == {"/v1/chat/completions"}
     assert {one["model"] for one in endpoint.requests} == {"writer"}
+    # vLLM refuses a limit that does not fit into the model's context beside the prompt.
+    assert not any("max_tokens" in one for one in endpoint.requests)
     assert set(endpoint.keys) == {f"Bearer {KEY}"}
     prompts = [one["messages"][0]["content"] for one in endpoint.requests]
     assert len(set(prompts)) == 5  # each says which one it is
