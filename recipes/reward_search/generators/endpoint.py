@@ -8,6 +8,7 @@ the endpoint is taken for dead, and there are no proposals at all.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -30,6 +31,14 @@ _CONCURRENCY = 8
 _TIMEOUT_S = 600.0
 _CHECK_TIMEOUT_S = 30.0
 _REFUSED_KEY = (401, 403)
+
+
+class _Model(BaseModel):
+    id: str
+
+
+class _Models(BaseModel):
+    data: list[_Model]
 
 
 class _Message(BaseModel):
@@ -88,18 +97,31 @@ class EndpointGenerator:
         client = self._make_client(_CHECK_TIMEOUT_S)  # sends nothing here; it hides the key
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         try:
-            status = httpx.get(
-                f"{self._base}/models", headers=headers, timeout=_CHECK_TIMEOUT_S
-            ).status_code
+            answer = httpx.get(f"{self._base}/models", headers=headers, timeout=_CHECK_TIMEOUT_S)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = client.quote(str(error) or type(error).__name__)
             raise UserError(
                 f"--generator {self._base}: no answer ({reason}); start the server first"
             ) from None
-        if status in _REFUSED_KEY:
+        if answer.status_code in _REFUSED_KEY:
             raise UserError(
-                f"--generator {self._base}: status {status}; set {KEY_VARIABLE} to a key of this "
-                "server"
+                f"--generator {self._base}: status {answer.status_code}; set {KEY_VARIABLE} to a "
+                "key of this server"
+            )
+        self._warn_of_name(client, answer.content)
+
+    def _warn_of_name(self, client: RemoteClient, content: bytes) -> None:
+        """Says if the model is not among those that the endpoint lists. Some servers take names
+        that they do not list."""
+        try:
+            names = [one.id for one in _Models.model_validate_json(content).data]
+        except ValidationError:
+            return
+        if names and self._model not in names:
+            listed = client.quote(", ".join(names))
+            print(
+                f"warning: --model {quote(self._model)}: {self._base} lists {listed}",
+                file=sys.stderr,
             )
 
     def propose(

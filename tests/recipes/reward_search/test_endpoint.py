@@ -42,7 +42,8 @@ class Endpoint:
         self.keys: list[str | None] = []
         self.answer: Answer = lambda handler, number: send_text(handler, GOOD.format(number))
         self.status = 200
-        """Of the list of models."""
+        self.listed = b"{}"
+        """Status and body of the list of models."""
         self.checks: list[tuple[str, str | None]] = []
         """Path and key of each question for it."""
         lock = threading.Lock()
@@ -51,7 +52,7 @@ class Endpoint:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 endpoint.checks.append((self.path, self.headers.get("authorization")))
-                send(self, b"{}", endpoint.status)
+                send(self, endpoint.listed, endpoint.status)
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
@@ -263,6 +264,19 @@ def test_any_answer_shows_that_the_endpoint_lives(endpoint: Endpoint, status: in
     make_endpoint_generator(f"{endpoint.url}/chat/completions").check()
     assert endpoint.checks == [("/v1/models", f"Bearer {KEY}")]
     assert not endpoint.requests
+
+
+def test_a_model_that_the_endpoint_does_not_list_is_said(
+    endpoint: Endpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for names, warning in (
+        (["other", "second"], f"--model 'writer': {endpoint.url} lists 'other, second'\n"),
+        (["other", "writer"], ""),
+        ([], ""),
+    ):
+        endpoint.listed = json.dumps({"data": [{"id": name} for name in names]}).encode()
+        make_endpoint_generator(endpoint.url).check()
+        assert capsys.readouterr().err == (warning and f"warning: {warning}")
 
 
 @pytest.mark.parametrize("status", [401, 403])
