@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sar.terms.candidate.errors import CandidateError
 from sar.terms.candidate.language import BUILTINS
 from sar.terms.candidate.sample import FIELDS
-from sar.terms.candidate.source import MAX_SOURCE_CHARS, check_source
+from sar.terms.candidate.source import MAX_SOURCE_CHARS, check_source, iterates_over_sample
 
 ALLOWED = {
     "one line": "def reward(sample): return 1.0 if sample['correct'] else 0.0",
@@ -216,3 +216,11 @@ for before, middle, after in (
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert "nested too deeply" in ran.stdout
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("expression", ["1and 2", "len('\\d')"])
+def test_what_python_only_warns_of_is_accepted_in_silence(expression: str) -> None:
+    source = f"def reward(sample):\n    return {expression}\n"
+    check_source(source)
+    assert not iterates_over_sample(source)
