@@ -181,7 +181,8 @@ def send(service: RewardService, *responses: str) -> list[ScoredRollout]:
     rollouts = []
     for response in responses:
         prompt, _, text = response.rpartition(":")
-        rollouts.append(SubmittedRollout(f"{prompt}?{text}", f"{prompt}?", Label("5", "math"), "5"))
+        label = Label("5", "math", mode="eval" if prompt == "eval" else "train")
+        rollouts.append(SubmittedRollout(f"{prompt}?{text}", f"{prompt}?", label, "5"))
     return service.compute_rewards(rollouts, service.new_client())
 
 
@@ -210,18 +211,21 @@ def test_a_held_rollout_is_scored_again_with_new_weights(
 def test_only_what_lacks_siblings_is_scored_again(
     service: RewardService, make_engine: Callable[[int], Engine]
 ) -> None:
-    """A request of two whole groups, and of one rollout whose sibling comes after new weights."""
+    """A request of two whole groups, of one rollout for evaluation, and of one whose sibling comes
+    after new weights."""
     service.engines.start(make_engine(1))
     with ThreadPoolExecutor(2) as clients:
-        held = clients.submit(send, service, "a: 5", "b: 6", "c: 7", "a: 8", "c: 9")
+        held = clients.submit(send, service, "a: 5", "b: 6", "eval: 5", "c: 7", "a: 8", "c: 9")
         wait_for_held(service, 1)
         service.engines.replace(make_engine(2))
         (sibling,) = clients.submit(send, service, "b: 5").result(WAIT_S)
-        five = held.result(WAIT_S)
-    assert [one.policy_version for one in five] == [1, 2, 1, 1, 1]
-    for one in [*five, sibling]:
+        six = held.result(WAIT_S)
+    assert [one.policy_version for one in six] == [1, 2, 1, 1, 1, 1]
+    evaluated = six.pop(2)
+    assert evaluated.reward.value == evaluated.reward.verdict.correctness
+    for one in [*six, sibling]:
         assert one.reward.value == one.reward.likelihood.nll_qa == one.policy_version
-    assert service.status.rollouts == 6
+    assert service.status.rollouts == 7
     assert service.status.groups == 3
 
 
