@@ -102,7 +102,7 @@ class Batcher:
         with self._changed:
             if self._is_closed:
                 return None
-            worker.thread.start()  # it waits for the lock; without a thread there is no worker
+            worker.thread.start()  # first, as it may fail; the thread waits for the lock
             self._workers.append(worker)
         return worker
 

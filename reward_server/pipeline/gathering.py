@@ -83,8 +83,8 @@ class Gathering:
                 self._give_up(cohort)
 
     def _give_up(self, cohort: Cohort) -> None:
-        """Ends an open cohort whose members must be scored again. Their requests come back with all
-        rollouts that have no reward, so each loses its slots of other open cohorts too."""
+        """Ends an open cohort whose members must be scored again. Each of their requests scores all
+        of its open rollouts again. So it loses its slots of other open cohorts too."""
         self.remove(cohort)
         answer_with_error(cohort.slots, Outdated())
         clients = {slot.client for slot in cohort.slots if slot.client and not slot.is_alone}
